@@ -1,0 +1,40 @@
+"""What may be chosen, which channels hang together, and what it costs.
+
+A network is traced once (`Space.trace`). Channels that must be cut together form units, interchangeable units form a
+group with one width; blocks that may be dropped form stages; several input sides form the resolution axis. A
+`Candidate` is one choice on every axis; its exact costs are arithmetic, and `build` makes the smaller network.
+
+    space = Space.trace(model, torch.rand(1, 3, 32, 32), resolutions=(32, 24), divisor=8)
+    print(space)
+    candidate = space.uniform(width=0.5)
+    print(space.costs([candidate]))
+    small = build(model, space, candidate)
+"""
+
+from .budget import Budget
+from .candidate import Axis, Candidate
+from .costs import COSTS
+from .depth import Stage
+from .layout import Group
+from .repair import threshold_candidate, within
+from .space import Space
+from .surgery import Cut, Scores, assemble, build, channel_map, cut, named_tensors
+
+__all__ = [
+    "COSTS",
+    "Axis",
+    "Budget",
+    "Candidate",
+    "Cut",
+    "Group",
+    "Scores",
+    "Space",
+    "Stage",
+    "assemble",
+    "build",
+    "channel_map",
+    "cut",
+    "named_tensors",
+    "threshold_candidate",
+    "within",
+]

@@ -1,0 +1,99 @@
+"""What the pruned model may cost: several hard limits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+Limit = float | int | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Hard limits on the pruned model; `None` leaves a cost free.
+
+    A float in (0, 1] is a fraction of the full model's cost (not for `latency_ms`, which is always milliseconds), any
+    other number is absolute, and a text such as `"50%"` is a fraction anywhere.
+
+    >>> Budget(macs=0.5, params=2e6).limits({"macs": 1000, "params": 5e6})
+    {'macs': 500.0, 'params': 2000000.0}
+
+    Attributes:
+        macs: multiply-adds of one example, each counted as one.
+        params: number of parameters.
+        peak_bytes: parameters plus the largest sum of outputs alive, for one example.
+        latency_ms: measured milliseconds of the built network, batch 1, on the study's device.
+
+    Raises:
+        ValueError: a limit that is not positive, or a text that is no percentage.
+        TypeError: a limit that is neither a number nor a text.
+    """
+
+    macs: Limit = None
+    params: Limit = None
+    peak_bytes: Limit = None
+    latency_ms: Limit = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self.asked().items():
+            _parse(name, limit)
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Budget:
+        """The budget that `["macs=0.5", "latency_ms=3"]` says, as on the command line."""
+        limits: dict[str, Limit] = {}
+        names = [field.name for field in fields(cls)]
+        for text in texts:
+            name, equals, value = (part.strip() for part in text.partition("="))
+            if not equals or name not in names:
+                raise ValueError(f"budget {text!r}: expected NAME=VALUE with NAME one of {', '.join(names)}")
+            if name in limits:
+                raise ValueError(f"budget {name} is given twice; keep one")
+            if value.endswith("%"):
+                limits[name] = value
+                continue
+            try:
+                limits[name] = int(value)
+            except ValueError:
+                try:
+                    limits[name] = float(value)
+                except ValueError:
+                    raise ValueError(
+                        f"budget {text!r}: expected a number or a percentage, as macs=0.5 or macs=50%"
+                    ) from None
+        return cls(**limits)
+
+    def asked(self) -> dict[str, float | int | str]:
+        """The limits that are set, by cost name, as they were given."""
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in pairs if value is not None}
+
+    def needs_full(self, name: str) -> bool:
+        """Whether the limit called `name` is a fraction of the full model's cost."""
+        limit = self.asked().get(name)
+        return limit is not None and _parse(name, limit)[1]
+
+    def limits(self, full: Mapping[str, float]) -> dict[str, float]:
+        """Absolute limits by cost name; `full` holds the full model's costs (`latency_ms` only where a text asks)."""
+        absolute = {}
+        for name, limit in self.asked().items():
+            value, fraction = _parse(name, limit)
+            absolute[name] = value * float(full[name]) if fraction else value
+        return absolute
+
+
+def _parse(name: str, limit: float | int | str) -> tuple[float, bool]:
+    """The number and whether it is a fraction."""
+    if isinstance(limit, str):
+        try:
+            value = float(limit.removesuffix("%")) / 100
+        except ValueError:
+            value = 0.0
+        if not limit.endswith("%") or not 0 < value <= 1:
+            raise ValueError(f"budget {name}={limit!r}: a text must be a percentage in (0%, 100%], as '50%'")
+        return value, True
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        raise TypeError(f"budget {name}={limit!r}: expected a number, a percentage such as '50%', or None")
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"budget {name}={limit!r}: expected a positive, finite number")
+    return float(limit), isinstance(limit, float) and limit <= 1 and name != "latency_ms"

@@ -1,0 +1,353 @@
+"""The network as a graph of ATen operators, captured once by `torch.export`.
+
+Start at `capture`: it exports the model in eval mode (each module's flag is put back) with a batch of two, because a
+batch of one hides mistakes, and with symbolic sides where several resolutions are asked for and the network allows it,
+else once a side. `Network` then answers, for each node, its shape at each side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Graph, GraphModule, Node
+
+BATCH = 2
+Side = tuple[int, ...]
+Shape = tuple[int, ...]
+Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+
+_log = logging.getLogger("secateur")
+
+
+@dataclass
+class Network:
+    """The captured graph.
+
+    Attributes:
+        graph: calls of ATen operators; a batch of two.
+        sources: for each placeholder that is a parameter or buffer of the model, its name there.
+        inputs: placeholders of the example inputs.
+        sides: spatial sides, ascending; one that is traced when no resolutions were asked for.
+        shapes: for each side, the output shapes of each node: one for a tensor, a tuple of them for several.
+        numbers: for each side, the value of nodes that yield an integer.
+        dtypes: element type of each tensor node.
+        outputs: what the network returns, flat.
+        calls: for each node, the paths of the modules it was called in, outermost first.
+    """
+
+    graph: Graph
+    sources: dict[Node, str]
+    inputs: list[Node]
+    sides: tuple[Side, ...]
+    shapes: list[dict[Node, Any]] = field(default_factory=list)
+    numbers: list[dict[Node, Any]] = field(default_factory=list)
+    dtypes: dict[Node, torch.dtype] = field(default_factory=dict)
+    outputs: list[Node] = field(default_factory=list)
+    calls: dict[Node, tuple[str, ...]] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
+
+    @property
+    def operators(self) -> list[Node]:
+        """The nodes that call an operator and give tensors, in order."""
+        return [node for node in self.graph.nodes if node.op == "call_function" and node in self.shapes[0]]
+
+
+def operator_name(node: Node) -> str:
+    """Such as `"aten.conv2d"`: without the overload and the underscore of the in-place form."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname.removesuffix('_')}"
+    return getattr(target, "__name__", str(target))
+
+
+def where(node: Node) -> str:
+    """File and line of the user's code that a node comes from; empty when unknown."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    ours = [f"{name}:{line}" for name, line in frames if "/torch/" not in name] or [f"{n}:{line}" for n, line in frames]
+    return ours[-1] if ours else ""
+
+
+def as_call(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the forward that a tensor, a tuple or a dict of tensors stands for."""
+    if isinstance(examples, Tensor):
+        return (examples,), {}
+    if isinstance(examples, Mapping):
+        return (), dict(examples)
+    if isinstance(examples, (tuple, list)):
+        return tuple(examples), {}
+    raise TypeError(f"example_inputs is a {type(examples).__name__}; expected a tensor, or a tuple or dict of tensors")
+
+
+def flat_examples(examples: Examples) -> list[Tensor]:
+    """The tensors of the example, in order; anything else in it is refused."""
+    args, kwargs = as_call(examples)
+    tensors = [*args, *kwargs.values()]
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"example_inputs holds a {type(tensor).__name__}; expected tensors only")
+    if not tensors:
+        raise ValueError("example_inputs is empty; give at least one tensor, as the forward takes it")
+    return tensors
+
+
+def spatial_side(examples: Examples) -> Side:
+    """Side of the first input that has spatial axes: `(batch, c, *side)`; empty when there is none."""
+    return next((tuple(tensor.shape[2:]) for tensor in flat_examples(examples) if tensor.ndim > 2), ())
+
+
+def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
+    """The example with `batch` examples, its spatial inputs brought to `side` (contents repeated, never read)."""
+    old = spatial_side(examples)
+    size = flat_examples(examples)[0].shape[0] if flat_examples(examples)[0].ndim else 0
+
+    def fit(tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == size:
+            tensor = tensor[:1].expand(batch, *tensor.shape[1:])
+        if side is not None and tensor.ndim == 2 + len(old) and tuple(tensor.shape[2:]) == old and side != old:
+            tensor = tensor.flatten(2)[:, :, :1].unflatten(2, (1,) * len(old)).expand(*tensor.shape[:2], *side)
+        return tensor.contiguous()
+
+    if isinstance(examples, Tensor):
+        return fit(examples)
+    if isinstance(examples, Mapping):
+        return {name: fit(tensor) for name, tensor in examples.items()}
+    return tuple(fit(tensor) for tensor in examples)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; each module's own flag is put back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def capture(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> Network:
+    """The graph of `model`, with shapes at each of `sides` (ascending).
+
+    Raises:
+        ValueError: `torch.export` cannot take the network; the text names the user's line and the ways out.
+    """
+    with evaluating(model):
+        if len(sides) > 1:
+            program = _symbolic(model, examples, sides)
+            if program is not None:
+                return _read(program, tuple(sides))
+        networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,)) for side in sides]
+    return _joined(networks)
+
+
+def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgram:
+    args, kwargs = as_call(examples)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # export warns of its own deprecations
+        failure: Exception | None = None
+        for strict in (False, True):
+            try:
+                return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
+            except Exception as error:  # noqa: BLE001 - export raises whatever the user's forward and dynamo raise
+                failure = failure or error
+                if dynamic is not None:
+                    break
+    raise ValueError(_explained(model, failure)) from failure
+
+
+def _explained(model: nn.Module, failure: Exception | None) -> str:
+    text = str(failure).strip().splitlines()
+    frames = re.findall(r'File "([^"]+)", line (\d+)', str(failure))
+    trace = failure.__traceback__ if failure else None
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
+        trace = trace.tb_next
+    users = [f"{name}:{line}" for name, line in frames if "/torch/" not in name and "/spaces/graph.py" not in name]
+    place = f" at {users[-1]}" if users else ""
+    return (
+        f"torch.export cannot follow {type(model).__name__}{place}: {text[0] if text else type(failure).__name__}. "
+        "Its forward must not branch on the values of tensors nor depend on Python state; rewrite that line with "
+        "tensor operations, or trace the part of the network that needs pruning"
+    )
+
+
+def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> ExportedProgram | None:
+    """One export for all sides, or None where the network fixes a side."""
+    example = resized(examples, sides[-1], BATCH)
+    side = spatial_side(example)
+    moving = [axis for axis in range(len(side)) if len({s[axis] for s in sides}) > 1]
+
+    def dims(tensor: Tensor) -> dict[int, Any] | None:
+        if tensor.ndim != 2 + len(side) or tuple(tensor.shape[2:]) != side:
+            return None
+        return {2 + axis: Dim.AUTO for axis in moving}
+
+    args, kwargs = as_call(example)
+    dynamic: Any = {name: dims(t) for name, t in kwargs.items()} if kwargs else tuple(dims(t) for t in args)
+    try:
+        program = _export(model, example, dynamic)
+    except ValueError:
+        return None
+    for node in _user_inputs(program):
+        value = node.meta["val"]
+        if not isinstance(value, Tensor) or value.ndim != 2 + len(side):
+            continue
+        for axis in moving:
+            size = value.shape[2 + axis]
+            expression = getattr(getattr(size, "node", None), "expr", None)
+            if not isinstance(expression, sympy.Symbol):
+                return None
+            bounds = program.range_constraints.get(expression)
+            if bounds is not None and not all(bounds.lower <= s[axis] <= bounds.upper for s in sides):
+                return None
+    return program
+
+
+def _user_inputs(program: ExportedProgram) -> list[Node]:
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return [node for node in placeholders if kinds.get(node.name) == InputKind.USER_INPUT]
+
+
+def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
+    module = program.graph_module
+    _inline(module)
+    kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    network = Network(module.graph, {}, [], sides)
+    repeated = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            spec = kinds.get(node.name)
+            if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                network.sources[node] = spec.target
+            elif spec is None or spec.kind == InputKind.USER_INPUT:
+                network.inputs.append(node)
+        elif node.op == "output":
+            network.outputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
+        paths = []
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            plain = re.sub(r"@\d+", "", path)
+            if plain != path:
+                repeated.add(plain)
+            paths.append(plain)
+        network.calls[node] = tuple(paths)
+    network.repeated = frozenset(repeated)
+    symbols = _symbols(network.inputs, sides)
+    for index in range(len(sides)):
+        shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
+        network.shapes.append(shapes)
+        network.numbers.append(numbers)
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, (list, tuple)):
+            value = next((item for item in value if isinstance(item, Tensor)), None)
+        if isinstance(value, Tensor):
+            network.dtypes[node] = value.dtype
+    return network
+
+
+def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, list[int]]:
+    symbols: dict[sympy.Symbol, list[int]] = {}
+    for node in inputs:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            continue
+        for axis, size in enumerate(value.shape[2:]):
+            expression = getattr(getattr(size, "node", None), "expr", None)
+            if isinstance(expression, sympy.Symbol):
+                symbols[expression] = [side[axis] for side in sides]
+    return symbols
+
+
+def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Node, Any], dict[Node, Any]]:
+    """Shapes and integers of every node with the symbols replaced."""
+    known: dict[Any, int] = {}
+
+    def number(value: Any) -> Any:
+        expression = getattr(getattr(value, "node", None), "expr", None)
+        if expression is None:
+            return value
+        if expression not in known:
+            result = expression.xreplace(symbols)
+            known[expression] = int(result) if result.is_integer is not False else float(result)
+        return known[expression]
+
+    shapes: dict[Node, Any] = {}
+    numbers: dict[Node, Any] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            shapes[node] = tuple(number(size) for size in value.shape)
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+            shapes[node] = [
+                tuple(number(size) for size in item.shape) if isinstance(item, Tensor) else None for item in value
+            ]
+        elif isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            numbers[node] = number(value)
+    return shapes, numbers
+
+
+def _inline(module: GraphModule) -> None:
+    """Put the nodes of sub-graphs (`no_grad`, autocast and checkpoint regions) where they are called."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.HigherOrderOperator):
+            continue
+        bodies = [arg for arg in node.args if isinstance(arg, Node) and arg.op == "get_attr"]
+        body = getattr(module, str(bodies[0].target), None) if len(bodies) == 1 else None
+        if not isinstance(body, GraphModule):
+            continue
+        _inline(body)
+        given = node.args[node.args.index(bodies[0]) + 1 :]
+        places = [n for n in body.graph.nodes if n.op == "placeholder"]
+        if len(places) != len(given):
+            continue
+        mapping: dict[Node, Any] = dict(zip(places, given, strict=True))
+        with module.graph.inserting_before(node):
+            for inner in body.graph.nodes:
+                if inner.op in ("placeholder", "output"):
+                    continue
+                copy = module.graph.node_copy(inner, lambda n: mapping[n])
+                mapping[inner] = copy
+                outer = node.meta.get("nn_module_stack") or {}
+                copy.meta["nn_module_stack"] = {**outer, **(copy.meta.get("nn_module_stack") or {})}
+        output = next(n for n in body.graph.nodes if n.op == "output").args[0]
+        results = list(output) if isinstance(output, (tuple, list)) else [output]
+        for user in list(node.users):
+            if operator_name(user) == "getitem":
+                user.replace_all_uses_with(mapping[results[user.args[1]]])  # type: ignore[index]
+                module.graph.erase_node(user)
+        if node.users:
+            node.replace_all_uses_with(mapping[results[0]])  # type: ignore[index]
+        module.graph.erase_node(node)
+
+
+def _joined(networks: list[Network]) -> Network:
+    """Networks captured once a side, as one; their graphs must be the same but for sizes."""
+    first = networks[-1]
+    for other in networks[:-1]:
+        names = [operator_name(n) for n in first.graph.nodes]
+        if names != [operator_name(n) for n in other.graph.nodes]:
+            raise ValueError(
+                f"the network runs other operators at side {other.sides[0]} than at {first.sides[0]}; "
+                "trace it with the resolutions at which it behaves alike"
+            )
+    last = first
+    joined = Network(last.graph, last.sources, last.inputs, tuple(n.sides[0] for n in networks))
+    joined.outputs, joined.calls, joined.repeated, joined.dtypes = last.outputs, last.calls, last.repeated, last.dtypes
+    for other in networks:
+        pairs = dict(zip(other.graph.nodes, last.graph.nodes, strict=True))
+        joined.shapes.append({pairs[node]: shape for node, shape in other.shapes[0].items()})
+        joined.numbers.append({pairs[node]: value for node, value in other.numbers[0].items()})
+    return joined

@@ -1,0 +1,129 @@
+"""Bringing a candidate within its limits by arithmetic, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .candidate import Candidate
+from .surgery import Scores
+
+if TYPE_CHECKING:
+    from .space import Space
+
+Encoded = npt.NDArray[np.int64]
+STEPS = 128
+
+
+def check_limits(space: Space, limits: Mapping[str, float]) -> None:
+    """Raise a ValueError with the reachable range where even the smallest network is over a limit."""
+    costs = space.cost_table(np.array([space.smallest, space.full], np.int64).reshape(2, -1))
+    for name, limit in limits.items():
+        if name in costs and costs[name][0] > limit:
+            least, full = int(costs[name][0]), int(costs[name][1])
+            raise ValueError(
+                f"budget {name}={limit:g} is below the smallest network of this space: reachable are {least:,} to "
+                f"{full:,} ({least / full:.3f} to 1 of the original); raise it, or allow smaller networks "
+                "(a lower divisor, lower resolutions)"
+            )
+
+
+def within(space: Space, encoded: Encoded, limits: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """`(n,)` whether each of the `(n, d)` candidates meets all limits that arithmetic knows."""
+    costs = space.cost_table(encoded)
+    fine = np.ones(len(encoded), bool)
+    for name, limit in limits.items():
+        if name in costs:
+            fine &= costs[name] <= limit
+    return fine
+
+
+def repair(space: Space, candidate: Sequence[int], limits: Mapping[str, float]) -> Candidate:
+    """The candidate itself where it meets the limits, else a smaller one that does.
+
+    All widths shrink together towards their least, as little as needed; where that is not enough, the resolution goes
+    down one step, then the deepest stage loses a block, and the widths are tried again from where they were.
+
+    Args:
+        space: the traced space.
+        candidate: one choice on every axis.
+        limits: absolute limits by cost name; names that arithmetic does not know (`latency_ms`) are left aside.
+
+    Raises:
+        ValueError: even the smallest network is over a limit; the reachable range is given.
+    """
+    values = np.array(space.canonical(candidate), np.int64)
+    if within(space, values[None], limits)[0]:
+        return Candidate(values.tolist())
+    check_limits(space, limits)
+    widths = len(space.groups)
+    while True:
+        found = _shrunk(space, values, limits)
+        if found is not None:
+            return space.canonical(found.tolist())
+        if space.resolutions and values[-1] > 0:
+            values[-1] -= 1
+        else:
+            depths = values[widths : widths + len(space.stages)]
+            if not depths.size or not depths.any():
+                return space.smallest
+            depths[int(np.argmax(depths))] -= 1
+
+
+def _shrunk(space: Space, values: Encoded, limits: Mapping[str, float]) -> Encoded | None:
+    """The widest of a family between these widths and the least ones that meets the limits."""
+    family = np.repeat(values[None], STEPS, axis=0)
+    ratio = np.linspace(1.0, 0.0, STEPS)
+    for number, group in enumerate(space.groups):
+        choices = np.array(group.widths)
+        want = choices[0] + ratio * (values[number] - choices[0])
+        family[:, number] = choices[np.searchsorted(choices, want + 1e-9, side="right") - 1]
+    fine = np.flatnonzero(within(space, family, limits))
+    return family[fine[0]] if len(fine) else None
+
+
+def threshold_candidate(
+    space: Space,
+    scores: Scores | None,
+    limits: Mapping[str, float],
+    *,
+    depth: float = 1.0,
+    resolution: float = 1.0,
+) -> Candidate:
+    """The widest network within the limits whose units all pass one threshold.
+
+    Each group's scores are divided by their mean, so that layers of other scale compare. Every group keeps its least
+    width.
+
+    Args:
+        space: the traced space.
+        scores: importance of every unit; the L2 norms of `Space.default_scores` when None.
+        limits: absolute limits by cost name.
+        depth: ratio of blocks that stay. resolution: ratio of the full side.
+
+    Raises:
+        ValueError: even the smallest network is over a limit.
+    """
+    used = space.default_scores if scores is None else scores
+    base = np.array(space.uniform(1.0, depth, resolution), np.int64)
+    normalised = []
+    for group in space.groups:
+        values = used[group.name].detach().double().cpu().numpy()
+        normalised.append(np.sort(values / max(float(values.mean()), 1e-300))[::-1])
+    everything = np.sort(np.concatenate(normalised)) if normalised else np.zeros(1)
+    levels = np.unique(np.concatenate([[-np.inf], everything, [np.inf]]))
+    if len(levels) > 4096:
+        levels = levels[np.linspace(0, len(levels) - 1, 4096).round().astype(int)]
+    family = np.repeat(base[None], len(levels), axis=0)
+    for number, (group, values) in enumerate(zip(space.groups, normalised, strict=True)):
+        kept = len(values) - np.searchsorted(values[::-1], levels, side="left")
+        choices = np.array(group.widths)
+        index = np.searchsorted(choices, kept * group.unit, side="right") - 1
+        family[:, number] = choices[np.maximum(index, 0)]
+    fine = np.flatnonzero(within(space, family, limits))
+    if len(fine):
+        return space.canonical(family[fine[0]].tolist())
+    return repair(space, family[-1].tolist(), limits)

@@ -1,0 +1,386 @@
+"""The space: what may be chosen, and the facts of the traced network behind it. Start at `Space.trace`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from .candidate import Axis, Candidate
+from .costs import COSTS, CostModel
+from .depth import Stage
+from .graph import Examples, Side, as_call, flat_examples, spatial_side
+from .layout import Group, Layout
+from .surgery import Scores, check_scores, l2_scores
+
+Encoded = npt.NDArray[np.int64]
+Candidates = Sequence[Candidate] | Encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Widths, depths and resolutions that may be chosen together, in that order of axes.
+
+    Attributes:
+        axes: one for each group, then one for each stage, then `resolution` where several sides were asked for.
+        groups: channels that are cut together.
+        stages: blocks that may be dropped.
+        resolutions: input sides, ascending; the `resolution` axis is an index into them. Empty without that axis.
+        frozen: `{module: reason}` of what is left whole.
+        default_scores: L2 norm of everything that leaves with each unit.
+        settings: how the space was traced, as JSON.
+    """
+
+    axes: tuple[Axis, ...]
+    groups: tuple[Group, ...]
+    stages: tuple[Stage, ...]
+    resolutions: tuple[Side, ...]
+    frozen: dict[str, str]
+    default_scores: Scores
+    settings: dict[str, Any]
+    layout: Layout = field(repr=False)
+    cost_model: CostModel = field(repr=False)
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    traced_side: Side = ()
+    _rankings: dict[int, tuple[Any, list[Encoded]]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def trace(
+        cls,
+        model: nn.Module,
+        example_inputs: Examples,
+        *,
+        resolutions: Iterable[int | Sequence[int]] = (),
+        divisor: int = 8,
+        ignore: Iterable[str] = (),
+    ) -> Space:
+        """Follow a network's channels once; nothing of `model` is changed.
+
+        Args:
+            model: any module that `torch.export` takes.
+            example_inputs: a tensor, or a tuple or dict of tensors, as the forward takes them; axis 0 is the batch.
+            resolutions: input sides to search: integers for square inputs, or tuples with one number an axis.
+            divisor: widths are multiples of it (and of the unit) where a group allows.
+            ignore: names of modules to leave whole.
+
+        Raises:
+            ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
+            TypeError: example inputs or resolutions of another type.
+            NotImplementedError: an operator multiplies and has no cost formula.
+        """
+        from .trace import facts
+
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
+            raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
+        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        own = spatial_side(example_inputs)
+        sides = _sides(resolutions, own)
+        found = facts(model, example_inputs, sides or (own,), divisor=divisor, ignore=ignore)
+        axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
+        axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
+        if len(sides) > 1:
+            axes.append(Axis("resolution", tuple(range(len(sides)))))
+        args, kwargs = as_call(example_inputs)
+        settings = {
+            "resolutions": [list(side) for side in sides],
+            "divisor": divisor,
+            "ignore": list(ignore),
+            "inputs": [_described(tensor, own) for tensor in flat_examples(example_inputs)],
+            "names": list(kwargs) if kwargs else None,
+            "single": isinstance(example_inputs, Tensor),
+            "block_order": {},
+        }
+        return cls(
+            axes=tuple(axes),
+            groups=found.layout.groups,
+            stages=found.stages,
+            resolutions=sides if len(sides) > 1 else (),
+            frozen=found.frozen,
+            default_scores=l2_scores(found.layout, model),
+            settings=settings,
+            layout=found.layout,
+            cost_model=found.costs,
+            shapes=found.shapes,
+            traced_side=sides[-1] if sides else own,
+        )
+
+    @classmethod
+    def from_settings(cls, model: nn.Module, settings: Mapping[str, Any]) -> Space:
+        """Trace again with the settings of another space of the same network."""
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        tensors = [_synthetic(one, None, 1).to(device) for one in settings["inputs"]]
+        examples: Examples = tuple(tensors)
+        if settings["names"]:
+            examples = dict(zip(settings["names"], tensors, strict=True))
+        elif settings["single"]:
+            examples = tensors[0]
+        space = cls.trace(
+            model,
+            examples,
+            resolutions=[tuple(side) for side in settings["resolutions"]],
+            divisor=settings["divisor"],
+            ignore=settings["ignore"],
+        )
+        orders = settings.get("block_order") or {}
+        if not orders:
+            return space
+        scores = {
+            stage.name: [float(orders[stage.name].index(block)) for block in stage.blocks]
+            for stage in space.stages
+            if stage.name in orders
+        }
+        return space.with_block_order(scores)
+
+    def with_block_order(self, scores: Mapping[str, Sequence[float] | Tensor]) -> Space:
+        """A new space in which the block with the lowest score goes first; the last of equal ones.
+
+        Args:
+            scores: `{stage: (blocks,) scores in the order of the network}`; stages not named keep their order.
+        """
+        names = [stage.name for stage in self.stages]
+        for name in scores:
+            if name not in names:
+                raise ValueError(f"block order names {name!r}; the stages are {names}")
+        stages, new_orders = [], dict(self.settings["block_order"])
+        for stage in self.stages:
+            if stage.name in scores:
+                values = [float(value) for value in scores[stage.name]]
+                if len(values) != len(stage.blocks):
+                    raise ValueError(f"{stage.name} has {len(stage.blocks)} blocks; got {len(values)} scores")
+                ranked = sorted(range(len(values)), key=lambda i: (values[i], -i))
+                stage = replace(stage, order=tuple(stage.blocks[i] for i in ranked))
+                new_orders[stage.name] = list(stage.order)
+            stages.append(stage)
+        gates = tuple(None if gate is None else gate.under(stages) for gate in self.cost_model.gates)
+        return replace(
+            self,
+            stages=tuple(stages),
+            settings={**self.settings, "block_order": new_orders},
+            cost_model=replace(self.cost_model, gates=gates),
+            _rankings={},
+        )
+
+    # --- candidates ---------------------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> Candidate:
+        """Nothing removed."""
+        return Candidate(axis.choices[-1] for axis in self.axes)
+
+    @property
+    def smallest(self) -> Candidate:
+        """The least choice on every axis."""
+        return self.canonical(Candidate(axis.choices[0] for axis in self.axes))
+
+    def check(self, candidate: Sequence[int]) -> Candidate:
+        """The candidate, if it is a legal choice on every axis.
+
+        Raises:
+            ValueError: another number of axes, or a value that is no choice; the nearest one is named.
+        """
+        if len(candidate) != len(self.axes):
+            raise ValueError(f"candidate has {len(candidate)} values; this space has {len(self.axes)} axes")
+        for axis, value in zip(self.axes, candidate, strict=True):
+            if value not in axis.choices:
+                raise ValueError(
+                    f"{axis.name}={value} is no choice; the nearest is {axis.nearest(value)}, of {_brief(axis.choices)}"
+                )
+        return Candidate(candidate)
+
+    def canonical(self, candidate: Sequence[int]) -> Candidate:
+        """The same network's one name: widths that live only in removed blocks are full."""
+        values = list(self.check(candidate))
+        gone = tuple(f"{name}." for name in self.removed(values))
+        if gone:
+            for number, tensors in enumerate(self._tensors_of_groups):
+                if all(name.startswith(gone) for name in tensors):
+                    values[number] = self.axes[number].full
+        return Candidate(values)
+
+    @property
+    def _tensors_of_groups(self) -> list[list[str]]:
+        cached = self._rankings.get(-1)
+        if cached is None:
+            owners = np.zeros(self.layout.units, np.int64) - 1
+            for number, group in enumerate(self.groups):
+                owners[group.first : group.first + group.units] = number
+            names: list[list[str]] = [[] for _ in self.groups]
+            for name, axes in self.layout.slots.items():
+                for ids in axes.values():
+                    for number in np.unique(owners[ids]):
+                        if number >= 0:
+                            names[number].append(name)
+            cached = (names, [])
+            self._rankings[-1] = cached
+        result: list[list[str]] = cached[0]
+        return result
+
+    def removed(self, candidate: Sequence[int]) -> tuple[str, ...]:
+        """Modules that become the identity."""
+        depths = candidate[len(self.groups) : len(self.groups) + len(self.stages)]
+        return tuple(name for stage, kept in zip(self.stages, depths, strict=True) for name in stage.removed(kept))
+
+    def side(self, candidate: Sequence[int]) -> Side:
+        """Spatial side of the input."""
+        return self.resolutions[candidate[-1]] if self.resolutions else self.traced_side
+
+    def example(self, candidate: Sequence[int], batch: int = 1) -> tuple[Tensor, ...]:
+        """Example inputs at the candidate's side: seeded noise, or zeros where the network takes integers."""
+        return tuple(_synthetic(one, self.side(candidate), batch) for one in self.settings["inputs"])
+
+    def uniform(self, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> Candidate:
+        """The candidate nearest to these ratios of the full network on every axis."""
+        for name, ratio in (("width", width), ("depth", depth), ("resolution", resolution)):
+            if not 0 < ratio <= 1 and not (name == "depth" and ratio == 0):
+                raise ValueError(f"{name}={ratio!r}: expected a ratio in (0, 1]")
+        values = []
+        for axis in self.axes:
+            if axis.kind == "width":
+                values.append(axis.nearest(width * axis.full))
+            elif axis.kind == "depth":
+                values.append(axis.nearest(depth * axis.full))
+            else:
+                want = resolution * self.resolutions[-1][0]
+                values.append(min(axis.choices, key=lambda i: (abs(self.resolutions[i][0] - want), -i)))
+        return self.canonical(values)
+
+    def sample(self, n: int, seed: int = 0) -> list[Candidate]:
+        """`n` legal candidates, each axis drawn evenly; different ones as far as the space has them."""
+        random = np.random.default_rng(seed)
+        found: dict[Candidate, None] = {}
+        drawn: list[Candidate] = []
+        for _ in range(20):
+            columns = [random.choice(axis.choices, size=n) for axis in self.axes]
+            drawn += [self.canonical(row) for row in (np.stack(columns, axis=1).tolist() if columns else [[]] * n)]
+            found = dict.fromkeys(drawn)
+            if len(found) >= n:
+                break
+        return [*found, *drawn][:n]
+
+    def encode(self, candidates: Sequence[Candidate]) -> Encoded:
+        """`(n, d)` integers in axis order."""
+        return np.array([tuple(candidate) for candidate in candidates], np.int64).reshape(-1, len(self.axes))
+
+    def decode(self, encoded: Encoded) -> list[Candidate]:
+        """The candidates of an `(n, d)` array."""
+        return [self.check(row) for row in np.asarray(encoded).tolist()]
+
+    def costs(self, candidates: Candidates) -> pd.DataFrame:
+        """Exact costs, a row each: macs, params, param_bytes, activation_bytes, peak_bytes, for one example.
+
+        Args:
+            candidates: a list of candidates, or an `(n, d)` array of them; an array is trusted to be legal.
+        """
+        return pd.DataFrame(self.cost_table(candidates))
+
+    def cost_table(self, candidates: Candidates) -> dict[str, Encoded]:
+        """As `costs`, as arrays `(n,)` by name."""
+        if not isinstance(candidates, np.ndarray):
+            candidates = self.encode([self.check(candidate) for candidate in candidates])
+        encoded = np.asarray(candidates, np.int64)
+        if encoded.ndim != 2 or encoded.shape[1] != len(self.axes):
+            raise ValueError(f"encoded candidates are {encoded.shape}; expected (n, {len(self.axes)})")
+        widths = len(self.groups)
+        units = encoded[:, :widths] / np.array([group.unit for group in self.groups], float)
+        depths = encoded[:, widths : widths + len(self.stages)]
+        sides = encoded[:, -1] if self.resolutions else np.zeros(len(encoded), np.int64)
+        return self.cost_model.table(units, depths, sides)
+
+    def repair(self, candidate: Sequence[int], limits: Mapping[str, float]) -> Candidate:
+        """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
+        from .repair import repair
+
+        return repair(self, candidate, limits)
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        """Raise a ValueError with the reachable range where even the smallest network is over a limit."""
+        from .repair import check_limits
+
+        check_limits(self, limits)
+
+    def ranking(self, scores: Scores | None) -> list[Encoded]:
+        """For each group, its units from best to worst."""
+        key = 0 if scores is None else id(scores)
+        cached = self._rankings.get(key)
+        if cached is not None and cached[0] is scores:
+            return cached[1]
+        if scores is not None:
+            check_scores(self.layout, scores)
+        used = self.default_scores if scores is None else scores
+        order = [
+            torch.argsort(used[group.name].detach().double().cpu(), descending=True, stable=True).numpy()
+            for group in self.groups
+        ]
+        for old in [k for k in self._rankings if k not in (-1, 0)]:
+            del self._rankings[old]
+        self._rankings[key] = (scores, order)
+        return order
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all that decides what a candidate means and costs."""
+        digest = hashlib.sha256()
+        facts = [
+            [[axis.name, axis.choices] for axis in self.axes],
+            [[stage.name, stage.blocks, stage.order] for stage in self.stages],
+            {key: value for key, value in self.settings.items() if key != "block_order"},
+            self.costs([self.full, self.smallest]).to_dict("list"),
+        ]
+        digest.update(json.dumps(facts, sort_keys=True).encode())
+        for name in sorted(self.layout.slots):
+            for axis, ids in sorted(self.layout.slots[name].items()):
+                digest.update(f"{name}:{axis}".encode() + ids.tobytes())
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        from .describe import describe
+
+        return describe(self)
+
+
+def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side, ...]:
+    if isinstance(resolutions, int):
+        resolutions = (resolutions,)
+    sides = set()
+    for resolution in resolutions:
+        side = (resolution,) * len(own) if isinstance(resolution, int) else tuple(resolution)
+        if not own:
+            raise ValueError("resolutions are given, but no example input has spatial axes (batch, channels, *side)")
+        if len(side) != len(own) or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in side):
+            raise ValueError(f"resolution {resolution!r}: expected a positive integer or {len(own)} of them")
+        sides.add(side)
+    return tuple(sorted(sides, key=lambda side: (int(np.prod(side)), side)))
+
+
+def _described(tensor: Tensor, own: Side) -> dict[str, Any]:
+    spatial = tensor.ndim == 2 + len(own) and bool(own) and tuple(tensor.shape[2:]) == own
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch."), "spatial": spatial}
+
+
+def _synthetic(described: Mapping[str, Any], side: Side | None, batch: int) -> Tensor:
+    shape = list(described["shape"])
+    if shape:
+        shape[0] = batch
+    if described["spatial"] and side is not None:
+        shape[2:] = side
+    dtype = getattr(torch, described["dtype"])
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _brief(choices: Sequence[int]) -> str:
+    return str(list(choices)) if len(choices) <= 8 else f"{choices[0]}, {choices[1]}, ... {choices[-1]}"
+
+
+__all__ = ["COSTS", "Space"]

@@ -1,0 +1,237 @@
+"""From a candidate to a smaller network: which indices stay, and the module that holds only them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .candidate import Candidate
+
+if TYPE_CHECKING:
+    from .layout import Layout
+    from .space import Space
+
+Scores = dict[str, Tensor]
+"""Importance of every unit: `{group name: Tensor (units,)}`; higher = keep."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """All that a candidate changes in the network.
+
+    Attributes:
+        kept: channel map: `{parameter or buffer: {axis: LongTensor of kept indices}}`, for axes that are cut.
+        attributes: `{module: {attribute: new value}}`.
+        removed: modules that become the identity.
+    """
+
+    kept: dict[str, dict[int, Tensor]]
+    attributes: dict[str, dict[str, Any]]
+    removed: tuple[str, ...]
+
+
+def cut(space: Space, candidate: Candidate, scores: Scores | None = None) -> Cut:
+    """What the candidate changes: the best-scored units of each group stay, in their own order.
+
+    Args:
+        space: the traced space.
+        candidate: one choice on every axis.
+        scores: importance of every unit; the L2 norms of `Space.default_scores` when None.
+
+    Raises:
+        ValueError: the candidate is not of this space, or the scores do not fit its groups.
+    """
+    candidate = space.canonical(candidate)
+    return plan(space.layout, stays(space, candidate, scores), space.removed(candidate))
+
+
+def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, ...]) -> Cut:
+    """What changes when only some units and blocks stay.
+
+    Args:
+        layout: units and groups.
+        kept_units: `(u,)` whether each unit stays.
+        removed: modules that become the identity.
+    """
+    gone = tuple(f"{name}." for name in removed)
+    kept: dict[str, dict[int, Tensor]] = {}
+    for name, axes in layout.slots.items():
+        if name.startswith(gone):
+            continue
+        for axis, ids in axes.items():
+            indices = np.flatnonzero(kept_units[ids])
+            if len(indices) < len(ids):
+                kept.setdefault(name, {})[axis] = torch.from_numpy(indices)
+    attributes: dict[str, dict[str, Any]] = {}
+    for counter in layout.counters:
+        if f"{counter.module}.".startswith(gone):
+            continue
+        count = int(kept_units[counter.ids].sum()) // counter.divide
+        if count != len(counter.ids) // counter.divide:
+            value: Any = count
+            if isinstance(counter.full, tuple):
+                value = [*counter.full[:-1], count]
+            attributes.setdefault(counter.module, {})[counter.name] = value
+    return Cut(kept, attributes, removed)
+
+
+def channel_map(space: Space, candidate: Candidate, scores: Scores | None = None) -> dict[str, dict[int, Tensor]]:
+    """Which indices of which parameters and buffers stay: `{name: {dim: LongTensor of kept indices}}`.
+
+    Tensors of removed blocks and tensors that stay whole are not listed. Arguments and errors as of `build`.
+    """
+    return cut(space, candidate, scores).kept
+
+
+def build(model: nn.Module, space: Space, candidate: Candidate, scores: Scores | None = None) -> nn.Module:
+    """A new, smaller network of the user's own class, with the weights of the channels that stay; `model` is untouched.
+
+    Args:
+        model: the network the space was traced from, or one of the same shapes.
+        space: the traced space.
+        candidate: one choice on every axis.
+        scores: which units stay; the L2 norms of `Space.default_scores` when None.
+
+    Raises:
+        ValueError: candidate, scores or model do not fit the space.
+    """
+    changes = cut(space, candidate, scores)
+    gone = tuple(f"{name}." for name in changes.removed)
+    tensors: dict[str, Tensor] = {}
+    done: dict[int, Tensor] = {}
+    for name, tensor in named_tensors(model).items():
+        if name.startswith(gone):
+            continue
+        if space.shapes.get(name) != tuple(tensor.shape):
+            raise ValueError(
+                f"model does not fit the space: {name} is {tuple(tensor.shape)}, the traced network's is "
+                f"{space.shapes.get(name)}; build from the network that was traced"
+            )
+        if id(tensor) not in done:
+            done[id(tensor)] = _sliced(tensor.detach(), changes.kept.get(name, {}))
+        tensors[name] = done[id(tensor)]
+    return assemble(model, tensors, changes.attributes, changes.removed)
+
+
+def assemble(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    attributes: Mapping[str, Mapping[str, Any]],
+    removed: tuple[str, ...] | list[str],
+) -> nn.Module:
+    """A copy of `model` that holds the given tensors instead of its own.
+
+    Modes, hooks, `requires_grad` and tied weights are those of `model`; its own weights are not copied.
+
+    Args:
+        model: the full network.
+        tensors: every parameter and buffer of what is left, by name; they are used as they are.
+        attributes: `{module: {attribute: value}}` to set.
+        removed: modules to replace by the identity.
+
+    Raises:
+        ValueError: a tensor or module is missing, or not known to the model.
+    """
+    gone = tuple(f"{name}." for name in removed)
+    own = {name: tensor for name, tensor in named_tensors(model).items() if not name.startswith(gone)}
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"the tensors do not fit {type(model).__name__}: missing {missing[:5]}, unexpected {unknown[:5]}; "
+            "use the class and arguments of the network that was cut"
+        )
+    memo: dict[int, Any] = {}
+    for name, tensor in own.items():
+        new = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            new = memo.get(id(tensor), nn.Parameter(new, requires_grad=tensor.requires_grad))
+        memo[id(tensor)] = new
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in [*removed, *attributes]:
+        if name not in modules:
+            raise ValueError(f"{type(model).__name__} has no module {name!r}; use the class of the network that was cut")
+    for name in removed:
+        identity = nn.Identity()
+        identity.train(modules[name].training)
+        memo[id(modules[name])] = identity
+        for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
+            memo.setdefault(id(tensor), None)
+    small = copy.deepcopy(model, memo)
+    for module_name, values in attributes.items():
+        module = small.get_submodule(module_name)
+        for attribute, value in values.items():
+            old = getattr(module, attribute)
+            setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
+    return small
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by every name they have."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def l2_scores(layout: Layout, model: nn.Module) -> Scores:
+    """L2 norm of all parameter elements that leave with each unit."""
+    total = np.zeros(layout.units)
+    done: set[int] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        axes = layout.slots.get(name, {})
+        if id(parameter) in done:
+            continue
+        done.add(id(parameter))
+        for axis, ids in axes.items():
+            others = [other for other in range(parameter.ndim) if other != axis]
+            data = parameter.detach()
+            if data.dtype in (torch.float16, torch.bfloat16):
+                data = data.float()
+            norms = torch.linalg.vector_norm(data, dim=others) if others else data.abs()
+            total += np.bincount(ids, weights=norms.square().double().cpu().numpy(), minlength=layout.units)
+    return {
+        group.name: torch.from_numpy(np.sqrt(total[group.first : group.first + group.units]).astype(np.float32))
+        for group in layout.groups
+    }
+
+
+def check_scores(layout: Layout, scores: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError where scores do not fit the groups."""
+    names = {group.name for group in layout.groups}
+    if set(scores) != names:
+        raise ValueError(
+            f"scores name {sorted(set(scores) - names)[:5]} and lack {sorted(names - set(scores))[:5]}; "
+            "give one tensor for each of space.groups"
+        )
+    for group in layout.groups:
+        shape = tuple(scores[group.name].shape)
+        if shape != (group.units,):
+            raise ValueError(f"scores of {group.name} are {shape}; expected one a unit, ({group.units},)")
+        if not bool(torch.isfinite(scores[group.name]).all()):
+            raise ValueError(f"scores of {group.name} are not all finite; replace the NaN or infinite ones")
+
+
+def stays(space: Space, candidate: Candidate, scores: Scores | None) -> npt.NDArray[np.bool_]:
+    """`(u,)` whether each unit stays; unit 0 always does."""
+    layout = space.layout
+    ranking = space.ranking(scores)
+    kept = np.zeros(layout.units, bool)
+    kept[0] = True
+    for number, group in enumerate(layout.groups):
+        count = candidate[number] // group.unit
+        kept[group.first + ranking[number][:count]] = True
+    return kept
+
+
+def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """A contiguous copy with its own memory, of the indices that stay."""
+    for axis, indices in sorted(kept.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+        tensor = tensor.index_select(axis, indices.to(tensor.device))
+    return tensor if kept else tensor.clone(memory_format=torch.contiguous_format)

@@ -10,16 +10,16 @@ Symbols: `n` candidates, `g` groups, `k` monomials, `t` moments of the forward.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
 
 from .depth import Stage
-from .flow import Flow, flat, squashed
+from .flow import Flow, along, flat, squashed
 from .graph import BATCH, Network, operator_name
 from .layout import Ids, Layout
 
@@ -168,8 +168,8 @@ def cost_model(
             sizes[node] = _size(network, flow, layout, terms, node, scaled)
     for node in network.operators:
         gate = gate_of.get(block_of.get(node, ""), 0)
-        for forms, factors in _macs(network, flow, node, sizes, weight_forms, scaled):
-            sums["macs"].append((terms.monomial(forms, gate), factors))
+        for found_forms, by_side in _macs(network, flow, layout, terms, node, sizes, weight_forms, scaled):
+            sums["macs"].append((terms.monomial(found_forms, gate), by_side))
         if storages.get(node) is node and node in sizes:
             form, factors = sizes[node]
             width = network.dtypes[node].itemsize
@@ -177,11 +177,11 @@ def cost_model(
 
     moments = _moments(network, terms, stages, storages, block_of, entries, sizes, gate_of)
     keys = list(terms.keys)
-    forms = list(terms.forms)
-    factors = np.zeros((len(layout.groups), len(forms)))
-    for column, (_, pairs) in enumerate(forms):
+    all_forms = list(terms.forms)
+    matrix_of_factors = np.zeros((len(layout.groups), len(all_forms)))
+    for column, (_, pairs) in enumerate(all_forms):
         for group, factor in pairs:
-            factors[group, column] = factor
+            matrix_of_factors[group, column] = factor
     linear = {}
     for name, found in sums.items():
         matrix = np.zeros((terms.sides, len(keys)))
@@ -189,8 +189,8 @@ def cost_model(
             matrix[:, monomial] += by_side
         linear[name] = matrix
     return CostModel(
-        constants=np.array([constant for constant, _ in forms]),
-        factors=factors,
+        constants=np.array([constant for constant, _ in all_forms]),
+        factors=matrix_of_factors,
         left=np.array([key[0] for key in keys], np.int64),
         right=np.array([key[1] for key in keys], np.int64),
         gate=np.array([key[2] for key in keys], np.int64),
@@ -241,49 +241,57 @@ _COMPOSITE = {"aten.einsum", "aten.bilinear", "aten.lstm", "aten.gru", "aten.rnn
 _COMPOSITE |= {"aten.multi_head_attention_forward", "aten.tensordot", "aten.chain_matmul", "aten.cdist", "aten.kron"}
 
 
-def _macs(network, flow, node, sizes, weight_forms, scaled):  # type: ignore[no-untyped-def]
-    """Monomials of an operator's multiply-adds for one example: `[(forms, factor a side)]`."""
+Monomials = list[tuple[list[int], list[float]]]
+
+
+def _macs(
+    network: Network,
+    flow: Flow,
+    layout: Layout,
+    terms: _Terms,
+    node: Node,
+    sizes: Mapping[Node, tuple[int, list[float]]],
+    weight_forms: Callable[[str], tuple[list[int], float]],
+    scaled: set[Node],
+) -> Monomials:
+    """An operator's multiply-adds for one example: forms, and the factor a side."""
     name = operator_name(node)
+    batch = BATCH if node in scaled else 1
     transposed = name in _TRANSPOSED or (name == "aten.convolution" and bool(node.args[6]))
     if name in _WEIGHTED or transposed:
-        weight = node.args[1]
-        source = network.sources.get(weight) if isinstance(weight, Node) else None
-        batch = BATCH if node in scaled else 1
-        shapes = [shapes[weight] for shapes in network.shapes]
-        data = node.args[0] if transposed else node
-        if name == "aten.linear":
-            positions = [math.prod(s[data][:-1]) / batch for s in network.shapes]
-        else:
-            axes = len(shapes[0]) - 2
-            positions = [math.prod(s[data]) / s[data][-axes - 1] / batch for s in network.shapes]
+        data, weight = node.args[0] if transposed else node, node.args[1]
+        assert isinstance(data, Node) and isinstance(weight, Node)
+        axis = -1 if name == "aten.linear" else 1 - len(network.shapes[0][weight])
+        positions = [math.prod(shapes[data]) / shapes[data][axis] / batch for shapes in network.shapes]
+        source = network.sources.get(weight)
         if source is None:
-            return [([], [p * math.prod(s) for p, s in zip(positions, shapes, strict=True)])]
+            return [([], [p * math.prod(s[weight]) for p, s in zip(positions, network.shapes, strict=True)])]
         forms, rest = weight_forms(source)
         return [(forms, [rest * p for p in positions])]
     if name in _PRODUCTS:
-        return _product(network, flow, node, sizes, scaled)
+        left = [arg for arg in node.args if isinstance(arg, Node)][-2]
+        form, by_side = sizes[node]
+        inner, count = 0, 1.0
+        labels = flow.values.get(left)
+        found = along(labels, -1) if isinstance(labels, Tensor) else None
+        if found is not None:
+            ids = layout.unit_of_label[found]
+            if ids.any():
+                inner, count = terms.form(*layout.form(ids)), float(len(ids))
+        return [([form, inner], [f * s[left][-1] / count for f, s in zip(by_side, network.shapes, strict=True)])]
     if name == _ATTENTION:
-        query, key, value = node.args[:3]
-        batch = BATCH if node in scaled else 1
-        factors = [
-            math.prod(s[query][:-1]) * s[key][-2] * (s[query][-1] + s[value][-1]) / batch for s in network.shapes
+        query, key, value = (arg for arg in node.args[:3] if isinstance(arg, Node))
+        return [
+            (
+                [],
+                [math.prod(s[query][:-1]) * s[key][-2] * (s[query][-1] + s[value][-1]) / batch for s in network.shapes],
+            )
         ]
-        return [([], factors)]
     if name in _COMPOSITE:
         raise NotImplementedError(
             f"operator {name} multiplies and has no cost formula; write it with convolutions, linear layers or matmul"
         )
     return []
-
-
-def _product(network, flow, node, sizes, scaled):  # type: ignore[no-untyped-def]
-    operands = [arg for arg in node.args if isinstance(arg, Node)]
-    inner = operands[-2]
-    form, factors = sizes[node]
-    labels = flow.values.get(inner)
-    if hasattr(labels, "stride") and labels.stride(-1) != 0 and labels.shape[-1] > 1 and form:
-        form = 0
-    return [([form], [f * s[inner][-1] for f, s in zip(factors, network.shapes, strict=True)])]
 
 
 # --- memory alive -----------------------------------------------------------------------------------------------------
@@ -372,4 +380,3 @@ def _undominated(rows: Array) -> Array:
         if not any((other >= row).all() for other in kept):
             kept.append(row)
     return np.array(kept).reshape(len(kept), rows.shape[1])
-

@@ -96,9 +96,7 @@ def _block(network: Network, path: str, nodes: list[Node]) -> Block | None:
     }
     exits = {node for node in nodes if any(user not in members for user in node.users)}
     exits &= {node for node in nodes if node in tensors}
-    numbers_leave = any(
-        node not in tensors and any(user not in members for user in node.users) for node in nodes
-    )
+    numbers_leave = any(node not in tensors and any(user not in members for user in node.users) for node in nodes)
     if len(entries) != 1 or len(exits) != 1 or numbers_leave:
         return None
     entry, end = next(iter(entries)), next(iter(exits))
@@ -118,7 +116,7 @@ def _identity(node: Node, entry: Node, members: frozenset[Node], added: bool) ->
     if name in _ADDS:
         arms = [arg for arg in node.args[:2] if isinstance(arg, Node)]
         alpha = node.kwargs.get("alpha", 1)
-        return alpha == 1 and any(_identity(arm, entry, members, True) for arm in arms)
+        return bool(alpha == 1) and any(_identity(arm, entry, members, True) for arm in arms)
     if name in _PASSES and node.args and isinstance(node.args[0], Node):
         return _identity(node.args[0], entry, members, added)
     return False

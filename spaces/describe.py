@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def describe(space: Space) -> str:
     if space.resolutions:
         lines.append("resolutions: " + ", ".join("x".join(map(str, side)) for side in space.resolutions))
     else:
-        lines.append("resolution: fixed" + (f" at {'x'.join(map(str, space.traced_side))}" if space.traced_side else ""))
+        lines.append(
+            "resolution: fixed" + (f" at {'x'.join(map(str, space.traced_side))}" if space.traced_side else "")
+        )
     if space.frozen:
         lines += ["", "frozen"]
         lines += [f"  {name}: {reason}" for name, reason in space.frozen.items()]
@@ -61,6 +64,9 @@ def _short(text: str, width: int) -> str:
     return text if len(text) <= width else "..." + text[3 - width :]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    return [("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))).rstrip() for row in [header, *rows]]
+    return [
+        ("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))).rstrip()
+        for row in [header, *rows]
+    ]

@@ -45,12 +45,14 @@ class Blocks:
     Either whole blocks go, or the same positions go in every block; the choice is made once all joins are known.
 
     Attributes:
+        node: the operator.
         whole: pairs to join when whole blocks go.
         aligned: pairs to join when the same positions go in every block.
         first: one label of each block; distinct and free ones allow whole blocks.
         attribute: module attribute that counts the blocks, set when whole blocks go.
     """
 
+    node: Node
     whole: list[tuple[Labels, Labels]]
     aligned: list[tuple[Labels, Labels]]
     first: Labels
@@ -222,7 +224,7 @@ def follow(
         network: the captured graph.
         shapes: shape of each parameter and buffer by name.
         rule_for: the rule of a node's operator, or None.
-        blocked: nodes whose operands and results are to be frozen, because a run showed that sizes there are written in.
+        blocked: nodes whose operands and results are frozen, because a run showed that sizes there are written in.
     """
     flow = Flow(network, shapes=shapes, blocked=blocked)
     for node in network.graph.nodes:
@@ -302,16 +304,33 @@ class Components:
         frozen: the component that always stays.
         reasons: why, for each label that was frozen directly, by component before freezing.
         attributes: module attributes that count channels.
+        whole: grouped operators of which whole blocks go.
     """
 
     of: Labels
     frozen: int
     reasons: dict[int, str]
     attributes: list[Attribute]
+    whole: list[Blocks]
+
+    def meet(self, flow: Flow, node: Node) -> list[Node]:
+        """The grouped operators that lose whole blocks of channels which a node's operands or results carry."""
+        touched: set[int] = set()
+        for source in (node, *node.all_input_nodes):
+            for tensor in _tensors([flow.values.get(source)]):
+                if isinstance(tensor, Tensor):
+                    labels = flat(squashed(tensor))
+                    touched.update(self.of[labels[labels != 0]].tolist())
+        return [blocks.node for blocks in self.whole if touched & set(self.of[blocks.first].tolist())]
 
 
-def components(flow: Flow) -> Components:
-    """Join what meets; decide for each grouped operator whether whole blocks go; make every value a box of channels."""
+def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components:
+    """Join what meets; decide for each grouped operator whether whole blocks go; make every value a box of channels.
+
+    Args:
+        flow: the walk over the graph.
+        aligned: grouped operators that must keep all their blocks.
+    """
     for name, reason in flow.fixed_sources.items():
         for (other, _), labels in flow.slots.items():
             if other == name:
@@ -326,7 +345,7 @@ def components(flow: Flow) -> Components:
     joins = list(flow.joins)
     for single in _singles(flow):
         flow.frozen.append((single, "it is used by itself, apart from its neighbours"))
-    chosen = _choose_blocks(flow, joins)
+    chosen = _choose_blocks(flow, joins, aligned)
     joins += [pair for blocks, whole in chosen for pair in (blocks.whole if whole else blocks.aligned)]
     values = _distinct(flow)
     for _ in range(20):
@@ -348,7 +367,7 @@ def components(flow: Flow) -> Components:
             reasons.setdefault(int(component), reason)
     attributes = flow.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
     named = {int(label): reasons[int(component)] for label, component in enumerate(loose) if int(component) in reasons}
-    return Components(of, int(of[0]), named, attributes)
+    return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole])
 
 
 def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]]) -> Labels:
@@ -357,23 +376,28 @@ def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[
     rows = np.concatenate(left) if left else np.zeros(0, np.int64)
     columns = np.concatenate(right) if right else np.zeros(0, np.int64)
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)  # type: ignore[no-any-return]
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _choose_blocks(flow: Flow, joins: list[tuple[Labels, Labels]]) -> list[tuple[Blocks, bool]]:
+def _choose_blocks(
+    flow: Flow, joins: list[tuple[Labels, Labels]], forced: frozenset[Node]
+) -> list[tuple[Blocks, bool]]:
     """Whole blocks for as many operators as allow it, tried together and then one by one."""
+    aligned = [blocks for blocks in flow.blocks if blocks.node in forced]
+    asked = [blocks for blocks in flow.blocks if blocks.node not in forced]
 
-    def free(kept: list[Blocks], aligned: list[Blocks], asked: list[Blocks]) -> bool:
+    def free(kept: list[Blocks]) -> bool:
         pairs = joins + [p for b in kept for p in b.whole] + [p for b in aligned for p in b.aligned]
         of = _connect(flow.count, pairs, flow.frozen)
-        return all(len(np.unique(of[b.first])) == len(b.first) and of[0] not in of[b.first] for b in asked)
+        return all(len(np.unique(of[b.first])) == len(b.first) and of[0] not in of[b.first] for b in kept)
 
-    if free(flow.blocks, [], flow.blocks):
-        return [(blocks, True) for blocks in flow.blocks]
-    whole: list[Blocks] = []
-    aligned: list[Blocks] = []
-    for blocks in flow.blocks:
-        (whole if free([*whole, blocks], aligned, [*whole, blocks]) else aligned).append(blocks)
+    whole: list[Blocks] = asked if free(asked) else []
+    if not whole:
+        for blocks in asked:
+            if free([*whole, blocks]):
+                whole = [*whole, blocks]
+            else:
+                aligned.append(blocks)
     return [(blocks, any(blocks is other for other in whole)) for blocks in flow.blocks]
 
 

@@ -115,7 +115,8 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
         if tensor.ndim and tensor.shape[0] == size:
             tensor = tensor[:1].expand(batch, *tensor.shape[1:])
         if side is not None and tensor.ndim == 2 + len(old) and tuple(tensor.shape[2:]) == old and side != old:
-            tensor = tensor.flatten(2)[:, :, :1].unflatten(2, (1,) * len(old)).expand(*tensor.shape[:2], *side)
+            tensor = tensor.reshape(*tensor.shape[:2], -1)[..., :1].reshape(*tensor.shape[:2], *(1,) * len(old))
+            tensor = tensor.expand(*tensor.shape[:2], *side)
         return tensor.contiguous()
 
     if isinstance(examples, Tensor):
@@ -273,14 +274,14 @@ def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, 
 
 def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Node, Any], dict[Node, Any]]:
     """Shapes and integers of every node with the symbols replaced."""
-    known: dict[Any, int] = {}
+    known: dict[Any, float] = {}
 
     def number(value: Any) -> Any:
         expression = getattr(getattr(value, "node", None), "expr", None)
         if expression is None:
             return value
         if expression not in known:
-            result = expression.xreplace(symbols)
+            result = sympy.sympify(expression.xreplace(symbols))
             known[expression] = int(result) if result.is_integer is not False else float(result)
         return known[expression]
 
@@ -318,7 +319,7 @@ def _inline(module: GraphModule) -> None:
             for inner in body.graph.nodes:
                 if inner.op in ("placeholder", "output"):
                     continue
-                copy = module.graph.node_copy(inner, lambda n: mapping[n])
+                copy = module.graph.node_copy(inner, mapping.__getitem__)
                 mapping[inner] = copy
                 outer = node.meta.get("nn_module_stack") or {}
                 copy.meta["nn_module_stack"] = {**outer, **(copy.meta.get("nn_module_stack") or {})}
@@ -326,10 +327,10 @@ def _inline(module: GraphModule) -> None:
         results = list(output) if isinstance(output, (tuple, list)) else [output]
         for user in list(node.users):
             if operator_name(user) == "getitem":
-                user.replace_all_uses_with(mapping[results[user.args[1]]])  # type: ignore[index]
+                user.replace_all_uses_with(mapping[results[user.args[1]]])
                 module.graph.erase_node(user)
         if node.users:
-            node.replace_all_uses_with(mapping[results[0]])  # type: ignore[index]
+            node.replace_all_uses_with(mapping[results[0]])
         module.graph.erase_node(node)
 
 

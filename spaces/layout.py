@@ -1,8 +1,8 @@
 """Units and groups: which indices of which tensors go together, and how wide each group may be.
 
 A *unit* is all indices that must go together; units that appear in the same places equally often are interchangeable
-and form a *group*. A `Layout` says, for every axis of every tensor that is cut, which unit each index belongs to: unit 0
-always stays. Everything else (surgery, costs, masks) is a loop over its slots.
+and form a *group*. A `Layout` says, for every axis of every tensor that is cut, which unit each index belongs to: unit
+0 always stays. Everything else (surgery, costs, masks) is a loop over its slots.
 
 Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis; `u` units of all groups.
 """
@@ -50,7 +50,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Counter:
-    """A module attribute that counts channels: `how many of ids stay // divide`; the last item of it if it is a tuple."""
+    """A module attribute that counts channels, `how many of ids stay // divide`; the last item where it is a tuple."""
 
     module: str
     name: str

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import BATCH, Examples, Network, Side, as_call, evaluating, resized
+from .graph import BATCH, Examples, Network, Side, as_call, evaluating, operator_name, resized
 
 Step = tuple[str, tuple[tuple[int, ...], ...]]
 
@@ -37,19 +37,20 @@ class Rehearsal:
     storages: dict[Node, Node]
 
 
-class _Record(TorchDispatchMode):
+class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the name and result shapes of every dispatched operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = f"{func.namespace}.{func._opname.removesuffix('_')}"
-        if name not in _SILENT:
-            found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
-            self.steps.append((name, tuple(tuple(t.shape) for t in found if isinstance(t, Tensor))))
+        found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
+        shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
+        if shapes and name not in _SILENT:
+            self.steps.append((name, shapes))
         return result
 
 
@@ -59,7 +60,10 @@ _SILENT = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.empty", "aten._
 def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
     """Run the graph at its largest side on fake tensors."""
     side = network.sides[-1] if network.sides and network.sides[-1] else None
-    state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    state = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = as_call(resized(examples, side, BATCH))
     given = iter([*args, *kwargs.values()])
@@ -119,7 +123,9 @@ def run(model: nn.Module, examples: Examples, side: Side | None) -> tuple[list[S
     with evaluating(model), warnings.catch_warnings(), torch.no_grad(), fake, _Record() as record:
         warnings.simplefilter("ignore")
         state = {
-            name: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device if t.device.type != "meta" else device)
+            name: torch.empty_strided(
+                t.shape, t.stride(), dtype=t.dtype, device=t.device if t.device.type != "meta" else device
+            )
             for name, t in [*model.named_parameters(), *model.named_buffers()]
         }
         fakes = [_faked(fake, tensor) for tensor in args]
@@ -165,4 +171,20 @@ def first_surprise(
         position += len(expected)
     if failure is not None or position != len(steps):
         raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}")
+    return None
+
+
+def first_difference(
+    network: Network, other: Network, predicted: Mapping[Node, tuple[int, ...]], skipped: frozenset[Node]
+) -> Node | None:
+    """As `first_surprise`, from a second capture of the smaller network instead of a run."""
+    theirs = iter(other.operators)
+    for node in network.operators:
+        if node in skipped:
+            continue
+        twin = next(theirs, None)
+        if twin is None or operator_name(twin) != operator_name(node):
+            return node
+        if node in predicted and other.shapes[-1][twin] != predicted[node]:
+            return node
     return None

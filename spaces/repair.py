@@ -102,7 +102,8 @@ def threshold_candidate(
         space: the traced space.
         scores: importance of every unit; the L2 norms of `Space.default_scores` when None.
         limits: absolute limits by cost name.
-        depth: ratio of blocks that stay. resolution: ratio of the full side.
+        depth: ratio of blocks that stay.
+        resolution: ratio of the full side.
 
     Raises:
         ValueError: even the smallest network is over a limit.

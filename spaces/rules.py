@@ -151,7 +151,7 @@ def _grouped(flow: Flow, node: Node, sliced: Labels, rowed: Labels, slot: Labels
         (np.tile(slot, groups), sliced),
         (np.tile(outside[0], groups - 1), outside[1:].ravel()),
     ]
-    flow.blocks.append(Blocks(whole, aligned, inside[:, 0].copy(), attribute))
+    flow.blocks.append(Blocks(node, whole, aligned, inside[:, 0].copy(), attribute))
 
 
 @rule("linear")
@@ -223,7 +223,7 @@ def _group_norm(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
         rows = channels.reshape(groups, width)
         whole = [(np.repeat(rows[:, :1], width - 1, axis=1).ravel(), rows[:, 1:].ravel())]
         aligned = [(np.tile(rows[0], groups - 1), rows[1:].ravel())]
-        flow.blocks.append(Blocks(whole, aligned, rows[:, 0].copy(), attribute))
+        flow.blocks.append(Blocks(node, whole, aligned, rows[:, 0].copy(), attribute))
     return labels
 
 
@@ -260,7 +260,9 @@ def _prelu(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> T
 
 def elementwise(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     """Join the labels that meet."""
-    operands = [flow.labels(value) for value in _flatten([*args, *kwargs.values()]) if isinstance(value, (Tensor, Source))]
+    operands = [
+        flow.labels(value) for value in _flatten([*args, *kwargs.values()]) if isinstance(value, (Tensor, Source))
+    ]
     return _joined(flow, operands, _shape(flow, node))
 
 
@@ -329,7 +331,9 @@ def _spatial(axes: int) -> Rule:
         for axis in range(labels.ndim - axes, labels.ndim):
             if not constant(labels, axis):
                 raise Unfollowed("its channels are mixed with positions")
-        kept = labels[(..., *([slice(0, 1)] * axes))]
+        kept = labels
+        for axis in range(labels.ndim - axes, labels.ndim):
+            kept = kept.narrow(axis, 0, 1)
         shape = flow.network.shapes[flow.side][node]
         if isinstance(shape, tuple):
             return kept.expand(shape)
@@ -396,7 +400,9 @@ def _reduction(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
 @rule("softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "sort", "topk")
 def _mixing(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     labels = flow.labels(args[0])
-    axis = int(args[1] if len(args) > 1 and operator_name(node) not in ("aten.topk", "aten.sort") else kwargs.get("dim", -1))
+    axis = int(
+        args[1] if len(args) > 1 and operator_name(node) not in ("aten.topk", "aten.sort") else kwargs.get("dim", -1)
+    )
     flow.tie(labels, [axis], f"{operator_name(node).removeprefix('aten.')} mixes its channels")
     shape = flow.network.shapes[flow.side][node]
     kept = labels.narrow(axis, 0, 1)
@@ -416,9 +422,7 @@ def _cat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Ten
     if operator_name(node) == "aten.stack":
         tensors = [tensor.unsqueeze(axis) for tensor in tensors]
     tensors = [tensor for tensor in tensors if tensor.ndim == len(shape)]
-    small = [
-        max((t.shape[other] for t in tensors if not constant(t, other)), default=1) for other in range(len(shape))
-    ]
+    small = [max((t.shape[other] for t in tensors if not constant(t, other)), default=1) for other in range(len(shape))]
     parts = [
         tensor[tuple(slice(None) if o == axis or small[o] > 1 else slice(0, 1) for o in range(len(shape)))].expand(
             [tensor.shape[axis] if o == axis else small[o] for o in range(len(shape))]
@@ -450,10 +454,29 @@ def _split(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> A
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT")
 @rule("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "unbind", "movedim", "swapaxes")
-@rule("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "im2col", "repeat", "tile")
+@rule("flip", "pixel_shuffle", "pixel_unshuffle", "unfold", "im2col", "repeat", "tile")
 @rule("repeat_interleave", "index_select", "swapdims", "moveaxis", "diagonal", "rot90", "view_as", "ravel", "adjoint")
 def _moved(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return _run(flow, node, [flow.labels(args[0]), *args[1:]], kwargs)
+
+
+@rule("roll")
+def _roll(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    labels = flow.labels(args[0])
+    dims = args[2] if len(args) > 2 else kwargs.get("dims", [])
+    axes = [dims] if isinstance(dims, int) else list(dims) or list(range(labels.ndim))
+    if any(not constant(labels, axis % labels.ndim) for axis in axes):
+        raise Unfollowed("its channels are rolled by a fixed number")
+    return labels
+
+
+@rule("channel_shuffle")
+def _channel_shuffle(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """The same positions go in each of the groups that are shuffled."""
+    labels = flow.labels(args[0])
+    rows = _channels(labels, 1).reshape(int(args[1]), -1)
+    flow.join(np.tile(rows[0], len(rows) - 1), rows[1:].ravel())
+    return _run(flow, node, [labels, *args[1:]], kwargs)
 
 
 def _run(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:

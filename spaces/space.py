@@ -343,6 +343,7 @@ class Space:
         return digest.hexdigest()
 
     def __str__(self) -> str:
+        """Groups, stages, resolutions, what is frozen and why, and the range of every cost."""
         from .describe import describe
 
         return describe(self)

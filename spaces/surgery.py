@@ -156,7 +156,9 @@ def assemble(
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in [*removed, *attributes]:
         if name not in modules:
-            raise ValueError(f"{type(model).__name__} has no module {name!r}; use the class of the network that was cut")
+            raise ValueError(
+                f"{type(model).__name__} has no module {name!r}; use the class of the network that was cut"
+            )
     for name in removed:
         identity = nn.Identity()
         identity.train(modules[name].training)

@@ -15,12 +15,12 @@ from torch.fx import Node
 
 from .costs import CostModel, cost_model
 from .depth import Block, Stage, chain, find_blocks
-from .flow import Flow, Unfollowed, components, flat, follow, squashed
+from .flow import Flow, components, constant, flat, follow, squashed
 from .graph import Examples, Network, Side, capture, evaluating, operator_name, where
 from .layout import Layout, arrange
-from .probe import Rehearsal, first_surprise, rehearse, run
+from .probe import Rehearsal, first_difference, first_surprise, rehearse, run
 from .rules import rule_for
-from .surgery import assemble, named_tensors, plan
+from .surgery import Cut, assemble, named_tensors, plan
 
 _log = logging.getLogger("secateur")
 
@@ -36,9 +36,7 @@ class Facts:
     frozen: dict[str, str]
 
 
-def facts(
-    model: nn.Module, examples: Examples, sides: Sequence[Side], *, divisor: int, ignore: Sequence[str]
-) -> Facts:
+def facts(model: nn.Module, examples: Examples, sides: Sequence[Side], *, divisor: int, ignore: Sequence[str]) -> Facts:
     """Trace `model` once and find groups, stages and costs.
 
     Raises:
@@ -49,12 +47,16 @@ def facts(
     known = dict(model.named_modules())
     for name in ignore:
         if name not in known:
-            raise ValueError(f"ignore names {name!r}, which is no module of {type(model).__name__}; see named_modules()")
+            raise ValueError(
+                f"ignore names {name!r}, which is no module of {type(model).__name__}; see named_modules()"
+            )
     if len(sides) > 1:
         _check_sides(model, examples, sides)
     network = capture(model, examples, sides)
     if time.monotonic() - started > 5:
-        _log.info("traced %d operators in %.0f s; following channels", len(network.operators), time.monotonic() - started)
+        _log.info(
+            "traced %d operators in %.0f s; following channels", len(network.operators), time.monotonic() - started
+        )
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     names: dict[int, list[str]] = {}
@@ -70,20 +72,29 @@ def facts(
         if not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in left_whole)
     ]
     blocked: frozenset[Node] = frozenset()
+    aligned: frozenset[Node] = frozenset()
     while True:
         flow = follow(network, shapes, rule_for, blocked)
         for (name, _), labels in flow.slots.items():
             if name.startswith(left_whole):
                 flow.frozen.insert(0, (labels, "it is named in ignore"))
-        layout = arrange(flow, components(flow), divisor=divisor, aliases=aliases, model=model)
-        surprise = _surprise(network, rehearsal, flow, layout, model, examples, ())
+        found = components(flow, aligned)
+        layout = arrange(flow, found, divisor=divisor, aliases=aliases, model=model)
+        tries = 4 if _slices_channels(network, flow) else 1
+        surprise = None
+        for seed in range(tries):
+            surprise = surprise or _surprise(network, rehearsal, flow, layout, model, examples, (), seed)
         if surprise is None or surprise in blocked:
             break
-        blocked = blocked | {surprise}
+        whole = found.meet(flow, surprise)
+        if whole:  # a reshape may count the groups, so keep their number before freezing anything
+            aligned = aligned | set(whole)
+        else:
+            blocked = blocked | {surprise}
     if surprise is not None:
         raise ValueError(
-            f"{type(model).__name__} does not run when its channels shrink, at {operator_name(surprise)} ({where(surprise)}), "
-            "though those channels are kept whole; name the module in ignore"
+            f"{type(model).__name__} does not run when its channels shrink, at {operator_name(surprise)} "
+            f"({where(surprise)}), though those channels are kept whole; name the module in ignore"
         )
     frozen = dict(layout.frozen)
     blocks = _removable(network, rehearsal, flow, layout, model, examples, blocks, frozen)
@@ -102,18 +113,34 @@ def facts(
 
 
 def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> None:
-    works, fails = [], []
+    works: list[Side] = []
+    fails: list[tuple[Side, Exception]] = []
+    double = assemble(model, named_tensors(model), {}, ())  # the forward may keep tensors on its modules
     for side in sides:
-        _, failure = run(model, examples, side)
-        (works if failure is None else fails).append((side, failure))
+        _, failure = run(double, examples, side)
+        if failure is None:
+            works.append(side)
+        else:
+            fails.append((side, failure))
     if fails:
         side, failure = fails[0]
         text = str(failure).strip().splitlines()
         raise ValueError(
             f"{type(model).__name__} cannot take the resolution {'x'.join(map(str, side))}: "
             f"{text[0] if text else type(failure).__name__}. Of those asked, it takes "
-            f"{[s for s, _ in works] or 'none'}; ask for those, or make the network independent of its input size"
+            f"{works or 'none'}; ask for those, or make the network independent of its input size"
         )
+
+
+def _slices_channels(network: Network, flow: Flow) -> bool:
+    """Whether a slice along channels occurs: written with constants, it may give the right size by chance."""
+    for node in network.operators:
+        if operator_name(node) in ("aten.slice", "aten.narrow"):
+            labels = flow.values.get(node.all_input_nodes[0])
+            axis = node.args[1] if len(node.args) > 1 else 0
+            if isinstance(labels, torch.Tensor) and isinstance(axis, int) and not constant(labels, axis):
+                return True
+    return False
 
 
 def _surprise(
@@ -124,9 +151,10 @@ def _surprise(
     model: nn.Module,
     examples: Examples,
     removed: tuple[Block, ...],
+    seed: int = 0,
 ) -> Node | None:
     """Run a shrunken network without arithmetic; the first operator that does not behave as predicted, or None."""
-    random = np.random.default_rng(len(removed))
+    random = np.random.default_rng([seed, len(removed)])
     stays = np.ones(layout.units, bool)
     for group in layout.groups:
         count = int(np.clip(round(group.units * random.uniform(0.3, 0.7)), 1, group.units - 1))
@@ -135,6 +163,26 @@ def _surprise(
     if stays.all() and not removed:
         return None
     changes = plan(layout, stays, tuple(block.name for block in removed))
+    predicted = {
+        node: shape
+        for node in network.operators
+        if (shape := _predicted(network, flow, layout, stays, node)) is not None
+    }
+    skipped = frozenset(node for block in removed for node in block.nodes)
+    side = network.sides[-1] or None
+    steps, failure = run(_sketch(model, changes, "meta"), examples, side)
+    try:
+        return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
+    except LookupError as error:
+        _log.debug("comparing by a second export: %s", error)
+    if failure is not None and removed:
+        return next(iter(removed)).entry
+    other = capture(_sketch(model, changes, "cpu"), examples, network.sides[-1:])
+    return first_difference(network, other, predicted, skipped)
+
+
+def _sketch(model: nn.Module, changes: Cut, device: str) -> nn.Module:
+    """The smaller network with tensors of the right shapes and no contents."""
     prefixes = tuple(f"{name}." for name in changes.removed)
     sketches: dict[int, torch.Tensor] = {}
     tensors = {}
@@ -144,18 +192,9 @@ def _surprise(
             for axis, indices in changes.kept.get(name, {}).items():
                 shape[axis] = len(indices)
             if id(tensor) not in sketches:
-                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device)
             tensors[name] = sketches[id(tensor)]
-    small = assemble(model, tensors, changes.attributes, changes.removed)
-    side = network.sides[-1] or None
-    steps, failure = run(small, examples, side)
-    predicted = {
-        node: shape
-        for node in network.operators
-        if (shape := _predicted(network, flow, layout, stays, node)) is not None
-    }
-    skipped = frozenset(node for block in removed for node in block.nodes)
-    return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
+    return assemble(model, tensors, changes.attributes, changes.removed)
 
 
 def _predicted(
@@ -205,6 +244,3 @@ def _removable(
         else:
             frozen[block.name] = "the network does not run as predicted without this block"
     return good
-
-
-__all__ = ["Facts", "Unfollowed", "facts"]

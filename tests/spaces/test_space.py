@@ -1,0 +1,231 @@
+"""Axes, candidates, stages, resolutions, what is frozen, and wrong input."""
+
+import numpy as np
+import pytest
+import torch
+from networks import NETWORKS, Residual, image, network
+from torch import nn
+
+from secateur.spaces import Candidate, Space
+
+
+@pytest.fixture(scope="module")
+def space():
+    return Space.trace(Residual(), image(1, 3, 12, 12), resolutions=(12, 10, 7), divisor=2)
+
+
+def test_axes(space):
+    names = [axis.name for axis in space.axes]
+    assert names[:2] == ["width:stem", "width:layer1.0.conv1"]
+    assert names[-3:] == ["depth:layer1", "depth:layer2", "resolution"]
+    assert space.axes[0].choices == (2, 4, 6, 8) and space.axes[-1].choices == (0, 1, 2)
+    assert space.axes[-3].choices == (0, 1, 2, 3) and space.axes[-2].choices == (0, 1, 2)
+    assert space.resolutions == ((7, 7), (10, 10), (12, 12))
+    assert space.side(space.full) == (12, 12) and space.side(space.smallest) == (7, 7)
+
+
+def test_residual_members_move_together(space):
+    stem = space.groups[0]
+    assert stem.members == ("stem", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2")
+    assert next(g for g in space.groups if g.name == "layer2.0.conv2").members[:2] == (
+        "layer2.0.conv2",
+        "layer2.0.down.0",
+    )
+    assert set(space.frozen) == {"head"} and "output" in space.frozen["head"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_encode_decode(name):
+    model, example = network(name)
+    space = Space.trace(model, example, divisor=2)
+    found = [space.full, space.smallest, *space.sample(8, seed=0)]
+    assert space.decode(space.encode(found)) == found
+    assert len({c.key for c in found}) == len(set(found))
+    assert all(space.canonical(c) == c for c in found)
+    assert Space.trace(model, example, divisor=2).fingerprint == space.fingerprint
+    assert "frozen" in str(space) and all(len(line) <= 100 for line in str(space).splitlines())
+
+
+def test_widths_inside_removed_blocks_are_full(space):
+    values = list(space.uniform(0.5))
+    values[-3] = 1  # of layer1, the first block stays
+    candidate = space.canonical(values)
+    by_name = dict(zip([axis.name for axis in space.axes], candidate, strict=True))
+    assert by_name["width:layer1.0.conv1"] == 4
+    assert by_name["width:layer1.1.conv1"] == by_name["width:layer1.2.conv1"] == 8
+    assert space.removed(candidate) == ("layer1.2", "layer1.1")
+    other = list(values)
+    other[[a.name for a in space.axes].index("width:layer1.2.conv1")] = 2
+    assert space.canonical(other).key == candidate.key
+
+
+def test_sampling_is_seeded_and_legal(space):
+    assert space.sample(20, seed=3) == space.sample(20, seed=3) != space.sample(20, seed=4)
+    assert len(set(space.sample(200, seed=0))) == 200
+    for candidate in space.sample(50):
+        space.check(candidate)
+
+
+def test_uniform_takes_the_nearest(space):
+    assert space.uniform() == space.full
+    half = dict(zip([axis.name for axis in space.axes], space.uniform(0.5, 0.67, 0.8), strict=True))
+    assert half["width:stem"] == 4 and half["depth:layer1"] == 2 and half["resolution"] == 1
+    with pytest.raises(ValueError, match="ratio"):
+        space.uniform(1.5)
+
+
+def test_block_order_changes_what_goes_first(space):
+    model = Residual()
+    other = space.with_block_order({"layer1": [2.0, 0.5, 1.0]})
+    candidate = space.uniform(depth=0.67)
+    assert space.removed(candidate)[0] == "layer1.2" and other.removed(candidate)[0] == "layer1.1"
+    assert other.costs([candidate]).equals(space.costs([candidate]))
+    assert other.fingerprint != space.fingerprint
+    again = Space.from_settings(model, other.settings)
+    assert again.fingerprint == other.fingerprint
+    with pytest.raises(ValueError, match="stages are"):
+        space.with_block_order({"layer9": [1]})
+    with pytest.raises(ValueError, match="3 blocks"):
+        space.with_block_order({"layer1": [1]})
+
+
+def test_order_decides_costs_where_blocks_differ():
+    class Add(nn.Module):
+        def __init__(self, k):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, k, padding=k // 2)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    class Uneven(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+            self.stage = nn.Sequential(Add(1), Add(3), Add(5))
+
+        def forward(self, x):
+            return self.b(self.stage(self.a(x)))
+
+    model = Uneven()
+    space = Space.trace(model, image(1, 3, 6, 6))
+    first = space.with_block_order({"stage": [0, 1, 2]})
+    candidate = Candidate([*space.full[:-1], 2])
+    per_tap = 8 * 8 * 36
+    assert space.costs([space.full]).macs[0] - space.costs([candidate]).macs[0] == 25 * per_tap
+    assert first.costs([space.full]).macs[0] - first.costs([candidate]).macs[0] == 1 * per_tap
+
+
+def test_ignore_leaves_whole():
+    model = Residual()
+    space = Space.trace(model, image(1, 3, 12, 12), divisor=2, ignore=("layer1",))
+    assert space.frozen["stem"].startswith("it is named in ignore")
+    assert [stage.name for stage in space.stages] == ["layer2"]
+    assert not any(group.name.startswith(("layer1", "stem")) for group in space.groups)
+    with pytest.raises(ValueError, match="no module"):
+        Space.trace(model, image(1, 3, 12, 12), ignore=("layer7",))
+
+
+def test_widths_follow_unit_and_divisor():
+    model, example = network("grouped")
+    group = next(g for g in Space.trace(model, example, divisor=3).groups if g.name == "a")
+    assert (group.unit, group.units) == (4, 4)
+    assert group.widths == (12, 16)  # multiples of lcm(4, 3), and the full width
+    group = next(g for g in Space.trace(model, example, divisor=32).groups if g.name == "a")
+    assert group.widths == (4, 8, 12, 16)  # only the full one would be left: multiples of the unit
+
+
+def test_a_network_of_fixed_size_has_no_resolution_axis():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 4)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).flatten(1))
+
+    space = Space.trace(Fixed(), image(1, 3, 8, 8), divisor=2)
+    assert space.resolutions == () and [axis.name for axis in space.axes] == ["width:conv"]
+    with pytest.raises(ValueError, match="cannot take the resolution 6x6"):
+        Space.trace(Fixed(), image(1, 3, 8, 8), resolutions=(8, 6))
+
+
+def test_non_square_and_volumetric_sides():
+    space = Space.trace(Residual(), image(1, 3, 12, 12), resolutions=((12, 8), 12, (6, 12)), divisor=2)
+    assert space.resolutions == ((6, 12), (12, 8), (12, 12))
+    assert [t.shape for t in space.example(space.smallest, batch=3)] == [(3, 3, 6, 12)]
+    model, example = network("residual3d")
+    space = Space.trace(model, example, resolutions=(6, (4, 6, 6)), divisor=2)
+    assert space.resolutions == ((4, 6, 6), (6, 6, 6))
+
+
+def test_several_inputs():
+    model, example = network("branchy")
+    space = Space.trace(model, example, resolutions=(6, 4), divisor=2)
+    assert [tuple(t.shape) for t in space.example(space.smallest)] == [(1, 3, 4, 4), (1, 1, 4, 4)]
+    pair = Space.trace(model, tuple(example.values()), divisor=2)
+    assert pair.groups == space.groups
+
+
+def test_control_flow_on_data_is_refused_with_the_line():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            if x.sum() > 0:
+                return self.conv(x)
+            return self.conv(-x)
+
+    with pytest.raises(ValueError, match=r"cannot follow Branch at .*test_space.py:\d+"):
+        Space.trace(Branch(), image(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"divisor": 0}, "divisor"),
+        ({"resolutions": ("a",)}, "resolution"),
+        ({"resolutions": ((8, 8, 8),)}, "expected a positive integer or 2"),
+        ({"resolutions": (0,)}, "positive"),
+        ({"resolutions": (2, 12)}, "cannot take|.*"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    if arguments.get("resolutions") == (2, 12):  # this network takes even 2x2
+        assert Space.trace(Residual(), image(1, 3, 12, 12), **arguments).resolutions == ((2, 2), (12, 12))
+        return
+    with pytest.raises((ValueError, TypeError), match=message):
+        Space.trace(Residual(), image(1, 3, 12, 12), **arguments)
+
+
+def test_wrong_models_and_inputs():
+    with pytest.raises(TypeError, match="Module"):
+        Space.trace(lambda x: x, image(1, 3, 4, 4))
+    with pytest.raises(TypeError, match="tensors only"):
+        Space.trace(Residual(), (image(1, 3, 4, 4), 3))
+    with pytest.raises(TypeError, match="example_inputs"):
+        Space.trace(Residual(), "image")
+
+
+def test_tracing_leaves_the_model_alone():
+    model = Residual()
+    model.layer1.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    Space.trace(model, image(4, 3, 12, 12), resolutions=(12, 8))
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_batch_of_the_example_does_not_matter():
+    spaces = [Space.trace(Residual(), image(n, 3, 12, 12), divisor=2) for n in (1, 2, 5)]
+    assert len({tuple(space.costs([space.full]).iloc[0]) for space in spaces}) == 1
+
+
+def test_costs_refuse_other_shapes(space):
+    with pytest.raises(ValueError, match="expected"):
+        space.costs(np.zeros((3, 2), np.int64))

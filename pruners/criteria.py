@@ -1,0 +1,114 @@
+"""Criteria: functions that score every unit of a space; higher = keep.
+
+A criterion is called `(model, space, batches=None, loss=None)`. Its `needs` says what it reads beside the weights:
+`"nothing"`, `"images"` or `"labels"`; who calls it gives `batches` (an iterable of inputs and targets) and `loss`
+accordingly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..spaces import Scores, Space
+
+Needs = Literal["nothing", "images", "labels"]
+Batches = Iterable[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Tensor]
+
+
+class Scorer(Protocol):
+    """The signature of a criterion's function."""
+
+    def __call__(
+        self, model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None
+    ) -> Scores:
+        """Scores of every unit."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A scoring function that says what it needs.
+
+    Attributes:
+        name: as in study files and as the ranking of a trial.
+        needs: `"nothing"`, `"images"` or `"labels"`.
+        score: the function.
+    """
+
+    name: str
+    needs: Needs
+    score: Scorer
+
+    def __call__(
+        self, model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None
+    ) -> Scores:
+        """Scores of every unit: `{group: Tensor (units,)}`.
+
+        Raises:
+            ValueError: images or labels are needed and `batches` or `loss` is missing.
+        """
+        if self.needs != "nothing" and batches is None:
+            raise ValueError(f"criterion {self.name} needs {self.needs}; give batches of (inputs, targets)")
+        if self.needs == "labels" and loss is None:
+            raise ValueError(f"criterion {self.name} needs labels; give the loss(outputs, targets)")
+        return self.score(model, space, batches, loss)
+
+
+def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criterion]:
+    """Turn a scoring function into a criterion that says what it needs."""
+
+    def wrap(function: Scorer) -> Criterion:
+        return Criterion(name, needs, function)
+
+    return wrap
+
+
+@criterion("l2")
+def l2(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+    """L2 norm of all parameter elements that leave with a unit; what `Space.default_scores` holds."""
+    squares = _sums(model, space, torch.square)
+    return {name: values.sqrt() for name, values in squares.items()}
+
+
+@criterion("l1")
+def l1(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+    """Sum of magnitudes of all parameter elements that leave with a unit."""
+    return _sums(model, space, torch.abs)
+
+
+def shuffled(seed: int) -> Criterion:
+    """Random scores: the baseline every criterion must beat."""
+
+    def score(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+        generator = torch.Generator().manual_seed(seed)
+        return {group.name: torch.rand(group.units, generator=generator) for group in space.groups}
+
+    return Criterion(f"random-{seed}", "nothing", score)
+
+
+CRITERIA = {"l1": l1, "l2": l2, "random": shuffled(0)}
+
+
+def _sums(model: nn.Module, space: Space, term: Callable[[Tensor], Tensor]) -> Scores:
+    """Sum of a term over all parameter elements that leave with each unit; shared tensors count once."""
+    layout = space.layout
+    total = np.zeros(layout.units)
+    done: set[int] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in done:
+            continue
+        done.add(id(parameter))
+        values = term(parameter.detach().float())
+        for axis, ids in layout.slots.get(name, {}).items():
+            others = [other for other in range(values.ndim) if other != axis]
+            sums = values.sum(others) if others else values
+            total += np.bincount(ids, weights=sums.double().cpu().numpy(), minlength=layout.units)
+    return {
+        group.name: torch.from_numpy(total[group.first : group.first + group.units]).float() for group in layout.groups
+    }

@@ -1,0 +1,56 @@
+"""Every criterion on every tiny network, and hand examples."""
+
+import pytest
+import torch
+from networks import NETWORKS, network
+from torch import nn
+
+from secateur.pruners import CRITERIA, criterion, l1, l2, shuffled
+from secateur.spaces import Space, build
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_criterion_scores_every_unit(name):
+    model, example = network(name)
+    space = Space.trace(model, example, divisor=2)
+    for score in CRITERIA.values():
+        scores = score(model, space)
+        assert {group.name: (group.units,) for group in space.groups} == {n: tuple(s.shape) for n, s in scores.items()}
+        assert all(torch.isfinite(s).all() and (s >= 0).all() for s in scores.values())
+        build(model, space, space.uniform(0.5), scores)
+    for group, values in l2(model, space).items():
+        torch.testing.assert_close(values, space.default_scores[group], rtol=1e-5, atol=1e-6)
+
+
+def test_hand_example():
+    # two channels: weights (3, 4) and (1, -2), biases 0 and 2; the consumer's columns are 1 and -1
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 4.0], [1.0, -2.0]]))
+        model[0].bias.copy_(torch.tensor([0.0, 2.0]))
+        model[1].weight.copy_(torch.tensor([[1.0, -1.0]]))
+    space = Space.trace(model, torch.zeros(1, 2), divisor=1)
+    assert l1(model, space)["0"].tolist() == [3 + 4 + 0 + 1, 1 + 2 + 2 + 1]
+    torch.testing.assert_close(l2(model, space)["0"], torch.tensor([26.0, 10.0]).sqrt())
+
+
+def test_random_scores_are_seeded():
+    model, example = network("plain")
+    space = Space.trace(model, example)
+    assert torch.equal(shuffled(1)(model, space)["conv1"], shuffled(1)(model, space)["conv1"])
+    assert not torch.equal(shuffled(1)(model, space)["conv1"], shuffled(2)(model, space)["conv1"])
+
+
+def test_a_criterion_says_what_it_needs():
+    model, example = network("plain")
+    space = Space.trace(model, example)
+
+    @criterion("fake", needs="labels")
+    def score(model, space, batches=None, loss=None):
+        return space.default_scores
+
+    with pytest.raises(ValueError, match="give batches"):
+        score(model, space)
+    with pytest.raises(ValueError, match="give the loss"):
+        score(model, space, [(example, None)])
+    assert score(model, space, [(example, None)], lambda outputs, targets: outputs) is space.default_scores

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..spaces import Scores, Space
+from ..spaces import Scores, Space, unit_sums
 
 Needs = Literal["nothing", "images", "labels"]
 Batches = Iterable[tuple[Any, Any]]
@@ -72,14 +71,15 @@ def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criteri
 @criterion("l2")
 def l2(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
     """L2 norm of all parameter elements that leave with a unit; what `Space.default_scores` holds."""
-    squares = _sums(model, space, torch.square)
-    return {name: values.sqrt() for name, values in squares.items()}
+    squares = unit_sums(space.layout, model, lambda tensor, axes: tensor.square().sum(axes))
+    return {name: values.sqrt().float() for name, values in squares.items()}
 
 
 @criterion("l1")
 def l1(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
     """Sum of magnitudes of all parameter elements that leave with a unit."""
-    return _sums(model, space, torch.abs)
+    sums = unit_sums(space.layout, model, lambda tensor, axes: tensor.abs().sum(axes))
+    return {name: values.float() for name, values in sums.items()}
 
 
 def shuffled(seed: int) -> Criterion:
@@ -93,22 +93,3 @@ def shuffled(seed: int) -> Criterion:
 
 
 CRITERIA = {"l1": l1, "l2": l2, "random": shuffled(0)}
-
-
-def _sums(model: nn.Module, space: Space, term: Callable[[Tensor], Tensor]) -> Scores:
-    """Sum of a term over all parameter elements that leave with each unit; shared tensors count once."""
-    layout = space.layout
-    total = np.zeros(layout.units)
-    done: set[int] = set()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in done:
-            continue
-        done.add(id(parameter))
-        values = term(parameter.detach().float())
-        for axis, ids in layout.slots.get(name, {}).items():
-            others = [other for other in range(values.ndim) if other != axis]
-            sums = values.sum(others) if others else values
-            total += np.bincount(ids, weights=sums.double().cpu().numpy(), minlength=layout.units)
-    return {
-        group.name: torch.from_numpy(total[group.first : group.first + group.units]).float() for group in layout.groups
-    }

@@ -18,7 +18,7 @@ from .depth import Stage
 from .layout import Group
 from .repair import threshold_candidate, within
 from .space import Space
-from .surgery import Cut, Scores, assemble, build, channel_map, cut, named_tensors
+from .surgery import Cut, Scores, assemble, build, channel_map, cut, named_tensors, unit_sums
 
 __all__ = [
     "COSTS",
@@ -36,5 +36,6 @@ __all__ = [
     "cut",
     "named_tensors",
     "threshold_candidate",
+    "unit_sums",
     "within",
 ]

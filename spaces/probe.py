@@ -77,9 +77,9 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
         for node in network.graph.nodes:
             if node.op == "placeholder":
                 if node in network.sources:
-                    values[node] = _faked(fake, state[network.sources[node]])
+                    values[node] = _empty(state[network.sources[node]])
                 elif node in network.inputs:
-                    values[node] = _faked(fake, next(given))
+                    values[node] = _empty(next(given))
                 else:
                     values[node] = _like(node.meta.get("val"))
             elif node.op == "get_attr":
@@ -104,8 +104,9 @@ def _like(value: Any) -> Any:
     return value
 
 
-def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
-    return fake.from_tensor(tensor.detach(), static_shapes=True)
+def _empty(tensor: Tensor, device: torch.device | None = None) -> Tensor:
+    """A tensor of the same shape, strides, type and device; fake where fake tensors are made."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device or tensor.device)
 
 
 def run(model: nn.Module, examples: Examples, side: Side | None) -> tuple[list[Step], Exception | None]:
@@ -123,13 +124,11 @@ def run(model: nn.Module, examples: Examples, side: Side | None) -> tuple[list[S
     with evaluating(model), warnings.catch_warnings(), torch.no_grad(), fake, _Record() as record:
         warnings.simplefilter("ignore")
         state = {
-            name: torch.empty_strided(
-                t.shape, t.stride(), dtype=t.dtype, device=t.device if t.device.type != "meta" else device
-            )
-            for name, t in [*model.named_parameters(), *model.named_buffers()]
+            name: _empty(tensor, device if tensor.device.type == "meta" else None)
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
         }
-        fakes = [_faked(fake, tensor) for tensor in args]
-        named = {name: _faked(fake, tensor) for name, tensor in kwargs.items()}
+        fakes = [_empty(tensor) for tensor in args]
+        named = {name: _empty(tensor) for name, tensor in kwargs.items()}
         record.steps.clear()
         try:
             torch.func.functional_call(model, state, tuple(fakes), named, tie_weights=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,24 +184,33 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def l2_scores(layout: Layout, model: nn.Module) -> Scores:
     """L2 norm of all parameter elements that leave with each unit."""
+    squares = unit_sums(layout, model, lambda tensor, axes: torch.linalg.vector_norm(tensor, dim=axes).square())
+    return {name: values.sqrt().float() for name, values in squares.items()}
+
+
+def unit_sums(layout: Layout, model: nn.Module, reduce: Callable[[Tensor, list[int]], Tensor]) -> Scores:
+    """A sum over all parameter elements that leave with each unit; shared tensors count once.
+
+    Args:
+        layout: units and groups.
+        model: the network.
+        reduce: sums a term of the elements of a tensor over some of its axes (none for a vector).
+    """
     total = np.zeros(layout.units)
     done: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
         axes = layout.slots.get(name, {})
-        if id(parameter) in done:
+        if id(parameter) in done or not axes:
             continue
         done.add(id(parameter))
+        data = parameter.detach()
+        if data.dtype in (torch.float16, torch.bfloat16):
+            data = data.float()
         for axis, ids in axes.items():
-            others = [other for other in range(parameter.ndim) if other != axis]
-            data = parameter.detach()
-            if data.dtype in (torch.float16, torch.bfloat16):
-                data = data.float()
-            norms = torch.linalg.vector_norm(data, dim=others) if others else data.abs()
-            total += np.bincount(ids, weights=norms.square().double().cpu().numpy(), minlength=layout.units)
-    return {
-        group.name: torch.from_numpy(np.sqrt(total[group.first : group.first + group.units]).astype(np.float32))
-        for group in layout.groups
-    }
+            others = [other for other in range(data.ndim) if other != axis]
+            sums = reduce(data if others else data.unsqueeze(1), others or [1])
+            total += np.bincount(ids, weights=sums.double().cpu().numpy(), minlength=layout.units)
+    return {group.name: torch.from_numpy(total[group.first : group.first + group.units]) for group in layout.groups}
 
 
 def check_scores(layout: Layout, scores: Mapping[str, Tensor]) -> None:

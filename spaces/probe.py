@@ -9,7 +9,7 @@ run the same way, tells which of them belong to which node.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import BATCH, Examples, Network, Side, as_call, evaluating, operator_name, resized
+from .graph import BATCH, Examples, Network, Side, as_call, operator_name, resized
 
 Step = tuple[str, tuple[tuple[int, ...], ...]]
 
@@ -104,34 +104,36 @@ def _like(value: Any) -> Any:
     return value
 
 
-def _empty(tensor: Tensor, device: torch.device | None = None) -> Tensor:
-    """A tensor of the same shape, strides, type and device; fake where fake tensors are made."""
+def _empty(tensor: Tensor, device: str | None = None) -> Tensor:
+    """A tensor of the same shape, strides and type; fake where fake tensors are made."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device or tensor.device)
 
 
-def run(model: nn.Module, examples: Examples, side: Side | None) -> tuple[list[Step], Exception | None]:
-    """Run a network on fake tensors; the steps it took, and what it raised if it did.
+def run(
+    sketch: Callable[[str | None], nn.Module], examples: Examples, side: Side | None, *, quick: bool = False
+) -> tuple[list[Step], Exception | None]:
+    """Run a network without arithmetic; the steps it took, and what it raised if it did.
 
     Args:
-        model: its parameters and buffers may be real or on the meta device; they are not read.
+        sketch: makes the network, its tensors on a device, or on the model's own for None; they are fake.
         examples: example inputs, brought to `side`.
         side: spatial side, or None for the example's own.
+        quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
+            makes tensors on another device fails there.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = as_call(resized(examples, side, BATCH))
-    device = next((tensor.device for tensor in [*args, *kwargs.values()]), torch.device("cpu"))
+    device = "meta" if quick else None
+    mode = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
-    with evaluating(model), warnings.catch_warnings(), torch.no_grad(), fake, _Record() as record:
+    early = sketch(device).eval() if quick else None
+    with warnings.catch_warnings(), torch.no_grad(), mode, _Record() as record:
         warnings.simplefilter("ignore")
-        state = {
-            name: _empty(tensor, device if tensor.device.type == "meta" else None)
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        }
-        fakes = [_empty(tensor) for tensor in args]
-        named = {name: _empty(tensor) for name, tensor in kwargs.items()}
+        model = early if early is not None else sketch(device).eval()
+        fakes = [_empty(tensor, device) for tensor in args]
+        named = {name: _empty(tensor, device) for name, tensor in kwargs.items()}
         record.steps.clear()
         try:
-            torch.func.functional_call(model, state, tuple(fakes), named, tie_weights=True)
+            model(*fakes, **named)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             failure = error
     return record.steps, failure

@@ -115,9 +115,9 @@ def facts(model: nn.Module, examples: Examples, sides: Sequence[Side], *, diviso
 def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> None:
     works: list[Side] = []
     fails: list[tuple[Side, Exception]] = []
-    double = assemble(model, named_tensors(model), {}, ())  # the forward may keep tensors on its modules
+    whole = Cut({}, {}, ())
     for side in sides:
-        _, failure = run(double, examples, side)
+        _, failure = run(lambda device: _sketch(model, whole, device), examples, side)
         if failure is None:
             works.append(side)
         else:
@@ -170,18 +170,22 @@ def _surprise(
     }
     skipped = frozenset(node for block in removed for node in block.nodes)
     side = network.sides[-1] or None
-    steps, failure = run(_sketch(model, changes, "meta"), examples, side)
-    try:
-        return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
-    except LookupError as error:
-        _log.debug("comparing by a second export: %s", error)
+    failure: Exception | None = None
+    for quick in (True, False):
+        steps, failure = run(lambda device: _sketch(model, changes, device), examples, side, quick=quick)
+        if failure is not None and quick:
+            continue
+        try:
+            return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
+        except LookupError as error:
+            _log.debug("the dry run cannot be compared: %s", error)
     if failure is not None and removed:
         return next(iter(removed)).entry
-    other = capture(_sketch(model, changes, "cpu"), examples, network.sides[-1:])
+    other = capture(_sketch(model, changes, None), examples, network.sides[-1:])
     return first_difference(network, other, predicted, skipped)
 
 
-def _sketch(model: nn.Module, changes: Cut, device: str) -> nn.Module:
+def _sketch(model: nn.Module, changes: Cut, device: str | None) -> nn.Module:
     """The smaller network with tensors of the right shapes and no contents."""
     prefixes = tuple(f"{name}." for name in changes.removed)
     sketches: dict[int, torch.Tensor] = {}
@@ -192,7 +196,7 @@ def _sketch(model: nn.Module, changes: Cut, device: str) -> nn.Module:
             for axis, indices in changes.kept.get(name, {}).items():
                 shape[axis] = len(indices)
             if id(tensor) not in sketches:
-                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device)
+                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
             tensors[name] = sketches[id(tensor)]
     return assemble(model, tensors, changes.attributes, changes.removed)
 

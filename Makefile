@@ -1,0 +1,38 @@
+# `make demo` runs the main job, `make test` passes the tests; both first make .venv with the tested versions.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo
+	@if [ -e runs/mnist ]; then $(BIN)/secateur resume runs/mnist; else $(BIN)/secateur search mnist --out runs/mnist; fi
+	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
+
+test: lint types
+	$(BIN)/pytest
+
+lint: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# The link gives the checkout the package's name, whatever the folder is called.
+types: .venv/test
+	@link=$$(mktemp -d) && trap 'rm -r "$$link"' EXIT && ln -s "$(CURDIR)" "$$link/secateur" && cd "$$link" && \
+	"$(CURDIR)/$(BIN)/mypy" --cache-dir "$(CURDIR)/.mypy_cache" --config-file secateur/pyproject.toml secateur
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[mnist,onnx,plot]'
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[mnist,onnx,plot,images,dashboard,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

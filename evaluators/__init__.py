@@ -1,0 +1,44 @@
+"""Turn a network into numbers to minimise.
+
+A `Task` holds the data, the loss and the error; `Training` holds the settings of the one loop, `train`. The `Ladder`
+is the evaluator a study uses unless it is given another: it takes a function that builds a small network with its
+inherited weights, recalibrates its batch norms, fine-tunes it as far as the fidelity asks, and measures it on the
+validation split. A network that diverges or does not fit into memory is a failed `Result`, never an exception.
+
+    task = Classification(train=(images, labels), validation=(more_images, more_labels), augment=Augment(shift=0.1))
+    training = Training(lr=0.02, short_epochs=1)
+    train(model, task, training.from_scratch(), epochs=20)
+    ladder = Ladder(task, training)
+    print(ladder(lambda: build(model, space, candidate), candidate=candidate, resolution=(20, 20), fidelity="short"))
+"""
+
+from .augment import Augment
+from .images import Batch, LazyImages
+from .ladder import FIDELITIES, Ladder, Result
+from .measures import measure_error, measure_latency
+from .metrics import ErrorRate, Metric, OverlapError
+from .recalibration import recalibrate
+from .task import Classification, Segmentation, Task
+from .training import Diverged, Loop, Training, train
+
+__all__ = [
+    "FIDELITIES",
+    "Augment",
+    "Batch",
+    "Classification",
+    "Diverged",
+    "ErrorRate",
+    "Ladder",
+    "LazyImages",
+    "Loop",
+    "Metric",
+    "OverlapError",
+    "Result",
+    "Segmentation",
+    "Task",
+    "Training",
+    "measure_error",
+    "measure_latency",
+    "recalibrate",
+    "train",
+]

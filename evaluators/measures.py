@@ -1,0 +1,66 @@
+"""What is measured on a finished network: its error on a split, and its latency."""
+
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+
+from .images import Side
+from .metrics import Metric
+from .modes import device_of, modes_restored
+from .task import Task
+from .training import Diverged
+
+
+def measure_error(
+    model: nn.Module,
+    task: Task,
+    *,
+    split: str = "validation",
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+) -> Metric:
+    """The task's error accumulated over a whole split, in eval mode and without gradients; modes are put back.
+
+    Raises:
+        Diverged: An output is not finite: an error computed from it would be a number all the same.
+    """
+    if device is not None:
+        model.to(device)
+    error, finite = task.error(), torch.ones((), dtype=torch.bool, device=device_of(model))
+    with modes_restored(model), torch.inference_mode():
+        model.eval()
+        for batch in task.loader(split, resolution, None):
+            outputs, targets = task.forward(model, batch)
+            if isinstance(outputs, Tensor):
+                finite = finite & outputs.isfinite().all()
+            error.update(outputs, targets)
+    if not bool(finite):
+        raise Diverged(f"the outputs on the {split} split are not finite")
+    return error
+
+
+def measure_latency(model: nn.Module, example: tuple[Tensor, ...], *, repeats: int = 30, warmup: int = 5) -> float:
+    """Median milliseconds of one call on the example, batch as given, on the model's device; modes are put back."""
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"repeats={repeats}, warmup={warmup}; expected at least 1 and 0")
+    device = device_of(model)
+    inputs = tuple(tensor.to(device) for tensor in example)
+    times = []
+    with modes_restored(model), torch.inference_mode():
+        model.eval()
+        for _ in range(warmup):
+            model(*inputs)
+        for _ in range(repeats):
+            _wait(device)
+            start = time.perf_counter()
+            model(*inputs)
+            _wait(device)
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

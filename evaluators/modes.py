@@ -1,0 +1,79 @@
+"""Small things every user of a model must leave as found: modes, frozen norms, generators; and seeds from seeds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer (the CPU where it has none)."""
+    return next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's first floating parameter or buffer."""
+    return next((tensor.dtype for tensor in _tensors(model) if tensor.is_floating_point()), torch.float32)
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Put `train`/`eval` of every module back on leaving, whatever happened inside."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
+    """The normalisations with running statistics that may change; frozen ones are left out.
+
+    A norm is frozen when it tracks no statistics, or when it stands in eval mode and its parameters need no gradient:
+    the way one writes "keep the pretrained statistics".
+    """
+    norms = (module for module in model.modules() if isinstance(module, _NormBase))
+    return [norm for norm in norms if norm.running_mean is not None and not _frozen(norm)]
+
+
+def train_mode(model: nn.Module) -> None:
+    """Switch the model to training, apart from its frozen norms."""
+    frozen = [module for module in model.modules() if isinstance(module, _NormBase) and _frozen(module)]
+    model.train()
+    for norm in frozen:
+        norm.eval()
+
+
+@contextmanager
+def generators_restored(device: torch.device) -> Iterator[None]:
+    """Fork the global generators of the CPU and of `device`: modules like dropout draw from nothing else."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed the global generators of the CPU and of `device`, and of no other device as `torch.manual_seed` would."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed made of several non-negative ones; different numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _frozen(norm: _NormBase) -> bool:
+    parameters = list(norm.parameters(recurse=False))
+    kept = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+    return not norm.track_running_stats or (kept and not norm.training)
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

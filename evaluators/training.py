@@ -1,0 +1,331 @@
+"""The one training loop. `Training` holds its settings, `train` runs it, callbacks change what happens inside.
+
+Everything that trains in Secateur comes through here: the base network, short and long fine-tuning, an export's last
+epochs, and the pruning methods that train. The loop is deterministic in (model, task, settings, seed) and can stop
+after any epoch: `Loop.state()` is all that the rest of it needs.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .images import Side
+from .modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
+from .task import Task
+
+_CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
+_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
+
+
+class Diverged(ValueError):
+    """Training, or the outputs of a network, left the finite numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How networks are trained: one table of a study file.
+
+    Attributes:
+        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
+        lr: Highest learning rate when a sub-network is fine-tuned.
+        base_lr: The same when the base network is trained from scratch; None takes `lr`.
+        momentum: Of SGD; Adam's beta1.
+        weight_decay: On weights; norms, biases and everything else of one dimension are spared.
+        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
+        warmup: Share of the steps over which the rate rises linearly, 0..1.
+        batch: Images a batch; None leaves it to the task.
+        amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
+        clip: Largest norm of the gradient; None clips nothing.
+        base_epochs: Epochs of the base network, where the study trains it.
+        short_epochs: Epochs of the short fine-tuning every trial is compared after.
+        long_epochs: Epochs of the long fine-tuning of what is exported.
+        recalibration_images: Training images that batch-norm statistics are taken from.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    base_lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    batch: int | None = None
+    amp: str | None = None
+    clip: float | None = None
+    base_epochs: int = 30
+    short_epochs: int = 1
+    long_epochs: int = 10
+    recalibration_images: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no training could follow."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}")
+        for name, low, high, low_counts in _RANGES:
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}; expected a number")
+            if name in _WHOLE and not isinstance(value, int):
+                raise TypeError(f"{name} is {value!r}; expected a whole number")
+            if not (low <= value if low_counts else low < value) or not value < high:
+                raise ValueError(f"{name} is {value}; expected {'>=' if low_counts else '>'} {low}, < {high}")
+
+    def from_scratch(self) -> "Training":
+        """These settings with `base_lr` as the rate: for the base network."""
+        return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the rate is multiplied by at a step of so many; above 0 at every one of them."""
+        warm = self.warmup * steps
+        if step < warm:
+            return (step + 1) / (math.floor(warm) + 1)
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "step":
+            return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("cosine", "step", "constant"),
+    "amp": (None, "bfloat16", "float16"),
+}
+_RANGES = [  # name, low, high (not reached), whether low itself is allowed
+    ("lr", 0, math.inf, False),
+    ("base_lr", 0, math.inf, False),
+    ("momentum", 0, 1, True),
+    ("weight_decay", 0, math.inf, True),
+    ("warmup", 0, 1, True),
+    ("batch", 1, math.inf, True),
+    ("clip", 0, math.inf, False),
+    ("base_epochs", 0, math.inf, True),
+    ("short_epochs", 0, math.inf, True),
+    ("long_epochs", 0, math.inf, True),
+    ("recalibration_images", 1, math.inf, True),
+]
+_OPTIONAL = ("base_lr", "batch", "clip")
+_WHOLE = ("batch", "base_epochs", "short_epochs", "long_epochs", "recalibration_images")
+
+
+class Loop:
+    """A training under way: what callbacks see, and may change.
+
+    Attributes:
+        model: The network, trained in place.
+        task: Data and loss.
+        training: The settings.
+        optimizer: Made from the settings; a callback may add to it.
+        epochs: Epochs in all.
+        epoch: Epochs finished.
+        step: Steps finished.
+        steps: Steps in all.
+        lr: The rate of the present step.
+        loss: The loss of the present batch, detached.
+        losses: The mean loss of every finished epoch.
+        resolution: The side of the images; None as stored.
+        seed: Of order, augmentation and dropout.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        training: Training,
+        epochs: int,
+        resolution: Side | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Stand before the first step."""
+        self.model, self.task, self.training, self.epochs = model, task, training, epochs
+        self.resolution, self.seed, self.device = resolution, seed, device
+        self.optimizer = _optimizer(model, training)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.amp == "float16")
+        self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
+        self.lr, self.losses = training.lr * training.factor(0, max(1, self.steps)), list[float]()
+        self.loss = torch.zeros((), device=device)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on after the last finished epoch, as copies: tensors, numbers, strings, lists.
+
+        It survives `torch.save` and `torch.load(weights_only=True)`. Generators are not in it: every epoch seeds its
+        own from `seed` and its number.
+        """
+        state = {
+            "settings": self._settings(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "losses": self.losses,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return copy.deepcopy(state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken; ValueError where it belongs to another training."""
+        mine, given = self._settings(), dict(state["settings"])
+        differing = [name for name in mine if mine[name] != given.get(name)]
+        if differing:
+            raise ValueError(
+                f"the saved training state differs in {', '.join(differing)} "
+                f"({', '.join(f'{given.get(name)} there, {mine[name]} here' for name in differing)}); "
+                "go on with the same settings, or start without the state"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step, self.losses = state["epoch"], state["step"], list(state["losses"])
+
+    def _settings(self) -> dict[str, Any]:
+        side = None if self.resolution is None else list(self.resolution)
+        run = {"epochs": self.epochs, "seed": self.seed, "resolution": side}
+        return dataclasses.asdict(self.training) | run
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    epochs: int,
+    resolution: Side | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    callbacks: Sequence[object] = (),
+    state: Mapping[str, Any] | None = None,
+) -> list[float]:
+    """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
+
+    A callback is any object with some of these methods, each called with the `Loop`, in the order given:
+    `after_backward` (gradients are there, unscaled, not yet clipped), `after_step`, `after_epoch`, `finalise`
+    (once, after the last epoch). Global generators are left untouched.
+
+    Args:
+        model: The network; it is moved to `device`. Frozen norms and parameters stay as they are.
+        task: Data and loss.
+        training: The settings.
+        epochs: How many; the schedule spans them.
+        resolution: The side of the images; None as stored.
+        seed: Of order, augmentation and dropout.
+        device: Where to train; None where the model is.
+        callbacks: What happens between the steps.
+        state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted.
+
+    Raises:
+        Diverged: The loss or a weight is no longer finite.
+        ValueError: Nothing to train, or `state` is another training's.
+    """
+    where = (
+        next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else torch.device(device)
+    )
+    model.to(where)
+    if training.batch is not None:
+        task = _with_batch(task, training.batch)
+    loop = Loop(
+        model=model, task=task, training=training, epochs=epochs, resolution=resolution, seed=seed, device=where
+    )
+    if state is not None:
+        loop.restore(state)
+    with modes_restored(model), generators_restored(where):
+        while loop.epoch < epochs:
+            _epoch(loop, callbacks)
+            _call(callbacks, "after_epoch", loop)
+        _call(callbacks, "finalise", loop)
+    return loop.losses
+
+
+def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
+    train_mode(loop.model)
+    seed = derived_seed(loop.seed, loop.epoch)
+    seed_generators(loop.device, seed)
+    total, count = torch.zeros((), device=loop.device), 0
+    for batch in loop.task.loader("train", loop.resolution, seed):
+        _step(loop, batch, callbacks)
+        total, count = total + loop.loss, count + 1
+        if count % _CHECK_EVERY == 0:
+            _refuse_infinite(total, loop)
+    if not count:
+        raise ValueError("the task's training split gave no batch; give at least one")
+    _refuse_infinite(total, loop)
+    if not all(bool(parameter.isfinite().all()) for parameter in loop.model.parameters()):
+        raise Diverged(f"a weight is no longer finite after epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
+    loop.epoch += 1
+    loop.losses.append(float(total) / count)
+
+
+def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
+    training, optimizer = loop.training, loop.optimizer
+    loop.lr = training.lr * training.factor(loop.step, loop.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = loop.lr
+    optimizer.zero_grad(set_to_none=True)
+    amp = None if training.amp is None else getattr(torch, training.amp)
+    with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
+        outputs, targets = loop.task.forward(loop.model, batch)
+        loss = loop.task.loss(outputs, targets)
+    loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    loop.scaler.unscale_(optimizer)
+    loop.loss = loss.detach().float()
+    _call(callbacks, "after_backward", loop)
+    if training.clip is not None:
+        nn.utils.clip_grad_norm_(loop.model.parameters(), training.clip)
+    loop.scaler.step(optimizer)
+    loop.scaler.update()
+    loop.step += 1
+    _call(callbacks, "after_step", loop)
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter that needs a gradient; there is nothing to train")
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=training.lr, betas=(training.momentum, 0.999))
+
+
+def _length(task: Task, resolution: Side | None) -> int:
+    """Batches an epoch, counted where the loader has no length."""
+    loader: Iterable[Any] = task.loader("train", resolution, 0)
+    return len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+
+
+def _with_batch(task: Task, batch: int) -> Task:
+    rebatched = getattr(task, "with_batch", None)
+    if rebatched is None:
+        raise ValueError(
+            f"training asks for batch={batch}, but {type(task).__name__} has no with_batch(batch); "
+            "leave `batch` out and set it in the task"
+        )
+    other: Task = rebatched(batch)
+    return other
+
+
+def _refuse_infinite(total: Tensor, loop: Loop) -> None:
+    if not bool(total.isfinite()):
+        raise Diverged(f"the loss is no longer finite in epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
+
+
+def _call(callbacks: Sequence[object], hook: str, loop: Loop) -> None:
+    for callback in callbacks:
+        method = getattr(callback, hook, None)
+        if method is not None:
+            method(loop)

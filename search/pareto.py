@@ -1,0 +1,60 @@
+"""Which points no other beats, and how much of the space a front dominates.
+
+    values     (n, m)  objectives, all minimised; a row with NaN is dominated
+    reference  (m,)    the worst corner that counts for the hypervolume
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_Array = npt.NDArray[np.float64]
+
+
+def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """`(n,)` mask of the rows that no other row equals or beats everywhere and beats somewhere.
+
+    Equal rows are kept together. A row that holds NaN is never kept.
+    """
+    points = _points(values)
+    kept = ~np.isnan(points).any(axis=1)
+    for i in np.flatnonzero(kept):
+        # Only points still standing can matter: what a beaten point beats, its beater beats as well.
+        rivals = points[kept]
+        if ((rivals <= points[i]).all(axis=1) & (rivals < points[i]).any(axis=1)).any():
+            kept[i] = False
+    return kept
+
+
+def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Volume between the `(n, m)` points and the `(m,)` reference; points beyond the reference add nothing."""
+    points = _points(values)
+    corner = np.asarray(reference, dtype=np.float64)
+    if corner.shape != (points.shape[1],):
+        raise ValueError(f"reference of shape {corner.shape} for {points.shape[1]} objectives; give one number for each")
+    points = points[(points < corner).all(axis=1)]
+    return _volume(points[non_dominated(points)], corner)
+
+
+def _volume(points: _Array, corner: _Array) -> float:
+    """Slabs along the last objective; each is the volume, one dimension lower, of the points that reach it."""
+    if len(points) == 0:
+        return 0.0
+    if points.shape[1] == 1:
+        return float(corner[0] - points[:, 0].min())
+    points = points[np.argsort(points[:, -1], kind="stable")]
+    edges = np.append(points[1:, -1], corner[-1])
+    total = 0.0
+    for i, thickness in enumerate(edges - points[:, -1]):
+        if thickness > 0:
+            below = points[: i + 1, :-1]
+            total += float(thickness) * _volume(below[non_dominated(below)], corner[:-1])
+    return total
+
+
+def _points(values: npt.ArrayLike) -> _Array:
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim != 2:
+        raise ValueError(f"values of shape {points.shape}; expected (n, m): a row a point, a column an objective")
+    return points

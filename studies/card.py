@@ -1,0 +1,81 @@
+"""The README.md card of an exported folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_FILES = {
+    "config.json": "what was cut, costs, errors, preprocessing, versions, and how each file was verified",
+    "model.safetensors": "weights, for `sc.load(folder, model=full_network)`: your own class, to train further",
+    "model.pt2": "the program with its weights, for `sc.load(folder)`: runs without your class, any batch",
+    "model.onnx": "the same for ONNX runtimes, weights inside, any batch",
+}
+
+
+def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
+    """Markdown with YAML front matter: what the network is, costs, how right it is, and how to run it."""
+    files = sorted(set(files) - {"README.md"})
+    verified = config["verified"]
+    lines = [
+        "---",
+        "library_name: secateur",
+        "tags: [pruned, pytorch]",
+        *(
+            f"{key}: {json.dumps(config[key])}"
+            for key in ("key", "dtype", "resolution", "fingerprint")
+            if key in config
+        ),
+        "---",
+        "",
+        f"# {config['class'].rpartition('.')[2]}, pruned",
+        "",
+        f"A smaller `{config['class']}`: {_removed(config)}.",
+        *_table("Costs (one example)", config.get("costs")),
+        *_table("Errors", config.get("errors")),
+        *_table("Candidate", config.get("candidate")),
+        "",
+        "## Files",
+        "",
+        *(f"- `{name}`: {_FILES.get(name, 'more')}{_figure(verified, name)}" for name in files),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import secateur as sc",
+        "",
+        "run = sc.load(FOLDER)                # FOLDER: where this file is",
+        "net = sc.load(FOLDER, model=full)    # full: the network it was cut from, any weights",
+        "```",
+        "",
+        f"Inputs: `{json.dumps(config['inputs'])}`.",
+        *([f"Preprocessing: `{json.dumps(config['preprocessing'])}`."] if config.get("preprocessing") else []),
+        "",
+        "Made with " + ", ".join(f"{name} {number}" for name, number in config["versions"].items()) + ".",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _removed(config: Mapping[str, Any]) -> str:
+    cut = sum(config["shapes"].get(name, shape) != shape for name, shape in config["full_shapes"].items())
+    blocks = ", ".join(f"`{name}`" for name in config["removed"])
+    return f"{cut} tensors with fewer channels, blocks removed: {blocks or 'none'}"
+
+
+def _table(title: str, values: Any) -> list[str]:
+    if not isinstance(values, Mapping) or not values:
+        return []
+    rows = [
+        f"| {name} | {value:,.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in values.items()
+    ]
+    return ["", f"## {title}", "", "| | |", "| --- | --- |", *rows]
+
+
+def _figure(verified: Mapping[str, Any], name: str) -> str:
+    found = verified.get(name.rpartition(".")[2])
+    if not isinstance(found, Mapping) or "left_out" in found:
+        return ""
+    worst = max(found.values(), default=0.0)
+    return f" (differs from the network in memory by at most {worst:.1g} of the largest output)"

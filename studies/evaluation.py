@@ -1,0 +1,82 @@
+"""One trial from proposal to outcome: build, measure the latency where it matters, evaluate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..evaluators import measure_latency
+from ..spaces import Candidate, Scores, Space, build
+from .mirror import seed_of
+from .trial import Outcome, Trial, outcome_of
+
+logger = logging.getLogger("secateur")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A function from a proposed trial to its outcome; holds all that is the same for every trial.
+
+    Attributes:
+        model: the full network with the base weights; it is never changed.
+        space: its traced space.
+        scores: which channels stay; None for the space's own.
+        evaluator: `Ladder` or anything with its call signature.
+        seed: the study's; each trial trains with its own, derived from this and its number.
+        device: where latency is measured.
+        latency_limit_ms: a network that is slower is not evaluated; None leaves latency free.
+        wants_latency: measure latency even where no limit is set.
+    """
+
+    model: nn.Module
+    space: Space
+    scores: Scores | None
+    evaluator: Callable[..., Any]
+    seed: int
+    device: torch.device
+    latency_limit_ms: float | None = None
+    wants_latency: bool = False
+
+    def __call__(self, trial: Trial) -> Outcome:
+        """The outcome. Where latency breaks the budget nothing is trained, and there is no error yet."""
+        start = time.perf_counter()
+        measured = self.wants_latency or self.latency_limit_ms is not None
+        latency_ms = self.latency_ms(trial.candidate) if measured else None
+        limit = self.latency_limit_ms
+        reference = trial.candidate == self.space.full
+        if limit is not None and latency_ms is not None and latency_ms > limit and not reference:
+            return Outcome(
+                state="complete",
+                evaluated=False,
+                latency_ms=latency_ms,
+                seconds=time.perf_counter() - start,
+                reason=f"latency {latency_ms:.3g} ms is over the budget of {limit:.3g} ms",
+            )
+        result = self.evaluator(
+            lambda: self.build(trial.candidate),
+            candidate=trial.candidate,
+            resolution=self.space.side(trial.candidate) or None,
+            fidelity=trial.fidelity,
+            seed=seed_of(self.seed, trial.number),
+        )
+        return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=latency_ms)
+
+    def build(self, candidate: Candidate) -> nn.Module:
+        """A fresh small network with inherited weights."""
+        return build(self.model, self.space, candidate, self.scores)
+
+    def latency_ms(self, candidate: Candidate) -> float:
+        """Median milliseconds of one forward of one example, on this machine."""
+        small = self.build(candidate).to(self.device)
+        dtype = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
+        example = tuple(
+            tensor.to(self.device, dtype) if tensor.is_floating_point() else tensor.to(self.device)
+            for tensor in self.space.example(candidate, batch=1)
+        )
+        return measure_latency(small, example)

@@ -1,0 +1,69 @@
+"""The trials as a table, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..search import non_dominated
+from ..spaces import COSTS, Axis
+from .trial import Trial
+
+TIMES = ("seconds", "started", "latency_ms")  # columns that no two runs share
+
+
+def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[str, float]) -> pd.DataFrame:
+    """A row a trial, in number order: everything that is known of it, and whether it meets today's limits."""
+    rows = []
+    for trial in trials:
+        outcome = trial.outcome if trial.told else None
+        row: dict[str, object] = {
+            "trial": trial.number,
+            "key": trial.candidate.key,
+            "state": "running" if outcome is None else outcome.state,
+            "source": trial.source,
+            "error": None if outcome is None else outcome.error,
+            "error_std": None if outcome is None else outcome.error_std,
+            **trial.costs,
+            "latency_ms": None if outcome is None else outcome.latency_ms,
+            "fidelity": trial.fidelity,
+            "ranking": trial.ranking,
+            "weights": trial.weights,
+            "evaluated": trial.told and trial.scored,
+            "within": trial.told and trial.within(limits),
+            "reason": None if outcome is None else outcome.reason,
+            "seconds": None if outcome is None else outcome.seconds,
+            "started": trial.started,
+        }
+        extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
+        rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
+    table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])
+    for name in ("error", "error_std", "latency_ms", "seconds", "started"):
+        table[name] = table[name].astype(float)
+    return table
+
+
+def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> list[Trial]:
+    """The evaluated trials within the limits that no other one beats, cheapest first (by the objective after error)."""
+    fit = [trial for trial in trials if trial.told and trial.scored and trial.within(limits)]
+    if not fit:
+        return []
+    kept = non_dominated(np.array([trial.values(objectives) for trial in fit]))
+    order = sorted(objectives, key=lambda name: name == "error")
+    return sorted(
+        (trial for trial, keep in zip(fit, kept, strict=True) if keep),
+        key=lambda trial: (*trial.values(order), trial.number),
+    )
+
+
+def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:
+    """The front as a table: trial, key, error, error_std, costs, fidelity, ranking, and one column an axis."""
+    table = trial_table(front, axes, {})
+    costs = [*COSTS, *(["latency_ms"] if table["latency_ms"].notna().any() else [])]
+    return table[["trial", "key", "error", "error_std", *costs, "fidelity", "ranking", *(axis.name for axis in axes)]]
+
+
+_COLUMNS = ("trial", "key", "state", "source", "error", "error_std", *COSTS, "latency_ms", "fidelity", "ranking")
+_COLUMNS += ("weights", "evaluated", "within", "reason", "seconds", "started")

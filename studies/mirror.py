@@ -1,0 +1,122 @@
+"""What a sampler sees: the told trials, and the mates of its own batch as running.
+
+A study in memory, fed as the ledger grows. For each proposal a new sampler is made with a seed from (study seed, trial
+number, attempt) and asked by Optuna's public sampler interface; nothing of it survives the call but what it noted on
+its trial. So a proposal is a function of the ledger: kill, resume or evaluate in another order, and it is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState, create_trial
+
+from ..search import SamplerFactory
+from ..spaces import Axis, Candidate
+from .ledger import distributions, positions
+from .storage import quiet
+from .trial import Trial
+
+
+class Mirror:
+    """A sampler's view of a study; trials enter as running, in number order, and are closed a batch at a time."""
+
+    def __init__(self, axes: Sequence[Axis], objectives: Sequence[str], factory: SamplerFactory, seed: int) -> None:
+        self._axes = tuple(axes)
+        self._objectives = tuple(objectives)
+        self._factory = factory
+        self._seed = seed
+        self._distributions = distributions(axes)
+        self._storage = InMemoryStorage()
+        with quiet():
+            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
+
+    def open(self) -> int:
+        """A new running trial without parameters; returns its id."""
+        return self._storage.create_new_trial(self._id)
+
+    def ask(self, trial_id: int, number: int, attempt: int) -> Candidate:
+        """What a fresh sampler wants to try next. May be asked again with another attempt."""
+        sampler, study = self._sampler(number, attempt)
+        trial = self._storage.get_trial(trial_id)
+        sampler.before_trial(study, trial)
+        joint = sampler.infer_relative_search_space(study, trial)
+        # Also where the space is still empty: this is where a genetic sampler puts a trial into a generation.
+        asked = sampler.sample_relative(study, trial, joint)
+        for axis in self._axes:
+            if len(axis.choices) == 1:
+                asked[axis.name] = 0
+            elif axis.name not in asked:
+                asked[axis.name] = sampler.sample_independent(study, trial, axis.name, self._distributions[axis.name])
+        return Candidate(axis.choices[int(asked[axis.name])] for axis in self._axes)
+
+    def settle(self, trial_id: int, candidate: Candidate) -> dict[str, Any]:
+        """Give the running trial its final parameters; returns what samplers noted on it."""
+        for name, position in positions(self._axes, candidate).items():
+            distribution = self._distributions[name]
+            internal = distribution.to_internal_repr(position)
+            self._storage.set_trial_param(trial_id, name, internal, distribution)
+        return self._notes(trial_id)
+
+    def replay(self, trial: Trial) -> None:
+        """Enter a trial of the ledger as running."""
+        self._storage.create_new_trial(
+            self._id,
+            create_trial(
+                state=TrialState.RUNNING,
+                params=positions(self._axes, trial.candidate),
+                distributions=self._distributions,
+                system_attrs=dict(trial.memory),
+            ),
+        )
+
+    def after(self, trial: Trial) -> dict[str, Any]:
+        """Let a sampler take note of a trial's outcome; returns all that samplers noted on it."""
+        assert trial.outcome is not None
+        complete = trial.outcome.complete
+        sampler, study = self._sampler(trial.number, 0)
+        trial_id = self._trial_id(trial.number)
+        state = TrialState.COMPLETE if complete else TrialState.FAIL
+        values = trial.values(self._objectives) if complete else None
+        sampler.after_trial(study, self._storage.get_trial(trial_id), state, values)
+        return self._notes(trial_id)
+
+    def close(self, trials: Iterable[Trial], limits: Mapping[str, float]) -> None:
+        """Show a batch's outcomes from now on, in number order, measured against today's limits."""
+        study = self._view(RandomSampler(seed=0))
+        for trial in trials:
+            assert trial.outcome is not None
+            trial_id = self._trial_id(trial.number)
+            if not trial.outcome.complete:
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                continue
+            row = optuna.trial.Trial(study, trial_id)
+            for name, value in trial.constraints(limits).items():
+                row.set_constraint(name, value)
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self._objectives))
+
+    def _sampler(self, number: int, attempt: int) -> tuple[BaseSampler, Study]:
+        sampler = self._factory(seed_of(self._seed, number, attempt))
+        return sampler, self._view(sampler)
+
+    def _view(self, sampler: BaseSampler) -> Study:
+        """A new object each time: Optuna caches the trials within one, and only its own ask and tell clear that."""
+        return optuna.load_study(study_name="mirror", storage=self._storage, sampler=sampler, pruner=NopPruner())
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+    def _notes(self, trial_id: int) -> dict[str, Any]:
+        return dict(self._storage.get_trial(trial_id).system_attrs)
+
+
+def seed_of(*parts: int) -> int:
+    """A 31-bit seed from several numbers: alike for like numbers, unrelated otherwise."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint32)[0] >> 1)

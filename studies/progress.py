@@ -1,0 +1,77 @@
+"""What a running study says of itself, trial by trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .trial import Trial
+
+Listener = Callable[[dict[str, Any]], object]
+
+
+class Progress:
+    """Turns told trials into events for a listener.
+
+    An event is `{"event": "trial", "done", "total", "left", "eta" (seconds, None before the first evaluation), "best",
+    "last"}`. `last` is the trial that was just told, `best` the one with the lowest error within the budget, or None:
+    `{"trial", "key", "source", "state", "error", "reason", ...every cost}`.
+    """
+
+    def __init__(self, listener: Listener | None, total: int, limits: Mapping[str, float]) -> None:
+        self._listener = listener
+        self._total = total
+        self._limits = limits
+        self._best: Trial | None = None
+        self._started = time.perf_counter()
+        self._told = 0
+
+    def recall(self, trial: Trial) -> None:
+        """Take note of a trial that was told in an earlier run."""
+        self._consider(trial)
+
+    def tell(self, trial: Trial) -> None:
+        """Announce a trial that was just told."""
+        self._consider(trial)
+        self._told += 1
+        if self._listener is None:
+            return
+        done = trial.number + 1
+        each = (time.perf_counter() - self._started) / self._told
+        self._listener(
+            {
+                "event": "trial",
+                "done": done,
+                "total": self._total,
+                "left": self._total - done,
+                "eta": each * (self._total - done),
+                "best": None if self._best is None else described(self._best),
+                "last": described(trial),
+            }
+        )
+
+    def _consider(self, trial: Trial) -> None:
+        if better(trial, self._best, self._limits):
+            self._best = trial
+
+
+def better(trial: Trial, best: Trial | None, limits: Mapping[str, float]) -> bool:
+    """Whether the trial is within the limits and has a lower error than the best so far."""
+    if not trial.scored or not trial.within(limits):
+        return False
+    return best is None or trial.measures["error"] < best.measures["error"]
+
+
+def described(trial: Trial) -> dict[str, Any]:
+    """A trial as plain values."""
+    outcome = trial.outcome
+    return {
+        "trial": trial.number,
+        "key": trial.candidate.key,
+        "source": trial.source,
+        "state": "running" if outcome is None else outcome.state,
+        "error": None if outcome is None or not outcome.evaluated else outcome.error,
+        "reason": None if outcome is None else outcome.reason,
+        **{name: value for name, value in trial.measures.items() if name != "error"},
+    }

@@ -1,0 +1,155 @@
+"""What to try next: a seed, or what a sampler asks for, brought within the budget and never a second time.
+
+Everything here is arithmetic: nothing is built or measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ..search import SamplerFactory
+from ..spaces import Candidate, Space, within
+from .mirror import Mirror, seed_of
+from .trial import Trial
+
+_ATTEMPTS = 9  # the first question to a sampler, and eight more where it only repeats what was tried
+_FILL = 256  # random candidates drawn before every neighbour of every trial is looked at
+
+
+class Proposer:
+    """Proposes a study's trials by number; the same ledger gives the same proposal.
+
+    Args:
+        space: the traced space.
+        objectives: names of what is minimised.
+        factory: makes a sampler from a seed.
+        seed: the study's.
+        seeds: `(name, candidate)` pairs that the first trials try.
+        limits: absolute, by cost name.
+        ranking: name and digest of the scores.
+        fidelity: how well each candidate is trained.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        objectives: Sequence[str],
+        factory: SamplerFactory,
+        seed: int,
+        seeds: Sequence[tuple[str, Candidate]],
+        limits: Mapping[str, float],
+        ranking: str,
+        fidelity: str,
+    ) -> None:
+        self._space = space
+        self._mirror = Mirror(space.axes, objectives, factory, seed)
+        self._seed = seed
+        self._seeds = tuple(seeds)
+        self._limits = dict(limits)
+        self._kind = (ranking, "inherited", fidelity)
+        self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
+
+    def propose(self, number: int) -> Trial | None:
+        """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
+        opened = self._mirror.open()
+        for source, asked, candidate in self._wishes(opened, number):
+            if not self._is_taken(candidate):
+                memory = self._mirror.settle(opened, candidate)
+                return self._keep(self._trial(number, source, asked, candidate, memory))
+        return None
+
+    def recall(self, trial: Trial) -> Trial:
+        """Take a trial of the ledger for one of the present batch."""
+        self._mirror.replay(trial)
+        return self._keep(trial)
+
+    def after(self, trial: Trial) -> dict[str, object]:
+        """What the sampler notes on a trial that just ended."""
+        return self._mirror.after(trial)
+
+    def close(self, batch: Iterable[Trial]) -> None:
+        """A batch is told, whole: samplers see its outcomes from now on."""
+        batch = list(batch)
+        for trial in batch:
+            self._keep(trial)
+        self._mirror.close(batch, self._limits)
+
+    def _wishes(self, opened: int, number: int) -> Iterator[tuple[str, Candidate, Candidate]]:
+        """Source, asked and repaired candidate, best first."""
+        # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
+        asked = self._mirror.ask(opened, number, 0)
+        if number < len(self._seeds):
+            name, seed = self._seeds[number]
+            yield f"seed:{name}", seed, seed
+        for attempt in range(1, _ATTEMPTS + 1):
+            yield "sampler", asked, self._repaired(asked)
+            if attempt < _ATTEMPTS:
+                asked = self._mirror.ask(opened, number, attempt)
+        for drawn in self._space.sample(_FILL, seed=seed_of(self._seed, number, _ATTEMPTS)):
+            yield "fill", drawn, self._repaired(drawn)
+        for near in self._neighbours():
+            yield "fill", near, near
+
+    def _repaired(self, asked: Candidate) -> Candidate:
+        return self._space.repair(self._space.canonical(asked), self._limits)
+
+    def _neighbours(self) -> Iterator[Candidate]:
+        """Everything within the limits and one step on one axis from what was tried.
+
+        A larger choice never costs less, so one can walk from any candidate within the limits down to the smallest one
+        without leaving them: when no neighbour is new, and the smallest was tried, all were.
+        """
+        yield self._space.smallest
+        for identity in list(self._taken):
+            steps = [step for start in (identity[0], self._slimmest(identity[0])) for step in self._steps(start)]
+            if steps:
+                fine = within(self._space, self._space.encode(steps), self._limits)
+                yield from (self._space.canonical(step) for step, good in zip(steps, fine, strict=True) if good)
+
+    def _steps(self, candidate: Candidate) -> Iterator[Candidate]:
+        for i, axis in enumerate(self._space.axes):
+            at = axis.choices.index(candidate[i])
+            for near in (at - 1, at + 1):
+                if 0 <= near < len(axis.choices):
+                    yield Candidate((*candidate[:i], axis.choices[near], *candidate[i + 1 :]))
+
+    def _slimmest(self, candidate: Candidate) -> Candidate:
+        """The same network by another name: widths within removed blocks at their least, not at their full."""
+        values = list(candidate)
+        for i, axis in enumerate(self._space.axes):
+            least = Candidate((*values[:i], axis.choices[0], *values[i + 1 :]))
+            if axis.kind == "width" and self._space.canonical(least) == candidate:
+                values[i] = axis.choices[0]
+        return Candidate(values)
+
+    def _trial(
+        self, number: int, source: str, asked: Candidate, candidate: Candidate, memory: Mapping[str, object]
+    ) -> Trial:
+        ranking, weights, fidelity = self._kind
+        table = self._space.cost_table(np.array([candidate], np.int64))
+        return Trial(
+            number=number,
+            candidate=candidate,
+            asked=asked,
+            source=source,
+            ranking=ranking,
+            weights=weights,
+            fidelity=fidelity,
+            costs={name: float(column[0]) for name, column in table.items()},
+            memory=dict(memory),
+        )
+
+    def _is_taken(self, candidate: Candidate) -> bool:
+        found = self._taken.get((candidate, *self._kind))
+        if found is None:
+            return False
+        # What was skipped under a tighter latency budget may be tried under today's.
+        skipped = found.outcome is not None and not found.outcome.evaluated
+        return not (skipped and found.within(self._limits))
+
+    def _keep(self, trial: Trial) -> Trial:
+        self._taken[trial.identity] = trial
+        return trial

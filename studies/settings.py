@@ -1,0 +1,116 @@
+"""What a study is told at the start and never again; kept in `study.json`, one to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from ..evaluators import FIDELITIES, Training
+from ..spaces import COSTS, Budget
+from .seeds import check_seeds
+
+OBJECTIVES = ("error", *COSTS, "latency_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a study searches.
+
+    Attributes:
+        objectives: names of what is minimised, in order; `"error"` and costs.
+        sampler: name of the sampler, or of the factory.
+        fidelity: how well a candidate is trained before its error counts.
+        seeds: names of the candidates that are tried first.
+        batch: trials proposed together, each in ignorance of the others' outcomes.
+        seed: of everything random.
+        device: where networks are trained and measured.
+        threads: of PyTorch.
+        dtype: of the networks; None for the model's own.
+        training: how networks are trained.
+    """
+
+    objectives: tuple[str, ...]
+    sampler: str
+    fidelity: str
+    seeds: tuple[str, ...]
+    batch: int
+    seed: int
+    device: str
+    threads: int
+    dtype: str | None
+    training: Training
+
+    def __post_init__(self) -> None:
+        """Refuse what no study could follow."""
+        names = self.objectives
+        if "error" not in names or len(set(names)) != len(names) or not set(names) <= set(OBJECTIVES):
+            raise ValueError(f"objectives={names!r}: expected 'error' and different costs out of {OBJECTIVES[1:]}")
+        if self.fidelity not in FIDELITIES:
+            raise ValueError(f"fidelity={self.fidelity!r}: expected one of {', '.join(FIDELITIES)}")
+        check_seeds(self.seeds)
+        for name, least in (("batch", 1), ("seed", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
+        if not isinstance(self.training, Training):
+            raise TypeError(f"training is a {type(self.training).__name__}; expected a Training")
+        if self.dtype is not None and not getattr(getattr(torch, self.dtype, None), "is_floating_point", False):
+            raise ValueError(f"dtype={self.dtype!r}: expected a floating one such as 'float32' or 'bfloat16'")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device={self.device!r}: expected 'cpu', 'cuda' or 'cuda:N'") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={self.device!r}: no CUDA device is here; use device='cpu'")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """`device`, as PyTorch's."""
+        return torch.device(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """`dtype`, as PyTorch's."""
+        found: torch.dtype | None = None if self.dtype is None else getattr(torch, self.dtype)
+        return found
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The part of a study's fingerprint that settings make: all but where on this machine it runs."""
+        return self.to_json() | {"device": self.torch_device.type}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by field name."""
+        return asdict(self) | {"objectives": list(self.objectives), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """The settings that `to_json` wrote.
+
+        Raises:
+            ValueError: a field is missing or of no use.
+        """
+        try:
+            own = {field.name: values[field.name] for field in fields(cls)}
+            return cls(
+                **own
+                | {
+                    "objectives": tuple(own["objectives"]),
+                    "seeds": tuple(own["seeds"]),
+                    "training": Training(**own["training"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the study's settings are damaged ({error}); restore study.json or start anew") from error
+
+
+def default_objectives(budget: Budget) -> tuple[str, ...]:
+    """The error, and the first cost that the budget limits; macs where it limits none."""
+    return ("error", next(iter(budget.asked()), "macs"))
+
+
+def dtype_name(dtype: str | torch.dtype | None) -> str | None:
+    """`"bfloat16"` for `torch.bfloat16`, `"bfloat16"` or `"torch.bfloat16"`."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")

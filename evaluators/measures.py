@@ -29,7 +29,8 @@ def measure_error(
     if device is not None:
         model.to(device)
     error, finite = task.error(), torch.ones((), dtype=torch.bool, device=device_of(model))
-    with modes_restored(model), torch.inference_mode():
+    # Not inference_mode: what a module caches in it could not be trained with afterwards.
+    with modes_restored(model), torch.no_grad():
         model.eval()
         for batch in task.loader(split, resolution, None):
             outputs, targets = task.forward(model, batch)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .images import Side
-from .modes import generators_restored, modes_restored, norms_with_statistics
+from .modes import modes_restored, norms_with_statistics
 from .task import Task
 
 
@@ -39,8 +39,7 @@ def recalibrate(
         return 0
     momenta = [norm.momentum for norm in norms]
     seen = 0
-    where = norms[0].running_mean.device  # type: ignore[union-attr]
-    with modes_restored(model), generators_restored(where), torch.no_grad():
+    with modes_restored(model), torch.no_grad():
         model.eval()
         for norm in norms:
             norm.reset_running_stats()

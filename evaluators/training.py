@@ -244,6 +244,7 @@ def train(
             _epoch(loop, callbacks)
             _call(callbacks, "after_epoch", loop)
         _call(callbacks, "finalise", loop)
+    loop.optimizer.zero_grad(set_to_none=True)
     return loop.losses
 
 

@@ -1,7 +1,7 @@
 """Which points no other beats, and how much of the space a front dominates.
 
-    values     (n, m)  objectives, all minimised; a row with NaN is dominated
-    reference  (m,)    the worst corner that counts for the hypervolume
+values     (n, m)  objectives, all minimised; a row with NaN is dominated
+reference  (m,)    the worst corner that counts for the hypervolume
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     points = _points(values)
     corner = np.asarray(reference, dtype=np.float64)
     if corner.shape != (points.shape[1],):
-        raise ValueError(f"reference of shape {corner.shape} for {points.shape[1]} objectives; give one number for each")
+        raise ValueError(
+            f"reference of shape {corner.shape} for {points.shape[1]} objectives; give one number for each"
+        )
     points = points[(points < corner).all(axis=1)]
     return _volume(points[non_dominated(points)], corner)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..evaluators import measure_latency
 from ..spaces import Candidate, Scores, Space, build
@@ -74,9 +74,28 @@ class Evaluation:
     def latency_ms(self, candidate: Candidate) -> float:
         """Median milliseconds of one forward of one example, on this machine."""
         small = self.build(candidate).to(self.device)
-        dtype = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
-        example = tuple(
-            tensor.to(self.device, dtype) if tensor.is_floating_point() else tensor.to(self.device)
-            for tensor in self.space.example(candidate, batch=1)
+        names = self.space.settings["names"]
+        return measure_latency(
+            _ByName(small, names) if names else small, example_for(small, self.space, candidate, batch=1)
         )
-        return measure_latency(small, example)
+
+
+def example_for(model: nn.Module, space: Space, candidate: Candidate, *, batch: int) -> tuple[Tensor, ...]:
+    """Example inputs of the candidate's side, in the model's dtype and on its device."""
+    floating = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    return tuple(
+        tensor.to(floating) if tensor.is_floating_point() else tensor.to(floating.device)
+        for tensor in space.example(candidate, batch=batch)
+    )
+
+
+class _ByName(nn.Module):
+    """A network that takes its inputs by name, called with them in order."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.network(**dict(zip(self.names, inputs, strict=True)))

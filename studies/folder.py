@@ -3,7 +3,7 @@
     study.json           format version, settings, and the fingerprint: what must be the same to go on
     study.db             the trials (Optuna, SQLite), unless the study has another storage
     base.safetensors     the weights the study starts from
-    scores.safetensors   the scores that say which channels stay
+    scores.safetensors   the scores it was given, if any
     exports/             networks that are being trained to the end
     lock, driver.json    who runs it
 
@@ -42,7 +42,9 @@ def read_study_json(folder: Path) -> dict[str, Any]:
         found = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{folder} holds no study ({STUDY_JSON} is missing); create one there first") from None
-    if found.get("format") != FORMAT or not all(isinstance(found.get(name), dict) for name in ("settings", "fingerprint")):
+    if found.get("format") != FORMAT or not all(
+        isinstance(found.get(name), dict) for name in ("settings", "fingerprint")
+    ):
         raise FormatError(f"{path} is not of a study, or was edited; restore it from a copy or start a new study")
     if found.get("format_version") != VERSION:
         raise FormatError(

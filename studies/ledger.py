@@ -28,13 +28,15 @@ from .trial import Outcome, Trial
 logger = logging.getLogger("secateur")
 
 _CONSTRAINT = "constraints"  # how Optuna 5 begins the system attributes that hold `set_constraint`'s values
+_LATENCY = "latency_ms:"  # how study attributes begin that hold a latency measured later
 
 
-def make_ledger(storage: BaseStorage, name: str, objectives: Sequence[str]) -> None:
-    """An empty Optuna study called `name`, every objective minimised."""
+def make_ledger(storage: BaseStorage, name: str, objectives: Sequence[str], budget: Mapping[str, Any]) -> None:
+    """An empty Optuna study called `name`, every objective minimised, that notes the budget as it was asked."""
     with quiet():
         study_id = storage.create_new_study([StudyDirection.MINIMIZE] * len(objectives), name)
     storage.set_study_user_attr(study_id, "objectives", list(objectives))
+    storage.set_study_user_attr(study_id, "budget", dict(budget))
 
 
 class Ledger:
@@ -60,7 +62,9 @@ class Ledger:
                 study_name=name, storage=storage, sampler=RandomSampler(seed=0), pruner=NopPruner()
             )
         except KeyError:
-            raise ValueError(f"the storage holds no study called {name!r}; was it moved, or another one given?") from None
+            raise ValueError(
+                f"the storage holds no study called {name!r}; was it moved, or another one given?"
+            ) from None
         self._id = storage.get_study_id_from_name(name)
         self._distributions = distributions(self.axes)
         self._ids: list[int] = []
@@ -72,6 +76,10 @@ class Ledger:
         rows = sorted(self._storage.get_all_trials(self._id, deepcopy=False), key=lambda row: row.number)
         self._ids = [self._storage.get_trial_id_from_study_id_trial_number(self._id, row.number) for row in rows]
         self.trials = [self._read(row) for row in rows]
+        for name, value in self.notes().items():
+            if name.startswith(_LATENCY):
+                trial = self.trials[int(name.removeprefix(_LATENCY))]
+                self.trials[trial.number] = _with_latency(trial, value)
 
     def add(self, trial: Trial) -> Trial:
         """Write a new running trial, whole, in one transaction."""
@@ -127,8 +135,13 @@ class Ledger:
         return self.trials[trial.number]
 
     def note(self, name: str, value: Any) -> None:
-        """Remember a JSON value on the study itself; None forgets nothing, it is stored."""
+        """Remember a JSON value on the study itself."""
         self._storage.set_study_user_attr(self._id, name, value)
+
+    def note_latency(self, trial: Trial, latency_ms: float) -> None:
+        """Remember what a trial's network takes, measured after the trial was told."""
+        self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets nobody write on a trial that is told
+        self.trials[trial.number] = _with_latency(trial, latency_ms)
 
     def notes(self) -> dict[str, Any]:
         """Everything that `note` remembers."""
@@ -151,7 +164,9 @@ class Ledger:
             candidate = Candidate(axis.choices[row.params[axis.name]] for axis in self.axes)
             costs = row.user_attrs["costs"]
         except (KeyError, IndexError):
-            raise ValueError(f"trial {row.number} in the storage is not of this study: something else wrote there") from None
+            raise ValueError(
+                f"trial {row.number} in the storage is not of this study: something else wrote there"
+            ) from None
         found = row.user_attrs.get("outcome")
         return Trial(
             number=row.number,
@@ -177,6 +192,11 @@ def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
 def positions(axes: Sequence[Axis], candidate: Candidate) -> dict[str, int]:
     """Where the candidate stands on each axis, by axis name."""
     return {axis.name: axis.choices.index(value) for axis, value in zip(axes, candidate, strict=True)}
+
+
+def _with_latency(trial: Trial, latency_ms: float) -> Trial:
+    assert trial.outcome is not None
+    return replace(trial, outcome=replace(trial.outcome, latency_ms=latency_ms))
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -98,7 +98,7 @@ def resnet20(
     blocks: Sequence[int] = (3, 3, 3),
     stride: int = 2,
 ) -> ResNet:
-    """A residual network of 20 layers: 7.6 million multiply-adds on one 28x28 grey image.
+    """A residual network of 20 layers: 8.5 million multiply-adds for a grey image of 28x28, 272,186 parameters.
 
     Args:
         channels: Of the images.

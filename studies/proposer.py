@@ -138,7 +138,7 @@ class Proposer:
             ranking=ranking,
             weights=weights,
             fidelity=fidelity,
-            costs={name: float(column[0]) for name, column in table.items()},
+            costs={name: int(column[0]) for name, column in table.items()},
             memory=dict(memory),
         )
 

@@ -70,9 +70,7 @@ def _shapes(space: Space, limits: Mapping[str, float]) -> Iterator[tuple[dict[st
         yield at[2], 1.0, lower
 
 
-def _uniform(
-    space: Space, scores: Scores, targets: Mapping[str, float], depth: float, resolution: float
-) -> Candidate:
+def _uniform(space: Space, scores: Scores, targets: Mapping[str, float], depth: float, resolution: float) -> Candidate:
     """The widest candidate with one ratio for all widths."""
     family = list(dict.fromkeys(space.uniform(float(ratio), depth, resolution) for ratio in _RATIOS))
     fine = np.flatnonzero(within(space, space.encode(family), targets))

@@ -93,7 +93,9 @@ def with_kept_weights(source: ModelSource, kept: Mapping[str, Tensor]) -> nn.Mod
 def _same_structure(kept: Mapping[str, str], given: Mapping[str, str]) -> None:
     missing = [name for name in kept if name not in given]
     extra = [name for name in given if name not in kept]
-    changed = [f"{name}: {given[name]} given, {kept[name]} kept" for name in kept if given.get(name, kept[name]) != kept[name]]
+    changed = [
+        f"{name}: {given[name]} given, {kept[name]} kept" for name in kept if given.get(name, kept[name]) != kept[name]
+    ]
     said = [f"lacks {_some(missing)}"] * bool(missing) + [f"adds {_some(extra)}"] * bool(extra)
     said += [f"differs in {_some(changed)}"] * bool(changed)
     if said:

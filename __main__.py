@@ -1,0 +1,276 @@
+"""The command line: `secateur trace | search | resume | status | front | export | dashboard`.
+
+Nothing heavy is imported before a command runs; what the commands do is in `studies/launch.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+
+app = typer.Typer(
+    rich_markup_mode=None,  # rich costs 80 ms at import
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
+)
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="NAME=LIMIT", help="Such as macs=0.5 or latency_ms=3; replaces the study file's."),
+]
+Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+_EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        code = app(args=[one for one in arguments if one != "--debug"], prog_name="secateur", standalone_mode=False)
+    except typer.TyperException as error:
+        return _complain(error.format_message().splitlines() or ["wrong usage; see secateur --help"])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        return 1
+    except typer.Abort:
+        return 130
+    except _EXPECTED as error:
+        if debug:
+            raise
+        return _complain(str(error).splitlines() or [type(error).__name__])
+    return code if isinstance(code, int) else 0
+
+
+def _complain(lines: list[str]) -> int:
+    if lines != [""]:  # the help was shown instead
+        print("secateur: error:", " ".join(line.strip() for line in lines), file=sys.stderr)
+    return 2
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"secateur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def trace(study: StudyFile, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Show what may be searched: groups, stages, resolutions, what is frozen and why, the range of every cost."""
+    with _messages(quiet):
+        from .studies import config, launch, report
+
+        space = launch.trace(config.read(study))
+    if as_json:
+        costs = report.frame_json(space.costs([space.smallest, space.full]))
+        axes = {axis.name: list(axis.choices) for axis in space.axes}
+        _print_json({"axes": axes, "frozen": space.frozen, "smallest": costs[0], "full": costs[1]})
+    else:
+        print(space)
+
+
+@app.command()
+def search(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
+    budget: Budgets = None,
+    trials: Trials = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start a study in a new folder: train the network if the file says so, then search. Safe to kill at any time."""
+    with _messages(quiet) as progress, _resumable(out):
+        from .studies import config, launch
+
+        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed)
+        launch.search(file, out, progress=progress)
+    _show(out, as_json)
+
+
+@app.command()
+def resume(
+    folder: Folder, budget: Budgets = None, trials: Trials = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Go on with a study, to its number of trials or to another total, under its budget or another."""
+    with _messages(quiet) as progress, _resumable(folder):
+        from .studies import launch
+
+        launch.resume(folder, budget=_budget(budget), trials=trials, progress=progress)
+    _show(folder, as_json)
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Show how far a study is, and the best network so far."""
+    from .studies import report, view
+
+    standing = view.View(folder).status()
+    if as_json:
+        _print_json(standing)
+    else:
+        print(report.standing_text(standing))
+
+
+@app.command()
+def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Option("--csv")] = False) -> None:
+    """Show the networks that no other one beats within the budget, cheapest first."""
+    from .studies import view
+
+    if as_json and csv:
+        raise ValueError("--json and --csv are both given; keep one")
+    if csv:
+        print(view.View(folder).front().to_csv(index=False), end="")
+    else:
+        _show(folder, as_json)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[Path, typer.Option("--to", metavar="OUT", help="A new folder, with one folder a network.")],
+    pick: Annotated[
+        str, typer.Option(metavar="PICK", help="best, all, the number of a trial, or budgets such as macs=0.3.")
+    ] = "best",
+    finetune_epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of the last training.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train picks of the front to the end and write them, each format reloaded and compared."""
+    with _messages(quiet) as progress, _resumable(folder, "call it again; what is trained is kept"):
+        from .studies import launch
+
+        folders = launch.export(folder, to, pick=pick, finetune_epochs=finetune_epochs, progress=progress)
+    if as_json:
+        _print_json([json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders])
+    else:
+        print(*folders, sep="\n")
+
+
+@app.command()
+def dashboard(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="Where it listens.")] = 8080,
+) -> None:
+    """Open Optuna's dashboard on a study."""
+    command = shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if command is None:
+        raise ValueError("optuna-dashboard is not installed: pip install 'secateur[dashboard]'")
+    from .studies import view
+
+    storage = view.View(folder).storage
+    print("the dashboard shows budgets as the user attribute 'constraints' (met where <= 0)", file=sys.stderr)
+    os.execv(command, [command, storage, "--port", str(port)])
+
+
+def _budget(texts: list[str] | None) -> Any:
+    from .spaces import Budget
+
+    return Budget.parse(texts) if texts else None
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    from .studies import report, view
+
+    seen = view.View(folder)
+    if as_json:
+        _print_json({"status": seen.status(), "front": report.frame_json(seen.front())})
+    else:
+        print(report.front_text(seen.front(), seen.full))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
+    """Say how to go on after an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"secateur: stopped; {mend or f'go on with: secateur resume {folder}'}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Send the package's log to the terminal, and what is yielded: a bar there, plain lines elsewhere."""
+    handler = _Lines()
+    logger = logging.getLogger("secateur")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+    try:
+        if quiet:
+            yield lambda event: None
+        elif not sys.stderr.isatty():
+            from .studies import report
+
+            yield lambda event: logger.info("%s", report.event_line(event))
+        else:
+            with _bar() as show:
+                yield show
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _Lines(logging.Handler):
+    """Writes to whatever standard error is at the moment; a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: " * (record.levelno > logging.INFO) + self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar that is moved by events; finished networks and lines of the log scroll above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from .studies import report
+
+    with Progress(BarColumn(24), TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(event: dict[str, Any]) -> None:
+            line = report.event_line(event)
+            if event["event"] in ("finished", "export"):
+                bar.console.print(line, markup=False, highlight=False)
+            done, total = event.get("done", event.get("epoch")), event.get("total", event.get("epochs"))
+            bar.update(task, description=line, completed=done, total=total)
+
+        yield show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

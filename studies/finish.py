@@ -1,0 +1,258 @@
+"""From trials to networks on disk: pick, train to the end, measure the test error once, write.
+
+Each network's training is kept in the study's `exports` folder under the trial and what it was trained with: the state
+after every epoch while it runs, then its weights and figures. So nothing is trained or tested twice.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..evaluators import Loop, Metric, Task, measure_error, recalibrate, train
+from ..spaces import Scores, Space, build, cut
+from .evaluation import example_for
+from .export import write_model
+from .files import FormatError, new_folder, read_json, to_json, write_atomic
+from .folder import EXPORTS
+from .front import front_table
+from .mirror import seed_of
+from .plot import plot_front
+from .progress import Listener
+from .settings import Settings
+from .trial import Trial
+from .weights import digest, read_tensors
+
+logger = logging.getLogger("secateur")
+
+FORMATS = ("safetensors", "pt2", "onnx")
+_ALWAYS = ("safetensors", "pt2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """Writes a study's networks; holds what is the same for all of them."""
+
+    study: Path
+    model: nn.Module
+    space: Space
+    scores: Scores | None
+    task: Task
+    settings: Settings
+    fingerprint: Mapping[str, Any]
+    limits: Mapping[str, float]
+
+    def pick(
+        self, trials: Sequence[Trial], front: Sequence[Trial], pick: str | int | Mapping[str, float]
+    ) -> list[Trial]:
+        """The trials to export.
+
+        Args:
+            trials: all of the study.
+            front: its front.
+            pick: `"best"`, `"all"`, a number, or absolute limits.
+
+        Raises:
+            ValueError: none fits.
+        """
+        if pick == "all" or pick == "best":
+            if not front:
+                raise ValueError(
+                    "no trial is within the budget, so the front is empty; run more trials or raise the budget"
+                )
+            return list(front) if pick == "all" else [_lowest_error(front)]
+        if isinstance(pick, Mapping):
+            fit = [trial for trial in trials if trial.told and trial.scored and trial.within(pick)]
+            if not fit:
+                asked = ", ".join(f"{name}={limit:g}" for name, limit in pick.items())
+                raise ValueError(f"no trial is within {asked}; run more trials or raise the budget")
+            return [_lowest_error(fit)]
+        if isinstance(pick, bool) or not isinstance(pick, int):
+            raise ValueError(f"pick={pick!r}: expected 'best', 'all', the number of a trial, or a Budget")
+        if not 0 <= pick < len(trials) or not trials[pick].told or not trials[pick].scored:
+            raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
+        return [trials[pick]]
+
+    def export(
+        self,
+        to: Path,
+        picked: Sequence[Trial],
+        front: Sequence[Trial],
+        epochs: int | None,
+        progress: Listener | None,
+        formats: Sequence[str] | None,
+    ) -> list[Path]:
+        """Train and write the picked trials; returns their folders, in the same order."""
+        epochs = self.settings.training.long_epochs if epochs is None else epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
+        onnx = _wants_onnx(formats)
+        say = progress or (lambda event: None)
+        figures = {}
+        for place, trial in enumerate(picked):
+            told = {"network": place + 1, "networks": len(picked), "trial": trial.number, "key": trial.candidate.key}
+            figures[trial.number] = self._finished(trial, epochs, lambda event, told=told: say(told | event))
+        names = [_name(trial) for trial in picked]
+        with new_folder(to) as making:
+            for place, (trial, name) in enumerate(zip(picked, names, strict=True)):
+                small, found = figures[trial.number]
+                verified = write_model(
+                    making / name,
+                    model=small,
+                    full=self.model,
+                    example=self._example(trial),
+                    cut=cut(self.space, trial.candidate, self.scores),
+                    record=self._record(trial, found),
+                    onnx=onnx,
+                )
+                told = {"network": place + 1, "networks": len(picked), "trial": trial.number}
+                say({"event": "export", "folder": str(to / name), "verified": verified, **found, **told})
+            table = _front_csv(
+                front_table(front, self.space.axes), {number: found for number, (_, found) in figures.items()}
+            )
+            table.to_csv(making / "front.csv", index=False)
+            plot_front(making / "front.png", table, self.settings.objectives)
+        return [to / name for name in names]
+
+    def _finished(
+        self, trial: Trial, epochs: int, say: Callable[[dict[str, Any]], object]
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """The network trained to the end, on the CPU, and its figures; from the study where it was trained before."""
+        folder = self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}"
+        folder.mkdir(parents=True, exist_ok=True)
+        small = build(self.model, self.space, trial.candidate, self.scores)
+        done, weights = folder / "finished.json", folder / "finished.safetensors"
+        if done.exists():
+            found = read_json(done)
+            small.load_state_dict(read_tensors(weights, found["weights"]), strict=False)
+            say({"event": "finished", **found["figures"]})
+            return small, found["figures"]
+        found = self._train(small, trial, epochs, folder / "state.pt", say)
+        tensors = {name: value for name, value in small.state_dict().items() if isinstance(value, Tensor)}
+        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        write_atomic(weights, save(tensors, metadata={"format": "pt"}))
+        write_atomic(done, to_json({"figures": found, "weights": digest(tensors)}))
+        (folder / "state.pt").unlink(missing_ok=True)
+        say({"event": "finished", **found})
+        return small, found
+
+    def _train(
+        self, small: nn.Module, trial: Trial, epochs: int, state: Path, say: Callable[[dict[str, Any]], object]
+    ) -> dict[str, Any]:
+        """Train `small` in place; the figures it ends with. The test split is read here and nowhere else."""
+        side, device = self.space.side(trial.candidate) or None, self.settings.torch_device
+        training = self.settings.training
+        recalibrate(small, self.task, images=training.recalibration_images, resolution=side, device=device)
+        keeper = Keeper(
+            state, lambda loop: say({"event": "epoch", "epoch": loop.epoch, "epochs": epochs, "loss": loop.losses[-1]})
+        )
+        train(
+            small,
+            self.task,
+            training,
+            epochs=epochs,
+            resolution=side,
+            seed=seed_of(self.settings.seed, trial.number, 1),
+            device=device,
+            callbacks=(keeper,),
+            state=keeper.kept(),
+        )
+        found: dict[str, Any] = {"epochs": epochs}
+        splits = ["validation", *(["test"] if self.task.sizes.get("test") else [])]
+        for split in splits:
+            error: Metric = measure_error(small, self.task, split=split, resolution=side, device=device)
+            found |= {
+                f"{split}_error": error.compute(),
+                f"{split}_error_std": error.std(),
+                f"{split}_size": self.task.sizes[split],
+            }
+        small.cpu()
+        return found
+
+    def _example(self, trial: Trial) -> Any:
+        """Inputs with a batch of 2, as the network's forward takes them."""
+        tensors = example_for(self.model, self.space, trial.candidate, batch=2)
+        names = self.space.settings["names"]
+        return dict(zip(names, tensors, strict=True)) if names else tensors
+
+    def _record(self, trial: Trial, found: Mapping[str, Any]) -> dict[str, Any]:
+        """What config.json says beyond the cut."""
+        assert trial.outcome is not None
+        side = self.space.side(trial.candidate)
+        return {
+            "study": self.study.name,
+            "trial": trial.number,
+            "key": trial.candidate.key,
+            "candidate": list(trial.candidate),
+            "axes": [axis.name for axis in self.space.axes],
+            "resolution": list(side) or None,
+            "ranking": trial.ranking,
+            "fidelity": trial.fidelity,
+            "costs": trial.costs
+            | ({} if trial.outcome.latency_ms is None else {"latency_ms": trial.outcome.latency_ms}),
+            "full_costs": {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()},
+            "limits": dict(self.limits),
+            "errors": {"search_error": trial.outcome.error, "search_error_std": trial.outcome.error_std, **found},
+            "training": asdict(self.settings.training) | {"epochs": found["epochs"]},
+            "preprocessing": dict(self.task.preprocessing),
+            "fingerprint": dict(self.fingerprint),
+        }
+
+
+class Keeper:
+    """Keeps a training's state after every epoch, so that a killed one goes on from there."""
+
+    def __init__(self, path: Path, say: Callable[[Loop], object]) -> None:
+        self._path = path
+        self._say = say
+
+    def after_epoch(self, loop: Loop) -> None:
+        buffer = io.BytesIO()
+        torch.save(loop.state(), buffer)
+        write_atomic(self._path, buffer.getvalue())
+        self._say(loop)
+
+    def kept(self) -> dict[str, Any] | None:
+        """The state after the last whole epoch, if there is one."""
+        if not self._path.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(self._path, weights_only=True)
+        except Exception as error:  # torch.load raises almost anything on a damaged file
+            raise FormatError(f"{self._path} is damaged ({error}); remove it to train that network again") from error
+        return found
+
+
+def _lowest_error(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda trial: (trial.measures["error"], trial.number))
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.number:04d}-{trial.candidate.key}"
+
+
+def _wants_onnx(formats: Sequence[str] | None) -> bool | None:
+    if formats is None:
+        return None
+    unknown = [name for name in formats if name not in FORMATS]
+    if isinstance(formats, str) or unknown:
+        raise ValueError(
+            f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first two are always written"
+        )
+    return "onnx" in formats
+
+
+def _front_csv(front: pd.DataFrame, figures: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+    """The front with the final errors of the networks that were exported."""
+    columns = ("validation_error", "test_error", "test_error_std")
+    final = {f"final_{name}": [figures.get(number, {}).get(name) for number in front["trial"]] for name in columns}
+    return pd.concat([front, pd.DataFrame(final, index=front.index)], axis=1)

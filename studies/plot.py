@@ -1,0 +1,42 @@
+"""A picture of a front, where matplotlib is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+
+def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bool:
+    """Draw a front as a PNG; false, and nothing written, without matplotlib or a cost to draw against.
+
+    Args:
+        path: the file.
+        front: as `Study.front` gives it; `final_test_error` is drawn too where the column is there.
+        objectives: of the study; the first cost among them is the horizontal axis.
+    """
+    costs = [name for name in objectives if name != "error"]
+    if not costs or find_spec("matplotlib") is None or front.empty:
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(
+        front[costs[0]],
+        100 * front["error"],
+        yerr=100 * front["error_std"].fillna(0),
+        marker="o",
+        capsize=2,
+        label="validation, in the search",
+    )
+    if "final_test_error" in front and front["final_test_error"].notna().any():
+        done = front[front["final_test_error"].notna()]
+        axes.plot(done[costs[0]], 100 * done["final_test_error"].astype(float), "s", label="test, trained to the end")
+    axes.set(xlabel=costs[0], ylabel="error (%)", title="Front")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    return True

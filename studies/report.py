@@ -1,0 +1,135 @@
+"""Events, fronts and standings as text and JSON: what the command line writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """An event of a search or an export in one line."""
+    kind = event["event"]
+    if kind == "base":
+        return f"base network: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
+    if kind == "trial":
+        last, best = event["last"], event["best"]
+        said = f"error {_percent(last['error'])}" if last["error"] is not None else last["reason"]
+        known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
+        return f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{_left(event)}"
+    place = f"network {event['network']}/{event['networks']} (trial {event['trial']})"
+    if kind == "epoch":
+        return f"{place}: epoch {event['epoch']}/{event['epochs']}, loss {event['loss']:.4f}"
+    if kind == "finished":
+        return f"{place}: trained, {_errors(event)}"
+    worst = max((difference for name, figures in _compared(event["verified"]) for difference in figures), default=0.0)
+    formats = ", ".join(name for name, _ in _compared(event["verified"]))
+    return f"{event['folder']}: {formats}; largest difference {worst:.1e} of the largest output"
+
+
+def front_text(front: pd.DataFrame, full: Mapping[str, float]) -> str:
+    """A front as a table for people: errors in percent, costs beside their share of the full network's."""
+    if front.empty:
+        return "the front is empty: no trial is within the budget yet"
+    costs = [name for name in (*full, "latency_ms") if name in front and name not in _DERIVED]
+    axes = [name for name in front if str(name).startswith("depth:") or name == "resolution"]
+    rows = [["trial", "key", "error %", *costs, *axes]]
+    for _, row in front.iterrows():
+        error = f"{100 * row['error']:.2f}" + ("" if pd.isna(row["error_std"]) else f" +- {100 * row['error_std']:.2f}")
+        shown = [_cost(name, row[name], full) for name in costs]
+        rows.append([str(row["trial"]), str(row["key"]), error, *shown, *(str(row[name]) for name in axes)])
+    return table(rows)
+
+
+def standing_text(standing: Mapping[str, Any]) -> str:
+    """What `Study.status` says, for people."""
+    best = standing["best"]
+    found = "none yet" if best is None else f"trial {best['trial']}, error {_percent(best['error'])}, {_costs(best)}"
+    counts = [f"{standing['told']} done"]
+    counts += [f"{standing[name]} {name}" for name in ("running", "failed", "skipped") if standing[name]]
+    asked = ", ".join(f"{name}={limit}" for name, limit in standing["budget"].items()) or "none"
+    rows = [
+        ["trials", ", ".join(counts)],
+        ["front", f"{standing['front']} networks"],
+        ["best", found],
+        ["budget", asked],
+        ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
+        ["fidelity", standing["fidelity"]],
+        ["spent", f"{duration(standing['seconds'])} evaluating"],
+    ]
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def frame_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows as plain values; NaN is None."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(7), duration(130), duration(7300)
+    ('7 s', '2 min', '2 h 2 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+_DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
+
+
+def _left(event: Mapping[str, Any]) -> str:
+    return f"; {duration(event['eta'])} left" if event["left"] and event["eta"] is not None else ""
+
+
+def _errors(event: Mapping[str, Any]) -> str:
+    names = [name for name in ("validation", "test") if f"{name}_error" in event]
+    return ", ".join(
+        f"{name} error {_percent(event[f'{name}_error'])} +- {100 * event[f'{name}_error_std']:.2f} "
+        f"({event[f'{name}_size']} examples)"
+        for name in names
+    )
+
+
+def _compared(verified: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    """Each format with its differences, one a batch size."""
+    return [
+        (name, [float(value) for value in figures.values() if isinstance(value, int | float)])
+        for name, figures in verified.items()
+        if isinstance(figures, Mapping)
+    ]
+
+
+def _costs(measures: Mapping[str, Any]) -> str:
+    said = [f"{_count(measures['macs'])} MACs", f"{_count(measures['params'])} parameters"]
+    return ", ".join(said + ([f"{measures['latency_ms']:.3g} ms"] if "latency_ms" in measures else []))
+
+
+def _cost(name: str, value: float, full: Mapping[str, float]) -> str:
+    if name == "latency_ms":
+        return "" if pd.isna(value) else f"{value:.3g}"
+    return f"{_count(value)} ({value / max(full[name], 1):.3f})"
+
+
+def _count(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:g}"
+
+
+def _percent(error: float) -> str:
+    return f"{100 * error:.2f}%"

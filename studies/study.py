@@ -1,0 +1,503 @@
+"""A study: one search, on disk. Start reading at `Study.run`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import statistics
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..evaluators import Ladder, Task, Training
+from ..search import SamplerFactory, sampler_factory
+from ..spaces import Budget, Scores, Space, build
+from .evaluation import Evaluation
+from .files import new_folder, to_json, write
+from .finish import Exporter
+from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
+from .front import front_table, on_front, trial_table
+from .ledger import Ledger, make_ledger
+from .lock import locked
+from .progress import Listener, Progress
+from .proposer import Proposer
+from .runner import Runner, reproducible, serial
+from .seeds import SEEDS, seed_candidates
+from .settings import Settings, default_objectives, dtype_name
+from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
+from .trial import Trial
+from .view import standing
+from .weights import ModelSource, digest, read_tensors, state_of, structure, with_kept_weights, write_tensors
+
+logger = logging.getLogger("secateur")
+
+_FAILURES = 10  # so many failed trials in a row end a search
+
+
+@final
+class Study:
+    """One search for smaller networks, on disk; made by `create`, found again by `open`.
+
+    The folder (or the storage) holds everything: a process may be killed at any time, and the next one goes on where it
+    stood, with the same proposals.
+
+    Attributes:
+        path: the study's folder.
+        model: the full network with the base weights; a copy of what was given.
+        task: data, loss and error.
+        space: what may be chosen.
+        budget: what the pruned model may cost; may differ from one run to the next.
+        settings: everything else that decides how the study searches.
+        fingerprint: what must be the same to go on, part by part.
+        runner: where trials run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        model: nn.Module,
+        task: Task,
+        space: Space,
+        budget: Budget,
+        scores: Scores | None,
+        settings: Settings,
+        fingerprint: Mapping[str, Any],
+        factory: SamplerFactory,
+        evaluator: Callable[..., Any] | None,
+        ledger: Ledger,
+    ) -> None:
+        """Use `Study.create` or `Study.open`."""
+        self.path = path
+        self.model = model.to(settings.torch_dtype) if settings.torch_dtype is not None else model
+        self.task = task
+        self.space = space
+        self.budget = budget
+        self.settings = settings
+        self.fingerprint = dict(fingerprint)
+        self.runner: Runner = serial
+        self._scores = scores
+        self._factory = factory
+        self._ledger = ledger
+        self._evaluator = evaluator or Ladder(
+            task, settings.training, device=settings.torch_device, threads=settings.threads
+        )
+        self._full_latency_ms: float | None = ledger.notes().get("full_latency_ms")
+
+    # --- making and finding -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: nn.Module,
+        task: Task,
+        space: Space,
+        budget: Budget,
+        objectives: Sequence[str] | None = None,
+        sampler: str | SamplerFactory = "tpe",
+        fidelity: str = "short",
+        seeds: Sequence[str] = SEEDS,
+        scores: Scores | None = None,
+        batch: int = 4,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        dtype: str | torch.dtype | None = None,
+        storage: str | None = None,
+        training: Training | None = None,
+        evaluator: Callable[..., Any] | None = None,
+    ) -> Study:
+        """A new study in the folder `path`, which appears whole or not at all.
+
+        Args:
+            path: the folder; must not exist.
+            model: the trained full network; its weights are kept, and it is left as it is.
+            task: data, loss and error; the search sees its train and validation splits only.
+            space: `Space.trace` of `model`.
+            budget: hard limits on the pruned model.
+            objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when None.
+            sampler: `"random"`, `"tpe"`, `"nsga2"`, `"gp"`, or a factory `seed -> Optuna sampler`.
+            fidelity: `"recalibrated"`, `"short"` or `"long"`: how well a candidate is trained before its error counts.
+            seeds: what is tried first: `"full"`, `"uniform"`, `"magnitude"`.
+            scores: which channels stay; the space's own L2 norms when None.
+            batch: trials proposed together.
+            seed: of everything random.
+            device: where networks are trained and measured.
+            threads: of PyTorch; as many as it has now when None.
+            dtype: of the networks; their own when None.
+            storage: any Optuna storage URL; an SQLite file in the folder when None.
+            training: how networks are trained; `Training()` when None.
+            evaluator: called like `Ladder`, and instead of it; `open` must be given the same one.
+
+        Raises:
+            FileExistsError: the folder exists.
+            ValueError: a setting is off, a budget is out of reach, or the space is not of this model.
+            TypeError: an argument of another type.
+        """
+        path = Path(path)
+        _check_types(model, task, space, budget)
+        name, factory = sampler_factory(sampler)
+        settings = Settings(
+            objectives=default_objectives(budget) if objectives is None else tuple(objectives),
+            sampler=name,
+            fidelity=fidelity,
+            seeds=tuple(seeds) if not isinstance(seeds, str) else (seeds,),
+            batch=batch,
+            seed=seed,
+            device=str(device),
+            threads=torch.get_num_threads() if threads is None else threads,
+            dtype=dtype_name(dtype),
+            training=Training() if training is None else training,
+        )
+        space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
+        model, base = copy.deepcopy(model), state_of(model)
+        build(model, space, space.smallest, scores)  # refuses a space or scores that are not of this model
+        fingerprint = {
+            "model": _short_digest(structure(base)),
+            "weights": digest(base),
+            "space": space.fingerprint,
+            "ranking": _ranking(space, scores),
+            "task": task.fingerprint,
+            "evaluator": _evaluator_name(evaluator),
+            **settings.fingerprint(),
+        }
+        study_name = f"secateur-{uuid.uuid4().hex[:12]}"
+        with new_folder(path) as making:
+            write_tensors(making / BASE, base)
+            if scores is not None:
+                write_tensors(making / SCORES, scores)
+            if storage is None:
+                make_sqlite(making / DATABASE)
+            opened = connect(sqlite_url(making / DATABASE) if storage is None else storage)
+            make_ledger(opened, study_name, settings.objectives, budget.asked())
+            disconnect(opened)
+            described = {
+                "format": FORMAT,
+                "format_version": VERSION,
+                "name": study_name,
+                "storage": storage,
+                "scores": None if scores is None else digest(scores),
+                "settings": settings.to_json(),
+                "space": space.settings,
+                "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
+                "full_costs": _full_costs(space),
+                "fingerprint": fingerprint,
+            }
+            write(making / STUDY_JSON, to_json(described))
+        return cls(
+            path,
+            model=model,
+            task=task,
+            space=space,
+            budget=budget,
+            scores=scores,
+            settings=settings,
+            fingerprint=fingerprint,
+            factory=factory,
+            evaluator=evaluator,
+            ledger=_ledger(path, described, space, settings),
+        )
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        model: ModelSource,
+        task: Task,
+        budget: Budget | None = None,
+        sampler: SamplerFactory | None = None,
+        evaluator: Callable[..., Any] | None = None,
+    ) -> Study:
+        """The study in the folder `path`, ready to go on; nothing is written before it runs.
+
+        Args:
+            path: the study's folder.
+            model: the network with the weights that the study started from; or a function without arguments that makes
+                the network, into which the kept weights are loaded.
+            task: the same as at the start.
+            budget: other limits from now on; all trials are used again. The last ones when None.
+            sampler: the same factory as at the start, where it was no name.
+            evaluator: the same as at the start, where there was one.
+
+        Raises:
+            FileNotFoundError: there is no study.
+            ValueError: it is another study's folder, damaged or read-only, or the budget is out of reach.
+        """
+        path = Path(path)
+        found = read_study_json(path)
+        settings, kept = Settings.from_json(found["settings"]), found["fingerprint"]
+        check_same(kept, {"evaluator": _evaluator_name(evaluator), "task": task.fingerprint}, path)
+        name, factory = sampler_factory(settings.sampler if sampler is None else sampler)
+        check_same(kept, {"sampler": name}, path)
+        base = read_tensors(path / BASE, kept["weights"])
+        scores = None if found["scores"] is None else read_tensors(path / SCORES, found["scores"])
+        model = with_kept_weights(model, base)
+        space = Space.from_settings(model, found["space"])
+        check_same(kept, {"space": space.fingerprint, "ranking": _ranking(space, scores)}, path)
+        ledger = _ledger(path, found, space, settings)
+        budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
+        space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
+        return cls(
+            path,
+            model=model,
+            task=task,
+            space=space,
+            budget=budget,
+            scores=scores,
+            settings=settings,
+            fingerprint=kept,
+            factory=factory,
+            evaluator=evaluator,
+            ledger=ledger,
+        )
+
+    # --- searching ----------------------------------------------------------------------------------------------------
+
+    def run(self, trials: int, progress: Listener | None = None) -> None:
+        """Search until there are so many trials in all; safe to kill and to call again.
+
+        Args:
+            trials: the total, those of earlier runs included.
+            progress: called with an event after every trial; see `Progress`.
+
+        Raises:
+            ValueError: another process runs this study, or the folder can't be written.
+            RuntimeError: the last ten trials all failed.
+        """
+        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+            raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
+        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+            self._ledger.refresh()
+            limits = self._settle_limits()
+            proposer, evaluate, watch = (
+                self._proposer(limits),
+                self._evaluation(limits),
+                Progress(progress, trials, limits),
+            )
+            for numbers in _batches(trials, self.settings.batch):
+                batch = self._batch(proposer, numbers)
+                for trial, outcome in self.runner(evaluate, [trial for trial in batch if trial.outcome is None]):
+                    self._ledger.park(trial, outcome)
+                    self._tell(batch, proposer, watch, limits)
+                self._tell(batch, proposer, watch, limits)
+                proposer.close(self._ledger.trials[trial.number] for trial in batch)
+                if len(batch) < len(numbers):
+                    logger.warning("every network within the budget was tried: %d trials", len(self._ledger.trials))
+                    break
+            if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
+                logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
+
+    def _batch(self, proposer: Proposer, numbers: range) -> list[Trial]:
+        """The trials with these numbers: from the ledger, or proposed now; fewer where the space is exhausted."""
+        batch = []
+        for number in numbers:
+            if number < len(self._ledger.trials):
+                batch.append(proposer.recall(self._ledger.trials[number]))
+            elif (proposed := proposer.propose(number)) is not None:
+                batch.append(self._ledger.add(proposed))
+            else:
+                break
+        return batch
+
+    def _tell(self, batch: Sequence[Trial], proposer: Proposer, watch: Progress, limits: Mapping[str, float]) -> None:
+        """Tell every trial of the batch whose outcome is known, in number order, up to the first that is not."""
+        for number in (trial.number for trial in batch):
+            trial = self._ledger.trials[number]
+            if trial.outcome is None:
+                return
+            if trial.told:
+                watch.recall(trial)
+                continue
+            if trial.outcome.complete and trial.outcome.error is None:
+                trial = self._ledger.park(trial, replace(trial.outcome, error=self._stand_in(number)))
+            told = self._ledger.tell(trial, limits, proposer.after(trial))
+            watch.tell(told)
+            self._refuse_to_fail_on(number)
+
+    def _stand_in(self, number: int) -> float:
+        """What a sampler is told for a network that was never trained: the median error so far, neither good nor bad."""
+        known = [trial.measures["error"] for trial in self._ledger.trials[:number] if trial.told and trial.scored]
+        return statistics.median(known) if known else 1.0
+
+    def _refuse_to_fail_on(self, number: int) -> None:
+        last = self._ledger.trials[max(0, number + 1 - _FAILURES) : number + 1]
+        if len(last) == _FAILURES and all(trial.outcome is not None and not trial.outcome.complete for trial in last):
+            reason = last[-1].outcome.reason if last[-1].outcome is not None else None
+            raise RuntimeError(
+                f"the last {_FAILURES} trials all failed, so the search stops; the last one: {reason}. "
+                "Mend the cause (often the learning rate, or memory) and run again"
+            )
+
+    def _proposer(self, limits: Mapping[str, float]) -> Proposer:
+        scores = self.space.default_scores if self._scores is None else self._scores
+        return Proposer(
+            space=self.space,
+            objectives=self.settings.objectives,
+            factory=self._factory,
+            seed=self.settings.seed,
+            seeds=seed_candidates(self.settings.seeds, self.space, scores, limits),
+            limits=limits,
+            ranking=self.fingerprint["ranking"],
+            fidelity=self.settings.fidelity,
+        )
+
+    def _evaluation(self, limits: Mapping[str, float]) -> Evaluation:
+        return Evaluation(
+            model=self.model,
+            space=self.space,
+            scores=self._scores,
+            evaluator=self._evaluator,
+            seed=self.settings.seed,
+            device=self.settings.torch_device,
+            latency_limit_ms=limits.get("latency_ms"),
+            wants_latency="latency_ms" in self.settings.objectives,
+        )
+
+    def _settle_limits(self) -> dict[str, float]:
+        """Today's limits; remembers the budget, and measures what only now is limited."""
+        notes, limits = self._ledger.notes(), self._limits()
+        if notes.get("budget") != self.budget.asked():
+            self._ledger.note("budget", self.budget.asked())
+        if self._full_latency_ms is not None and "full_latency_ms" not in notes:
+            self._ledger.note("full_latency_ms", self._full_latency_ms)
+        if "latency_ms" in limits:
+            evaluation = self._evaluation(limits)
+            for trial in self._ledger.trials:
+                if trial.told and trial.scored and "latency_ms" not in trial.measures:
+                    self._ledger.note_latency(trial, evaluation.latency_ms(trial.candidate))
+        return limits
+
+    def _limits(self) -> dict[str, float]:
+        """The budget in absolute numbers."""
+        full = _full_costs(self.space)
+        if self.budget.needs_full("latency_ms"):
+            if self._full_latency_ms is None:
+                with reproducible(self.settings.threads, self.settings.torch_device):
+                    self._full_latency_ms = self._evaluation({}).latency_ms(self.space.full)
+            full["latency_ms"] = self._full_latency_ms
+        return self.budget.limits(full)
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def trials(self) -> pd.DataFrame:
+        """A row a trial, in number order, running ones included."""
+        self._ledger.refresh()
+        return trial_table(self._ledger.trials, self.space.axes, self._limits())
+
+    def front(self) -> pd.DataFrame:
+        """The non-dominated trials within the budget, cheapest first; empty where none is."""
+        self._ledger.refresh()
+        front = on_front(self._ledger.trials, self.settings.objectives, self._limits())
+        return front_table(front, self.space.axes)
+
+    def status(self) -> dict[str, Any]:
+        """Where the study stands, as plain values."""
+        self._ledger.refresh()
+        return standing(self.path, self._ledger.trials, self.budget, self._limits(), self.settings.to_json())
+
+    def export(
+        self,
+        to: str | Path,
+        pick: str | int | Budget = "best",
+        finetune_epochs: int | None = None,
+        progress: Listener | None = None,
+        formats: Sequence[str] | None = None,
+    ) -> list[Path]:
+        """Train the picked networks to the end, write each to its own folder in `to`, and return those folders.
+
+        Training is kept in the study: after a kill, the next call goes on from the last whole epoch.
+
+        Args:
+            to: a new folder.
+            pick: `"best"` (lowest validation error within the budget), `"all"` (the front), a trial's number, or a
+                `Budget`: the best that meets it.
+            finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
+            progress: called with an event after every epoch and every network.
+            formats: some of `"safetensors"`, `"pt2"` (both always written) and `"onnx"`; all that can be when None.
+
+        Raises:
+            FileExistsError: `to` exists; nothing was trained.
+            ValueError: no trial fits the pick.
+        """
+        to = Path(to)
+        if to.exists():
+            raise FileExistsError(f"{to} exists already; remove it or choose another folder")
+        self._ledger.refresh()
+        limits = self._limits()
+        front = on_front(self._ledger.trials, self.settings.objectives, limits)
+        exporter = Exporter(
+            study=self.path,
+            model=self.model,
+            space=self.space,
+            scores=self._scores,
+            task=self.task,
+            settings=self.settings,
+            fingerprint=self.fingerprint,
+            limits=limits,
+        )
+        picked = exporter.pick(self._ledger.trials, front, self._limits_of(pick) if isinstance(pick, Budget) else pick)
+        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+            return exporter.export(to, picked, front, finetune_epochs, progress, formats)
+
+    def _limits_of(self, budget: Budget) -> dict[str, float]:
+        other = copy.copy(self)
+        other.budget = budget
+        return other._limits()
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
+
+
+def _batches(trials: int, size: int) -> Iterator[range]:
+    """Numbers of the trials that are proposed together; the last batch may be cut short, and filled by a later run."""
+    for first in range(0, trials, size):
+        yield range(first, min(first + size, trials))
+
+
+def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settings) -> Ledger:
+    if found["storage"] is None:
+        check_sqlite(path / DATABASE)
+    url = sqlite_url(path / DATABASE) if found["storage"] is None else found["storage"]
+    return Ledger(connect(url), found["name"], space.axes, settings.objectives)
+
+
+def _full_costs(space: Space) -> dict[str, float]:
+    return {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
+
+
+def _ranking(space: Space, scores: Scores | None) -> str:
+    """Name and digest of what says which channels stay."""
+    return f"l2:{digest(space.default_scores)[:8]}" if scores is None else f"given:{digest(scores)[:8]}"
+
+
+def _evaluator_name(evaluator: Callable[..., Any] | None) -> str:
+    if evaluator is None:
+        return "ladder"
+    own = getattr(evaluator, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _short_digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_types(model: object, task: object, space: object, budget: object) -> None:
+    for name, value, kind in (("model", model, nn.Module), ("space", space, Space), ("budget", budget, Budget)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
+    if not isinstance(getattr(task, "fingerprint", None), str):
+        raise TypeError(f"task is a {type(task).__name__}; expected a Task such as Classification")

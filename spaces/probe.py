@@ -150,7 +150,8 @@ def first_surprise(
     """The first node whose result has another shape than predicted, or at which the run stopped.
 
     Raises:
-        LookupError: the run took other operators than the graph; the two cannot be compared.
+        LookupError: the run took other operators than the graph, so the two cannot be compared; the second argument is
+            the node at which they part.
     """
     position = 0
     for node in network.operators:
@@ -163,15 +164,15 @@ def first_surprise(
         if len(here) < len(expected):
             if failure is not None:
                 return node
-            raise LookupError(f"the run ended before {node}")
+            raise LookupError(f"the run ended before {node}", node)
         if [name for name, _ in here] != expected:
-            raise LookupError(f"the run took {[name for name, _ in here]} where the graph has {expected}")
+            raise LookupError(f"the run took {[name for name, _ in here]} where the graph has {expected}", node)
         shapes = here[-1][1]
         if node in predicted and shapes and shapes[0] != predicted[node]:
             return node
         position += len(expected)
     if failure is not None or position != len(steps):
-        raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}")
+        raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}", network.operators[-1])
     return None
 
 

@@ -84,13 +84,16 @@ def facts(model: nn.Module, examples: Examples, sides: Sequence[Side], *, diviso
         surprise = None
         for seed in range(tries):
             surprise = surprise or _surprise(network, rehearsal, flow, layout, model, examples, (), seed)
-        if surprise is None or surprise in blocked:
+        if surprise is None:
             break
         whole = found.meet(flow, surprise)
         if whole:  # a reshape may count the groups, so keep their number before freezing anything
             aligned = aligned | set(whole)
-        else:
-            blocked = blocked | {surprise}
+        else:  # kept whole already: what surrounds it must stay too
+            near = {surprise} if surprise not in blocked else _around(network, blocked)
+            if near <= blocked:
+                break
+            blocked = blocked | near
     if surprise is not None:
         raise ValueError(
             f"{type(model).__name__} does not run when its channels shrink, at {operator_name(surprise)} "
@@ -130,6 +133,12 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
             f"{text[0] if text else type(failure).__name__}. Of those asked, it takes "
             f"{works or 'none'}; ask for those, or make the network independent of its input size"
         )
+
+
+def _around(network: Network, nodes: frozenset[Node]) -> set[Node]:
+    """The operators that feed these nodes or read them."""
+    found = {other for node in nodes for other in (*node.all_input_nodes, *node.users)}
+    return {node for node in network.operators if node in found} | set(nodes)
 
 
 def _slices_channels(network: Network, flow: Flow) -> bool:
@@ -179,9 +188,13 @@ def _surprise(
             return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
         except LookupError as error:
             _log.debug("the dry run cannot be compared: %s", error)
-    if failure is not None and removed:
-        return next(iter(removed)).entry
-    other = capture(_sketch(model, changes, None), examples, network.sides[-1:])
+            parting: Node = error.args[1]
+    if failure is not None:
+        return parting
+    try:
+        other = capture(_sketch(model, changes, None), examples, network.sides[-1:])
+    except ValueError:
+        return parting
     return first_difference(network, other, predicted, skipped)
 
 

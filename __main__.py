@@ -23,7 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs 80 ms at import
     pretty_exceptions_enable=False,
     add_completion=False,
-    no_args_is_help=True,
     help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
 )
 
@@ -42,12 +41,12 @@ _EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, R
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
     try:
         code = app(args=[one for one in arguments if one != "--debug"], prog_name="secateur", standalone_mode=False)
     except typer.TyperException as error:
-        return _complain(error.format_message().splitlines() or ["wrong usage; see secateur --help"])
+        return _complain(error.format_message())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         return 1
@@ -56,13 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     except _EXPECTED as error:
         if debug:
             raise
-        return _complain(str(error).splitlines() or [type(error).__name__])
+        return _complain(str(error) or type(error).__name__)
     return code if isinstance(code, int) else 0
 
 
-def _complain(lines: list[str]) -> int:
-    if lines != [""]:  # the help was shown instead
-        print("secateur: error:", " ".join(line.strip() for line in lines), file=sys.stderr)
+def _complain(said: str) -> int:
+    print("secateur: error:", " ".join(said.split()), file=sys.stderr)
     return 2
 
 
@@ -202,7 +200,7 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         _print_json({"status": seen.status(), "front": report.frame_json(seen.front())})
     else:
-        print(report.front_text(seen.front(), seen.full))
+        print(report.front_text(seen.front(), seen.full, seen.resolutions))
 
 
 def _print_json(value: Any) -> None:

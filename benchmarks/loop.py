@@ -87,7 +87,8 @@ def main() -> None:
                         (ours(model, space, sampler, asked.trials, folder), bare(space, sampler, asked.trials, folder))
                     )
             mine, theirs = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-            print(f"{name:10}{len(space.axes):>5}  {sampler:8}{mine:>9.1f}{theirs:>9.1f}{mine / theirs:>7.2f}", flush=True)
+            row = f"{name:10}{len(space.axes):>5}  {sampler:8}{mine:>9.1f}{theirs:>9.1f}{mine / theirs:>7.2f}"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -66,5 +66,7 @@ def _moved(images: Tensor, maps: Tensor, *, mode: str, padding: str) -> Tensor:
         wide = torch.eye(2, 3, dtype=maps.dtype, device=maps.device).repeat(len(maps), 1, 1)
         wide[:, 0, 0], wide[:, 0, 2] = maps[:, 0, 0], maps[:, 0, 1]
         return _moved(images.unsqueeze(2), wide, mode=mode, padding=padding).squeeze(2)
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    # PyTorch 2.13's affine_grid multiplies in half precision under autocast, which would blur the images.
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)

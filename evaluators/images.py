@@ -228,7 +228,7 @@ class _Stored:
         digest = hashlib.sha256()
         for tensor in (self.inputs, self.targets):
             digest.update(repr((tensor.shape, tensor.dtype)).encode())
-            digest.update(memoryview(tensor.contiguous().view(torch.uint8).flatten().numpy()))
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
 
 
@@ -259,7 +259,7 @@ class _Decoded:
 
 def _source(name: str, split: Any) -> _Source:
     if not isinstance(split, tuple | list):
-        if not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
+        if isinstance(split, Tensor) or not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
             raise TypeError(
                 f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), "
                 "or a dataset with a length that gives one (image, target) an index"

@@ -28,7 +28,10 @@ class Metric(Protocol):
 
 
 class ErrorRate:
-    """Share of examples whose largest output is not the label. Its `std` is the binomial standard error."""
+    """Share of examples whose largest output is not the label.
+
+    Its `std` is binomial, with half a wrong and half a right answer added: nothing wrong in a few is no certainty.
+    """
 
     def __init__(self) -> None:
         """Start at nothing seen."""
@@ -47,8 +50,9 @@ class ErrorRate:
 
     def std(self) -> float:
         """The standard error of the share."""
-        error = self.compute()
-        return float((error * (1 - error) / self.count) ** 0.5)
+        _refuse_empty(self.count)
+        share = (int(self._wrong) + 0.5) / (self.count + 1)
+        return float((share * (1 - share) / self.count) ** 0.5)
 
 
 class OverlapError:

@@ -1,7 +1,7 @@
 """What to try next, and what is worth keeping.
 
-A sampler is any Optuna sampler, ours and Optuna's alike; `SAMPLERS` names the ones a study file may ask for. Each entry is
-a factory `seed -> sampler`, because a study makes a new one for every proposal: its state is the told trials alone.
+A sampler is any Optuna sampler, ours and Optuna's alike; `SAMPLERS` names the ones a study file may ask for. Each entry
+is a factory `seed -> sampler`, because a study makes a new one for every proposal: its state is the told trials alone.
 `non_dominated` and `hypervolume` say which trials form a front and how good it is. Everything is minimised.
 
     >>> import numpy as np

@@ -18,7 +18,7 @@ def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     Equal rows are kept together. A row that holds NaN is never kept.
     """
     points = _points(values)
-    kept = ~np.isnan(points).any(axis=1)
+    kept: npt.NDArray[np.bool_] = np.asarray(~np.isnan(points).any(axis=1))
     for i in np.flatnonzero(kept):
         # Only points still standing can matter: what a beaten point beats, its beater beats as well.
         rivals = points[kept]

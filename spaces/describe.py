@@ -37,7 +37,7 @@ def describe(space: Space) -> str:
     costs = space.costs([space.smallest, space.full])
     lines += ["", f"costs of one example; about 10^{_decades(space):.0f} candidates"]
     rows = [
-        (name, f"{least:,}", f"{full:,}", f"{least / max(full, 1):.3f}")
+        (name, f"{least:,}", f"{full:,}", f"{least / max(full, 1):.2g}")
         for name, (least, full) in ((name, costs[name].tolist()) for name in costs.columns)
     ]
     lines += _table(("", "smallest", "full", "ratio"), rows)

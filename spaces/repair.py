@@ -26,7 +26,7 @@ def check_limits(space: Space, limits: Mapping[str, float]) -> None:
             least, full = int(costs[name][0]), int(costs[name][1])
             raise ValueError(
                 f"budget {name}={limit:g} is below the smallest network of this space: reachable are {least:,} to "
-                f"{full:,} ({least / full:.3f} to 1 of the original); raise it, or allow smaller networks "
+                f"{full:,} ({least / full:.2g} to 1 of the original); raise it, or allow smaller networks "
                 "(a lower divisor, lower resolutions)"
             )
 

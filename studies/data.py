@@ -178,9 +178,10 @@ def npz(path: str | Path | None) -> ImageSet:
     """
     place = _existing(path, "expected an .npz file")
     try:
-        with np.load(place, allow_pickle=False) as archive:
+        # NumPy 2.4 leaves the file open when the archive is damaged, hence our own `open`.
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as problem:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as problem:
         raise ValueError(f"{place} is no readable .npz archive of plain arrays ({problem}); save it again") from None
     found = {name: _npz_pair(place, arrays, name) for name in ("train", "validation", "test")}
     if found["train"] is None:

@@ -97,10 +97,10 @@ class Exporter:
             raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
         onnx = _wants_onnx(formats)
         say = progress or (lambda event: None)
-        figures = {}
-        for place, trial in enumerate(picked):
-            told = {"network": place + 1, "networks": len(picked), "trial": trial.number, "key": trial.candidate.key}
-            figures[trial.number] = self._finished(trial, epochs, lambda event, told=told: say(told | event))
+        figures = {
+            trial.number: self._finished(trial, epochs, _tagged(say, trial, place, len(picked)))
+            for place, trial in enumerate(picked)
+        }
         names = [_name(trial) for trial in picked]
         with new_folder(to) as making:
             for place, (trial, name) in enumerate(zip(picked, names, strict=True)):
@@ -114,8 +114,8 @@ class Exporter:
                     record=self._record(trial, found),
                     onnx=onnx,
                 )
-                told = {"network": place + 1, "networks": len(picked), "trial": trial.number}
-                say({"event": "export", "folder": str(to / name), "verified": verified, **found, **told})
+                tagged = _tagged(say, trial, place, len(picked))
+                tagged({"event": "export", "folder": str(to / name), "verified": verified, **found})
             table = _front_csv(
                 front_table(front, self.space.axes), {number: found for number, (_, found) in figures.items()}
             )
@@ -123,9 +123,7 @@ class Exporter:
             plot_front(making / "front.png", table, self.settings.objectives)
         return [to / name for name in names]
 
-    def _finished(
-        self, trial: Trial, epochs: int, say: Callable[[dict[str, Any]], object]
-    ) -> tuple[nn.Module, dict[str, Any]]:
+    def _finished(self, trial: Trial, epochs: int, say: Listener) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures; from the study where it was trained before."""
         folder = self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,9 +143,7 @@ class Exporter:
         say({"event": "finished", **found})
         return small, found
 
-    def _train(
-        self, small: nn.Module, trial: Trial, epochs: int, state: Path, say: Callable[[dict[str, Any]], object]
-    ) -> dict[str, Any]:
+    def _train(self, small: nn.Module, trial: Trial, epochs: int, state: Path, say: Listener) -> dict[str, Any]:
         """Train `small` in place; the figures it ends with. The test split is read here and nowhere else."""
         side, device = self.space.side(trial.candidate) or None, self.settings.torch_device
         training = self.settings.training
@@ -212,10 +208,12 @@ class Keeper:
     """Keeps a training's state after every epoch, so that a killed one goes on from there."""
 
     def __init__(self, path: Path, say: Callable[[Loop], object]) -> None:
+        """Keep it in the file `path`, and then call `say`."""
         self._path = path
         self._say = say
 
     def after_epoch(self, loop: Loop) -> None:
+        """Write the state, whole or not at all."""
         buffer = io.BytesIO()
         torch.save(loop.state(), buffer)
         write_atomic(self._path, buffer.getvalue())
@@ -234,6 +232,12 @@ class Keeper:
 
 def _lowest_error(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda trial: (trial.measures["error"], trial.number))
+
+
+def _tagged(say: Listener, trial: Trial, place: int, count: int) -> Listener:
+    """`say`, told with every event which network it is about."""
+    tags = {"network": place + 1, "networks": count, "trial": trial.number, "key": trial.candidate.key}
+    return lambda event: say(tags | event)
 
 
 def _name(trial: Trial) -> str:

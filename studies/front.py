@@ -65,5 +65,7 @@ def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:
     return table[["trial", "key", "error", "error_std", *costs, "fidelity", "ranking", *(axis.name for axis in axes)]]
 
 
-_COLUMNS = ("trial", "key", "state", "source", "error", "error_std", *COSTS, "latency_ms", "fidelity", "ranking")
-_COLUMNS += ("weights", "evaluated", "within", "reason", "seconds", "started")
+_COLUMNS = (
+    *("trial", "key", "state", "source", "error", "error_std", *COSTS, "latency_ms", "fidelity", "ranking"),
+    *("weights", "evaluated", "within", "reason", "seconds", "started"),
+)

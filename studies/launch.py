@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..evaluators import Loop, Task, measure_error, train
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
 from .checkpoints import load_checkpoint
-from .config import OwnData, StudyFile, read
+from .config import StudyFile, read
 from .data import Data
 from .files import write_atomic
 from .finish import Keeper
@@ -140,9 +140,9 @@ def parse_pick(pick: str) -> str | int | Budget:
 
 
 def make_model(file: StudyFile) -> nn.Module:
-    """The file's full network on the CPU, in eval mode, with its checkpoint if there is one; seeded where it is random."""
+    """The file's full network, in eval mode, with its checkpoint if there is one; seeded where it is random."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(file.study.seed)
+        torch.default_generator.manual_seed(file.study.seed)
         model = _call(file, "model", file.model.factory, file.model.arguments)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model factory {file.model.factory} gave a {type(model).__name__}; expected a torch.nn.Module")

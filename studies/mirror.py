@@ -16,7 +16,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..search import SamplerFactory
 from ..spaces import Axis, Candidate
@@ -34,18 +34,18 @@ class Mirror:
         self._factory = factory
         self._seed = seed
         self._distributions = distributions(axes)
-        self._storage = InMemoryStorage()
-        with quiet():
-            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
+        self._begin(())
 
-    def open(self) -> int:
-        """A new running trial without parameters; returns its id."""
-        return self._storage.create_new_trial(self._id)
-
-    def ask(self, trial_id: int, number: int, attempt: int) -> Candidate:
-        """What a fresh sampler wants to try next. May be asked again with another attempt."""
+    def ask(self, number: int, attempt: int) -> Candidate:
+        """What a fresh sampler wants to try as trial `number`, the next one; attempts count from 0."""
+        if attempt == 0:
+            self._storage.create_new_trial(self._id)
+        else:
+            # The trial itself must come fresh too, and Optuna takes no note back: all others are entered again.
+            self._begin(self._storage.get_all_trials(self._id, deepcopy=False)[:-1])
+            self._storage.create_new_trial(self._id)
         sampler, study = self._sampler(number, attempt)
-        trial = self._storage.get_trial(trial_id)
+        trial = self._storage.get_trial(self._trial_id(number))
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
         # Also where the space is still empty: this is where a genetic sampler puts a trial into a generation.
@@ -57,8 +57,9 @@ class Mirror:
                 asked[axis.name] = sampler.sample_independent(study, trial, axis.name, self._distributions[axis.name])
         return Candidate(axis.choices[int(asked[axis.name])] for axis in self._axes)
 
-    def settle(self, trial_id: int, candidate: Candidate) -> dict[str, Any]:
-        """Give the running trial its final parameters; returns what samplers noted on it."""
+    def settle(self, number: int, candidate: Candidate) -> dict[str, Any]:
+        """Give the trial that was asked for its final parameters; returns what the sampler noted on it."""
+        trial_id = self._trial_id(number)
         for name, position in positions(self._axes, candidate).items():
             distribution = self._distributions[name]
             internal = distribution.to_internal_repr(position)
@@ -102,12 +103,20 @@ class Mirror:
                 row.set_constraint(name, value)
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self._objectives))
 
+    def _begin(self, trials: Iterable[FrozenTrial]) -> None:
+        self._storage = _Forgetful()
+        with quiet():
+            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
+        for trial in trials:
+            self._storage.create_new_trial(self._id, trial)
+
     def _sampler(self, number: int, attempt: int) -> tuple[BaseSampler, Study]:
         sampler = self._factory(seed_of(self._seed, number, attempt))
         return sampler, self._view(sampler)
 
     def _view(self, sampler: BaseSampler) -> Study:
         """A new object each time: Optuna caches the trials within one, and only its own ask and tell clear that."""
+        self._storage.forget()
         return optuna.load_study(study_name="mirror", storage=self._storage, sampler=sampler, pruner=NopPruner())
 
     def _trial_id(self, number: int) -> int:
@@ -115,6 +124,28 @@ class Mirror:
 
     def _notes(self, trial_id: int) -> dict[str, Any]:
         return dict(self._storage.get_trial(trial_id).system_attrs)
+
+
+class _Forgetful(InMemoryStorage):
+    """Storage that forgets what samplers note on the study as soon as the next one is made.
+
+    Optuna's genetic samplers keep the parents of a generation there, in one order when chosen and in another when
+    recalled (Optuna 5.0): what is proposed would depend on which process asked first. They choose again when they find
+    nothing, from the told trials alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._notes: dict[str, Any] = {}
+
+    def forget(self) -> None:
+        self._notes = {}
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._notes[key] = value
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return dict(self._notes)
 
 
 def seed_of(*parts: int) -> int:

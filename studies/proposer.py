@@ -14,7 +14,7 @@ from ..spaces import Candidate, Space, within
 from .mirror import Mirror, seed_of
 from .trial import Trial
 
-_ATTEMPTS = 9  # the first question to a sampler, and eight more where it only repeats what was tried
+_ATTEMPTS = 3  # how often a sampler is asked before something near its last wish is taken
 _FILL = 256  # random candidates drawn before every neighbour of every trial is looked at
 
 
@@ -54,10 +54,9 @@ class Proposer:
 
     def propose(self, number: int) -> Trial | None:
         """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
-        opened = self._mirror.open()
-        for source, asked, candidate in self._wishes(opened, number):
+        for source, asked, candidate in self._wishes(number):
             if not self._is_taken(candidate):
-                memory = self._mirror.settle(opened, candidate)
+                memory = self._mirror.settle(number, candidate)
                 return self._keep(self._trial(number, source, asked, candidate, memory))
         return None
 
@@ -77,37 +76,38 @@ class Proposer:
             self._keep(trial)
         self._mirror.close(batch, self._limits)
 
-    def _wishes(self, opened: int, number: int) -> Iterator[tuple[str, Candidate, Candidate]]:
+    def _wishes(self, number: int) -> Iterator[tuple[str, Candidate, Candidate]]:
         """Source, asked and repaired candidate, best first."""
         # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
-        asked = self._mirror.ask(opened, number, 0)
+        asked = self._mirror.ask(number, 0)
         if number < len(self._seeds):
             name, seed = self._seeds[number]
             yield f"seed:{name}", seed, seed
         for attempt in range(1, _ATTEMPTS + 1):
             yield "sampler", asked, self._repaired(asked)
             if attempt < _ATTEMPTS:
-                asked = self._mirror.ask(opened, number, attempt)
-        for drawn in self._space.sample(_FILL, seed=seed_of(self._seed, number, _ATTEMPTS)):
-            yield "fill", drawn, self._repaired(drawn)
-        for near in self._neighbours():
-            yield "fill", near, near
+                asked = self._mirror.ask(number, attempt)
+        random = np.random.default_rng(seed_of(self._seed, number, _ATTEMPTS))
+        near = self._neighbours(self._repaired(asked))
+        for i in random.permutation(len(near)):
+            yield "near", asked, near[i]
+        for drawn in self._space.sample(_FILL, seed=int(random.integers(2**31))):
+            yield "random", drawn, self._repaired(drawn)
+        yield "random", self._space.smallest, self._space.smallest
+        # A larger choice never costs less, so one can walk from any candidate within the limits down to the smallest
+        # without leaving them: when that one was tried and no neighbour of any trial is new, all were tried.
+        for identity in list(self._taken):
+            for candidate in self._neighbours(identity[0]):
+                yield "random", candidate, candidate
 
     def _repaired(self, asked: Candidate) -> Candidate:
         return self._space.repair(self._space.canonical(asked), self._limits)
 
-    def _neighbours(self) -> Iterator[Candidate]:
-        """Everything within the limits and one step on one axis from what was tried.
-
-        A larger choice never costs less, so one can walk from any candidate within the limits down to the smallest one
-        without leaving them: when no neighbour is new, and the smallest was tried, all were.
-        """
-        yield self._space.smallest
-        for identity in list(self._taken):
-            steps = [step for start in (identity[0], self._slimmest(identity[0])) for step in self._steps(start)]
-            if steps:
-                fine = within(self._space, self._space.encode(steps), self._limits)
-                yield from (self._space.canonical(step) for step, good in zip(steps, fine, strict=True) if good)
+    def _neighbours(self, candidate: Candidate) -> list[Candidate]:
+        """Everything within the limits and one step on one axis away, whatever stands within removed blocks."""
+        steps = [step for start in (candidate, self._slimmest(candidate)) for step in self._steps(start)]
+        fine = within(self._space, self._space.encode(steps), self._limits)
+        return [self._space.canonical(step) for step, good in zip(steps, fine, strict=True) if good]
 
     def _steps(self, candidate: Candidate) -> Iterator[Candidate]:
         for i, axis in enumerate(self._space.axes):

@@ -29,17 +29,18 @@ def event_line(event: Mapping[str, Any]) -> str:
     return f"{event['folder']}: {formats}; largest difference {worst:.1e} of the largest output"
 
 
-def front_text(front: pd.DataFrame, full: Mapping[str, float]) -> str:
+def front_text(front: pd.DataFrame, full: Mapping[str, float], resolutions: Sequence[Sequence[int]]) -> str:
     """A front as a table for people: errors in percent, costs beside their share of the full network's."""
     if front.empty:
         return "the front is empty: no trial is within the budget yet"
     costs = [name for name in (*full, "latency_ms") if name in front and name not in _DERIVED]
-    axes = [name for name in front if str(name).startswith("depth:") or name == "resolution"]
+    axes = [name for name in map(str, front) if name.startswith("depth:") or name == "resolution"]
     rows = [["trial", "key", "error %", *costs, *axes]]
-    for _, row in front.iterrows():
-        error = f"{100 * row['error']:.2f}" + ("" if pd.isna(row["error_std"]) else f" +- {100 * row['error_std']:.2f}")
+    for row in frame_json(front):
+        error = f"{100 * row['error']:.2f}" + ("" if row["error_std"] is None else f" +- {100 * row['error_std']:.2f}")
         shown = [_cost(name, row[name], full) for name in costs]
-        rows.append([str(row["trial"]), str(row["key"]), error, *shown, *(str(row[name]) for name in axes)])
+        chosen = [_side(resolutions[row[name]]) if name == "resolution" else str(row[name]) for name in axes]
+        rows.append([str(row["trial"]), str(row["key"]), error, *shown, *chosen])
     return table(rows)
 
 
@@ -118,10 +119,16 @@ def _costs(measures: Mapping[str, Any]) -> str:
     return ", ".join(said + ([f"{measures['latency_ms']:.3g} ms"] if "latency_ms" in measures else []))
 
 
-def _cost(name: str, value: float, full: Mapping[str, float]) -> str:
+def _cost(name: str, value: float | None, full: Mapping[str, float]) -> str:
+    if value is None:
+        return ""
     if name == "latency_ms":
-        return "" if pd.isna(value) else f"{value:.3g}"
+        return f"{value:.3g}"
     return f"{_count(value)} ({value / max(full[name], 1):.3f})"
+
+
+def _side(side: Sequence[int]) -> str:
+    return "x".join(map(str, side))
 
 
 def _count(value: float) -> str:

@@ -1,8 +1,8 @@
 """The candidates that a study tries first: what a careful person would try by hand.
 
-`full` is the network itself, the reference every error is compared with. `uniform` shrinks every layer alike. `magnitude`
-keeps the units whose scores pass one threshold for the whole network. The last two come at several costs, and at lower
-depth and resolution, each as large as the budget allows.
+`full` is the network itself, the reference every error is compared with. `uniform` shrinks every layer alike.
+`magnitude` keeps the units whose scores pass one threshold for the whole network. The last two come at several costs,
+and at lower depth and resolution, each as large as the budget allows.
 """
 
 from __future__ import annotations

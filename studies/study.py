@@ -326,7 +326,7 @@ class Study:
             self._refuse_to_fail_on(number)
 
     def _stand_in(self, number: int) -> float:
-        """What a sampler is told for a network that was never trained: the median error so far, neither good nor bad."""
+        """What a sampler is told for a network that was never trained: the median error so far."""
         known = [trial.measures["error"] for trial in self._ledger.trials[:number] if trial.told and trial.scored]
         return statistics.median(known) if known else 1.0
 

@@ -57,7 +57,8 @@ class Trial:
         number: place in the study, from 0.
         candidate: what is built: legal, canonical, and repaired to the budget of its day.
         asked: what the sampler (or the seed) asked for, before repair.
-        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, or `"fill"` where the sampler only repeated itself.
+        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`; where that only repeated itself, `"near"`
+            what it asked for, or `"random"`.
         ranking: name and digest of the scores that say which channels stay.
         weights: where the weights come from: `"inherited"`.
         fidelity: how well the network is trained before its error counts.

@@ -24,6 +24,7 @@ class View:
     Attributes:
         path: the folder.
         full: costs of the full network, by name.
+        resolutions: sides that the resolution axis is an index into.
         storage: URL of the Optuna storage that holds the trials.
         budget: the one of the last run.
     """
@@ -40,6 +41,7 @@ class View:
         self._settings: dict[str, Any] = found["settings"]
         self._axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
         self.full: dict[str, float] = found["full_costs"]
+        self.resolutions: list[list[int]] = found["space"]["resolutions"]
         self.storage: str = found["storage"] or sqlite_url(self.path / DATABASE)
         if found["storage"] is None:
             check_sqlite(self.path / DATABASE)

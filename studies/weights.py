@@ -65,7 +65,7 @@ def with_kept_weights(source: ModelSource, kept: Mapping[str, Tensor]) -> nn.Mod
     """The full network with the weights that a study keeps.
 
     Args:
-        source: a model that has these weights, or a function without arguments that makes one; the latter is given them.
+        source: a model that has these weights, or a function without arguments that makes one, which is given them.
         kept: the study's base weights.
 
     Raises:

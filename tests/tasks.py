@@ -19,7 +19,9 @@ def squares(n, *, seed, classes=3, side=8):
 
 
 def classification(*, train=96, validation=40, test=24, batch=16, **settings):
-    splits = {name: squares(n, seed=n)[:2] for name, n in (("train", train), ("validation", validation), ("test", test))}
+    splits = {
+        name: squares(n, seed=n)[:2] for name, n in (("train", train), ("validation", validation), ("test", test))
+    }
     return Classification(**splits, batch=batch, **settings)
 
 

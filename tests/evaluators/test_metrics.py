@@ -9,13 +9,19 @@ def outputs_of(labels, classes=3):
 
 
 def test_error_rate_by_hand():
-    # 4 examples, the last one wrong: 1/4; standard error sqrt(.25 * .75 / 4)
+    # 4 examples, the last one wrong: 1/4; with half of each added 1.5 of 5: standard error sqrt(.3 * .7 / 4)
     error = ErrorRate()
     error.update(outputs_of(torch.tensor([0, 1, 2])), torch.tensor([0, 1, 2]))
     error.update(outputs_of(torch.tensor([0])), torch.tensor([2]))
     assert error.compute() == 0.25
-    assert error.std() == pytest.approx((0.25 * 0.75 / 4) ** 0.5)
+    assert error.std() == pytest.approx((0.3 * 0.7 / 4) ** 0.5)
     assert error.count == 4
+
+
+def test_no_wrong_answer_is_no_certainty():
+    error = ErrorRate()
+    error.update(outputs_of(torch.tensor([0, 1])), torch.tensor([0, 1]))
+    assert error.compute() == 0 and error.std() > 0
 
 
 def test_overlap_by_hand():
@@ -29,7 +35,9 @@ def test_overlap_by_hand():
     assert dice.compute() == pytest.approx(1 - (4 / 5 + 2 / 3) / 2)
 
 
-@pytest.mark.parametrize("make", [ErrorRate, lambda: OverlapError(classes=3), lambda: OverlapError(classes=3, ignore=0)])
+@pytest.mark.parametrize(
+    "make", [ErrorRate, lambda: OverlapError(classes=3), lambda: OverlapError(classes=3, ignore=0)]
+)
 def test_batches_change_nothing(make):
     g = torch.Generator().manual_seed(0)
     shape = (12,) if make is ErrorRate else (12, 4, 4)

@@ -77,7 +77,9 @@ def test_images_stay_bytes_and_are_normalised_in_batches():
 @pytest.mark.parametrize("scale", [0.5, 1, 2])
 def test_every_number_of_axes_and_resolution(sides, scale):
     images = torch.rand(4, 2, *sides, generator=torch.Generator().manual_seed(0))
-    task = Classification(train=(images, torch.arange(4)), validation=(images, torch.arange(4)), mean=[0, 0], std=[1, 1])
+    task = Classification(
+        train=(images, torch.arange(4)), validation=(images, torch.arange(4)), mean=[0, 0], std=[1, 1]
+    )
     resolution = tuple(int(side * scale) for side in sides)
     inputs, _ = prepared(task, "validation", resolution)[0]
     assert tuple(inputs.shape[2:]) == resolution
@@ -157,7 +159,7 @@ WRONG = [
     ({"train": (images, labels.float())}, TypeError, "whole numbers"),
     ({"train": (images.int(), labels)}, TypeError, "expected uint8"),
     ({"train": (images[:, 0, 0], labels)}, ValueError, "channels, \\*sides"),
-    ({"train": images}, ValueError, "label|pair|images"),
+    ({"train": images}, TypeError, "pair of tensors"),
     ({"train": 3}, TypeError, "pair of tensors"),
     ({"validation": (images[:, :2], labels)}, ValueError, "make them equal"),
     ({"train": Lazy(images, labels)}, ValueError, "number of classes"),
@@ -200,3 +202,11 @@ def test_a_network_of_other_outputs_is_refused():
 def test_masks_must_fit_their_images():
     with pytest.raises(ValueError, match="make them equal"):
         Segmentation(train=(images, masks[:, :4]), validation=(images, masks))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_blur_the_images(dtype):
+    task = tasks.classification(augment=Augment(shift=0.2, rotate=20))
+    plain = prepared(task, resolution=(6, 6), seed=1)[0][0]
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(prepared(task, resolution=(6, 6), seed=1)[0][0], plain)

@@ -1,0 +1,164 @@
+import copy
+import math
+
+import networks
+import pytest
+import tasks
+import torch
+from torch import nn
+
+from secateur.evaluators import FIDELITIES, Ladder, Training, measure_error, recalibrate
+
+TRAINING = Training(lr=0.05, short_epochs=2, long_epochs=4)
+
+
+class NoTest:
+    """A task whose test split must not be asked for."""
+
+    def __init__(self, task):
+        self.task = task
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def loader(self, split, resolution, seed):
+        assert split != "test"
+        return self.task.loader(split, resolution, seed)
+
+
+def base(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return networks.Plain(4, 3)
+
+
+def evaluate(ladder, fidelity="short", *, model=None, seed=0, **settings):
+    given = base() if model is None else model
+    build = lambda: copy.deepcopy(given)  # noqa: E731
+    return ladder(build, candidate="a", resolution=None, fidelity=fidelity, seed=seed, **settings)
+
+
+def same(a, b):
+    assert a.error == b.error and a.error_std == b.error_std and a.attributes == b.attributes
+    assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_every_rung_is_reported_and_the_last_is_the_error(fidelity):
+    rungs, seen = FIDELITIES[: FIDELITIES.index(fidelity) + 1], []
+    ladder = Ladder(NoTest(tasks.classification()), TRAINING)
+    result = evaluate(ladder, fidelity, report=lambda rung, error: seen.append((rung, error)))
+    assert result.state == "complete" and result.reason is None and result.seconds > 0
+    assert seen == [(rung, result.attributes[f"error_{rung}"]) for rung in rungs]
+    assert result.error == seen[-1][1] and result.error_std > 0
+
+
+def test_lower_rungs_are_the_same_on_the_way_up():
+    ladder = Ladder(tasks.classification(), TRAINING)
+    low, high = evaluate(ladder, "recalibrated"), evaluate(ladder, "long")
+    assert low.error == high.attributes["error_recalibrated"]
+    assert evaluate(ladder, "short").error == high.attributes["error_short"]
+
+
+def test_a_score_does_not_depend_on_what_was_evaluated_before():
+    ladder = Ladder(tasks.classification(), TRAINING)
+    alone = evaluate(Ladder(tasks.classification(), TRAINING))
+    evaluate(ladder, model=base(7), seed=3)
+    same(evaluate(ladder), alone)
+
+
+def test_weights_are_those_that_were_measured():
+    task, model = tasks.classification(), base()
+    result = evaluate(Ladder(task, TRAINING))
+    model.load_state_dict(result.weights)
+    assert measure_error(model, task).compute() == result.error
+
+
+def test_the_lowest_rung_is_inherited_weights_recalibrated():
+    task, model = tasks.classification(), base()
+    result = evaluate(Ladder(task, TRAINING), "recalibrated")
+    recalibrate(model, task)
+    assert measure_error(model, task).compute() == result.error
+    assert all(torch.equal(result.weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_resolution_is_that_of_training_and_validation():
+    task = tasks.classification()
+    ladder = Ladder(task, TRAINING)
+    small = ladder(base, candidate="a", resolution=(4, 4), fidelity="recalibrated", seed=0)
+    assert isinstance(small.error, float)
+
+
+def test_fine_tuning_helps():
+    result = evaluate(Ladder(tasks.classification(), TRAINING), "long")
+    assert result.error < result.attributes["error_recalibrated"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtype_is_the_models(dtype):
+    result = evaluate(Ladder(tasks.classification(), TRAINING, dtype=dtype))
+    assert result.state == "complete"
+    assert all(value.dtype == dtype for value in result.weights.values() if value.is_floating_point())
+
+
+def test_a_training_that_diverges_is_a_failed_result():
+    result = evaluate(Ladder(tasks.classification(), Training(lr=1e30, momentum=0)))
+    assert result.state == "failed" and "diverged" in result.reason and "lower lr" in result.reason
+    assert math.isnan(result.error) and result.weights is None
+
+
+def test_weights_that_are_not_numbers_are_a_failed_result():
+    model = base()
+    nn.init.constant_(model.fc.bias, float("nan"))
+    result = evaluate(Ladder(tasks.classification(), TRAINING), "recalibrated", model=model)
+    assert result.state == "failed" and "not finite" in result.reason
+
+
+def test_memory_that_runs_out_is_a_failed_result():
+    class Greedy(networks.Plain):
+        def forward(self, x):
+            return super().forward(x) + torch.empty(2**60)[:3]  # an exbibyte: no machine has it
+
+    result = evaluate(Ladder(tasks.classification(), TRAINING), model=Greedy(4, 3))
+    assert result.state == "failed" and result.reason.startswith("out of memory")
+
+
+def test_mistakes_are_raised():
+    wrong = networks.Plain(4, 5)
+    with pytest.raises(ValueError, match="the labels need"):
+        evaluate(Ladder(tasks.classification(), TRAINING), model=wrong)
+    with pytest.raises(RuntimeError, match="expected input"):
+        evaluate(Ladder(tasks.classification(), TRAINING), model=nn.Conv2d(5, 3, 1))
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    evaluate(Ladder(tasks.classification(), TRAINING, threads=before + 1), "recalibrated")
+    assert torch.get_num_threads() == before
+
+
+def test_wrong_settings_are_refused():
+    task = tasks.classification()
+    with pytest.raises(ValueError, match="recalibrated, short, long"):
+        evaluate(Ladder(task, TRAINING), "medium")
+    with pytest.raises(ValueError, match="threads"):
+        Ladder(task, TRAINING, threads=0)
+    with pytest.raises(ValueError, match="dtype"):
+        Ladder(task, TRAINING, dtype=torch.int8)
+
+
+@pytest.mark.gpu
+def test_on_cuda():
+    result = evaluate(Ladder(tasks.classification(), TRAINING, device="cuda"), "long")
+    assert result.state == "complete"
+    assert all(not value.is_cuda for value in result.weights.values())
+
+
+@pytest.mark.gpu
+def test_memory_that_runs_out_on_cuda_is_a_failed_result():
+    class Greedy(networks.Plain):
+        def forward(self, x):
+            return super().forward(x) + torch.empty(2**50, device=x.device)[:3]
+
+    result = evaluate(Ladder(tasks.classification(), TRAINING, device="cuda"), model=Greedy(4, 3))
+    assert result.state == "failed" and result.reason.startswith("out of memory")

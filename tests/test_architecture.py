@@ -1,0 +1,89 @@
+"""The arrows of the house, the face, and what the package holds."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import secateur
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "spaces": set(),
+    "search": {"spaces"},
+    "evaluators": {"spaces"},
+    "pruners": {"spaces"},
+    "studies": {"spaces", "search", "evaluators", "pruners"},
+}
+FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).glob("*.py"))]
+
+
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_arrows_point_down_and_are_relative(path):
+    for node in imports(path):
+        if isinstance(node, ast.Import):
+            assert not any(name.name.split(".")[0] == "secateur" for name in node.names), ast.unparse(node)
+        elif node.level == 0:
+            assert (node.module or "").split(".")[0] != "secateur", ast.unparse(node)
+        elif node.level == 2:
+            rooms = [node.module.split(".")[0]] if node.module else [name.name for name in node.names]
+            assert set(rooms) <= MAY_IMPORT[path.parent.name] | {"__version__"}, ast.unparse(node)
+        else:
+            assert node.level == 1, ast.unparse(node)
+
+
+def test_the_face_imports_absolutely_and_lazily():
+    face = ast.parse((ROOT / "__init__.py").read_text())
+    eager = [node for node in face.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {node.module for node in eager} <= {"importlib", "typing"}
+    assert all(node.level == 0 for node in imports(ROOT / "__init__.py") if isinstance(node, ast.ImportFrom))
+
+
+def test_the_face_gives_every_public_name():
+    for name in secateur.__all__:
+        assert getattr(secateur, name).__name__ == name or name == "Scores"
+    assert set(secateur.__all__) <= set(dir(secateur))
+    with pytest.raises(AttributeError, match="no attribute 'Spade'"):
+        secateur.Spade  # noqa: B018
+
+
+def test_the_command_line_imports_nothing_heavy():
+    heavy = "{'torch', 'optuna', 'sklearn', 'pandas', 'numpy', 'scipy', 'pydantic', 'rich'}"
+    code = (
+        "import sys\nfrom secateur.__main__ import main\nassert main(['--help']) == 0\n"
+        f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "search" in run.stdout
+    assert run.stderr.strip() == "[]"
+
+
+def test_the_package_lists_every_folder_and_nothing_else_lies_at_the_root():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.rglob("__init__.py") if not hidden(path)}
+    packages = {".".join(("secateur", *folder.parts)) for folder in folders}
+    assert set(settings["tool"]["setuptools"]["packages"]) == packages
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert settings["project"]["version"] == secateur.__version__ == version("secateur")
+
+
+def test_every_constraint_is_exact_and_every_dependency_has_one():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in lines)
+    pinned = {line.split("==")[0] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    names = {text.split(">=")[0].split("[")[0] for text in asked}
+    assert names <= pinned
+
+
+def hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part in ("build", "runs", "out") for part in path.relative_to(ROOT).parts)

@@ -1,0 +1,300 @@
+"""The command line as a user meets it: real searches of a tiny network, and every bad input as one line and code 2."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from secateur import __version__, load
+from secateur.__main__ import main
+from secateur.studies import config
+from secateur.studies.view import View
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv1(x)))
+        return self.head(torch.relu(self.conv2(x)).mean((2, 3)))
+
+
+def number():
+    return 3
+"""
+STUDY = """
+[model]
+factory = "{module}:Tiny"
+train = true
+
+[data]
+reader = "npz"
+path = "images.npz"
+validation = 20
+test = 20
+batch = 16
+
+[space]
+resolutions = [8, 6]
+divisor = 2
+
+[budget]
+macs = 0.6
+
+[training]
+base_epochs = 2
+long_epochs = 1
+recalibration_images = 32
+
+[study]
+trials = 6
+sampler = "random"
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a study file, its network and its data: which half of the picture is brighter."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "cli_tiny.py").write_text(NETWORK)
+    (folder / "study.toml").write_text(STUDY.format(module="cli_tiny"))
+    random = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    images = random.integers(0, 100, (100, 1, 8, 8)) + 100 * (labels[:, None, None, None] == (np.arange(8) < 4))
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished study."""
+    assert main(["search", str(folder / "study.toml"), "--out", str(folder / "run"), "--quiet"]) == 0
+    return folder / "run"
+
+
+def refused(capsys, *arguments):
+    """The one line on standard error that bad input gives."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("secateur: error: ") and said.err.count("\n") == 1
+    return said.err
+
+
+def test_trace(folder, capsys):
+    assert main(["trace", str(folder / "study.toml")]) == 0
+    assert "resolutions: 6x6, 8x8" in capsys.readouterr().out
+    assert main(["trace", str(folder / "study.toml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["axes"]["width:conv1"] == [2, 4, 6, 8]
+    assert found["full"]["macs"] == 8 * 9 * 64 + 8 * 8 * 9 * 64 + 8 * 2  # conv1, conv2, head
+
+
+def test_search_says_how_far_it_is_in_plain_lines(folder, capsys):
+    out = folder / "plain"
+    assert main(["search", str(folder / "study.toml"), "--out", str(out), "--trials", "3", "--seed", "5"]) == 0
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert lines[0].startswith("base network: epoch 1/2, loss ")
+    assert re.match(r"trial 3/3: error [\d.]+%, [\d.]+ ?k? MACs; best [\d.]+% \(trial \d\)$", lines[-1])
+    assert said.out.startswith("trial  key")
+    kept = config.read(out)
+    assert (kept.study.trials, kept.study.seed) == (3, 5)
+    assert not (folder / "plain.part").exists()
+
+
+def test_search_refuses_what_is_there(folder, run, capsys):
+    assert f"secateur resume {run}" in refused(capsys, "search", folder / "study.toml", "--out", run)
+    assert "is no study" in refused(capsys, "search", folder / "study.toml", "--out", folder)
+
+
+def test_status_and_front(run, capsys):
+    assert main(["status", str(run), "--json"]) == 0
+    standing = json.loads(capsys.readouterr().out)
+    assert (standing["told"], standing["running"], standing["budget"]) == (6, 0, {"macs": 0.6})
+    assert main(["status", str(run)]) == 0
+    assert "6 done" in capsys.readouterr().out
+    assert main(["front", str(run), "--json"]) == 0
+    front = json.loads(capsys.readouterr().out)["front"]
+    assert len(front) == standing["front"] >= 1
+    assert all(row["macs"] <= standing["limits"]["macs"] for row in front)
+    assert main(["front", str(run), "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(front) + 1
+    assert main(["front", str(run)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(front) + 1
+    assert "keep one" in refused(capsys, "front", run, "--csv", "--json")
+
+
+def test_resume_to_more_trials_under_another_budget(folder, run, capsys):
+    assert main(["resume", str(run), "--trials", "8", "--budget", "macs=0.3", "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"]["told"] == 8
+    assert found["status"]["budget"] == {"macs": 0.3}
+    assert (config.read(run).study.trials, config.read(run).budget.macs) == (8, 0.3)
+    assert "smallest" in refused(capsys, "resume", run, "--budget", "macs=0.0001", "--quiet")
+    assert config.read(run).budget.macs == 0.3, "a refused budget is not kept"
+
+
+def test_export(folder, run, capsys):
+    out = folder / "out"
+    assert main(["export", str(run), "--to", str(out), "--quiet"]) == 0
+    path = capsys.readouterr().out.strip()
+    side = json.loads((Path(path) / "config.json").read_text())["resolution"]
+    assert load(path)(torch.rand(3, 1, *side)).shape == (3, 2)
+    assert (out / "front.csv").is_file()
+    assert "exists already" in refused(capsys, "export", run, "--to", out)
+    assert main(["export", str(run), "--to", str(folder / "out2"), "--pick", "macs=0.5", "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["errors"]["test_size"] == 20
+    assert "expected best, all" in refused(capsys, "export", run, "--to", folder / "o", "--pick", "good")
+    assert "no such trial" in refused(capsys, "export", run, "--to", folder / "o", "--pick", "99")
+    assert not (folder / "o").exists()
+
+
+def test_a_killed_search_goes_on_where_it_stood(folder, tmp_path):
+    """Killed while the base network trains, and again among the trials; the table is an uninterrupted run's."""
+    text = STUDY.format(module="cli_tiny").replace("base_epochs = 2", "base_epochs = 4")
+    (tmp_path / "study.toml").write_text(f'folder = "{folder}"\n{text}')
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["search", str(tmp_path / "study.toml"), "--out", str(whole), "--quiet"]) == 0
+    command = [sys.executable, "-P", "-m", "secateur"]
+    for arguments, sign in (
+        (["search", str(tmp_path / "study.toml"), "--out", str(killed)], "base network: epoch 2/4"),
+        (["resume", str(killed)], "trial 2/6"),
+    ):
+        process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith(sign):
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert main(["resume", str(killed), "--quiet"]) == 0
+    assert View(killed).front().equals(View(whole).front())
+    assert View(killed).status()["told"] == 6
+    assert not killed.with_name("killed.part").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(folder, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-P", "-m", "secateur", "search", str(folder / "study.toml"), "--out", str(out)]
+    process = subprocess.Popen([*command, "--trials", "500"], stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("trial 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == f"secateur: stopped; go on with: secateur resume {out}"
+
+
+BAD_FILES = {
+    "[study": "no valid TOML",
+    'model = "a:b"': "the table [data] is missing",
+    "{good}[sutdy]\ntrials = 3": "unknown key 'sutdy'; did you mean 'study'?",
+    "{good}[study]\ntrails = 3": "[study]: unknown key 'trails'; did you mean 'trials'?",
+    '{good}[study]\ntrials = "many"': '[study] trials: given "many"; expected a whole number',
+    "{good}[study]\ntrials = 0": "[study] trials: given 0; expected greater than or equal to 1",
+    "{good}[training]\nlearning_rate = 1": "[training]: unknown key 'learning_rate'; expected one of optimizer",
+    "{good}[training]\nlr = -1": "[training]: lr is -1.0; expected > 0",
+    '{good}[budget]\nmacs = "half"': "a text must be a percentage",
+    "{good}[budget]\nmac = 0.5": "did you mean 'macs'?",
+    "{good}[budget]\nmacs = 1e-9": "reach",
+    "{good}[space]\nresolutions = 28": "[space] resolutions: given 28; expected a list",
+    '{good}[space]\nignore = ["nose"]': "nose",
+    '{good}[study]\nsampler = "random_search"': "sampler 'random_search' is not known",
+    '{good}[study]\nsampler = "nowhere:sampler"': "there is no module 'nowhere'",
+    '{good}[study]\ndevice = "tpu"': "device",
+    'model = "cli_tiny"\n{data}': "expected 'package.module:name'",
+    'model = "nowhere:Tiny"\n{data}': "there is no module 'nowhere', neither installed nor in",
+    'model = "cli_tiny:Small"\n{data}': "cli_tiny has no 'Small'",
+    'model = "cli_tiny:number"\n{data}': "gave a int; expected a torch.nn.Module",
+    '[model]\nfactory = "cli_tiny:Tiny"\narguments = {{ depth = 3 }}\n{data}': "does not take the arguments",
+    '[model]\nfactory = "cli_tiny:Tiny"\ncheckpoint = "gone.pt"\n{data}': "gone.pt does not exist",
+    '[model]\nfactory = "cli_tiny:Tiny"\ncheckpoint = "pickle.pt"\n{data}': "is not unpickled",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "gone.npz"': "gone.npz does not exist",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "zip"': "reader is 'zip'; expected one of",
+    'model = "cli_tiny:Tiny"\n[data]\naugment = {{ shitf = 1 }}': "[data] augment: unknown key 'shitf'; did you mean",
+    'model = "cli_tiny:Tiny"\ndata = "cli_tiny:number"': "gave a int without fingerprint",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "images.npz"\nclasses = 1': "label",
+    '[model]\nfactory = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "colour.npz"': "does not take the data",
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES, ids=lambda text: BAD_FILES[text][:40])
+def test_a_bad_study_file_is_one_line(folder, tmp_path, capsys, text):
+    torch.save(folder, folder / "pickle.pt")
+    np.savez(folder / "colour.npz", images=np.zeros((20, 3, 8, 8), np.uint8), labels=np.arange(20) % 2)
+    data = '[data]\nreader = "npz"\npath = "images.npz"\n'
+    good = f'folder = "{folder}"\nmodel = "cli_tiny:Tiny"\n{data}'
+    filled = text if "{" not in text else text.format(good=good, data=data)
+    if not filled.startswith("folder"):
+        filled = f'folder = "{folder}"\n{filled}'
+    (tmp_path / "study.toml").write_text(filled)
+    said = refused(capsys, "search", tmp_path / "study.toml", "--out", tmp_path / "run", "--quiet")
+    assert BAD_FILES[text] in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_usage_is_one_line(folder, run, tmp_path, capsys):
+    assert "Missing argument" in refused(capsys, "search")
+    assert "'search'" in refused(capsys, "serch")
+    assert "did you mean 'mnist'" in refused(capsys, "trace", "nmist")
+    assert "holds no study" in refused(capsys, "status", tmp_path)
+    assert "holds no study" in refused(capsys, "resume", tmp_path / "gone")
+    assert "expected NAME=VALUE" in refused(
+        capsys, "search", folder / "study.toml", "--out", tmp_path / "x", "--budget", "half"
+    )
+    assert "trials is 0" in refused(capsys, "search", folder / "study.toml", "--out", tmp_path / "x", "--trials", 0)
+    (tmp_path / "file").write_text("")
+    assert refused(capsys, "search", folder / "study.toml", "--out", tmp_path / "file" / "run")
+
+
+def test_a_damaged_study_is_one_line(run, tmp_path, capsys):
+    for name, contents in (("study.json", b'{"format'), ("study.db", b"SQLite"), ("base.safetensors", b"12345678")):
+        broken = tmp_path / name
+        shutil.copytree(run, broken)
+        (broken / name).write_bytes(contents)
+        assert str(broken) in refused(capsys, "resume", broken, "--quiet")
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "study.toml").write_text((other / "study.toml").read_text().replace("validation = 20", "validation = 30"))
+    assert "another study" in refused(capsys, "resume", other, "--quiet")
+
+
+def test_the_study_file_survives_writing(folder, tmp_path):
+    for name in (*config.shipped(), folder / "study.toml"):
+        file = config.read(name)
+        (tmp_path / "study.toml").write_text(file.to_toml())
+        assert config.read(tmp_path / "study.toml") == file
+
+
+def test_shipped_study_files_are_found_by_name():
+    assert config.shipped() == ["fashion-mnist", "mnist"]
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"secateur {__version__}\n"
+
+
+def test_without_the_dashboard_the_line_says_what_to_install(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "secateur[dashboard]" in refused(capsys, "dashboard", run)

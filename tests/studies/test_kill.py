@@ -19,12 +19,12 @@ def _search(folder, trials):
 
 def test_killed_search_equals_uninterrupted_one(tmp_path):
     """Short version: children of this process, so that each life costs no start-up."""
-    trials, kills, moments = 32, 0, random.Random(0)
+    trials, kills, moments = 24, 0, random.Random(0)
     straight = study_in(tmp_path / "straight")
     straight.run(trials)
     study_in(tmp_path / "killed")
     fork = multiprocessing.get_context("fork")
-    for _ in range(8):
+    for _ in range(4):
         process = fork.Process(target=_search, args=(tmp_path / "killed", trials))
         process.start()
         time.sleep(moments.uniform(0.3, 1.0))

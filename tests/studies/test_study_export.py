@@ -1,0 +1,157 @@
+"""From a study to networks on disk: picks, the last training, what is written."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
+
+from secateur import Budget, Study, load
+from secateur.evaluators import measure_error
+
+MODEL = tiny_net()
+SPACE = tiny_space(MODEL)
+TASK = tiny_task()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "study"
+    study = Study.create(
+        path, model=MODEL, task=TASK, space=SPACE, budget=Budget(macs=0.5), training=tiny_training(), threads=1
+    )
+    study.run(8)
+    return study
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_best_is_trained_written_and_loads_back(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append)
+    best = study.status()["best"]
+    found = config(folder)
+    assert folder.name == f"trial-{best['trial']:04d}-{best['key']}"
+    assert found["costs"]["macs"] == best["macs"] and found["errors"]["search_error"] == best["error"]
+    assert [event["event"] for event in events] == ["epoch", "finished", "export"]
+
+    net = load(folder, model=tiny_net(seed=5))
+    side = tuple(found["resolution"])
+    assert measure_error(net, TASK, split="test", resolution=side).compute() == found["errors"]["test_error"]
+    inputs = torch.rand(3, 1, *side)
+    with torch.no_grad():
+        torch.testing.assert_close(load(folder)(inputs), net(inputs))
+    assert sum(p.numel() for p in net.parameters()) == found["costs"]["params"]
+
+    front = pd.read_csv(tmp_path / "out" / "front.csv")
+    assert front.trial.tolist() == study.front().trial.tolist()
+    assert front.set_index("trial").final_test_error.notna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("pick", "numbers"),
+    [
+        ("all", lambda study: study.front().trial.tolist()),
+        (0, lambda study: [0]),
+        (Budget(macs=0.3), lambda study: [best_within(study, 0.3)]),
+    ],
+)
+def test_picks(study, tmp_path, pick, numbers):
+    folders = study.export(tmp_path / "out", pick=pick, finetune_epochs=0, formats=())
+    assert [config(folder)["trial"] for folder in folders] == numbers(study)
+
+
+def best_within(study, share):
+    trials = study.trials()
+    fit = trials[trials.macs <= share * trials.macs[0]]
+    return int(fit.sort_values(["error", "trial"]).trial.iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("pick", "said"),
+    [
+        ("worst", "pick='worst'"),
+        (99, "no such trial"),
+        (-1, "no such trial"),
+        (Budget(macs=10.0), "no trial is within"),
+    ],
+)
+def test_picks_that_nothing_fits(study, tmp_path, pick, said):
+    with pytest.raises(ValueError, match=said):
+        study.export(tmp_path / "out", pick=pick)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_exists_is_refused_before_any_training(study, tmp_path):
+    events = []
+    with pytest.raises(FileExistsError):
+        study.export(tmp_path, finetune_epochs=7, progress=events.append)
+    assert not events and not list((study.path / "exports").glob("*-epochs-7"))
+
+
+def test_wrong_arguments_are_refused_before_any_training(study, tmp_path):
+    with pytest.raises(ValueError, match="finetune_epochs"):
+        study.export(tmp_path / "out", finetune_epochs=-1)
+    with pytest.raises(ValueError, match="formats"):
+        study.export(tmp_path / "out", formats=("caffe",))
+
+
+def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
+    number = int(study.front().trial.iloc[-1])
+    straight = study.export(tmp_path / "straight", pick=number, finetune_epochs=4, formats=())[0]
+    for kept in (study.path / "exports").glob("*-epochs-4"):
+        for file in kept.iterdir():
+            file.unlink()
+
+    def die(event):
+        if event["event"] == "epoch" and event["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=die, formats=())
+    assert not (tmp_path / "resumed").exists()
+    events = []
+    resumed = study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=events.append, formats=())[0]
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [3, 4]
+    assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert config(resumed)["errors"] == config(straight)["errors"]
+
+
+def test_a_network_is_trained_and_tested_once(study, tmp_path):
+    events = []
+    study.export(tmp_path / "a", finetune_epochs=2, formats=())
+    study.export(tmp_path / "b", finetune_epochs=2, formats=(), progress=events.append)
+    assert [event["event"] for event in events] == ["finished", "export"]
+
+
+def test_the_search_never_reads_the_test_split(tmp_path):
+    class Guarded:
+        """The toy task, which remembers the splits that were read."""
+
+        def __init__(self):
+            self.read = []
+
+        def __getattr__(self, name):
+            return getattr(TASK, name)
+
+        def loader(self, split, resolution, seed):
+            self.read.append(split)
+            return TASK.loader(split, resolution, seed)
+
+    task = Guarded()
+    study = Study.create(
+        tmp_path / "s",
+        model=MODEL,
+        task=task,
+        space=SPACE,
+        budget=Budget(macs=0.5),
+        training=tiny_training(),
+        threads=1,
+    )
+    study.run(4)
+    assert set(task.read) == {"train", "validation"}
+    study.export(tmp_path / "out", finetune_epochs=0, formats=())
+    assert task.read.count("test") == 1

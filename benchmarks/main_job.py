@@ -54,7 +54,8 @@ def main():
             tensor.numel() for name, tensor in named_tensors(study.model).items() if "running" not in name
         )
         print(
-            f"seed {seed}: {len(study.trials())} trials, {len(front)} on the front, {time.perf_counter() - start:.0f} s; "
+            f"seed {seed}: {len(study.trials())} trials, {len(front)} on the front, "
+            f"{time.perf_counter() - start:.0f} s; "
             f"{macs:.3f} of the MACs, {params:.3f} of the parameters; test error full {100 * full_wrong.mean():.2f} %, "
             f"exported {100 * small_wrong.mean():.2f} % of {len(full_wrong)} images",
             flush=True,

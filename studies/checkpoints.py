@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"checkpoint {path}: expected a file ending in .safetensors, .pt or .pth; {_MEND}")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the safe loader asks for reports of pickles that it refuses
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds: UnpicklingError for what is refused, IndexError and more for truncated
         raise ValueError(
             f"checkpoint {path} is truncated or holds pickled objects, and is not unpickled; {_MEND}"

@@ -16,7 +16,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from ..search import SamplerFactory
 from ..spaces import Axis, Candidate
@@ -34,18 +34,18 @@ class Mirror:
         self._factory = factory
         self._seed = seed
         self._distributions = distributions(axes)
-        self._begin(())
+        self._storage = _Forgetful()
+        with quiet():
+            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
 
     def ask(self, number: int, attempt: int) -> Candidate:
         """What a fresh sampler wants to try as trial `number`, the next one; attempts count from 0."""
         if attempt == 0:
             self._storage.create_new_trial(self._id)
-        else:
-            # The trial itself must come fresh too, and Optuna takes no note back: all others are entered again.
-            self._begin(self._storage.get_all_trials(self._id, deepcopy=False)[:-1])
-            self._storage.create_new_trial(self._id)
-        sampler, study = self._sampler(number, attempt)
         trial = self._storage.get_trial(self._trial_id(number))
+        # A new attempt finds a new trial. No call takes a note back, but memory hands out its own (Optuna 5.0).
+        trial.system_attrs.clear()
+        sampler, study = self._sampler(number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
         # Also where the space is still empty: this is where a genetic sampler puts a trial into a generation.
@@ -102,13 +102,6 @@ class Mirror:
             for name, value in trial.constraints(limits).items():
                 row.set_constraint(name, value)
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self._objectives))
-
-    def _begin(self, trials: Iterable[FrozenTrial]) -> None:
-        self._storage = _Forgetful()
-        with quiet():
-            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
-        for trial in trials:
-            self._storage.create_new_trial(self._id, trial)
 
     def _sampler(self, number: int, attempt: int) -> tuple[BaseSampler, Study]:
         sampler = self._factory(seed_of(self._seed, number, attempt))

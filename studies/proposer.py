@@ -15,7 +15,6 @@ from .mirror import Mirror, seed_of
 from .trial import Trial
 
 _ATTEMPTS = 3  # how often a sampler is asked before something near its last wish is taken
-_FILL = 256  # random candidates drawn before every neighbour of every trial is looked at
 
 
 class Proposer:
@@ -87,18 +86,21 @@ class Proposer:
             yield "sampler", asked, self._repaired(asked)
             if attempt < _ATTEMPTS:
                 asked = self._mirror.ask(number, attempt)
-        random = np.random.default_rng(seed_of(self._seed, number, _ATTEMPTS))
-        near = self._neighbours(self._repaired(asked))
-        for i in random.permutation(len(near)):
-            yield "near", asked, near[i]
-        for drawn in self._space.sample(_FILL, seed=int(random.integers(2**31))):
-            yield "random", drawn, self._repaired(drawn)
-        yield "random", self._space.smallest, self._space.smallest
-        # A larger choice never costs less, so one can walk from any candidate within the limits down to the smallest
-        # without leaving them: when that one was tried and no neighbour of any trial is new, all were tried.
-        for identity in list(self._taken):
-            for candidate in self._neighbours(identity[0]):
-                yield "random", candidate, candidate
+        for near in self._around(self._repaired(asked), np.random.default_rng(seed_of(self._seed, number, _ATTEMPTS))):
+            yield "near", asked, near
+
+    def _around(self, start: Candidate, random: np.random.Generator) -> Iterator[Candidate]:
+        """Candidates ever farther from one that was tried, until the caller takes one; all there are within the limits.
+
+        Only steps between tried ones lead on: the caller takes the first that is new. A larger choice never costs less,
+        so from anywhere within the limits such steps lead down to the smallest, and from there to all others.
+        """
+        ring, seen = [start], {start}
+        while ring:
+            ring = list(dict.fromkeys(near for one in ring for near in self._neighbours(one) if near not in seen))
+            seen.update(ring)
+            ring = [ring[i] for i in random.permutation(len(ring))]
+            yield from ring
 
     def _repaired(self, asked: Candidate) -> Candidate:
         return self._space.repair(self._space.canonical(asked), self._limits)

@@ -57,8 +57,8 @@ class Trial:
         number: place in the study, from 0.
         candidate: what is built: legal, canonical, and repaired to the budget of its day.
         asked: what the sampler (or the seed) asked for, before repair.
-        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`; where that only repeated itself, `"near"`
-            what it asked for, or `"random"`.
+        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, or `"near"` what it asked for, where that was
+            tried.
         ranking: name and digest of the scores that say which channels stay.
         weights: where the weights come from: `"inherited"`.
         fidelity: how well the network is trained before its error counts.

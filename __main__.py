@@ -257,7 +257,7 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     from .studies import report
 
-    with Progress(BarColumn(24), TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bar:
+    with Progress(BarColumn(8), TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(event: dict[str, Any]) -> None:

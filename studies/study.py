@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
-import statistics
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -25,21 +21,20 @@ from .files import new_folder, to_json, write
 from .finish import Exporter
 from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
 from .front import front_table, on_front, trial_table
+from .identity import evaluator_name, fingerprint, ranking_name
 from .ledger import Ledger, make_ledger
 from .lock import locked
+from .loop import Search
 from .progress import Listener, Progress
 from .proposer import Proposer
 from .runner import Runner, reproducible, serial
 from .seeds import SEEDS, seed_candidates
 from .settings import Settings, default_objectives, dtype_name
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
-from .trial import Trial
 from .view import standing
-from .weights import ModelSource, digest, read_tensors, state_of, structure, with_kept_weights, write_tensors
+from .weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 
 logger = logging.getLogger("secateur")
-
-_FAILURES = 10  # so many failed trials in a row end a search
 
 
 @final
@@ -162,15 +157,7 @@ class Study:
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
         model, base = copy.deepcopy(model), state_of(model)
         build(model, space, space.smallest, scores)  # refuses a space or scores that are not of this model
-        fingerprint = {
-            "model": _short_digest(structure(base)),
-            "weights": digest(base),
-            "space": space.fingerprint,
-            "ranking": _ranking(space, scores),
-            "task": task.fingerprint,
-            "evaluator": _evaluator_name(evaluator),
-            **settings.fingerprint(),
-        }
+        kept = fingerprint(base, space, scores, task, evaluator, settings)
         study_name = f"secateur-{uuid.uuid4().hex[:12]}"
         with new_folder(path) as making:
             write_tensors(making / BASE, base)
@@ -191,7 +178,7 @@ class Study:
                 "space": space.settings,
                 "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
                 "full_costs": _full_costs(space),
-                "fingerprint": fingerprint,
+                "fingerprint": kept,
             }
             write(making / STUDY_JSON, to_json(described))
         return cls(
@@ -202,7 +189,7 @@ class Study:
             budget=budget,
             scores=scores,
             settings=settings,
-            fingerprint=fingerprint,
+            fingerprint=kept,
             factory=factory,
             evaluator=evaluator,
             ledger=_ledger(path, described, space, settings),
@@ -237,14 +224,14 @@ class Study:
         path = Path(path)
         found = read_study_json(path)
         settings, kept = Settings.from_json(found["settings"]), found["fingerprint"]
-        check_same(kept, {"evaluator": _evaluator_name(evaluator), "task": task.fingerprint}, path)
+        check_same(kept, {"evaluator": evaluator_name(evaluator), "task": task.fingerprint}, path)
         name, factory = sampler_factory(settings.sampler if sampler is None else sampler)
         check_same(kept, {"sampler": name}, path)
         base = read_tensors(path / BASE, kept["weights"])
         scores = None if found["scores"] is None else read_tensors(path / SCORES, found["scores"])
         model = with_kept_weights(model, base)
         space = Space.from_settings(model, found["space"])
-        check_same(kept, {"space": space.fingerprint, "ranking": _ranking(space, scores)}, path)
+        check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, scores)}, path)
         ledger = _ledger(path, found, space, settings)
         budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
@@ -280,64 +267,17 @@ class Study:
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             self._ledger.refresh()
             limits = self._settle_limits()
-            proposer, evaluate, watch = (
-                self._proposer(limits),
-                self._evaluation(limits),
-                Progress(progress, trials, limits),
+            search = Search(
+                ledger=self._ledger,
+                proposer=self._proposer(limits),
+                evaluate=self._evaluation(limits),
+                runner=self.runner,
+                limits=limits,
+                watch=Progress(progress, trials, limits),
             )
-            for numbers in _batches(trials, self.settings.batch):
-                batch = self._batch(proposer, numbers)
-                for trial, outcome in self.runner(evaluate, [trial for trial in batch if trial.outcome is None]):
-                    self._ledger.park(trial, outcome)
-                    self._tell(batch, proposer, watch, limits)
-                self._tell(batch, proposer, watch, limits)
-                proposer.close(self._ledger.trials[trial.number] for trial in batch)
-                if len(batch) < len(numbers):
-                    logger.warning("every network within the budget was tried: %d trials", len(self._ledger.trials))
-                    break
+            search.run(trials, self.settings.batch)
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
-
-    def _batch(self, proposer: Proposer, numbers: range) -> list[Trial]:
-        """The trials with these numbers: from the ledger, or proposed now; fewer where the space is exhausted."""
-        batch = []
-        for number in numbers:
-            if number < len(self._ledger.trials):
-                batch.append(proposer.recall(self._ledger.trials[number]))
-            elif (proposed := proposer.propose(number)) is not None:
-                batch.append(self._ledger.add(proposed))
-            else:
-                break
-        return batch
-
-    def _tell(self, batch: Sequence[Trial], proposer: Proposer, watch: Progress, limits: Mapping[str, float]) -> None:
-        """Tell every trial of the batch whose outcome is known, in number order, up to the first that is not."""
-        for number in (trial.number for trial in batch):
-            trial = self._ledger.trials[number]
-            if trial.outcome is None:
-                return
-            if trial.told:
-                watch.recall(trial)
-                continue
-            if trial.outcome.complete and trial.outcome.error is None:
-                trial = self._ledger.park(trial, replace(trial.outcome, error=self._stand_in(number)))
-            told = self._ledger.tell(trial, limits, proposer.after(trial))
-            watch.tell(told)
-            self._refuse_to_fail_on(number)
-
-    def _stand_in(self, number: int) -> float:
-        """What a sampler is told for a network that was never trained: the median error so far."""
-        known = [trial.measures["error"] for trial in self._ledger.trials[:number] if trial.told and trial.scored]
-        return statistics.median(known) if known else 1.0
-
-    def _refuse_to_fail_on(self, number: int) -> None:
-        last = self._ledger.trials[max(0, number + 1 - _FAILURES) : number + 1]
-        if len(last) == _FAILURES and all(trial.outcome is not None and not trial.outcome.complete for trial in last):
-            reason = last[-1].outcome.reason if last[-1].outcome is not None else None
-            raise RuntimeError(
-                f"the last {_FAILURES} trials all failed, so the search stops; the last one: {reason}. "
-                "Mend the cause (often the learning rate, or memory) and run again"
-            )
 
     def _proposer(self, limits: Mapping[str, float]) -> Proposer:
         scores = self.space.default_scores if self._scores is None else self._scores
@@ -459,12 +399,6 @@ class Study:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
 
 
-def _batches(trials: int, size: int) -> Iterator[range]:
-    """Numbers of the trials that are proposed together; the last batch may be cut short, and filled by a later run."""
-    for first in range(0, trials, size):
-        yield range(first, min(first + size, trials))
-
-
 def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settings) -> Ledger:
     if found["storage"] is None:
         check_sqlite(path / DATABASE)
@@ -474,25 +408,6 @@ def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settin
 
 def _full_costs(space: Space) -> dict[str, float]:
     return {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
-
-
-def _ranking(space: Space, scores: Scores | None) -> str:
-    """Name and digest of what says which channels stay."""
-    return f"l2:{digest(space.default_scores)[:8]}" if scores is None else f"given:{digest(scores)[:8]}"
-
-
-def _evaluator_name(evaluator: Callable[..., Any] | None) -> str:
-    if evaluator is None:
-        return "ladder"
-    own = getattr(evaluator, "fingerprint", None)
-    if isinstance(own, str):
-        return own
-    named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _short_digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_types(model: object, task: object, space: object, budget: object) -> None:

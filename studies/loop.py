@@ -1,0 +1,102 @@
+"""The search itself: propose a batch, evaluate it, tell it; again. Start reading at `Search.run`."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .ledger import Ledger
+from .progress import Progress
+from .proposer import Proposer
+from .runner import Runner
+from .trial import Outcome, Trial
+
+logger = logging.getLogger("secateur")
+
+_FAILURES = 10  # so many failed trials in a row end a search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Brings a ledger to a number of trials; whoever runs it holds the study's lock.
+
+    Attributes:
+        ledger: the trials so far, and where the new ones go.
+        proposer: says what to try.
+        evaluate: turns a proposed trial into its outcome.
+        runner: where that happens.
+        limits: the budget in absolute numbers.
+        watch: told of every trial.
+    """
+
+    ledger: Ledger
+    proposer: Proposer
+    evaluate: Callable[[Trial], Outcome]
+    runner: Runner
+    limits: Mapping[str, float]
+    watch: Progress
+
+    def run(self, trials: int, batch_size: int) -> None:
+        """Go on until there are so many trials in all, or nothing new within the budget.
+
+        Raises:
+            RuntimeError: the last ten trials all failed.
+        """
+        for numbers in _batches(trials, batch_size):
+            batch = self._batch(numbers)
+            self._tell(batch)  # what a killed run had evaluated and not yet told
+            for trial, outcome in self.runner(self.evaluate, [trial for trial in batch if trial.outcome is None]):
+                self.ledger.park(trial, outcome)
+                self._tell(batch)
+            self.proposer.close(self.ledger.trials[trial.number] for trial in batch)
+            if len(batch) < len(numbers):
+                logger.warning("every network within the budget was tried: %d trials", len(self.ledger.trials))
+                return
+
+    def _batch(self, numbers: range) -> list[Trial]:
+        """The trials with these numbers: from the ledger, or proposed now; fewer where the space is exhausted."""
+        batch = []
+        for number in numbers:
+            if number < len(self.ledger.trials):
+                batch.append(self.proposer.recall(self.ledger.trials[number]))
+            elif (proposed := self.proposer.propose(number)) is not None:
+                batch.append(self.ledger.add(proposed))
+            else:
+                break
+        return batch
+
+    def _tell(self, batch: Sequence[Trial]) -> None:
+        """Tell every trial of the batch whose outcome is known, in number order, up to the first that is not."""
+        for number in (trial.number for trial in batch):
+            trial = self.ledger.trials[number]
+            if trial.outcome is None:
+                return
+            if trial.told:
+                self.watch.recall(trial)
+                continue
+            if trial.outcome.complete and trial.outcome.error is None:
+                trial = self.ledger.park(trial, replace(trial.outcome, error=self._stand_in(number)))
+            self.watch.tell(self.ledger.tell(trial, self.limits, self.proposer.after(trial)))
+            self._refuse_to_fail_on(number)
+
+    def _stand_in(self, number: int) -> float:
+        """What a sampler is told for a network that was never trained: the median error so far."""
+        known = [trial.measures["error"] for trial in self.ledger.trials[:number] if trial.told and trial.scored]
+        return statistics.median(known) if known else 1.0
+
+    def _refuse_to_fail_on(self, number: int) -> None:
+        last = [trial.outcome for trial in self.ledger.trials[max(0, number + 1 - _FAILURES) : number + 1]]
+        failed = [outcome.reason for outcome in last if outcome is not None and not outcome.complete]
+        if len(failed) == _FAILURES:
+            raise RuntimeError(
+                f"the last {_FAILURES} trials all failed, so the search stops; the last one: {failed[-1]}. "
+                "Mend the cause (often the learning rate, or memory) and run again"
+            )
+
+
+def _batches(trials: int, size: int) -> Iterator[range]:
+    """Numbers of the trials that are proposed together; the last batch may be cut short, and filled by a later run."""
+    for first in range(0, trials, size):
+        yield range(first, min(first + size, trials))

@@ -194,7 +194,13 @@ def test_a_killed_search_goes_on_where_it_stood(folder, tmp_path):
 def test_an_interrupt_says_how_to_go_on(folder, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-P", "-m", "secateur", "search", str(folder / "study.toml"), "--out", str(out)]
-    process = subprocess.Popen([*command, "--trials", "500"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--trials", "500"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # whoever starts the tests in the background has them ignore interrupts, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in process.stderr:
         if line.startswith("trial 2/"):
             break

@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +41,12 @@ def told(tmp_path_factory):
 
 @pytest.fixture
 def folder(told, tmp_path):
-    return Path(shutil.copytree(told, tmp_path / "study"))
+    copied = Path(shutil.copytree(told, tmp_path / "study"))
+    with closing(
+        sqlite3.connect(copied / "study.db")
+    ) as database:  # the write-ahead log is merged when a reader closes
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return copied
 
 
 def contents(folder):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,6 @@ class Space:
     cost_model: CostModel = field(repr=False)
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
     traced_side: Side = ()
-    _rankings: dict[int, tuple[Any, list[Encoded]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def trace(
@@ -167,7 +167,6 @@ class Space:
             stages=tuple(stages),
             settings={**self.settings, "block_order": new_orders},
             cost_model=replace(self.cost_model, gates=gates),
-            _rankings={},
         )
 
     # --- candidates ---------------------------------------------------------------------------------------------------
@@ -207,23 +206,18 @@ class Space:
                     values[number] = self.axes[number].full
         return Candidate(values)
 
-    @property
+    @cached_property
     def _tensors_of_groups(self) -> list[list[str]]:
-        cached = self._rankings.get(-1)
-        if cached is None:
-            owners = np.zeros(self.layout.units, np.int64) - 1
-            for number, group in enumerate(self.groups):
-                owners[group.first : group.first + group.units] = number
-            names: list[list[str]] = [[] for _ in self.groups]
-            for name, axes in self.layout.slots.items():
-                for ids in axes.values():
-                    for number in np.unique(owners[ids]):
-                        if number >= 0:
-                            names[number].append(name)
-            cached = (names, [])
-            self._rankings[-1] = cached
-        result: list[list[str]] = cached[0]
-        return result
+        owners = np.full(self.layout.units, -1, np.int64)
+        for number, group in enumerate(self.groups):
+            owners[group.first : group.first + group.units] = number
+        names: list[list[str]] = [[] for _ in self.groups]
+        for name, axes in self.layout.slots.items():
+            for ids in axes.values():
+                for number in np.unique(owners[ids]):
+                    if number >= 0:
+                        names[number].append(name)
+        return names
 
     def removed(self, candidate: Sequence[int]) -> tuple[str, ...]:
         """Modules that become the identity."""
@@ -310,21 +304,13 @@ class Space:
 
     def ranking(self, scores: Scores | None) -> list[Encoded]:
         """For each group, its units from best to worst."""
-        key = 0 if scores is None else id(scores)
-        cached = self._rankings.get(key)
-        if cached is not None and cached[0] is scores:
-            return cached[1]
         if scores is not None:
             check_scores(self.layout, scores)
         used = self.default_scores if scores is None else scores
-        order = [
+        return [
             torch.argsort(used[group.name].detach().double().cpu(), descending=True, stable=True).numpy()
             for group in self.groups
         ]
-        for old in [k for k in self._rankings if k not in (-1, 0)]:
-            del self._rankings[old]
-        self._rankings[key] = (scores, order)
-        return order
 
     @property
     def fingerprint(self) -> str:

@@ -115,6 +115,8 @@ def test_other_scores_keep_other_channels():
     kept = channel_map(space, space.uniform(0.5), scores)
     assert kept["conv1.weight"][0].tolist() == [4, 5, 6, 7]
     assert kept["conv2.weight"][1].tolist() == [4, 5, 6, 7]
+    scores["conv1"].neg_()  # changed in place: what counts is what they are now
+    assert channel_map(space, space.uniform(0.5), scores)["conv1.weight"][0].tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="one a unit"):
         build(model, space, space.full, {group.name: torch.ones(3) for group in space.groups})
     with pytest.raises(ValueError, match="lack"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateur.evaluators import Classification, Segmentation, Task, Training
-    from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map
+    from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
     from secateur.studies import Study, load
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ _HOMES = {
     "build": "spaces",
     "channel_map": "spaces",
     "load": "studies",
+    "verify": "spaces",
 }
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "build",
     "channel_map",
     "load",
+    "verify",
 ]
 
 

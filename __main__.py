@@ -79,18 +79,21 @@ def _options(
 
 
 @app.command()
-def trace(study: StudyFile, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show what may be searched: groups, stages, resolutions, what is frozen and why, the range of every cost."""
-    with _messages(quiet):
-        from .studies import config, launch, report
+def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Show what may be searched: groups, stages, resolutions, what is frozen and why, and what any budget can reach.
 
-        space = launch.trace(config.read(study))
+    The budget, of the file or of --budget, is held against it: whether any network meets each limit, and how many do.
+    """
+    with _messages(quiet):
+        from .spaces.describe import describe, facts
+        from .studies import config, launch
+
+        file = config.read(study).changed(budget=_budget(budget))
+        space = launch.trace(file)
     if as_json:
-        costs = report.frame_json(space.costs([space.smallest, space.full]))
-        axes = {axis.name: list(axis.choices) for axis in space.axes}
-        _print_json({"axes": axes, "frozen": space.frozen, "smallest": costs[0], "full": costs[1]})
+        _print_json(facts(space, file.budget))
     else:
-        print(space)
+        print(describe(space, file.budget))
 
 
 @app.command()

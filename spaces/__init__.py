@@ -16,6 +16,7 @@ from .candidate import Axis, Candidate
 from .costs import COSTS
 from .depth import Stage
 from .layout import Group
+from .masked import verify
 from .repair import threshold_candidate, within
 from .space import Space
 from .surgery import Cut, Scores, assemble, build, channel_map, cut, named_tensors, unit_sums
@@ -37,5 +38,6 @@ __all__ = [
     "named_tensors",
     "threshold_candidate",
     "unit_sums",
+    "verify",
     "within",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 Limit = float | int | str | None
 
@@ -18,14 +19,22 @@ class Budget:
     >>> Budget(macs=0.5, params=2e6).limits({"macs": 1000, "params": 5e6})
     {'macs': 500.0, 'params': 2000000.0}
 
+    A real allocator needs more than the sum of what is alive: it rounds, and operators need scratch memory. `reserve`
+    says how many times as much (`benchmarks/counters.py` measures it): the limit in bytes is divided by it. A share of
+    the full network's needs none, because both sides grow alike.
+
+    >>> Budget(peak_bytes=13_000_000, reserve=1.3).limits({})
+    {'peak_bytes': 10000000.0}
+
     Attributes:
         macs: multiply-adds of one example, each counted as one.
         params: number of parameters.
         peak_bytes: parameters plus the largest sum of outputs alive, for one example.
         latency_ms: measured milliseconds of the built network, batch 1, on the study's device.
+        reserve: real peak bytes for each of ours, at least 1; goes with a `peak_bytes` in bytes.
 
     Raises:
-        ValueError: a limit that is not positive, or a text that is no percentage.
+        ValueError: a limit that is not positive, a text that is no percentage, or a reserve below 1 or without bytes.
         TypeError: a limit that is neither a number nor a text.
     """
 
@@ -33,15 +42,24 @@ class Budget:
     params: Limit = None
     peak_bytes: Limit = None
     latency_ms: Limit = None
+    reserve: float = 1.0
 
     def __post_init__(self) -> None:
         for name, limit in self.asked().items():
             _parse(name, limit)
+        if isinstance(self.reserve, bool) or not isinstance(self.reserve, (int, float)):
+            raise TypeError(f"budget reserve={self.reserve!r}: expected a number of at least 1")
+        if not 1 <= self.reserve < float("inf"):
+            raise ValueError(f"budget reserve={self.reserve!r}: expected a finite number of at least 1")
+        if self.reserve > 1 and (self.peak_bytes is None or self.needs_full("peak_bytes")):
+            raise ValueError(
+                f"budget reserve={self.reserve!r} goes with peak_bytes in bytes; a share of the full network needs none"
+            )
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Budget:
         """The budget that `["macs=0.5", "latency_ms=3"]` says, as on the command line."""
-        limits: dict[str, Limit] = {}
+        limits: dict[str, Any] = {}
         names = [field.name for field in fields(cls)]
         for text in texts:
             name, equals, value = (part.strip() for part in text.partition("="))
@@ -65,8 +83,12 @@ class Budget:
 
     def asked(self) -> dict[str, float | int | str]:
         """The limits that are set, by cost name, as they were given."""
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "reserve")
         return {name: value for name, value in pairs if value is not None}
+
+    def given(self) -> dict[str, float | int | str]:
+        """Every argument that is not its default, to make the budget again."""
+        return self.asked() | ({"reserve": self.reserve} if self.reserve != 1 else {})
 
     def needs_full(self, name: str) -> bool:
         """Whether the limit called `name` is a fraction of the full model's cost."""
@@ -79,6 +101,8 @@ class Budget:
         for name, limit in self.asked().items():
             value, fraction = _parse(name, limit)
             absolute[name] = value * float(full[name]) if fraction else value
+            if name == "peak_bytes" and not fraction:
+                absolute[name] /= self.reserve
         return absolute
 
 

@@ -1,30 +1,35 @@
 """What a candidate costs, by arithmetic: closed forms in the units kept, the blocks kept and the side.
 
-Every cost is a sum of *monomials* `factor * form_i * form_j * gate_k`: a form counts the channels of a tensor's axis
-(`constant + sum of factor * units kept`), a gate is 1 where a block stays. The factors differ by side only, so a batch
-of candidates is a few matrix products.
+Every cost is a sum of *monomials* `factor * form_i * form_j * ... * gate_k`: a form counts the channels of a tensor's
+axis (`constant + sum of factor * units kept`), a gate is 1 where a block stays. The factors differ by side only, so a
+batch of candidates is a few matrix products. `spaces.sizes` finds the forms, `spaces.formulas` the multiply-adds of
+each operator, `spaces.alive` the memory at each moment.
 
-Symbols: `n` candidates, `g` groups, `k` monomials, `t` moments of the forward.
+Symbols: `n` candidates, `g` groups, `f` forms, `k` monomials, `t` moments of the forward.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
+from .alive import Span, Value, dtype, largest, owners, spans
 from .depth import Stage
-from .flow import Flow, along, flat, squashed
-from .graph import BATCH, Network, operator_name
+from .flow import Flow
+from .formulas import products
+from .graph import Network
 from .layout import Ids, Layout
+from .sizes import Size, Sizes, batched
 
 Array = npt.NDArray[np.float64]
 COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
+CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,31 +42,7 @@ class Gate:
 
     def under(self, stages: Sequence[Stage]) -> Gate:
         """The same gate when the blocks go in another order."""
-        return _gate(stages, set(self.blocks))
-
-
-class _Terms:
-    """Collects monomials; equal ones are summed."""
-
-    def __init__(self, sides: int) -> None:
-        self.sides = sides
-        self.forms: dict[tuple[float, tuple[tuple[int, float], ...]], int] = {(1.0, ()): 0}
-        self.gates: dict[Gate | None, int] = {None: 0}
-        self.keys: dict[tuple[int, int, int], int] = {}
-
-    def form(self, constant: float, factors: Mapping[int, float]) -> int:
-        key = (constant, tuple(sorted(factors.items())))
-        return self.forms.setdefault(key, len(self.forms))
-
-    def gate(self, gate: Gate | None) -> int:
-        return self.gates.setdefault(gate, len(self.gates))
-
-    def monomial(self, forms: Sequence[int], gate: int) -> int:
-        varying = sorted(form for form in forms if form)
-        if len(varying) > 2:
-            raise AssertionError("a cost has three varying axes")
-        left, right = [*([0] * (2 - len(varying))), *varying]
-        return self.keys.setdefault((left, right, gate), len(self.keys))
+        return _gate(stages, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -69,49 +50,77 @@ class CostModel:
     """The closed forms; `table` evaluates them.
 
     Attributes:
-        constants: `(f,)` constant of each form; factors: `(g, f)` its factor a unit kept.
-        left, right, gate: `(k,)` form, form and gate of each monomial.
+        channels: `(g,)` channels of a unit.
+        constants: `(f,)` constant of each form; factors: `(f, g)` its factor a unit kept.
+        forms: `(k, order)` forms of each monomial; form 0 is always 1.
+        gate: `(k,)` gate of each monomial.
         gates: stage and table of each gate; None is always 1.
-        linear: for each cost that is a sum, `(sides, k)` factors.
-        moments: for each side, `(t, k)` factors of the bytes alive.
+        sums: `(sides, 4, k)` factors of the costs that are sums, in the order of `COSTS`.
+        moments: for each side, `(t, m)` factors of the bytes alive, on the first `m` monomials.
+        unknown: operators without a formula; there are no costs where there is any.
     """
 
+    channels: Array
     constants: Array
     factors: Array
-    left: Ids
-    right: Ids
+    forms: Ids
     gate: Ids
     gates: tuple[Gate | None, ...]
-    linear: dict[str, Array]
+    sums: Array
     moments: tuple[Array, ...]
+    unknown: tuple[str, ...] = ()
 
-    def table(self, units: Array, depths: Ids, sides: Ids) -> dict[str, npt.NDArray[np.int64]]:
+    def table(self, encoded: Ids) -> dict[str, npt.NDArray[np.int64]]:
         """Costs by name, `(n,)` each.
 
         Args:
-            units: `(n, g)` units kept of each group.
-            depths: `(n, stages)` blocks kept.
-            sides: `(n,)` index of the side.
+            encoded: `(n, d)` candidates: widths, blocks kept of each stage, and the index of the side where there are
+                several.
+
+        Raises:
+            NotImplementedError: an operator multiplies and has no formula.
         """
-        forms = units @ self.factors + self.constants
-        gates = np.ones((len(units), len(self.gates)))
-        for number, gate in enumerate(self.gates):
-            if gate is not None:
-                gates[:, number] = np.asarray(gate.table, float)[depths[:, gate.stage]]
-        one = np.flatnonzero(self.left)
-        monomials = forms[:, self.right]
-        monomials[:, one] *= forms[:, self.left[one]]
+        if self.unknown:
+            raise NotImplementedError(
+                f"operator {self.unknown[0]} may multiply and has no cost formula; write it with convolutions, linear "
+                "layers, matmul, einsum or attention"
+            )
+        result = np.empty((len(COSTS), len(encoded)), np.int64)
+        gates = [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates]
+        several = len(self.moments) > 1
+        for side in range(len(self.moments)):
+            rows = np.flatnonzero(encoded[:, -1] == side) if several else np.arange(len(encoded))
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                result[:, chunk] = self._chunk(encoded[chunk], side, gates)
+        return dict(zip(COSTS, result, strict=True))
+
+    def _chunk(self, encoded: Ids, side: int, gates: Sequence[Array]) -> Array:
+        """`(5, n)` costs at one side."""
+        monomials = self._monomials(encoded[:, : len(self.channels)].T / self.channels[:, None])
         gated = np.flatnonzero(self.gate)
-        monomials[:, gated] *= gates[:, self.gate[gated]]
-        result = {name: np.zeros(len(units), np.int64) for name in COSTS}
-        for side in np.unique(sides):
-            rows = slice(None) if len(self.moments) == 1 else np.flatnonzero(sides == side)
-            here = monomials[rows]
-            for name, factors in self.linear.items():
-                result[name][rows] = np.rint(here @ factors[side]).astype(np.int64)
-            alive = (here @ self.moments[side].T).max(axis=1) if len(self.moments[side]) else np.zeros(len(here))
-            result["peak_bytes"][rows] = np.rint(alive).astype(np.int64) + result["param_bytes"][rows]
-        return result
+        if len(gated):
+            stays = np.ones((len(gates), len(encoded)))
+            for number, gate in enumerate(self.gates):
+                if gate is not None:
+                    stays[number] = gates[number][encoded[:, len(self.channels) + gate.stage]]
+            monomials[gated] *= stays[self.gate[gated]]
+        moments = self.moments[side]
+        result = np.empty((len(COSTS), len(encoded)))
+        result[:-1] = self.sums[side] @ monomials
+        result[-1] = result[COSTS.index("param_bytes")]
+        if len(moments):
+            result[-1] += (moments @ monomials[: moments.shape[1]]).max(axis=0)
+        return np.rint(result, out=result)
+
+    def _monomials(self, units: Array) -> Array:
+        """`(k, n)` monomials where every gate is 1, of `(g, n)` units kept."""
+        forms = self.factors @ units + self.constants[:, None]
+        monomials = forms[self.forms[:, 0]]
+        for place in range(1, self.forms.shape[1]):
+            more = np.flatnonzero(self.forms[:, place])
+            monomials[more] *= forms[self.forms[more, place]]
+        return monomials
 
 
 def cost_model(
@@ -123,6 +132,7 @@ def cost_model(
     storages: Mapping[Node, Node],
     block_of: Mapping[Node, str],
     entries: Mapping[str, tuple[Node, Node]],
+    steps: Mapping[Node, Sequence[str]] | None = None,
 ) -> CostModel:
     """Record the closed forms.
 
@@ -135,248 +145,123 @@ def cost_model(
         storages: for each tensor node, the node that owns its memory (views and in-place operators share).
         block_of: the removable block a node is in.
         entries: input and output node of each removable block.
-
-    Raises:
-        NotImplementedError: an operator multiplies and has no formula; its name is given.
+        steps: the operators that PyTorch runs for a node, where that is known.
     """
-    terms = _Terms(len(network.sides))
-    gate_of = {name: terms.gate(_gate(stages, {name})) for stage in stages for name in stage.blocks}
-    sums: dict[str, list[tuple[int, list[float]]]] = {name: [] for name in COSTS[:-1]}
-    slots = layout.slots
+    sizes = Sizes(network, flow, layout, batched(network, storages))
+    terms = _Terms(stages, len(network.sides))
 
-    def weight_forms(name: str) -> tuple[list[int], float]:
-        shape = flow.shapes[name]
-        axes = slots.get(name, {})
-        forms = [terms.form(*layout.form(ids)) for ids in axes.values()]
-        return forms, float(math.prod(size for axis, size in enumerate(shape) if axis not in axes))
+    def stored(value: Value) -> list[Size]:
+        bytes_each = dtype(network, value).itemsize / sizes.examples(value[0])
+        return [*sizes.axes(*value), terms.scalar(bytes_each)]
 
+    lives = [
+        (terms.found(stored(span.value), span.blocks), span)
+        for span in spans(network, stages, storages, block_of, entries)
+    ]
+    wide = len(terms.keys)
+    sums: dict[str, list[Found]] = {name: [] for name in COSTS[:-1]}
+    for value in owners(network, storages):
+        sums["activation_bytes"].append(terms.found(stored(value), _block(block_of.get(value[0]))))
+    blocks = [block for stage in stages for block in stage.blocks]
     seen: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
-            continue
-        seen.add(id(parameter))
-        block = next((b for b in gate_of if name.startswith(f"{b}.")), None)
-        forms, rest = weight_forms(name)
-        monomial = terms.monomial(forms, gate_of.get(block, 0) if block else 0)
-        sums["params"].append((monomial, [rest] * terms.sides))
-        sums["param_bytes"].append((monomial, [rest * parameter.element_size()] * terms.sides))
-
-    scaled = _depends_on_input(network)
-    sizes: dict[Node, tuple[int, list[float]]] = {}
-    for node in [*network.inputs, *network.operators]:
-        if isinstance(network.shapes[0].get(node), tuple):
-            sizes[node] = _size(network, flow, layout, terms, node, scaled)
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            owner = _block(next((block for block in blocks if name.startswith(f"{block}.")), None))
+            axes = sizes.of_tensor(name)
+            sums["params"].append(terms.found(axes, owner))
+            sums["param_bytes"].append(terms.found([*axes, terms.scalar(parameter.element_size())], owner))
+    unknown: dict[str, None] = {}
     for node in network.operators:
-        gate = gate_of.get(block_of.get(node, ""), 0)
-        for found_forms, by_side in _macs(network, flow, layout, terms, node, sizes, weight_forms, scaled):
-            sums["macs"].append((terms.monomial(found_forms, gate), by_side))
-        if storages.get(node) is node and node in sizes:
-            form, factors = sizes[node]
-            width = network.dtypes[node].itemsize
-            sums["activation_bytes"].append((terms.monomial([form], gate), [f * width for f in factors]))
+        try:
+            for product in products(node, sizes, (steps or {}).get(node, ())):
+                share = terms.scalar(1 / sizes.examples(node))
+                sums["macs"].append(terms.found([*product, share], _block(block_of.get(node))))
+        except NotImplementedError as error:
+            unknown[str(error)] = None
 
-    moments = _moments(network, terms, stages, storages, block_of, entries, sizes, gate_of)
-    keys = list(terms.keys)
-    all_forms = list(terms.forms)
-    matrix_of_factors = np.zeros((len(layout.groups), len(all_forms)))
-    for column, (_, pairs) in enumerate(all_forms):
-        for group, factor in pairs:
-            matrix_of_factors[group, column] = factor
-    linear = {}
-    for name, found in sums.items():
-        matrix = np.zeros((terms.sides, len(keys)))
-        for monomial, by_side in found:
-            matrix[:, monomial] += by_side
-        linear[name] = matrix
-    return CostModel(
-        constants=np.array([constant for constant, _ in all_forms]),
-        factors=matrix_of_factors,
-        left=np.array([key[0] for key in keys], np.int64),
-        right=np.array([key[1] for key in keys], np.int64),
-        gate=np.array([key[2] for key in keys], np.int64),
+    found = CostModel(
+        channels=np.array([group.unit for group in layout.groups], float),
+        constants=np.array([constant for constant, _ in sizes.forms]),
+        factors=_matrix((dict(pairs) for _, pairs in sizes.forms), len(layout.groups)),
+        forms=terms.forms(),
+        gate=np.array([gate for _, gate in terms.keys], np.int64),
         gates=tuple(terms.gates),
-        linear=linear,
-        moments=tuple(_undominated(_dense(rows, len(keys))) for rows in moments),
+        sums=np.stack([_summed(sums[name], terms) for name in COSTS[:-1]], axis=1),
+        moments=(),
+        unknown=tuple(unknown),
     )
+    least = np.array([[group.widths[0] / group.unit, group.units] for group in layout.groups]).reshape(-1, 2)
+    low, high = found._monomials(least)[:wide].T
+    low[found.gate[:wide] > 0] = 0
+    return replace(found, moments=tuple(largest(rows, low, high) for rows in _alive(lives, wide, terms.sides)))
 
 
-def _gate(stages: Sequence[Stage], blocks: set[str]) -> Gate:
+Found = tuple[int, tuple[float, ...]]
+"""A monomial and its factor at each side."""
+
+
+class _Terms:
+    """Collects monomials; equal ones are one."""
+
+    def __init__(self, stages: Sequence[Stage], sides: int) -> None:
+        self.stages, self.sides = stages, sides
+        self.gates: dict[Gate | None, int] = {None: 0}
+        self.keys: dict[tuple[tuple[int, ...], int], int] = {}
+
+    def scalar(self, number: float) -> Size:
+        return Size(0, (float(number),) * self.sides)
+
+    def found(self, product: Sequence[Size], blocks: frozenset[str]) -> Found:
+        """The monomial of a product of sizes that counts where one of `blocks` stays, always if there is none."""
+        forms = tuple(sorted(size.form for size in product if size.form))
+        gate = self.gates.setdefault(_gate(self.stages, blocks) if blocks else None, len(self.gates))
+        monomial = self.keys.setdefault((forms, gate), len(self.keys))
+        return monomial, tuple(math.prod(size.counts[side] for size in product) for side in range(self.sides))
+
+    def forms(self) -> Ids:
+        """`(k, order)` forms of the monomials, padded by 0."""
+        order = max((len(forms) for forms, _ in self.keys), default=1)
+        rows = [[*forms, *[0] * (max(order, 1) - len(forms))] for forms, _ in self.keys]
+        return np.array(rows, np.int64).reshape(len(rows), max(order, 1))
+
+
+def _gate(stages: Sequence[Stage], blocks: frozenset[str]) -> Gate:
     """1 where any of `blocks` (of one stage) stays."""
     for number, stage in enumerate(stages):
         if blocks <= set(stage.blocks):
             kept = range(len(stage.blocks) + 1)
-            return Gate(number, frozenset(blocks), tuple(not blocks <= set(stage.removed(k)) for k in kept))
+            return Gate(number, blocks, tuple(not blocks <= set(stage.removed(k)) for k in kept))
     raise AssertionError(blocks)
 
 
-def _depends_on_input(network: Network) -> set[Node]:
-    found = set(network.inputs)
-    for node in network.graph.nodes:
-        if any(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
+def _block(name: str | None) -> frozenset[str]:
+    return frozenset() if name is None else frozenset({name})
 
 
-def _size(
-    network: Network, flow: Flow, layout: Layout, terms: _Terms, node: Node, scaled: set[Node]
-) -> tuple[int, list[float]]:
-    """Elements of a value for one example: a form, and its factor a side."""
-    labels = flow.values[node]
-    form, count = 0, 1.0
-    if hasattr(labels, "stride"):
-        ids = layout.unit_of_label[flat(squashed(labels))]
-        if ids.any():
-            form, count = terms.form(*layout.form(ids)), float(len(ids))
-    batch = BATCH if node in scaled else 1
-    return form, [math.prod(shapes[node]) / batch / count for shapes in network.shapes]
-
-
-# --- multiply-adds ----------------------------------------------------------------------------------------------------
-
-_WEIGHTED = {f"aten.{name}" for name in ("conv1d", "conv2d", "conv3d", "convolution", "linear")}
-_TRANSPOSED = {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
-_PRODUCTS = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "mv", "dot", "addmv", "addbmm")}
-_ATTENTION = "aten.scaled_dot_product_attention"
-_COMPOSITE = {"aten.einsum", "aten.bilinear", "aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
-_COMPOSITE |= {"aten.multi_head_attention_forward", "aten.tensordot", "aten.chain_matmul", "aten.cdist", "aten.kron"}
-
-
-Monomials = list[tuple[list[int], list[float]]]
-
-
-def _macs(
-    network: Network,
-    flow: Flow,
-    layout: Layout,
-    terms: _Terms,
-    node: Node,
-    sizes: Mapping[Node, tuple[int, list[float]]],
-    weight_forms: Callable[[str], tuple[list[int], float]],
-    scaled: set[Node],
-) -> Monomials:
-    """An operator's multiply-adds for one example: forms, and the factor a side."""
-    name = operator_name(node)
-    batch = BATCH if node in scaled else 1
-    transposed = name in _TRANSPOSED or (name == "aten.convolution" and bool(node.args[6]))
-    if name in _WEIGHTED or transposed:
-        data, weight = node.args[0] if transposed else node, node.args[1]
-        assert isinstance(data, Node) and isinstance(weight, Node)
-        axis = -1 if name == "aten.linear" else 1 - len(network.shapes[0][weight])
-        positions = [math.prod(shapes[data]) / shapes[data][axis] / batch for shapes in network.shapes]
-        source = network.sources.get(weight)
-        if source is None:
-            return [([], [p * math.prod(s[weight]) for p, s in zip(positions, network.shapes, strict=True)])]
-        forms, rest = weight_forms(source)
-        return [(forms, [rest * p for p in positions])]
-    if name in _PRODUCTS:
-        left = [arg for arg in node.args if isinstance(arg, Node)][-2]
-        form, by_side = sizes[node]
-        inner, count = 0, 1.0
-        labels = flow.values.get(left)
-        found = along(labels, -1) if isinstance(labels, Tensor) else None
-        if found is not None:
-            ids = layout.unit_of_label[found]
-            if ids.any():
-                inner, count = terms.form(*layout.form(ids)), float(len(ids))
-        return [([form, inner], [f * s[left][-1] / count for f, s in zip(by_side, network.shapes, strict=True)])]
-    if name == _ATTENTION:
-        query, key, value = (arg for arg in node.args[:3] if isinstance(arg, Node))
-        return [
-            (
-                [],
-                [math.prod(s[query][:-1]) * s[key][-2] * (s[query][-1] + s[value][-1]) / batch for s in network.shapes],
-            )
-        ]
-    if name in _COMPOSITE:
-        raise NotImplementedError(
-            f"operator {name} multiplies and has no cost formula; write it with convolutions, linear layers or matmul"
-        )
-    return []
-
-
-# --- memory alive -----------------------------------------------------------------------------------------------------
-
-
-def _moments(  # noqa: D417
-    network: Network,
-    terms: _Terms,
-    stages: Sequence[Stage],
-    storages: Mapping[Node, Node],
-    block_of: Mapping[Node, str],
-    entries: Mapping[str, tuple[Node, Node]],
-    sizes: Mapping[Node, tuple[int, list[float]]],
-    gate_of: Mapping[str, int],
-) -> list[list[dict[int, float]]]:
-    """For each side and moment, the monomials of the bytes alive.
-
-    A removed block's output is its input, so its bytes must not count twice while both would be alive: at such a moment
-    the output counts only where a block between them stays. The nearest earlier output of the stage that is alive
-    decides.
-    """
-    order = {node: moment for moment, node in enumerate([*network.inputs, *network.operators])}
-    last: dict[Node, int] = {}
-    for node, moment in order.items():
-        root = storages.get(node, node)
-        end = max((order.get(user, moment) for user in node.users), default=moment)
-        if any(user.op == "output" for user in node.users):
-            end = len(order)
-        for user in node.users:  # integers and tuples pass the value on
-            if user not in order and user.op != "output":
-                end = max(end, moment)
-        last[root] = max(last.get(root, 0), end, moment)
-    owners = [node for node in order if storages.get(node, node) is node and node in sizes]
-    chain_of: dict[Node, tuple[int, int]] = {}
-    chains: list[list[Node]] = []
-    names: list[tuple[str, ...]] = []
-    for stage in stages:
-        ends = [entries[name] for name in stage.blocks]
-        values = [storages.get(ends[0][0], ends[0][0])] + [storages.get(end, end) for _, end in ends]
-        for position, value in enumerate(values):
-            if position:
-                chain_of.setdefault(value, (len(chains), position))
-        chains.append(values)
-        names.append(stage.blocks)
-
-    def gate_at(node: Node, moment: int) -> int:
-        if node in chain_of:
-            number, position = chain_of[node]
-            for earlier in range(position - 1, -1, -1):
-                value = chains[number][earlier]
-                if value is not node and order[value] <= moment <= last[value]:
-                    return terms.gate(_gate(stages, set(names[number][earlier:position])))
-            return 0
-        return gate_of.get(block_of.get(node, ""), 0)
-
-    result: list[list[dict[int, float]]] = [[] for _ in network.sides]
-    spans = [(node, order[node], last[node]) for node in owners]
-    for moment in range(len(order)):
-        rows: list[dict[int, float]] = [{} for _ in network.sides]
-        for node, start, end in spans:
-            if start <= moment <= end:
-                form, factors = sizes[node]
-                monomial = terms.monomial([form], gate_at(node, moment))
-                width = network.dtypes[node].itemsize
-                for row, factor in zip(rows, factors, strict=True):
-                    row[monomial] = row.get(monomial, 0.0) + factor * width
-        for rows_of_side, row in zip(result, rows, strict=True):
-            rows_of_side.append(row)
-    return result
-
-
-def _dense(rows: list[dict[int, float]], width: int) -> Array:
-    matrix = np.zeros((len(rows), width))
-    for number, row in enumerate(rows):
-        for monomial, factor in row.items():
-            matrix[number, monomial] = factor
+def _matrix(rows: Iterable[Mapping[int, float]], width: int) -> Array:
+    listed = list(rows)
+    matrix = np.zeros((len(listed), width))
+    for number, row in enumerate(listed):
+        for column, value in row.items():
+            matrix[number, column] = value
     return matrix
 
 
-def _undominated(rows: Array) -> Array:
-    """The rows that are not below another one everywhere; the largest product is the same without them."""
-    rows = np.unique(rows, axis=0)
-    rows = rows[np.argsort(-rows.sum(axis=1), kind="stable")]
-    kept: list[Array] = []
-    for row in rows:
-        if not any((other >= row).all() for other in kept):
-            kept.append(row)
-    return np.array(kept).reshape(len(kept), rows.shape[1])
+def _summed(found: Sequence[Found], terms: _Terms) -> Array:
+    """`(sides, k)` factors."""
+    matrix = np.zeros((terms.sides, len(terms.keys)))
+    for monomial, by_side in found:
+        matrix[:, monomial] += by_side
+    return matrix
+
+
+def _alive(lives: Sequence[tuple[Found, Span]], width: int, sides: int) -> Iterator[Array]:
+    """For each side, `(t, m)` bytes alive at each moment, by monomial."""
+    moments = max((span.end for _, span in lives), default=-1) + 1
+    for side in range(sides):
+        changes = np.zeros((moments + 1, width))
+        for (monomial, by_side), span in lives:
+            changes[span.start, monomial] += by_side[side]
+            changes[span.end + 1, monomial] -= by_side[side]
+        yield changes.cumsum(axis=0)[:-1]

@@ -48,8 +48,16 @@ class Stage:
         return self.order[: len(self.blocks) - kept]
 
 
-def find_blocks(network: Network) -> list[Block]:
-    """The removable blocks in the order of the network, innermost only."""
+def find_blocks(network: Network, plain: Sequence[str] = ()) -> list[Block]:
+    """The removable blocks in the order of the network, innermost only.
+
+    Args:
+        network: the captured graph.
+        plain: names of blocks that may go too though no identity path leads around them.
+
+    Raises:
+        ValueError: a plain block does not give what it takes.
+    """
     inside: dict[str, list[Node]] = {}
     for node in network.graph.nodes:
         if node.op == "call_function":
@@ -62,8 +70,14 @@ def find_blocks(network: Network) -> list[Block]:
         for path, nodes in inside.items()
         if path not in network.repeated
         and any(module == path or module.startswith(f"{path}.") for module in weighted)
-        and (block := _block(network, path, nodes)) is not None
+        and (block := _block(network, path, nodes, path in plain)) is not None
     ]
+    for name in plain:
+        if not any(block.name == name for block in found):
+            raise ValueError(
+                f"plain_blocks names {name!r}, which takes several values, is called several times or gives another "
+                "shape than it takes; name blocks that the identity can replace"
+            )
     names = [block.name for block in found]
     return [block for block in found if not any(name.startswith(f"{block.name}.") for name in names)]
 
@@ -85,7 +99,7 @@ def chain(blocks: Sequence[Block]) -> list[Stage]:
     return stages
 
 
-def _block(network: Network, path: str, nodes: list[Node]) -> Block | None:
+def _block(network: Network, path: str, nodes: list[Node], plain: bool) -> Block | None:
     members = frozenset(nodes)
     tensors = network.shapes[-1]
     entries = {
@@ -102,7 +116,9 @@ def _block(network: Network, path: str, nodes: list[Node]) -> Block | None:
     entry, end = next(iter(entries)), next(iter(exits))
     if entry.op == "get_attr" or any(shapes[entry] != shapes[end] for shapes in network.shapes):
         return None
-    if network.dtypes.get(entry) != network.dtypes.get(end) or not _identity(end, entry, members, False):
+    if network.dtypes.get(entry) != network.dtypes.get(end):
+        return None
+    if not plain and not _identity(end, entry, members, False):
         return None
     return Block(path, members, entry, end)
 

@@ -2,7 +2,8 @@
 
 A label is a number that names a channel of some tensor; 0 stands for "always there". Each value of the graph holds a
 tensor of labels of the value's own shape, with stride 0 along every axis on which the label does not change, so it
-stays small. Operators that only move data are run on the labels; elementwise ones *join* the labels that meet;
+stays small; a value whose axes count different channels (a weight, the tokens and features of a mixer) holds one such
+*layer* for each. Operators that only move data are run on the labels; elementwise ones *join* the labels that meet;
 operators that make channels give new ones (`spaces.rules`). What an operator cannot follow is *frozen*, with a reason.
 
 `follow` walks the graph once; `Flow` holds what was found; `components` says which labels ended up together.
@@ -12,6 +13,7 @@ Symbols: a *slot* is a pair (tensor name, axis) of the model with one label an i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +26,17 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.fx import Node
 
-from .graph import Network, operator_name, where
+from .graph import Network, operator_name
 
+_log = logging.getLogger("secateur")
 Labels = npt.NDArray[np.int64]
 DENSE = 2_000_000  # a parameter of more elements is not labelled element by element
+MIXED = "its channels are mixed with positions"
+BLANK = 1  # label of a constant filling: it fits whatever it meets
+
+
+class Layers(tuple[Tensor, ...]):
+    """Label tensors of one value, each of its shape, that change along different axes."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +70,44 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A module attribute that counts channels: `how many of labels stay // divide`."""
+    """A module attribute that counts channels: `how many of labels stay // divide`; `item` of it if it is a tuple."""
 
     module: str
     name: str
     labels: Labels
     divide: int = 1
+    item: int = -1
 
 
 @dataclass
 class Flow:
-    """What the walk has found so far."""
+    """What the walk has found so far.
+
+    Attributes:
+        network: the captured graph.
+        side: index of the side that is walked.
+        count: labels in use.
+        slots: labels of the indices of an axis of a parameter or buffer.
+        dense: labels of parameters that are followed element by element.
+        joins: labels that go together.
+        frozen: labels that stay, and why.
+        fixed_sources: parameters that stay whole, and why.
+        blocks: grouped operators.
+        attributes: module attributes that count channels.
+        values: labels of every value.
+        weights: parameters that an operator takes.
+        shapes: of all parameters and buffers.
+        moving: nodes whose values depend on the inputs.
+        silent: nodes whose values are zero wherever a channel's weights are zero.
+        literals: whether numbers written in the forward will follow the channels.
+        makers: modules that make channels.
+        reasons_of_ties: why channels go together.
+        filled: values whose labels were told by those that were written into them or met them.
+    """
 
     network: Network
     side: int = 0
-    count: int = 1
+    count: int = BLANK + 1
     slots: dict[tuple[str, int], Labels] = field(default_factory=dict)
     dense: dict[str, Tensor] = field(default_factory=dict)
     joins: list[tuple[Labels, Labels]] = field(default_factory=list)
@@ -86,9 +118,17 @@ class Flow:
     values: dict[Node, Any] = field(default_factory=dict)
     weights: dict[Node, list[str]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    blocked: frozenset[Node] = frozenset()
+    moving: set[Node] = field(default_factory=set)
+    silent: set[Node] = field(default_factory=set)
+    literals: bool = False
     makers: list[tuple[str, Labels]] = field(default_factory=list)
     reasons_of_ties: list[tuple[Labels, str]] = field(default_factory=list)
+    filled: set[Node] = field(default_factory=set)
+
+    def fill(self, node: Node, value: Tensor | Layers) -> None:
+        """Give a constant filling, or the whole of a part that was assigned, its labels."""
+        self.values[node] = value
+        self.filled.add(node)
 
     def fresh(self, n: int) -> Labels:
         """`n` labels never used before."""
@@ -105,7 +145,7 @@ class Flow:
 
     def join(self, left: Labels, right: Labels) -> None:
         """Say that labels at the same places go together; 0 among them freezes the other."""
-        differ = left != right
+        differ = (left != right) & (left != BLANK) & (right != BLANK)
         if differ.any():
             self.joins.append((left[differ], right[differ]))
 
@@ -116,31 +156,55 @@ class Flow:
         moved = labels.movedim(tuple(axes), tuple(range(len(axes))))
         small = squashed(moved)
         lines = flat(small).reshape(int(np.prod(small.shape[: len(axes)])), -1)
+        if (lines == BLANK).any():
+            self.freeze(lines, reason)
+            return
         self.join(np.repeat(lines[:1], len(lines) - 1, axis=0).ravel(), lines[1:].ravel())
-        self.reasons_of_ties.append((lines[0], reason))
+        self.reasons_of_ties.append((lines[0], reason))  # said where no unit is left to go
 
     def freeze(self, labels: Tensor | Labels, reason: str) -> None:
         """Keep these channels always, and say why."""
         array = flat(squashed(labels)) if isinstance(labels, Tensor) else labels.ravel()
-        array = array[array != 0]
+        array = array[array > BLANK]
         if array.size:
             self.frozen.append((np.unique(array), reason))
 
-    def labels(self, value: Any) -> Tensor:
-        """The label tensor of an operand: a value of the graph, a parameter, or a plain number."""
+    def layers(self, value: Any) -> list[Tensor]:
+        """The label tensors of an operand: a value of the graph, a parameter, or a plain number; at least one."""
+        if isinstance(value, Layers):
+            return list(value)
         if isinstance(value, Tensor):
-            return value
-        if isinstance(value, Source):
-            return self._of_source(value)
-        return torch.zeros((), dtype=torch.float64)
+            return [value]
+        if not isinstance(value, Source):
+            return [nothing(())]
+        if value.name in self.dense:
+            return [self.dense[value.name]]
+        axes = [axis for axis, size in enumerate(value.shape) if size > 1]
+        return [spread(self.slot(value.name, axis), axis, value.shape) for axis in axes] or [nothing(value.shape)]
 
-    def _of_source(self, source: Source) -> Tensor:
-        axes = [axis for axis, size in enumerate(source.shape) if size > 1]
-        if not axes:
-            return torch.zeros((1,) * len(source.shape), dtype=torch.float64).expand(source.shape)
-        if len(axes) == 1:
-            labels = torch.from_numpy(self.slot(source.name, axes[0]).astype(np.float64))
-            return labels.reshape([-1 if axis == axes[0] else 1 for axis in range(len(source.shape))])
+    def axis(self, value: Any, axis: int) -> Labels:
+        """The labels along one axis of an operand; zeros where its labels do not change along it.
+
+        Labels that change along other axes at the same time are tied along those, so that whole channels go.
+        """
+        shape = value.shape if isinstance(value, (Tensor, Source)) else value[0].shape
+        if isinstance(value, Source) and value.name not in self.dense:
+            return self.slot(value.name, axis % len(shape))
+        layers = self.layers(value)
+        found = [layer for layer in layers if not constant(layer, axis)]
+        if not found:
+            one = flat(squashed(layers[0]))[:1] if len(layers) == 1 and squashed(layers[0]).numel() == 1 else [0]
+            return np.repeat(np.asarray(one, np.int64), shape[axis])
+        for layer in found[1:]:
+            self.freeze(layer, MIXED)
+        layer = found[0]
+        others = [other for other in range(layer.ndim) if other != axis % layer.ndim and not constant(layer, other)]
+        if others:
+            self.tie(layer, others, MIXED)
+        return flat(layer[tuple(slice(None) if other == axis % layer.ndim else 0 for other in range(layer.ndim))])
+
+    def elements(self, source: Source) -> Tensor:
+        """One label an element of a parameter."""
         if source.name not in self.dense:
             size = int(np.prod(source.shape))
             if size > DENSE:
@@ -158,6 +222,30 @@ class Flow:
 def nothing(shape: Sequence[int]) -> Tensor:
     """Labels of a value that carries no channel."""
     return torch.zeros((1,) * len(shape), dtype=torch.float64).expand(tuple(shape))
+
+
+def blank(shape: Sequence[int]) -> Tensor:
+    """Labels of a constant filling."""
+    return torch.full((1,) * len(shape), float(BLANK), dtype=torch.float64).expand(tuple(shape))
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is nothing but constant filling."""
+    if not isinstance(value, Tensor) or not value.numel():
+        return False
+    small = squashed(value)
+    return small.numel() == 1 and int(small.reshape(())) == BLANK
+
+
+def packed(layers: Sequence[Tensor], shape: Sequence[int]) -> Tensor | Layers:
+    """One value of several label tensors of the same shape; those that say nothing are left out."""
+    told = [layer for layer in layers if squashed(layer).numel() > 1]
+    if len(told) > 1:
+        return Layers(told)
+    if told:
+        return told[0]
+    ones = [layer for layer in layers if layer.numel() and float(squashed(layer).reshape(-1)[0]) != 0]
+    return ones[0] if ones else nothing(shape)
 
 
 def constant(labels: Tensor, axis: int) -> bool:
@@ -209,6 +297,7 @@ def spread(labels: Labels, axis: int, shape: Sequence[int]) -> Tensor:
     return tensor.reshape([-1 if other == axis else 1 for other in range(len(shape))]).expand(tuple(shape))
 
 
+VIEWS = {f"aten.{name}" for name in "slice select narrow unsqueeze squeeze permute transpose".split()}
 Rule = Callable[[Flow, Node, list[Any], dict[str, Any]], Any]
 
 
@@ -216,7 +305,7 @@ def follow(
     network: Network,
     shapes: dict[str, tuple[int, ...]],
     rule_for: Callable[[Node], Rule | None],
-    blocked: frozenset[Node] = frozenset(),
+    literals: bool = False,
 ) -> Flow:
     """Walk the graph once and gather joins, slots and what is frozen.
 
@@ -224,9 +313,10 @@ def follow(
         network: the captured graph.
         shapes: shape of each parameter and buffer by name.
         rule_for: the rule of a node's operator, or None.
-        blocked: nodes whose operands and results are frozen, because a run showed that sizes there are written in.
+        literals: whether numbers written in the forward will follow the channels.
     """
-    flow = Flow(network, shapes=shapes, blocked=blocked)
+    flow = Flow(network, shapes=shapes, literals=literals)
+    flow.moving = depending(network)
     for node in network.graph.nodes:
         if node.op == "placeholder":
             name = network.sources.get(node)
@@ -240,9 +330,23 @@ def follow(
         elif node.op == "get_attr":
             shape = network.shapes[flow.side].get(node)
             flow.values[node] = nothing(shape) if isinstance(shape, tuple) else None
+    changed = set(flow.filled)
+    for node in network.graph.nodes if changed else ():  # views taken before
+        if operator_name(node) in VIEWS and node.args[0] in changed:
+            flow.values[node] = _call(flow, node, rule_for(node))
+            changed.add(node)
     for node in network.outputs:
         _freeze_all(flow, flow.values[node], "its channels are the network's output")
     return flow
+
+
+def depending(network: Network) -> set[Node]:
+    """The nodes whose values depend on the inputs."""
+    found = set(network.inputs)
+    for node in network.graph.nodes:
+        if any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
@@ -265,20 +369,58 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
             result = rule(flow, node, args, kwargs)
         except Unfollowed as unfollowed:
             reason = str(unfollowed)
-    if node in flow.blocked:
-        place = where(node)
-        reason = f"a size is written as a constant{f' at {place}' if place else ''}"
-        for value in (*_tensors([*args, *kwargs.values()]), *_tensors([result])):
-            _freeze_all(flow, value, reason)
+        except (RuntimeError, ValueError, IndexError, KeyError) as error:
+            reason = f"operator {operator_name(node)} is used in a way that is not followed"
+            _log.debug("%s: %s", node, error)
     if result is not None:
+        if _is_silent(flow, node):
+            flow.silent.add(node)
         return result
     for value in _tensors([*args, *kwargs.values()]):
         _freeze_all(flow, value, reason)
     return nothing(shape) if isinstance(shape, tuple) else [nothing(s) if s is not None else None for s in shape]
 
 
+_SILENCE = {  # operators that turn zeros into zeros
+    f"aten.{name}"
+    for name in (
+        "relu relu6 hardtanh gelu silu mish elu celu selu leaky_relu prelu hardswish tanh sin asinh erf abs neg square "
+        "sign softshrink hardshrink tanhshrink softsign sqrt dropout feature_dropout clone contiguous alias detach to "
+        "_to_copy batch_norm group_norm layer_norm rms_norm view reshape _unsafe_view flatten unflatten squeeze "
+        "unsqueeze permute transpose t expand slice select narrow unbind chunk split split_with_sizes movedim "
+        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
+        "upsample_trilinear3d pixel_shuffle pixel_unshuffle constant_pad_nd channel_shuffle im2col flip roll"
+    ).split()
+} | {"getitem"}
+_WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear".split()}
+_WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
+
+
+def _is_silent(flow: Flow, node: Node) -> bool:
+    """Whether the value is zero in every channel whose weights are zero."""
+    name = operator_name(node)
+    if name in _WEIGHED:
+        return True
+    data = [source for source in node.all_input_nodes if source in flow.moving]
+    quiet = [source in flow.silent for source in data]
+    if name in ("aten.add", "aten.sub", "aten.cat", "aten.stack"):
+        scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]
+        return bool(data) and all(quiet) and len(data) == len(node.all_input_nodes) and not scalars
+    if name == "aten.mul":
+        return any(quiet)
+    if name == "aten.div":
+        return node.args[0] in flow.silent
+    return name in _SILENCE and bool(data) and quiet[0]
+
+
 class Unfollowed(Exception):
     """Raised by a rule that cannot follow its operands; the text becomes the reason of what is frozen."""
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All label tensors of a value of the graph, which may be several tensors."""
+    return [tensor for tensor in _tensors([value]) if isinstance(tensor, Tensor)]
 
 
 def _tensors(values: Any) -> list[Any]:
@@ -313,14 +455,9 @@ class Components:
     attributes: list[Attribute]
     whole: list[Blocks]
 
-    def meet(self, flow: Flow, node: Node) -> list[Node]:
-        """The grouped operators that lose whole blocks of channels which a node's operands or results carry."""
-        touched: set[int] = set()
-        for source in (node, *node.all_input_nodes):
-            for tensor in _tensors([flow.values.get(source)]):
-                if isinstance(tensor, Tensor):
-                    labels = flat(squashed(tensor))
-                    touched.update(self.of[labels[labels != 0]].tolist())
+    def whole_blocks(self, labels: Labels) -> list[Node]:
+        """The grouped operators that lose whole blocks of these channels."""
+        touched = set(self.of[labels].tolist())
         return [blocks.node for blocks in self.whole if touched & set(self.of[blocks.first].tolist())]
 
 
@@ -408,7 +545,7 @@ def _singles(flow: Flow) -> list[Labels]:
         for tensor in _tensors([value]):
             if isinstance(tensor, Tensor) and tensor.numel():
                 small = squashed(tensor)
-                if small.numel() == 1 and float(small.reshape(())) != 0:
+                if small.numel() == 1 and float(small.reshape(())) > BLANK:
                     found.append(flat(small))
     return found
 
@@ -425,7 +562,7 @@ def _distinct(flow: Flow) -> list[Tensor]:
 
 
 def _boxes(values: list[Tensor], of: Labels) -> list[tuple[Labels, Labels]]:
-    """Joins that make the channels of each value change along one axis only: positions of the last are kept alike."""
+    """Joins that make the channels of each value change along one axis only, the longest one."""
     more = []
     for value in values:
         if sum(size > 1 for size in value.shape) < 2:
@@ -434,6 +571,9 @@ def _boxes(values: list[Tensor], of: Labels) -> list[tuple[Labels, Labels]]:
         varying = [axis for axis in range(found.ndim) if (found != found.take([0], axis=axis)).any()]
         if len(varying) > 1:
             labels = flat(value).reshape(value.shape)
-            moved = np.moveaxis(labels, varying[-1], -1).reshape(-1, labels.shape[varying[-1]])
-            more.append((np.repeat(moved[:1], len(moved) - 1, axis=0).ravel(), moved[1:].ravel()))
+            longest = max(varying, key=lambda axis: (labels.shape[axis], axis))
+            moved = np.moveaxis(labels, longest, -1).reshape(-1, labels.shape[longest])
+            left, right = np.repeat(moved[:1], len(moved) - 1, axis=0).ravel(), moved[1:].ravel()
+            real = (left != BLANK) & (right != BLANK)
+            more.append((left[real], right[real]))
     return more

@@ -8,6 +8,7 @@ else once a side. `Network` then answers, for each node, its shape at each side.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -28,6 +29,7 @@ Shape = tuple[int, ...]
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _log = logging.getLogger("secateur")
+_PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
 
 
 @dataclass
@@ -44,6 +46,10 @@ class Network:
         dtypes: element type of each tensor node.
         outputs: what the network returns, flat.
         calls: for each node, the paths of the modules it was called in, outermost first.
+        repeated: modules that are called several times.
+        returned: what the graph returns, flat: nodes and plain values.
+        structure: how the forward nests what it returns.
+        constants: tensors that are neither parameters nor buffers, by the name of their node.
     """
 
     graph: Graph
@@ -56,6 +62,9 @@ class Network:
     outputs: list[Node] = field(default_factory=list)
     calls: dict[Node, tuple[str, ...]] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
+    returned: list[Any] = field(default_factory=list)
+    structure: Any = None
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def operators(self) -> list[Node]:
@@ -72,10 +81,14 @@ def operator_name(node: Node) -> str:
 
 
 def where(node: Node) -> str:
-    """File and line of the user's code that a node comes from; empty when unknown."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    ours = [f"{name}:{line}" for name, line in frames if "/torch/" not in name] or [f"{n}:{line}" for n, line in frames]
-    return ours[-1] if ours else ""
+    """File and line of the user's code that a node comes from, or its nearest forerunner; empty when unknown."""
+    for _ in range(20):
+        frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+        ours = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name)]
+        if ours or node.op == "root":
+            return ours[-1] if ours else ""
+        node = node.prev
+    return ""
 
 
 def as_call(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -132,31 +145,72 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with unfused():
+            yield
     finally:
         for module, flag in flags:
             module.training = flag
 
 
-def capture(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> Network:
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what PyTorch says of failures that are expected: its warnings, logs and prints."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch._subclasses", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo", "torch.fx")
+    ]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Without the fused inference kernels of transformer layers: they hide the operators they stand for."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def capture(model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_batch: bool = False) -> Network:
     """The graph of `model`, with shapes at each of `sides` (ascending).
+
+    Args:
+        model: the network.
+        examples: example inputs.
+        sides: spatial sides, ascending.
+        any_batch: the graph must run with any number of examples, at all sides.
 
     Raises:
         ValueError: `torch.export` cannot take the network; the text names the user's line and the ways out.
     """
     with evaluating(model):
-        if len(sides) > 1:
-            program = _symbolic(model, examples, sides)
+        if len(sides) > 1 or any_batch:
+            program = _symbolic(model, examples, sides, any_batch)
             if program is not None:
-                return _read(program, tuple(sides))
+                return _check_batch(_read(program, tuple(sides)))
+        if any_batch:
+            raise ValueError(
+                f"as_graph=True: {type(model).__name__} does not export as one graph for any batch size and all "
+                f"resolutions {[list(side) for side in sides]}; give one resolution, or leave as_graph out"
+            )
         networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,)) for side in sides]
-    return _joined(networks)
+    return _check_batch(_joined(networks))
 
 
 def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgram:
     args, kwargs = as_call(examples)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # export warns of its own deprecations
+    with quietly(), torch.no_grad():
         failure: Exception | None = None
         for strict in (False, True):
             try:
@@ -175,25 +229,31 @@ def _explained(model: nn.Module, failure: Exception | None) -> str:
     while trace is not None:
         frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
         trace = trace.tb_next
-    users = [f"{name}:{line}" for name, line in frames if "/torch/" not in name and "/spaces/graph.py" not in name]
+    users = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name) and name != __file__]
     place = f" at {users[-1]}" if users else ""
     return (
         f"torch.export cannot follow {type(model).__name__}{place}: {text[0] if text else type(failure).__name__}. "
-        "Its forward must not branch on the values of tensors nor depend on Python state; rewrite that line with "
-        "tensor operations, or trace the part of the network that needs pruning"
+        f"{_MEND}"
     )
 
 
-def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> ExportedProgram | None:
-    """One export for all sides, or None where the network fixes a side."""
+_MEND = (
+    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
+    "operations, or trace the part of the network that needs pruning"
+)
+
+
+def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_batch: bool) -> ExportedProgram | None:
+    """One export for all sides, or None where the network fixes a side (or the batch, where any is asked for)."""
     example = resized(examples, sides[-1], BATCH)
     side = spatial_side(example)
     moving = [axis for axis in range(len(side)) if len({s[axis] for s in sides}) > 1]
 
     def dims(tensor: Tensor) -> dict[int, Any] | None:
-        if tensor.ndim != 2 + len(side) or tuple(tensor.shape[2:]) != side:
-            return None
-        return {2 + axis: Dim.AUTO for axis in moving}
+        free: dict[int, Any] = {0: Dim.AUTO} if any_batch and tensor.ndim and tensor.shape[0] == BATCH else {}
+        if tensor.ndim == 2 + len(side) and tuple(tensor.shape[2:]) == side:
+            free |= {2 + axis: Dim.AUTO for axis in moving}
+        return free or None
 
     args, kwargs = as_call(example)
     dynamic: Any = {name: dims(t) for name, t in kwargs.items()} if kwargs else tuple(dims(t) for t in args)
@@ -203,7 +263,11 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> Ex
         return None
     for node in _user_inputs(program):
         value = node.meta["val"]
-        if not isinstance(value, Tensor) or value.ndim != 2 + len(side):
+        if not isinstance(value, Tensor):
+            continue
+        if any_batch and value.ndim and value.shape[0] == BATCH and isinstance(value.shape[0], int):
+            return None
+        if value.ndim != 2 + len(side):
             continue
         for axis in moving:
             size = value.shape[2 + axis]
@@ -235,8 +299,13 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
                 network.sources[node] = spec.target
             elif spec is None or spec.kind == InputKind.USER_INPUT:
                 network.inputs.append(node)
+            elif spec.target in program.constants and isinstance(program.constants[spec.target], Tensor):
+                network.constants[node.name] = program.constants[spec.target]
+        elif node.op == "get_attr" and isinstance(getattr(module, str(node.target), None), Tensor):
+            network.constants[node.name] = getattr(module, str(node.target))
         elif node.op == "output":
             network.outputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
+            network.returned = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
         paths = []
         for path, _ in (node.meta.get("nn_module_stack") or {}).values():
             plain = re.sub(r"@\d+", "", path)
@@ -245,6 +314,7 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
             paths.append(plain)
         network.calls[node] = tuple(paths)
     network.repeated = frozenset(repeated)
+    network.structure = program.call_spec.out_spec
     symbols = _symbols(network.inputs, sides)
     for index in range(len(sides)):
         shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
@@ -265,10 +335,10 @@ def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, 
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             continue
-        for axis, size in enumerate(value.shape[2:]):
+        for axis, size in enumerate(value.shape):
             expression = getattr(getattr(size, "node", None), "expr", None)
             if isinstance(expression, sympy.Symbol):
-                symbols[expression] = [side[axis] for side in sides]
+                symbols[expression] = [side[axis - 2] if axis > 1 else BATCH for side in sides]
     return symbols
 
 
@@ -281,7 +351,12 @@ def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Nod
         if expression is None:
             return value
         if expression not in known:
-            result = sympy.sympify(expression.xreplace(symbols))
+            try:
+                result = sympy.sympify(expression.xreplace(symbols))
+            except ZeroDivisionError:
+                raise _Unknown from None
+            if result.free_symbols:
+                raise _Unknown
             known[expression] = int(result) if result.is_integer is not False else float(result)
         return known[expression]
 
@@ -289,15 +364,24 @@ def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Nod
     numbers: dict[Node, Any] = {}
     for node in graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, Tensor):
-            shapes[node] = tuple(number(size) for size in value.shape)
-        elif isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
-            shapes[node] = [
-                tuple(number(size) for size in item.shape) if isinstance(item, Tensor) else None for item in value
-            ]
-        elif isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
-            numbers[node] = number(value)
+        try:
+            if isinstance(value, Tensor):
+                shapes[node] = tuple(number(size) for size in value.shape)
+            elif isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+                shapes[node] = [
+                    tuple(number(size) for size in item.shape) if isinstance(item, Tensor) else None for item in value
+                ]
+            elif isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
+                numbers[node] = number(value)
+        except _Unknown:
+            raise ValueError(
+                f"a size depends on the values of a tensor at {where(node)} (operator {operator_name(node)}); {_MEND}"
+            ) from None
     return shapes, numbers
+
+
+class _Unknown(Exception):
+    """A size that depends on the values of tensors."""
 
 
 def _inline(module: GraphModule) -> None:
@@ -334,6 +418,23 @@ def _inline(module: GraphModule) -> None:
         module.graph.erase_node(node)
 
 
+def _check_batch(network: Network) -> Network:
+    """The network, if every input that is one batch gives one batch.
+
+    Raises:
+        ValueError: at some side the forward folds positions into the batch, as `view(-1, 144)` does.
+    """
+    for node in network.outputs:
+        batches = [shapes[node][0] for shapes in network.shapes if isinstance(shapes[node], tuple) and shapes[node]]
+        for side, batch in zip(network.sides, batches, strict=False):
+            if batch != batches[-1]:
+                raise ValueError(
+                    f"the network cannot take the resolution {'x'.join(map(str, side))}: its output has {batch} rows "
+                    f"for {BATCH} examples there; ask for others, or make the network independent of its input size"
+                )
+    return network
+
+
 def _joined(networks: list[Network]) -> Network:
     """Networks captured once a side, as one; their graphs must be the same but for sizes."""
     first = networks[-1]
@@ -347,6 +448,7 @@ def _joined(networks: list[Network]) -> Network:
     last = first
     joined = Network(last.graph, last.sources, last.inputs, tuple(n.sides[0] for n in networks))
     joined.outputs, joined.calls, joined.repeated, joined.dtypes = last.outputs, last.calls, last.repeated, last.dtypes
+    joined.returned, joined.structure, joined.constants = last.returned, last.structure, last.constants
     for other in networks:
         pairs = dict(zip(other.graph.nodes, last.graph.nodes, strict=True))
         joined.shapes.append({pairs[node]: shape for node, shape in other.shapes[0].items()})

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from .flow import Attribute, Components, Flow, Labels, flat, squashed
+from .flow import Attribute, Components, Flow, Labels, flat, squashed, tensors_in
 
 Ids = npt.NDArray[np.int64]
 
@@ -50,13 +50,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Counter:
-    """A module attribute that counts channels, `how many of ids stay // divide`; the last item where it is a tuple."""
+    """A module attribute that counts channels, `how many of ids stay // divide`; `item` of it where it is a tuple."""
 
     module: str
     name: str
     ids: Ids
     divide: int
     full: int | tuple[int, ...]
+    item: int = -1
 
 
 @dataclass
@@ -151,7 +152,9 @@ def arrange(
         ids = unit_of_label[attribute.labels]
         full = _full_value(model, attribute)
         if ids.any() and full is not None:
-            layout.counters.append(Counter(attribute.module, attribute.name, ids, attribute.divide, full))
+            layout.counters.append(
+                Counter(attribute.module, attribute.name, ids, attribute.divide, full, attribute.item)
+            )
     layout.frozen.update(_frozen(flow, found, unit_of_label, reasons))
     return layout
 
@@ -160,7 +163,7 @@ def _full_value(model: nn.Module, attribute: Attribute) -> int | tuple[int, ...]
     """The attribute's value where the module has it and it is the count; None where it is something else."""
     value = getattr(model.get_submodule(attribute.module), attribute.name, None)
     count = len(attribute.labels) // attribute.divide
-    if isinstance(value, (tuple, list)) and len(value) and value[-1] == count:
+    if isinstance(value, (tuple, list)) and len(value) >= -attribute.item and value[attribute.item] == count:
         return tuple(int(item) for item in value)
     return count if isinstance(value, int) and value == count else None
 
@@ -195,9 +198,7 @@ def _signatures(flow: Flow, found: Components, slots: dict[str, dict[int, Labels
         for labels in axes.values():
             add(labels)
     for value in flow.values.values():
-        for tensor in value if isinstance(value, list) else [value]:
-            if tensor is None or not hasattr(tensor, "stride"):
-                continue
+        for tensor in tensors_in(value):
             small = squashed(tensor)
             key = hash((small.data_ptr(), tuple(small.shape), small.stride()))
             if small.numel() > 1 and key not in seen:

@@ -8,7 +8,6 @@ run the same way, tells which of them belong to which node.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph import BATCH, Examples, Network, Side, as_call, operator_name, resized
+from .graph import BATCH, Examples, Network, Side, as_call, operator_name, quietly, resized, unfused
 
-Step = tuple[str, tuple[tuple[int, ...], ...]]
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatched operator: its name, the shapes of its results, the numbers it calculates with."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    numbers: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -29,16 +35,16 @@ class Rehearsal:
     """A run of the captured graph on fake tensors.
 
     Attributes:
-        steps: for each node, the dispatched operators, in order.
+        steps: for each node, what was dispatched, in order.
         storages: for each tensor node, the first node that shares its memory.
     """
 
-    steps: dict[Node, list[str]]
+    steps: dict[Node, list[Step]]
     storages: dict[Node, Node]
 
 
 class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps the name and result shapes of every dispatched operator."""
+    """Keeps every dispatched operator."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -50,11 +56,23 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
         if shapes and name not in _SILENT:
-            self.steps.append((name, shapes))
+            self.steps.append(Step(_VIEWS.get(name, name), shapes, _numbers(func, args, kwargs or {})))
         return result
 
 
-_SILENT = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.empty", "aten._assert_tensor_metadata"}
+def _numbers(func: Any, args: Any, kwargs: Any) -> tuple[float, ...]:
+    """The plain numbers an operator calculates with; those of other operators are sizes."""
+    if torch.Tag.pointwise not in func.tags and func._opname not in _FILLS:
+        return ()
+    given = [value for value in args if not isinstance(value, (list, tuple))] + [kwargs.get("fill_value")]
+    return tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
+
+
+_FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
+
+
+_SILENT = {f"aten.{name}" for name in "detach alias lift_fresh empty clone _assert_tensor_metadata".split()}
+_VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
 
 
 def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
@@ -68,28 +86,27 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     args, kwargs = as_call(resized(examples, side, BATCH))
     given = iter([*args, *kwargs.values()])
     values: dict[Node, Any] = {}
-    steps: dict[Node, list[str]] = {}
+    steps: dict[Node, list[Step]] = {}
     storages: dict[Node, Node] = {}
     owners: dict[int, Node] = {}
     kept: list[Any] = []
-    with warnings.catch_warnings(), torch.no_grad(), fake, _Record() as record:
-        warnings.simplefilter("ignore")
+    with quietly(), torch.no_grad(), fake, _Record() as record:
         for node in network.graph.nodes:
             if node.op == "placeholder":
                 if node in network.sources:
-                    values[node] = _empty(state[network.sources[node]])
+                    values[node] = empty_like(state[network.sources[node]])
                 elif node in network.inputs:
-                    values[node] = _empty(next(given))
+                    values[node] = empty_like(next(given))
                 else:
                     values[node] = _like(node.meta.get("val"))
             elif node.op == "get_attr":
                 values[node] = _like(node.meta.get("val"))
-            elif node.op == "call_function":
+            elif node.op == "call_function" and not operator_name(node).startswith("aten._assert"):
                 before = len(record.steps)
                 call = torch.fx.node.map_arg(node.args, lambda n: values[n])
                 named = torch.fx.node.map_arg(dict(node.kwargs), lambda n: values[n])
                 values[node] = node.target(*call, **named)
-                steps[node] = [name for name, _ in record.steps[before:]]
+                steps[node] = record.steps[before:]
             value = values.get(node)
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
@@ -104,7 +121,7 @@ def _like(value: Any) -> Any:
     return value
 
 
-def _empty(tensor: Tensor, device: str | None = None) -> Tensor:
+def empty_like(tensor: Tensor, device: str | None = None) -> Tensor:
     """A tensor of the same shape, strides and type; fake where fake tensors are made."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device or tensor.device)
 
@@ -126,11 +143,10 @@ def run(
     mode = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
     early = sketch(device).eval() if quick else None
-    with warnings.catch_warnings(), torch.no_grad(), mode, _Record() as record:
-        warnings.simplefilter("ignore")
+    with quietly(), torch.no_grad(), unfused(), mode, _Record() as record:
         model = early if early is not None else sketch(device).eval()
-        fakes = [_empty(tensor, device) for tensor in args]
-        named = {name: _empty(tensor, device) for name, tensor in kwargs.items()}
+        fakes = [empty_like(tensor, device) for tensor in args]
+        named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
         record.steps.clear()
         try:
             model(*fakes, **named)
@@ -165,10 +181,13 @@ def first_surprise(
             if failure is not None:
                 return node
             raise LookupError(f"the run ended before {node}", node)
-        if [name for name, _ in here] != expected:
-            raise LookupError(f"the run took {[name for name, _ in here]} where the graph has {expected}", node)
-        shapes = here[-1][1]
-        if node in predicted and shapes and shapes[0] != predicted[node]:
+        if [step.name for step in here] != [step.name for step in expected]:
+            raise LookupError(f"the run took {here} where the graph has {expected}", node)
+        if any(one.numbers != other.numbers for one, other in zip(here, expected, strict=True)):
+            return node
+        shape = network.shapes[-1][node]
+        full = expected[-1].shapes
+        if node in predicted and full[:1] == (shape,) and here[-1].shapes[:1] != (predicted[node],):
             return node
         position += len(expected)
     if failure is not None or position != len(steps):

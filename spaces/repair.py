@@ -20,7 +20,7 @@ STEPS = 128
 
 def check_limits(space: Space, limits: Mapping[str, float]) -> None:
     """Raise a ValueError with the reachable range where even the smallest network is over a limit."""
-    costs = space.cost_table(np.array([space.smallest, space.full], np.int64).reshape(2, -1))
+    costs = space.cost_table([space.smallest, space.full])
     for name, limit in limits.items():
         if name in costs and costs[name][0] > limit:
             least, full = int(costs[name][0]), int(costs[name][1])

@@ -20,6 +20,7 @@ from .costs import COSTS, CostModel
 from .depth import Stage
 from .graph import Examples, Side, as_call, flat_examples, spatial_side
 from .layout import Group, Layout
+from .program import Program
 from .surgery import Scores, check_scores, l2_scores
 
 Encoded = npt.NDArray[np.int64]
@@ -36,6 +37,7 @@ class Space:
         stages: blocks that may be dropped.
         resolutions: input sides, ascending; the `resolution` axis is an index into them. Empty without that axis.
         frozen: `{module: reason}` of what is left whole.
+        side_multiple: sides that are smaller by it are taken too; 0 where the network takes its traced side only.
         default_scores: L2 norm of everything that leaves with each unit.
         settings: how the space was traced, as JSON.
     """
@@ -51,6 +53,8 @@ class Space:
     cost_model: CostModel = field(repr=False)
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
     traced_side: Side = ()
+    side_multiple: int = 0
+    program: Program | None = field(default=None, repr=False)
 
     @classmethod
     def trace(
@@ -61,6 +65,8 @@ class Space:
         resolutions: Iterable[int | Sequence[int]] = (),
         divisor: int = 8,
         ignore: Iterable[str] = (),
+        plain_blocks: Iterable[str] = (),
+        as_graph: bool = False,
     ) -> Space:
         """Follow a network's channels once; nothing of `model` is changed.
 
@@ -70,6 +76,10 @@ class Space:
             resolutions: input sides to search: integers for square inputs, or tuples with one number an axis.
             divisor: widths are multiples of it (and of the unit) where a group allows.
             ignore: names of modules to leave whole.
+            plain_blocks: names of blocks that may be dropped though no identity path leads around them; what they take
+                and what they give is then cut together.
+            as_graph: let channel numbers that the forward writes as constants follow; the networks built are then
+                `torch.fx.GraphModule`s, not of the user's class.
 
         Raises:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
@@ -83,9 +93,18 @@ class Space:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
         ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        plain_blocks = (plain_blocks,) if isinstance(plain_blocks, str) else tuple(plain_blocks)
         own = spatial_side(example_inputs)
         sides = _sides(resolutions, own)
-        found = facts(model, example_inputs, sides or (own,), divisor=divisor, ignore=ignore)
+        found = facts(
+            model,
+            example_inputs,
+            sides or (own,),
+            divisor=divisor,
+            ignore=ignore,
+            plain_blocks=plain_blocks,
+            as_graph=as_graph,
+        )
         axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
         axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
         if len(sides) > 1:
@@ -95,6 +114,8 @@ class Space:
             "resolutions": [list(side) for side in sides],
             "divisor": divisor,
             "ignore": list(ignore),
+            "plain_blocks": list(plain_blocks),
+            "as_graph": as_graph,
             "inputs": [_described(tensor, own) for tensor in flat_examples(example_inputs)],
             "names": list(kwargs) if kwargs else None,
             "single": isinstance(example_inputs, Tensor),
@@ -112,6 +133,8 @@ class Space:
             cost_model=found.costs,
             shapes=found.shapes,
             traced_side=sides[-1] if sides else own,
+            side_multiple=found.side_multiple,
+            program=found.program,
         )
 
     @classmethod
@@ -130,6 +153,8 @@ class Space:
             resolutions=[tuple(side) for side in settings["resolutions"]],
             divisor=settings["divisor"],
             ignore=settings["ignore"],
+            plain_blocks=settings.get("plain_blocks", ()),
+            as_graph=settings.get("as_graph", False),
         )
         orders = settings.get("block_order") or {}
         if not orders:
@@ -263,7 +288,7 @@ class Space:
 
     def encode(self, candidates: Sequence[Candidate]) -> Encoded:
         """`(n, d)` integers in axis order."""
-        return np.array([tuple(candidate) for candidate in candidates], np.int64).reshape(-1, len(self.axes))
+        return np.array([tuple(c) for c in candidates], np.int64).reshape(len(candidates), len(self.axes))
 
     def decode(self, encoded: Encoded) -> list[Candidate]:
         """The candidates of an `(n, d)` array."""
@@ -284,11 +309,7 @@ class Space:
         encoded = np.asarray(candidates, np.int64)
         if encoded.ndim != 2 or encoded.shape[1] != len(self.axes):
             raise ValueError(f"encoded candidates are {encoded.shape}; expected (n, {len(self.axes)})")
-        widths = len(self.groups)
-        units = encoded[:, :widths] / np.array([group.unit for group in self.groups], float)
-        depths = encoded[:, widths : widths + len(self.stages)]
-        sides = encoded[:, -1] if self.resolutions else np.zeros(len(encoded), np.int64)
-        return self.cost_model.table(units, depths, sides)
+        return self.cost_model.table(encoded)
 
     def repair(self, candidate: Sequence[int], limits: Mapping[str, float]) -> Candidate:
         """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
@@ -320,7 +341,7 @@ class Space:
             [[axis.name, axis.choices] for axis in self.axes],
             [[stage.name, stage.blocks, stage.order] for stage in self.stages],
             {key: value for key, value in self.settings.items() if key != "block_order"},
-            self.costs([self.full, self.smallest]).to_dict("list"),
+            self.cost_model.unknown or self.costs([self.full, self.smallest]).to_dict("list"),
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name in sorted(self.layout.slots):

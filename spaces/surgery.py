@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Cut:
         kept: channel map: `{parameter or buffer: {axis: LongTensor of kept indices}}`, for axes that are cut.
         attributes: `{module: {attribute: new value}}`.
         removed: modules that become the identity.
+        as_graph: whether the network is rebuilt as a graph whose constants follow.
     """
 
     kept: dict[str, dict[int, Tensor]]
     attributes: dict[str, dict[str, Any]]
     removed: tuple[str, ...]
+    as_graph: bool = False
 
 
 def cut(space: Space, candidate: Candidate, scores: Scores | None = None) -> Cut:
@@ -49,7 +51,8 @@ def cut(space: Space, candidate: Candidate, scores: Scores | None = None) -> Cut
         ValueError: the candidate is not of this space, or the scores do not fit its groups.
     """
     candidate = space.canonical(candidate)
-    return plan(space.layout, stays(space, candidate, scores), space.removed(candidate))
+    changes = plan(space.layout, stays(space, candidate, scores), space.removed(candidate))
+    return replace(changes, as_graph=space.program is not None)
 
 
 def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, ...]) -> Cut:
@@ -77,7 +80,8 @@ def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, 
         if count != len(counter.ids) // counter.divide:
             value: Any = count
             if isinstance(counter.full, tuple):
-                value = [*counter.full[:-1], count]
+                value = attributes.get(counter.module, {}).get(counter.name, list(counter.full))
+                value[counter.item] = count
             attributes.setdefault(counter.module, {})[counter.name] = value
     return Cut(kept, attributes, removed)
 
@@ -90,18 +94,33 @@ def channel_map(space: Space, candidate: Candidate, scores: Scores | None = None
     return cut(space, candidate, scores).kept
 
 
-def build(model: nn.Module, space: Space, candidate: Candidate, scores: Scores | None = None) -> nn.Module:
+def build(
+    model: nn.Module,
+    space: Space,
+    candidate: Candidate,
+    scores: Scores | None = None,
+    *,
+    as_graph: bool | None = None,
+) -> nn.Module:
     """A new, smaller network of the user's own class, with the weights of the channels that stay; `model` is untouched.
+
+    From a space that was traced with `as_graph=True` it is a `torch.fx.GraphModule` with the same parameter names.
 
     Args:
         model: the network the space was traced from, or one of the same shapes.
         space: the traced space.
         candidate: one choice on every axis.
         scores: which units stay; the L2 norms of `Space.default_scores` when None.
+        as_graph: whether a graph is wanted; None: as the space was traced.
 
     Raises:
-        ValueError: candidate, scores or model do not fit the space.
+        ValueError: candidate, scores or model do not fit the space, or it was not traced for what `as_graph` asks.
     """
+    if as_graph is not None and as_graph is not (space.program is not None):
+        raise ValueError(
+            f"as_graph={as_graph}, but the space was traced with as_graph={space.program is not None}; "
+            f"trace it with Space.trace(..., as_graph={as_graph})"
+        )
     changes = cut(space, candidate, scores)
     gone = tuple(f"{name}." for name in changes.removed)
     tensors: dict[str, Tensor] = {}
@@ -117,6 +136,8 @@ def build(model: nn.Module, space: Space, candidate: Candidate, scores: Scores |
         if id(tensor) not in done:
             done[id(tensor)] = _sliced(tensor.detach(), changes.kept.get(name, {}))
         tensors[name] = done[id(tensor)]
+    if space.program is not None:
+        return space.program.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
     return assemble(model, tensors, changes.attributes, changes.removed)
 
 
@@ -165,6 +186,10 @@ def assemble(
         memo[id(modules[name])] = identity
         for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
             memo.setdefault(id(tensor), None)
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor):  # neither parameter nor buffer; one with a history cannot be copied
+                memo.setdefault(id(value), value.detach().clone())
     small = copy.deepcopy(model, memo)
     for module_name, values in attributes.items():
         module = small.get_submodule(module_name)

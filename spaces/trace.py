@@ -1,4 +1,4 @@
-"""From a module to the facts of its space: capture, follow, check by a dry run, and do again what the run disproves."""
+"""From a module to the facts of its space: capture, follow, check by dry runs, and do again what a run disproves."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import nn
 from torch.fx import Node
 
+from . import makers, movement  # noqa: F401 - their rules are registered
 from .costs import CostModel, cost_model
 from .depth import Block, Stage, chain, find_blocks
-from .flow import Flow, components, constant, flat, follow, squashed
-from .graph import Examples, Network, Side, capture, evaluating, operator_name, where
+from .dryrun import Surprise, at_random, culprits, of_module, of_program, sketch
+from .flow import Components, Flow, components, follow
+from .graph import Examples, Network, Side, capture, evaluating, spatial_side, where
 from .layout import Layout, arrange
-from .probe import Rehearsal, first_difference, first_surprise, rehearse, run
-from .rules import rule_for
-from .surgery import Cut, assemble, named_tensors, plan
+from .probe import rehearse, run
+from .program import Program
+from .rules import joined, rule_for
+from .surgery import Cut, named_tensors
 
 _log = logging.getLogger("secateur")
 
@@ -34,74 +35,73 @@ class Facts:
     costs: CostModel
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, str]
+    side_multiple: int
+    program: Program | None
 
 
-def facts(model: nn.Module, examples: Examples, sides: Sequence[Side], *, divisor: int, ignore: Sequence[str]) -> Facts:
+def facts(
+    model: nn.Module,
+    examples: Examples,
+    sides: Sequence[Side],
+    *,
+    divisor: int,
+    ignore: Sequence[str],
+    plain_blocks: Sequence[str] = (),
+    as_graph: bool = False,
+) -> Facts:
     """Trace `model` once and find groups, stages and costs.
 
     Raises:
-        ValueError: a side that the network cannot take, a network that cannot be exported, an unknown name in `ignore`.
-        NotImplementedError: an operator multiplies and has no cost formula.
+        ValueError: a side that the network cannot take, a network that cannot be exported, an unknown name in `ignore`
+            or `plain_blocks`, a plain block that changes the shape.
     """
-    started = time.monotonic()
+    progress = _Progress()
     known = dict(model.named_modules())
-    for name in ignore:
-        if name not in known:
-            raise ValueError(
-                f"ignore names {name!r}, which is no module of {type(model).__name__}; see named_modules()"
-            )
+    for argument, names in (("ignore", ignore), ("plain_blocks", plain_blocks)):
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{argument} names {name!r}, which is no module of {type(model).__name__}; see named_modules()"
+                )
     if len(sides) > 1:
         _check_sides(model, examples, sides)
-    network = capture(model, examples, sides)
-    if time.monotonic() - started > 5:
-        _log.info(
-            "traced %d operators in %.0f s; following channels", len(network.operators), time.monotonic() - started
-        )
+    network = capture(model, examples, sides, any_batch=as_graph)
+    progress(f"traced {len(network.operators)} operators; following channels")
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    names: dict[int, list[str]] = {}
-    for name, tensor in tensors.items():
-        names.setdefault(id(tensor), []).append(name)
-    aliases = {name: names[id(tensor)] for name, tensor in tensors.items()}
     with evaluating(model):
         rehearsal = rehearse(network, model, examples)
     left_whole = tuple(f"{name}." for name in ignore)
     blocks = [
         block
-        for block in find_blocks(network)
+        for block in find_blocks(network, plain_blocks)
         if not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in left_whole)
     ]
-    blocked: frozenset[Node] = frozenset()
+    flow = follow(network, shapes, rule_for, literals=as_graph)
+    for (name, _), labels in flow.slots.items():
+        if name.startswith(left_whole):
+            flow.frozen.insert(0, (labels, "it is named in ignore"))
+    for block in blocks:
+        if block.name in plain_blocks:  # without it, its input takes the place of its output
+            joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
+    own = of_module(network, rehearsal, flow, model, examples)
+    aliases = _aliases(model)
     aligned: frozenset[Node] = frozenset()
     while True:
-        flow = follow(network, shapes, rule_for, blocked)
-        for (name, _), labels in flow.slots.items():
-            if name.startswith(left_whole):
-                flow.frozen.insert(0, (labels, "it is named in ignore"))
         found = components(flow, aligned)
         layout = arrange(flow, found, divisor=divisor, aliases=aliases, model=model)
-        tries = 4 if _slices_channels(network, flow) else 1
-        surprise = None
-        for seed in range(tries):
-            surprise = surprise or _surprise(network, rehearsal, flow, layout, model, examples, (), seed)
-        if surprise is None:
+        whole = frozenset(block.node for block in found.whole)
+        surprise = of_program(network, flow, whole, blocks, model, examples) if as_graph else own
+        disproved = culprits(network, flow, layout, surprise)
+        if not disproved:
             break
-        whole = found.meet(flow, surprise)
-        if whole:  # a reshape may count the groups, so keep their number before freezing anything
-            aligned = aligned | set(whole)
-        else:  # kept whole already: what surrounds it must stay too
-            near = {surprise} if surprise not in blocked else _around(network, blocked)
-            if near <= blocked:
-                break
-            blocked = blocked | near
-    if surprise is not None:
-        raise ValueError(
-            f"{type(model).__name__} does not run when its channels shrink, at {operator_name(surprise)} "
-            f"({where(surprise)}), though those channels are kept whole; name the module in ignore"
-        )
-    frozen = dict(layout.frozen)
-    blocks = _removable(network, rehearsal, flow, layout, model, examples, blocks, frozen)
+        progress(f"{len(disproved)} groups do not follow their forward; following channels again")
+        for group, node in disproved:
+            aligned |= _held(flow, found, layout, group.first, group.units, node)
+    frozen = {**layout.frozen, **_unused(network)}
+    blocks = _removable(surprise, layout, blocks, frozen)
     stages = tuple(chain(blocks))
+    by_name = {block.name: block for block in blocks}
     costs = cost_model(
         network,
         flow,
@@ -111,8 +111,62 @@ def facts(model: nn.Module, examples: Examples, sides: Sequence[Side], *, diviso
         rehearsal.storages,
         {node: block.name for block in blocks for node in block.nodes},
         {block.name: (block.entry, block.exit) for block in blocks},
+        {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()},
     )
-    return Facts(layout, stages, costs, shapes, frozen)
+    program = Program(network, flow, layout, whole, by_name) if as_graph else None
+    return Facts(layout, stages, costs, shapes, frozen, _multiple(model, examples), program)
+
+
+class _Progress:
+    """Says what goes on once it takes more than five seconds."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        seconds = time.monotonic() - self.started
+        if seconds > 5:
+            _log.info("%s (%.0f s)", text, seconds)
+
+
+def _aliases(model: nn.Module) -> dict[str, list[str]]:
+    """All names of each tensor, by each of them."""
+    tensors = named_tensors(model)
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    return {name: names[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _held(flow: Flow, found: Components, layout: Layout, first: int, units: int, node: Node) -> frozenset[Node]:
+    """Freeze a group that does not follow its forward; or grouped operators of it that must keep all their blocks."""
+    labels = np.flatnonzero((layout.unit_of_label >= first) & (layout.unit_of_label < first + units))
+    whole = found.whole_blocks(labels)
+    if not whole:  # a reshape may count the groups, so their number is kept before anything is frozen
+        place = where(node)
+        flow.freeze(labels, f"a size is written as a constant{f' at {place}' if place else ''}")
+    return frozenset(whole)
+
+
+def _multiple(model: nn.Module, examples: Examples) -> int:
+    """The least number such that the network also takes sides that are smaller by it; 0 where there is none."""
+    own, whole = spatial_side(examples), Cut({}, {}, ())
+    for multiple in (1, 2, 4, 8, 16, 32, 64):
+        side = tuple(size - multiple for size in own)
+        if not own or min(side) < 1:
+            break
+        for quick in (True, False):
+            _, failure = run(lambda device: sketch(model, whole, device), examples, side, quick=quick)
+            if failure is None:
+                return multiple
+    return 0
+
+
+def _unused(network: Network) -> dict[str, str]:
+    """Modules of which the forward takes no parameter."""
+    used = {name.rpartition(".")[0] for node, name in network.sources.items() if node.users}
+    every = {name.rpartition(".")[0] for name in network.sources.values()}
+    return {name: "the forward does not use it" for name in sorted(every - used) if name}
 
 
 def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> None:
@@ -120,7 +174,7 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
     fails: list[tuple[Side, Exception]] = []
     whole = Cut({}, {}, ())
     for side in sides:
-        _, failure = run(lambda device: _sketch(model, whole, device), examples, side)
+        _, failure = run(lambda device: sketch(model, whole, device), examples, side)
         if failure is None:
             works.append(side)
         else:
@@ -135,128 +189,21 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
         )
 
 
-def _around(network: Network, nodes: frozenset[Node]) -> set[Node]:
-    """The operators that feed these nodes or read them."""
-    found = {other for node in nodes for other in (*node.all_input_nodes, *node.users)}
-    return {node for node in network.operators if node in found} | set(nodes)
-
-
-def _slices_channels(network: Network, flow: Flow) -> bool:
-    """Whether a slice along channels occurs: written with constants, it may give the right size by chance."""
-    for node in network.operators:
-        if operator_name(node) in ("aten.slice", "aten.narrow"):
-            labels = flow.values.get(node.all_input_nodes[0])
-            axis = node.args[1] if len(node.args) > 1 else 0
-            if isinstance(labels, torch.Tensor) and isinstance(axis, int) and not constant(labels, axis):
-                return True
-    return False
-
-
-def _surprise(
-    network: Network,
-    rehearsal: Rehearsal,
-    flow: Flow,
-    layout: Layout,
-    model: nn.Module,
-    examples: Examples,
-    removed: tuple[Block, ...],
-    seed: int = 0,
-) -> Node | None:
-    """Run a shrunken network without arithmetic; the first operator that does not behave as predicted, or None."""
-    random = np.random.default_rng([seed, len(removed)])
-    stays = np.ones(layout.units, bool)
-    for group in layout.groups:
-        count = int(np.clip(round(group.units * random.uniform(0.3, 0.7)), 1, group.units - 1))
-        gone = group.first + random.permutation(group.units)[count:]
-        stays[gone] = False
-    if stays.all() and not removed:
-        return None
-    changes = plan(layout, stays, tuple(block.name for block in removed))
-    predicted = {
-        node: shape
-        for node in network.operators
-        if (shape := _predicted(network, flow, layout, stays, node)) is not None
-    }
-    skipped = frozenset(node for block in removed for node in block.nodes)
-    side = network.sides[-1] or None
-    failure: Exception | None = None
-    for quick in (True, False):
-        steps, failure = run(lambda device: _sketch(model, changes, device), examples, side, quick=quick)
-        if failure is not None and quick:
-            continue
-        try:
-            return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
-        except LookupError as error:
-            _log.debug("the dry run cannot be compared: %s", error)
-            parting: Node = error.args[1]
-    if failure is not None:
-        return parting
-    try:
-        other = capture(_sketch(model, changes, None), examples, network.sides[-1:])
-    except ValueError:
-        return parting
-    return first_difference(network, other, predicted, skipped)
-
-
-def _sketch(model: nn.Module, changes: Cut, device: str | None) -> nn.Module:
-    """The smaller network with tensors of the right shapes and no contents."""
-    prefixes = tuple(f"{name}." for name in changes.removed)
-    sketches: dict[int, torch.Tensor] = {}
-    tensors = {}
-    for name, tensor in named_tensors(model).items():
-        if not name.startswith(prefixes):
-            shape = list(tensor.shape)
-            for axis, indices in changes.kept.get(name, {}).items():
-                shape[axis] = len(indices)
-            if id(tensor) not in sketches:
-                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
-            tensors[name] = sketches[id(tensor)]
-    return assemble(model, tensors, changes.attributes, changes.removed)
-
-
-def _predicted(
-    network: Network, flow: Flow, layout: Layout, stays: npt.NDArray[np.bool_], node: Node
-) -> tuple[int, ...] | None:
-    """The shape of a value when only some units stay."""
-    shape = network.shapes[-1][node]
-    labels = flow.values[node]
-    if not isinstance(shape, tuple) or not hasattr(labels, "stride"):
-        return None
-    small = squashed(labels)
-    kept = stays[layout.unit_of_label[flat(small)]].reshape(small.shape)
-    if kept.all():
-        return shape
-    result = list(shape)
-    for axis in range(kept.ndim):
-        lines = kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis))
-        if kept.shape[axis] > 1 and not lines.all():
-            result[axis] = int(lines.sum())
-    return tuple(result)
-
-
-def _removable(
-    network: Network,
-    rehearsal: Rehearsal,
-    flow: Flow,
-    layout: Layout,
-    model: nn.Module,
-    examples: Examples,
-    blocks: list[Block],
-    frozen: dict[str, str],
-) -> list[Block]:
+def _removable(surprise: Surprise, layout: Layout, blocks: list[Block], frozen: dict[str, str]) -> list[Block]:
     """The blocks whose removal the network bears, checked by a dry run."""
+    stays = ~at_random(layout)
 
-    def bears(removed: tuple[Block, ...]) -> bool:
+    def bears(removed: list[Block]) -> bool:
         try:
-            return _surprise(network, rehearsal, flow, layout, model, examples, removed) is None
+            return surprise(layout, stays, removed) is None
         except LookupError:
             return False
 
-    if not blocks or bears(tuple(blocks)):
+    if not blocks or bears(blocks):
         return blocks
     good = []
     for block in blocks:
-        if bears((block,)):
+        if bears([block]):
             good.append(block)
         else:
             frozen[block.name] = "the network does not run as predicted without this block"

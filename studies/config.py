@@ -3,7 +3,7 @@
     [model]       factory, arguments, checkpoint, train
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
     [space]       resolutions, divisor, ignore (`Space.trace`)
-    [budget]      macs, params, peak_bytes, latency_ms (`Budget`)
+    [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
     [study]       sampler, trials, seed, ... (`Study.create`)
 

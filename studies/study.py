@@ -166,7 +166,7 @@ class Study:
             if storage is None:
                 make_sqlite(making / DATABASE)
             opened = connect(sqlite_url(making / DATABASE) if storage is None else storage)
-            make_ledger(opened, study_name, settings.objectives, budget.asked())
+            make_ledger(opened, study_name, settings.objectives, budget.given())
             disconnect(opened)
             described = {
                 "format": FORMAT,
@@ -307,8 +307,8 @@ class Study:
     def _settle_limits(self) -> dict[str, float]:
         """Today's limits; remembers the budget, and measures what only now is limited."""
         notes, limits = self._ledger.notes(), self._limits()
-        if notes.get("budget") != self.budget.asked():
-            self._ledger.note("budget", self.budget.asked())
+        if notes.get("budget") != self.budget.given():
+            self._ledger.note("budget", self.budget.given())
         if self._full_latency_ms is not None and "full_latency_ms" not in notes:
             self._ledger.note("full_latency_ms", self._full_latency_ms)
         if "latency_ms" in limits:

@@ -51,7 +51,7 @@ class View:
         self._trials: Sequence[Trial] = ledger.trials
         full = self.full | {name: notes[f"full_{name}"] for name in ("latency_ms",) if f"full_{name}" in notes}
         known = {n: limit for n, limit in self.budget.asked().items() if n in full or not self.budget.needs_full(n)}
-        self._limits = Budget(**known).limits(full)
+        self._limits = Budget(**known, reserve=self.budget.reserve).limits(full)
 
     def front(self) -> pd.DataFrame:
         """As `Study.front`."""
@@ -80,7 +80,7 @@ def standing(
         "skipped": sum(not trial.scored for trial in complete),
         "front": len(on_front(trials, settings["objectives"], limits)),
         "best": None if best is None else described(best),
-        "budget": budget.asked(),
+        "budget": budget.given(),
         "limits": dict(limits),
         "objectives": list(settings["objectives"]),
         "sampler": settings["sampler"],

@@ -100,11 +100,36 @@ def refused(capsys, *arguments):
 
 def test_trace(folder, capsys):
     assert main(["trace", str(folder / "study.toml")]) == 0
-    assert "resolutions: 6x6, 8x8" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resolutions: 6x6, 8x8" in said and "conv1" in said and "its channels are the network's output" in said
+    assert re.search(r"macs=0\.6 +24,\d{3} +[\d,]+ +yes", said), said
+    assert all(len(line) <= 80 for line in said.splitlines())
     assert main(["trace", str(folder / "study.toml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["axes"]["width:conv1"] == [2, 4, 6, 8]
     assert found["full"]["macs"] == 8 * 9 * 64 + 8 * 8 * 9 * 64 + 8 * 2  # conv1, conv2, head
+    assert found["combinations"] == 4 * 4 * 2
+    assert list(found["frozen"]) == ["head"] and found["budget"][0]["satisfiable"]
+
+
+def test_trace_holds_a_budget_against_the_space(folder, capsys):
+    study = str(folder / "study.toml")
+    limits = ["--budget", "macs=0.5", "--budget", "params=30", "--budget", "latency_ms=3"]
+    assert main(["trace", study, *limits]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"macs=0\.5 +20,744 +\d,\d+ +yes", said), said
+    assert re.search(r"params=30 +30 +\d+ +no +0 %", said) and re.search(r"latency_ms=3 +measured", said)
+    assert re.search(r"all +no +0 %", said)
+    assert main(["trace", study, *limits, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["satisfiable"]) for row in found["budget"]] == [
+        ("macs", True),
+        ("params", False),
+        ("latency_ms", None),
+        ("all", False),
+    ]
+    assert found["sampled"] == 10_000 and 0 < found["within"]["macs"]["0.5"] < 1
+    assert "one of macs" in refused(capsys, "trace", study, "--budget", "mac=0.5")
 
 
 def test_search_says_how_far_it_is_in_plain_lines(folder, capsys):
@@ -150,6 +175,21 @@ def test_resume_to_more_trials_under_another_budget(folder, run, capsys):
     assert (config.read(run).study.trials, config.read(run).budget.macs) == (8, 0.3)
     assert "smallest" in refused(capsys, "resume", run, "--budget", "macs=0.0001", "--quiet")
     assert config.read(run).budget.macs == 0.3, "a refused budget is not kept"
+
+
+def test_a_reserve_survives_in_the_study(folder, capsys):
+    out = folder / "reserved"
+    limits = ["--budget", "peak_bytes=12000", "--budget", "reserve=1.25"]
+    assert main(["search", str(folder / "study.toml"), "--out", str(out), "--trials", "2", "--quiet", *limits]) == 0
+    capsys.readouterr()
+    assert config.read(out).budget.reserve == 1.25
+    for arguments in (["status", str(out)], ["resume", str(out), "--trials", "3", "--quiet"]):
+        assert main([*arguments, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        standing = found.get("status", found)
+        assert standing["budget"] == {"peak_bytes": 12000, "reserve": 1.25}
+        assert standing["limits"] == {"peak_bytes": 9600}
+    assert "goes with peak_bytes" in refused(capsys, "resume", out, "--budget", "reserve=1.25")
 
 
 def test_export(folder, run, capsys):

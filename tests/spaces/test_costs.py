@@ -1,11 +1,15 @@
 """Costs by arithmetic equal those counted on the built network, for every candidate."""
 
+import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import NETWORKS, Residual, image, network
+from torch import nn
 from torch.fx import Interpreter
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,34 +27,41 @@ class Liveness(Interpreter):
     def run_node(self, node):
         self.forget(None)
         result = super().run_node(node)
-        if isinstance(result, torch.Tensor) and node.op in ("placeholder", "call_function"):
-            here = result.untyped_storage().data_ptr()
-            if node.op == "placeholder" and not any(result is one for one in self.inputs):
+        for tensor in tensors([result]) if node.op in ("placeholder", "call_function") else ():
+            here = tensor.untyped_storage().data_ptr()
+            if node.op == "placeholder" and not any(tensor is one for one in self.inputs):
                 self.fixed.add(here)
             if here not in self.fixed:
                 if node.op == "call_function" and here not in self.owned:
-                    self.total += result.numel() * result.element_size()
-                self.owned.setdefault(here, result.numel() * result.element_size())
+                    self.total += tensor.numel() * tensor.element_size()
+                self.owned.setdefault(here, tensor.numel() * tensor.element_size())
         self.forget(result)
         self.peak = max(self.peak, sum(self.owned.values()))
         return result
 
     def forget(self, latest):
-        alive = {}
-        values = [*self.env.values(), latest]
-        for value in [*values, *(item for many in values if isinstance(many, (list, tuple)) for item in many)]:
-            if isinstance(value, torch.Tensor):
-                alive[value.untyped_storage().data_ptr()] = True
+        used = [value for node, value in self.env.items() if node.users]  # PyTorch's keeps what is never used
+        alive = {tensor.untyped_storage().data_ptr() for tensor in tensors([*used, latest])}
         self.owned = {key: size for key, size in self.owned.items() if key in alive}
 
 
-def counted(model, example, side=None):
-    """The costs of a built network, by running it."""
-    args, kwargs = as_call(resized(example, side, 1))
+def tensors(values):
+    """The tensors in nested lists."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors(value)
+
+
+def counted(model, example, side=None, batch=1):
+    """The costs of a built network for one example, by running it."""
+    args, kwargs = as_call(resized(example, side, batch))
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(*args, **kwargs)
-    with torch.no_grad():
+    with torch.no_grad(), counter:  # on the meta device, because it does not see attention and LSTM on the CPU
+        copy.deepcopy(model).to("meta")(*(a.to("meta") for a in args), **{k: a.to("meta") for k, a in kwargs.items()})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # export warns of a recurrent layer's flat weights
         program = torch.export.export(model, args, kwargs, strict=False)
         graph = program.graph_module
         values = [
@@ -64,11 +75,11 @@ def counted(model, example, side=None):
     params = sum(p.numel() for p in model.parameters())
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     return {
-        "macs": counter.get_total_flops() // 2,
+        "macs": counter.get_total_flops() / 2 / batch,
         "params": params,
         "param_bytes": size,
-        "activation_bytes": run.total,
-        "peak_bytes": size + run.peak,
+        "activation_bytes": run.total / batch,
+        "peak_bytes": size + run.peak / batch,
     }
 
 
@@ -135,13 +146,134 @@ def test_depth_counts_a_skipped_input_once():
         assert space.costs([candidate]).peak_bytes[0] == counted(build(model, space, candidate), example)["peak_bytes"]
 
 
-def test_what_multiplies_without_a_formula_is_named():
-    class Einsum(torch.nn.Module):
-        def forward(self, x):
-            return torch.einsum("nchw,nchw->nc", x, x)
+def attention(x, heads=2, kv_heads=2, **options):
+    """Attention over tokens `(b, t, c)` whose heads the keys and values may share."""
+    split = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    shared = split[:, :kv_heads]
+    return F.scaled_dot_product_attention(split, shared, shared, **options).transpose(1, 2).flatten(2)
 
-    with pytest.raises(NotImplementedError, match="einsum"):
-        Space.trace(Einsum(), image(1, 3, 4, 4))
+
+def state(x):
+    """A state made from nothing."""
+    return torch.zeros(1, x.shape[0], 8, dtype=x.dtype, device=x.device)
+
+
+CALLS = {  # what is called on tokens (b, 9, 8), with a module or parameter
+    "matmul": (None, lambda m, x: (x @ x.transpose(1, 2)).softmax(-1) @ x),
+    "matmul of a matrix": (nn.Parameter(torch.rand(8, 6)), lambda w, x: x @ w),
+    "matrix times tokens": (nn.Parameter(torch.rand(5, 9)), lambda w, x: w @ x),
+    "bmm": (None, lambda m, x: torch.bmm(x, x.mT)),
+    "baddbmm": (None, lambda m, x: torch.baddbmm(x, torch.bmm(x, x.mT), x)),
+    "mm": (nn.Parameter(torch.rand(8, 6)), lambda w, x: torch.mm(x.mean(1), w)),
+    "addmm": (nn.Parameter(torch.rand(8, 6)), lambda w, x: torch.addmm(w[0], x.mean(1), w)),
+    "linear": (nn.Linear(8, 6), lambda m, x: m(x)),
+    "functional linear": (nn.Parameter(torch.rand(6, 8)), lambda w, x: F.linear(x, w)),
+    "einsum": (None, lambda m, x: torch.einsum("bic,bjc->bij", x, x)),
+    "einsum that sums first": (None, lambda m, x: torch.einsum("bic,bjd->bij", x, x)),
+    "einsum of three": (None, lambda m, x: torch.einsum("bic,bjc,bjd->bid", x, x, x)),
+    "einsum of four": (nn.Parameter(torch.rand(8, 6)), lambda w, x: torch.einsum("bic,ck,dk,bjd->bij", x, w, w, x)),
+    "einsum with dots": (nn.Parameter(torch.rand(8, 6)), lambda w, x: torch.einsum("...c,ck->...k", x, w)),
+    "einsum without an arrow": (nn.Parameter(torch.rand(8, 6)), lambda w, x: torch.einsum("bic,ck", x, w)),
+    "einsum by elements": (nn.Parameter(torch.rand(8)), lambda w, x: torch.einsum("bic,c->bic", x, w)),
+    "tensordot": (nn.Parameter(torch.rand(6, 8, 5)), lambda w, x: torch.tensordot(x, w, ([2], [1]))),
+    "attention": (None, lambda m, x: attention(x)),
+    "causal attention": (None, lambda m, x: attention(x, is_causal=True)),
+    "grouped heads": (None, lambda m, x: attention(x, 4, 2, enable_gqa=True)),
+    "multi-head attention": (nn.MultiheadAttention(8, 2, batch_first=True), lambda m, x: m(x, x, x)[0]),
+    "encoder layer": (nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), lambda m, x: m(x)),
+    "lstm": (nn.LSTM(8, 6, 2, bidirectional=True, batch_first=True), lambda m, x: m(x)[0]),
+    "lstm with projection": (nn.LSTM(8, 6, proj_size=4), lambda m, x: m(x.transpose(0, 1))[1][0].transpose(0, 1)),
+    "lstm from a state": (nn.LSTM(8, 8, batch_first=True), lambda m, x: m(x, (state(x), state(x)))[0]),
+    "gru": (nn.GRU(8, 6, 2, batch_first=True), lambda m, x: m(x)[0]),
+    "rnn": (nn.RNN(8, 6, nonlinearity="relu"), lambda m, x: m(x.transpose(0, 1))[0].transpose(0, 1)),
+    "lstm cell": (nn.LSTMCell(8, 6), lambda m, x: m(x[:, 0])[1]),
+    "gru cell": (nn.GRUCell(8, 6), lambda m, x: m(x[:, 0])),
+    "functional convolution": (nn.Parameter(torch.rand(6, 8, 3)), lambda w, x: F.conv1d(x.mT, w, padding=1)),
+    "grouped transposed convolution": (nn.ConvTranspose1d(8, 6, 3, 2, groups=2), lambda m, x: m(x.mT)),
+    "depthwise transposed convolution": (nn.ConvTranspose1d(8, 8, 2, 2, groups=8), lambda m, x: m(x.mT)),
+    "several results": (None, lambda m, x: torch.topk(x.mT, 3)[0] * torch.var_mean(x, 1, keepdim=True)[1].mT),
+    "chunks": (None, lambda m, x: torch.cat([part.relu() for part in x.chunk(2, -1)], 1)),
+    "a filled volume": (None, lambda m, x: filled(x)),
+}
+NOT_COUNTED = {  # by PyTorch's counter
+    "bilinear": (nn.Bilinear(8, 8, 6), lambda m, x: m(x, x), 9 * 8 * 8 * 6),
+    "matrix times vector": (nn.Parameter(torch.rand(8)), lambda w, x: x @ w, 9 * 8),
+    "addbmm": (None, lambda m, x: torch.addbmm(x[0, 0], x.mT, x), 8 * 9 * 8),
+}
+
+
+def filled(x):
+    """A cost volume made by slice assignment."""
+    volume = torch.zeros(x.shape[0], 9, 16, dtype=x.dtype, device=x.device)
+    volume[:, :, :8] = x
+    volume[:, 1:, 8:] = x[:, 1:]
+    return volume
+
+
+class Called(nn.Module):
+    """A convolution, one call, and a mean."""
+
+    def __init__(self, inner, function):
+        super().__init__()
+        self.stem, self.inner, self.function = nn.Conv2d(3, 8, 1), inner, function
+
+    def forward(self, x):
+        return self.function(self.inner, F.relu(self.stem(x)).flatten(2).transpose(1, 2)).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_operator_that_multiplies(name):
+    model, example = Called(*CALLS[name]).double().eval(), image(1, 3, 3, 3).double()
+    space = Space.trace(model, example, divisor=2)
+    candidates = list(dict.fromkeys([space.full, space.smallest, *space.sample(2, seed=1)]))
+    table = space.costs(candidates)
+    for row, candidate in enumerate(candidates):
+        assert table.iloc[row].to_dict() == counted(build(model, space, candidate), example, batch=2)
+
+
+@pytest.mark.parametrize("name", NOT_COUNTED)
+def test_operators_that_other_counters_do_not_know(name):
+    inner, function, macs = NOT_COUNTED[name]
+    space = Space.trace(Called(inner, function).double().eval(), image(1, 3, 3, 3).double())
+    assert space.costs([space.full]).macs[0] == macs + 3 * 8 * 9
+
+
+def test_a_product_of_three_varying_axes():
+    # the weight (made of two convolutions' channels) and the positions of a linear layer all vary
+    terms = {"a": 0, "b": 0, "c": 0}
+
+    class Three(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in terms:
+                setattr(self, name, nn.Conv2d(3, 8, 1))
+            self.last = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            a, b, c = (getattr(self, name)(x).flatten(2) for name in terms)
+            mixed = torch.einsum("bip,bjp,bkp->bijk", a, b, c)
+            return self.last(mixed.sum(3).unsqueeze(-1).transpose(1, 2).transpose(1, 2))
+
+    model, example = Three().double().eval(), image(1, 3, 2, 2).double()
+    space = Space.trace(model, example, divisor=2)
+    for candidate in (space.full, space.smallest, *space.sample(3, seed=0)):
+        assert space.costs([candidate]).iloc[0].to_dict() == counted(build(model, space, candidate), example)
+
+
+def test_what_may_multiply_and_has_no_formula_is_named_when_costs_are_asked():
+    class Spectrum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x):
+            return torch.fft.fft2(self.conv(x)).abs()
+
+    space = Space.trace(Spectrum(), image(1, 3, 4, 4))
+    with pytest.raises(NotImplementedError, match="operator aten.fft_fft2 may multiply and has no cost formula"):
+        space.costs([space.full])
+    assert "operator aten.fft_fft2 has no formula" in str(space)
+    assert len(space.fingerprint) == 64
 
 
 def test_products_and_attention():

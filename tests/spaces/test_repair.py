@@ -64,6 +64,14 @@ def test_budget_meanings():
     assert Budget.parse(["macs=0.5", "params=2e6", "latency_ms=3"]) == Budget(macs=0.5, params=2e6, latency_ms=3)
 
 
+def test_a_reserve_divides_a_limit_in_bytes():
+    budget = Budget.parse(["peak_bytes=1300", "macs=0.5", "reserve=1.3"])
+    assert budget == Budget(peak_bytes=1300, macs=0.5, reserve=1.3)
+    assert budget.limits({"macs": 10}) == {"macs": 5, "peak_bytes": 1000}
+    assert list(budget.asked()) == ["macs", "peak_bytes"]
+    assert Budget(**budget.given()) == budget and Budget(macs=1.0).given() == {"macs": 1.0}
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
@@ -73,6 +81,10 @@ def test_budget_meanings():
         (lambda: Budget(macs="150%"), "percentage"),
         (lambda: Budget(macs=[1]), "expected a number"),
         (lambda: Budget(macs=float("nan")), "positive"),
+        (lambda: Budget(peak_bytes=100, reserve=0.9), "at least 1"),
+        (lambda: Budget(peak_bytes=100, reserve="2"), "at least 1"),
+        (lambda: Budget(peak_bytes=0.5, reserve=1.3), "goes with peak_bytes in bytes"),
+        (lambda: Budget(macs=0.5, reserve=1.3), "goes with peak_bytes in bytes"),
         (lambda: Budget.parse(["mac=0.5"]), "one of macs"),
         (lambda: Budget.parse(["macs"]), "NAME=VALUE"),
         (lambda: Budget.parse(["macs=x"]), "number or a percentage"),

@@ -6,7 +6,8 @@ import torch
 from networks import NETWORKS, Residual, image, network
 from torch import nn
 
-from secateur.spaces import Candidate, Space
+from secateur.spaces import Budget, Candidate, Space
+from secateur.spaces.describe import describe, facts
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_encode_decode(name):
     assert len({c.key for c in found}) == len(set(found))
     assert all(space.canonical(c) == c for c in found)
     assert Space.trace(model, example, divisor=2).fingerprint == space.fingerprint
-    assert "frozen" in str(space) and all(len(line) <= 100 for line in str(space).splitlines())
+    assert "frozen" in str(space) and all(len(line) <= 80 for line in str(space).splitlines())
 
 
 def test_widths_inside_removed_blocks_are_full(space):
@@ -229,3 +230,63 @@ def test_the_batch_of_the_example_does_not_matter():
 def test_costs_refuse_other_shapes(space):
     with pytest.raises(ValueError, match="expected"):
         space.costs(np.zeros((3, 2), np.int64))
+
+
+# --- the space as text ------------------------------------------------------------------------------------------------
+
+
+def chain(n):
+    """`n` convolutions of the same width, one after the other."""
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(*[nn.Conv2d(8, 8, 1) for _ in range(n)]), nn.Conv2d(8, 2, 1))
+
+
+def test_the_text_shows_all_there_is(space):
+    text = str(space).splitlines()
+    assert text[0] == "11 axes (8 widths, 2 depths, 1 resolution): 37,748,736 combinations"
+    assert text[1].startswith("resolutions: 7x7, 10x10, 12x12")
+    assert text[3] == "8 groups of channels that are cut together"
+    assert "  stem            8     2 to 8 by 2   layer1.*.conv2 (3)" in text  # all it is cut with
+    assert "  layer1    0 to 3  2, 1, 0" in text
+    assert text[text.index("frozen, which is left whole: 1 module") :][1:3] == [
+        "  its channels are the network's output",
+        "    head",
+    ]
+    full, least = (space.costs([c]).macs[0] for c in (space.full, space.smallest))
+    (row,) = [line.split() for line in text if line.startswith("  macs")]
+    assert row[1:4] == [f"{least:,}", f"{full:,}", f"{least / full:.2g}"]
+    assert any("of 10,000 candidates" in line for line in text)
+
+
+def test_alike_groups_share_a_line_where_there_are_many():
+    few, many = (Space.trace(chain(n), image(1, 3, 4, 4), divisor=2) for n in (10, 30))
+    assert sum(line.startswith("  1.") for line in str(few).splitlines()) == 10
+    assert "  1.*       30      8     2 to 8 by 2" in str(many).splitlines()
+
+
+def test_long_lists_of_what_is_frozen_are_counted():
+    few = str(Space.trace(chain(20), image(1, 3, 4, 4), ignore=("1",)))
+    many = str(Space.trace(chain(60), image(1, 3, 4, 4), ignore=("1",)))
+    assert "it is named in ignore" in few and "1.10 and 9 more" in few
+    assert many.count("it is named in ignore") == 1
+    assert "modules: 0, 1.0, 1.1 and" in many and "1.2" not in many
+    assert all(len(line) <= 80 for line in (few + many).splitlines())
+
+
+def test_facts_are_exact(space):
+    found = facts(space, Budget(macs=0.5, params=1, latency_ms=2))
+    assert found["combinations"] == np.prod([len(axis.choices) for axis in space.axes])
+    assert [group["members"] for group in found["groups"]] == [list(group.members) for group in space.groups]
+    assert found["full"] == space.costs([space.full]).iloc[0].to_dict()
+    random = np.random.default_rng(1)
+    drawn = np.stack([random.choice(axis.choices, 4000) for axis in space.axes], axis=1)
+    share = (space.costs(drawn).macs <= 0.5 * found["full"]["macs"]).mean()
+    assert abs(found["within"]["macs"]["0.5"] - share) < 0.05
+    assert [row["satisfiable"] for row in found["budget"]] == [True, False, None, False]
+    text = describe(space, Budget(macs=0.5, params=1, latency_ms=2)).splitlines()
+    assert [line.split()[0] for line in text[-4:]] == ["macs=0.5", "params=1", "latency_ms=2", "all"]
+
+
+def test_a_network_without_choices_is_shown_too():
+    space = Space.trace(nn.Conv2d(3, 2, 1), image(1, 3, 4, 4))
+    assert str(space).startswith("nothing to choose: 1 combination\nresolution: 4x4")
+    assert facts(space)["full"] == facts(space)["smallest"]

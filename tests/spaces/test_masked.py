@@ -1,0 +1,129 @@
+"""`verify` agrees with the equality test, knows norms that mix channels, and sees a wrongly built network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import NETWORKS, Norms, Residual, image, network
+from torch import nn
+
+from secateur.spaces import Space, build, verify
+
+
+def seeded(model):
+    """The network with seeded random parameters, float64, eval."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.double().parameters():
+        parameter.data.uniform_(-0.5, 1, generator=generator)
+    return model.eval()
+
+
+class ChannelsLast(nn.Module):
+    """ConvNeXt's block: depthwise, layer norm on the last axis, an inverted bottleneck, a layer scale."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.depthwise, self.norm = nn.Conv2d(c, c, 3, padding=1, groups=c), nn.LayerNorm(c)
+        self.expand, self.project = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
+        self.gamma = nn.Parameter(torch.ones(c))
+
+    def forward(self, x):
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + (self.project(F.gelu(self.expand(y))) * self.gamma).permute(0, 3, 1, 2)
+
+
+class Next(nn.Module):
+    """A stem, two such blocks, norms with parameters and without, a linear head."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, c, 2, 2), nn.GroupNorm(4, c, affine=False)
+        self.blocks = nn.Sequential(ChannelsLast(c), ChannelsLast(c))
+        self.plain, self.rms, self.fc = nn.LayerNorm(c, elementwise_affine=False), nn.RMSNorm(c), nn.Linear(c, 3)
+
+    def forward(self, x):
+        x = self.blocks(self.norm(self.stem(x)))
+        return self.fc(self.rms(self.plain(x.mean((2, 3)))))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weight has mean zero and variance one over the inputs of each output."""
+
+    def forward(self, x):
+        weight = self.weight.flatten(1)[None]
+        weight = F.batch_norm(weight, None, None, training=True, momentum=0.0).view_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_right_networks_have_no_error(name):
+    model, example = network(name)
+    space = Space.trace(model, example, divisor=2)
+    for candidate in (space.full, space.smallest, *space.sample(2, seed=3)):
+        assert verify(model, space, candidate, example) <= 1e-10
+
+
+@pytest.mark.parametrize("make", [Next, Norms])
+def test_norms_see_the_kept_channels_only(make):
+    model, example = seeded(make()), image(1, 3, 8, 8).double()
+    space = Space.trace(model, example, divisor=2)
+    for candidate in space.sample(4, seed=1):
+        assert verify(model, space, candidate, example) <= 1e-10
+    half = space.uniform(0.5)
+    assert half != space.full
+    gone = build(model, space, half)(example) - model(example)
+    assert float(gone.detach().abs().max()) > 1e-3  # what is removed matters
+
+
+def test_standardised_weights_see_the_kept_channels_only():
+    model = seeded(nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)))
+    example = image(2, 3, 6, 6).double()
+    space = Space.trace(model, example, divisor=2)
+    assert verify(model, space, space.smallest, example) <= 1e-10
+
+
+@pytest.mark.parametrize("tensor", ["layer2.1.conv1.weight", "layer2.0.bn1.bias"])
+def test_a_wrong_channel_is_seen(tensor):
+    model, example = network("residual")
+    space = Space.trace(model, example, divisor=2)
+    slots = dict(space.layout.slots)
+    axis = max(slots[tensor])
+    slots[tensor] = {**slots[tensor], axis: np.roll(slots[tensor][axis], 1)}
+    wrong = replace(space, layout=replace(space.layout, slots=slots))
+    candidate = space.uniform(0.5)
+    assert verify(model, space, candidate, example) <= 1e-10
+    assert verify(model, wrong, candidate, example) > 1e-3
+
+
+def test_other_shapes_are_refused():
+    model, example = network("plain")
+    space = Space.trace(model, example, divisor=2)
+    slots = {**space.layout.slots}
+    cut = np.array([*slots["conv1.weight"][0][:4], 0])  # output features follow the first four channels of conv1
+    slots["fc.weight"], slots["fc.bias"] = {**slots["fc.weight"], 0: cut}, {0: cut}
+    wrong = replace(space, layout=replace(space.layout, slots=slots))
+    with pytest.raises(ValueError, match=r"gives tensors of \[\(2, \d\)\]; the full network's are \[\(2, 5\)\]"):
+        verify(model, wrong, space.smallest, example)
+
+
+def test_the_model_stays_as_it_is():
+    model, example = network("residual")
+    model.train()
+    model.layer1.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    space = Space.trace(model, example, divisor=2)
+    scores = {group.name: torch.rand(group.units) for group in space.groups}
+    assert verify(model, space, space.uniform(0.5, depth=0.4), example, scores) <= 1e-10
+    assert model.training and not model.layer1.training and model.layer2.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_float32_and_what_is_not_finite():
+    model = Residual().eval()
+    example = image(1, 3, 8, 8)
+    space = Space.trace(model, example, divisor=2)
+    assert verify(model, space, space.uniform(0.5), example) <= 1e-4
+    model.head.bias.data[0] = float("nan")
+    assert np.isnan(verify(model, space, space.uniform(0.5), example))

@@ -1,0 +1,80 @@
+"""Random small networks: followed, cut at random, and never wrong. A failure prints the network's code."""
+
+import pytest
+import torch
+from drafts import draft
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scattered import flat, masked, relative_error
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.spaces import Space, build, verify
+
+
+def traced(model, example):
+    """The space, with a second resolution where the network takes one."""
+    side = tuple(example.shape[2:])
+    try:
+        return Space.trace(model, example, divisor=1, resolutions=(side, tuple(2 * s for s in side)))
+    except ValueError as error:
+        if "cannot take" not in str(error):
+            raise
+        return Space.trace(model, example, divisor=1)
+
+
+def check(network, seed):
+    """Trace, cut at several candidates, compare with the masked network, and count."""
+    model, example = network.network()
+    space = traced(model, example)
+    random = torch.Generator().manual_seed(seed)
+    rising = {group.name: torch.arange(group.units, dtype=torch.float32) for group in space.groups}
+    mixed = {group.name: torch.rand(group.units, generator=random) for group in space.groups}
+    chosen = [(space.uniform(0.5), None), (space.smallest, mixed), (space.uniform(0.5), rising)]
+    chosen += [(candidate, mixed) for candidate in space.sample(2, seed)]
+    with torch.no_grad():
+        for candidate, scores in chosen:
+            inputs = example.repeat(
+                1, 1, *[new // old for new, old in zip(space.side(candidate), example.shape[2:], strict=True)]
+            )
+            small = build(model, space, candidate, scores)
+            reference = masked(model, space, candidate, network.mixes, scores)
+            counter = FlopCounterMode(display=False)
+            with counter:
+                got = small(inputs)
+            assert [t.shape for t in flat(got)] == [t.shape for t in flat(model(inputs))]
+            assert relative_error(got, reference(inputs)) <= 1e-8
+            costs = space.costs([candidate]).iloc[0]
+            assert costs.params == sum(parameter.numel() for parameter in small.parameters())
+            assert costs.macs * len(inputs) == counter.get_total_flops() // 2
+        assert verify(model, space, space.uniform(0.5), inputs, mixed) <= 1e-8
+
+
+@st.composite
+def networks(choose):
+    return draft(lambda options: choose(st.sampled_from(list(options))))
+
+
+def holds(network, seed):
+    try:
+        check(network, seed)
+    except Exception as error:
+        error.add_note(
+            f"seed {seed}, example (2, {network.values[0].c}, *{network.values[0].side}), of\n{network.code}"
+        )
+        raise
+
+
+common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=25, derandomize=True, **common)
+@given(networks(), st.integers(0, 2**16))
+def test_random_networks(network, seed):
+    holds(network, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, print_blob=True, **common)
+@given(networks(), st.integers(0, 2**16))
+def test_a_thousand_random_networks(network, seed):
+    holds(network, seed)

@@ -34,7 +34,7 @@ from .flow import (
     squashed,
 )
 from .graph import operator_name
-from .rules import a_layer, arguments, joined, result_shape, rule, single, varying
+from .rules import FILLINGS, a_layer, arguments, joined, result_shape, rule, single, varying
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
@@ -229,6 +229,8 @@ def _cat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Ten
     shape = result_shape(flow, node)
     call = arguments(node, args, kwargs)
     axis = int(call.get("dim", 0)) % len(shape)
+    if operator_name(node) != "aten.stack" and not all(is_blank(value) for value in args[0]):
+        args = [[_labelled(flow, source, axis) for source in node.args[0]], *args[1:]]  # type: ignore[union-attr]
     parts = [flow.layers(value) for value in args[0]]
     if operator_name(node) == "aten.stack":
         parts = [[layer.unsqueeze(axis) for layer in layers] for layers in parts]
@@ -258,6 +260,15 @@ def _cat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Ten
     if len(axes) != len(set(axes)):
         raise Unfollowed(MIXED)
     return packed(results, shape)
+
+
+def _labelled(flow: Flow, source: Any, axis: int) -> Any:
+    """A value of the graph; a constant filling becomes channels of its own along an axis."""
+    value = flow.values[source]
+    if is_blank(value) and operator_name(source) in FILLINGS:
+        value = spread(flow.fresh(value.shape[axis]), axis, value.shape)
+        flow.fill(source, value)
+    return value
 
 
 def _concatenated(parts: list[Tensor], axis: int, shape: tuple[int, ...]) -> Tensor:

@@ -213,7 +213,11 @@ def _like(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Te
     return labels
 
 
-@rule("zeros", "ones", "full", "scalar_tensor", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+_FILLS = ("zeros", "ones", "full", "scalar_tensor", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+FILLINGS = {f"aten.{name}" for name in _FILLS}
+
+
+@rule(*_FILLS)
 def _filling(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     return blank(result_shape(flow, node))
 

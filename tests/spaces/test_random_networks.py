@@ -11,21 +11,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.spaces import Space, build, verify
 
 
-def traced(model, example):
+def traced(model, example, as_graph):
     """The space, with a second resolution where the network takes one."""
     side = tuple(example.shape[2:])
     try:
-        return Space.trace(model, example, divisor=1, resolutions=(side, tuple(2 * s for s in side)))
+        return Space.trace(model, example, divisor=1, as_graph=as_graph, resolutions=(side, tuple(2 * s for s in side)))
     except ValueError as error:
         if "cannot take" not in str(error):
             raise
-        return Space.trace(model, example, divisor=1)
+        return Space.trace(model, example, divisor=1, as_graph=as_graph)
 
 
 def check(network, seed):
     """Trace, cut at several candidates, compare with the masked network, and count."""
     model, example = network.network()
-    space = traced(model, example)
+    space = traced(model, example, as_graph=bool(seed % 2))
     random = torch.Generator().manual_seed(seed)
     rising = {group.name: torch.arange(group.units, dtype=torch.float32) for group in space.groups}
     mixed = {group.name: torch.rand(group.units, generator=random) for group in space.groups}

@@ -1,10 +1,11 @@
 """Networks that several benchmarks measure: ours, and torchvision's where it can be imported."""
 
-import sys
+import contextlib
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from zoo import import_torchvision
 
 from secateur.studies.networks import resnet50
 
@@ -68,31 +69,11 @@ class Functional(nn.Module):
         return self.head(F.relu(self.up(x.transpose(1, 2).unflatten(2, side))).mean((2, 3)))
 
 
-def torchvision_models():
-    """`torchvision.models`, or None where it is not installed.
-
-    The wheel of the package index is built for CUDA: beside a CPU build of PyTorch its operators are missing, and it
-    can be imported only once the two that it describes have been declared.
-    """
-    try:
-        import torchvision
-    except ImportError:
-        return None
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        torchvision_models.library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            torchvision_models.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision.models
-
-
 def networks():
     """`{name: (a function that makes the network, its example input)}`."""
     found = {"ResNet-50@224": (resnet50, torch.randn(1, 3, 224, 224))}
-    models = torchvision_models()
-    if models is not None:
+    with contextlib.suppress(ImportError):
+        models = import_torchvision().models
         found["MobileNetV2@224"] = (models.mobilenet_v2, torch.randn(1, 3, 224, 224))
         found["ConvNeXt-tiny@224"] = (models.convnext_tiny, torch.randn(1, 3, 224, 224))
     found["3D-UNet@32"] = (UNet3d, torch.randn(1, 1, 32, 32, 32))

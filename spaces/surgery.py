@@ -190,13 +190,43 @@ def assemble(
         for value in vars(module).values():
             if isinstance(value, Tensor):  # neither parameter nor buffer; one with a history cannot be copied
                 memo.setdefault(id(value), value.detach().clone())
-    small = copy.deepcopy(model, memo)
+    small = _copied(model, memo)
     for module_name, values in attributes.items():
         module = small.get_submodule(module_name)
         for attribute, value in values.items():
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
     return small
+
+
+_PLAIN = (int, float, str, type(None))
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """As `copy.deepcopy`, several times faster on the attributes that every module has."""
+    if id(module) in memo:
+        known: nn.Module = memo[id(module)]
+        return known
+    kind = type(module)
+    plain = (kind.__reduce_ex__, kind.__getstate__) == (object.__reduce_ex__, nn.Module.__getstate__)
+    if not plain or hasattr(kind, "__deepcopy__") or not kind.__setstate__.__module__.startswith("torch.nn."):
+        other: nn.Module = copy.deepcopy(module, memo)
+        return other
+    twin: nn.Module = object.__new__(kind)
+    memo[id(module)] = twin
+    for name, value in module.__dict__.items():
+        if name == "_compiled_call_impl":  # a compiled forward belongs to the original
+            continue
+        if name == "_modules":
+            value = {key: child if child is None else _copied(child, memo) for key, child in value.items()}
+        elif name in ("_parameters", "_buffers"):
+            value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
+        elif isinstance(value, (dict, set)) and not value:
+            value = type(value)()
+        elif not isinstance(value, _PLAIN) and not (type(value) is tuple and all(isinstance(v, _PLAIN) for v in value)):
+            value = copy.deepcopy(value, memo)
+        twin.__dict__[name] = value
+    return twin
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

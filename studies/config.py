@@ -2,7 +2,7 @@
 
     [model]       factory, arguments, checkpoint, train
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
-    [space]       resolutions, divisor, ignore (`Space.trace`)
+    [space]       resolutions, divisor, ignore, plain_blocks, as_graph (`Space.trace`)
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
     [study]       sampler, trials, seed, ... (`Study.create`)
@@ -70,11 +70,15 @@ class Axes(_Table):
         resolutions: input sides, numbers or lists of one number an axis.
         divisor: widths are multiples of it.
         ignore: names of modules to leave whole.
+        plain_blocks: names of blocks that may be dropped though no identity path leads around them.
+        as_graph: let channel numbers that the forward writes as constants follow.
     """
 
     resolutions: tuple[int | tuple[int, ...], ...] = ()
     divisor: int = 8
     ignore: tuple[str, ...] = ()
+    plain_blocks: tuple[str, ...] = ()
+    as_graph: bool = False
 
 
 class Search(_Table):

@@ -81,6 +81,7 @@ def write_model(
         "full_shapes": {name: list(tensor.shape) for name, tensor in named_tensors(full).items()},
         "shapes": {name: list(tensor.shape) for name, tensor in named_tensors(network).items()},
         "aliases": aliases,
+        "as_graph": cut.as_graph,
         "kept": {name: {str(axis): kept.tolist() for axis, kept in axes.items()} for name, axes in cut.kept.items()},
     }
     with new_folder(Path(folder)) as aside:
@@ -88,7 +89,7 @@ def write_model(
         write(aside / "config.json", to_json(config))
         with figures.timed("safetensors"):
             write(aside / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-            figures.compare("safetensors", called(load(aside, full).cpu()))
+            figures.compare("safetensors", called(_read_back(aside, config, network, full)))
         with figures.timed("pt2"):
             program = export_program(network, example)
             write(aside / "model.pt2", program_bytes(program))
@@ -109,6 +110,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         folder: an exported folder.
         model: the full network, made by the user's own code, with any weights: the result is of its class and on its
             device, and can be trained. None: the exported program, which needs no code; it runs on the CPU, in eval.
+            A network that was rebuilt as a graph (`as_graph`) is always loaded as its program.
 
     Raises:
         FileNotFoundError: no such folder, or a file of it is missing.
@@ -117,7 +119,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    if model is None:
+    if model is None or config.get("as_graph"):
         return read_program(folder / "model.pt2")
     _check_model(model, config["full_shapes"], folder)
     tensors = _read_tensors(folder, config)
@@ -199,6 +201,19 @@ def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
             f"{', '.join(wrong[:3]) or 'shared tensors'}; export again"
         )
     return tensors
+
+
+def _read_back(folder: Path, config: dict[str, Any], network: nn.Module, full: nn.Module) -> nn.Module:
+    """The network as its safetensors file holds it; of a graph a copy with all tensors from the file."""
+    if not config["as_graph"]:
+        return load(folder, full).cpu()
+    twin, tensors = copy.deepcopy(network), _read_tensors(folder, config)
+    with torch.no_grad():
+        for name, tensor in named_tensors(twin).items():
+            tensor.fill_(0)
+            if name in tensors:
+                tensor.copy_(tensors[name])
+    return twin
 
 
 def _own_storage(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

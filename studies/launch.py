@@ -222,6 +222,8 @@ def _traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
         resolutions=file.space.resolutions,
         divisor=file.space.divisor,
         ignore=file.space.ignore,
+        plain_blocks=file.space.plain_blocks,
+        as_graph=file.space.as_graph,
     )
 
 

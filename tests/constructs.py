@@ -4,6 +4,7 @@ from constructs_base import Construct
 from constructs_functional import FUNCTIONAL
 from constructs_layers import LAYERS
 from constructs_movement import MOVEMENT
+from constructs_odd import ODD
 from constructs_wiring import WIRING
 
-CONSTRUCTS: dict[str, Construct] = {**WIRING, **LAYERS, **MOVEMENT, **FUNCTIONAL}
+CONSTRUCTS: dict[str, Construct] = {**WIRING, **LAYERS, **MOVEMENT, **FUNCTIONAL, **ODD}

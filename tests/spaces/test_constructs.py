@@ -132,6 +132,12 @@ def test_the_network_stays_the_users(case):
     )
 
 
+def test_it_can_be_read(case):
+    text = str(case.space)
+    assert all(group.name[-20:] in text for group in case.space.groups)
+    assert all(name in text for name in case.space.frozen)
+
+
 def test_gradients_flow(case):
     small = build(case.model, case.space, case.space.smallest).train()
     with torch.random.fork_rng():
@@ -144,6 +150,10 @@ def test_gradients_flow(case):
 
 
 def test_costs_are_those_of_the_built_network(case):
+    if case.construct.unpriced:
+        with pytest.raises(NotImplementedError, match=case.construct.unpriced):
+            case.space.costs([case.space.full])
+        return
     for candidate in (case.space.full, case.space.uniform(0.5)):
         small = build(case.model, case.space, candidate)
         found = case.space.costs([candidate]).iloc[0]

@@ -4,10 +4,10 @@
     python benchmarks/counters.py
 
 Prints two tables, for each network full and at half width. The first holds the multiply-adds by our arithmetic and by
-PyTorch's counter (on the meta device), fvcore, ptflops and thop; what is not installed is left out. The second holds
-our `peak_bytes` and the real peak: parameters and input, and the largest sum of what the allocator gave out during a
-forward of one example, seen by PyTorch's profiler on the CPU and by `max_memory_allocated` where there is a CUDA
-device. `docs/costs.md` explains the differences.
+PyTorch's counter (on the meta device and on the CPU), fvcore, ptflops and thop; below it what fvcore counts of each
+kind. The second holds our `peak_bytes` and the real peak: parameters and input, and the largest sum of what the
+allocator gave out during a forward of one example, seen by PyTorch's profiler on the CPU and by `max_memory_allocated`
+where there is a CUDA device. `docs/costs.md` explains the differences.
 """
 
 import copy
@@ -33,20 +33,27 @@ from secateur.spaces import Space, build  # noqa: E402
 
 
 def by_torch(model, x):
+    return _by_torch(copy.deepcopy(model).to("meta"), x.to("meta"))
+
+
+def by_torch_cpu(model, x):
+    return _by_torch(model, x)
+
+
+def _by_torch(model, x):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        copy.deepcopy(model).to("meta")(x.to("meta"))
+        model(x)
     return counter.get_total_flops() // 2
 
 
-def by_fvcore(model, x):
+def fvcore(model, x):
     from fvcore.nn import FlopCountAnalysis
 
-    return (
-        FlopCountAnalysis(copy.deepcopy(model), x)
-        .unsupported_ops_warnings(False)
-        .uncalled_modules_warnings(False)
-        .total()
-    )
+    return FlopCountAnalysis(copy.deepcopy(model), x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+
+
+def by_fvcore(model, x):
+    return fvcore(model, x).total()
 
 
 def by_ptflops(model, x):
@@ -64,7 +71,13 @@ def by_thop(model, x):
     return count(copy.deepcopy(model), inputs=(x,), verbose=False)[0]
 
 
-COUNTERS = {"torch": by_torch, "fvcore": by_fvcore, "ptflops": by_ptflops, "thop": by_thop}
+COUNTERS = {
+    "torch, meta": by_torch,
+    "torch, CPU": by_torch_cpu,
+    "fvcore": by_fvcore,
+    "ptflops": by_ptflops,
+    "thop": by_thop,
+}
 
 
 def said(counter, model, x):
@@ -119,7 +132,7 @@ def main():
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
     devices = {"CPU": cpu_peak, **({"CUDA": cuda_peak} if torch.cuda.is_available() else {})}
-    macs = [("network", "ours", *COUNTERS)]
+    macs, kinds = [("network", "ours", *COUNTERS)], []
     peaks = [("network", "our peak_bytes", *(word for name in devices for word in (f"{name} peak", "ratio")))]
     for name, (make, x) in {**networks(), "functional@64": (Functional, torch.randn(1, 3, 64, 64))}.items():
         model = make().eval()
@@ -128,6 +141,10 @@ def main():
             small = build(model, space, candidate)
             costs = space.costs([candidate]).iloc[0]
             macs.append((title, f"{costs.macs:,}", *(said(counter, small, x) for counter in COUNTERS.values())))
+            if candidate == space.full:
+                with contextlib.suppress(ImportError):
+                    found = fvcore(small, x).by_operator()
+                    kinds.append(f"- {name}: {', '.join(f'{kind} {int(n):,}' for kind, n in found.items())}")
             row = [title, f"{costs.peak_bytes:,}"]
             for peak in devices.values():
                 found = peak(small, x)
@@ -135,6 +152,8 @@ def main():
             peaks.append(row)
     print("Multiply-adds of one example\n")
     table(macs)
+    print("What fvcore counts, by operator\n")
+    print("\n".join(kinds), end="\n\n")
     print("Peak bytes of one example\n")
     table(peaks)
 

@@ -317,7 +317,13 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
     network.structure = program.call_spec.out_spec
     symbols = _symbols(network.inputs, sides)
     for index in range(len(sides)):
-        shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
+        try:
+            shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
+        except ZeroDivisionError:
+            raise ValueError(
+                f"the network cannot take the resolution {'x'.join(map(str, sides[index]))}: it divides a size by zero "
+                "there; ask for others, or make the network independent of its input size"
+            ) from None
         network.shapes.append(shapes)
         network.numbers.append(numbers)
     for node in module.graph.nodes:
@@ -351,10 +357,7 @@ def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Nod
         if expression is None:
             return value
         if expression not in known:
-            try:
-                result = sympy.sympify(expression.xreplace(symbols))
-            except ZeroDivisionError:
-                raise _Unknown from None
+            result = sympy.sympify(expression.xreplace(symbols))
             if result.free_symbols:
                 raise _Unknown
             known[expression] = int(result) if result.is_integer is not False else float(result)

@@ -109,7 +109,8 @@ class Program:
             elif node in gone or node in copies or operator_name(node).startswith("aten._assert"):
                 continue
             elif node in network.sources:
-                copies[node] = graph.get_attr(network.sources[node])
+                if not network.sources[node].startswith(tuple(f"{name}." for name in removed)):
+                    copies[node] = graph.get_attr(network.sources[node])
             elif node.op == "call_function":
                 target, args, kwargs = writer.call(node)
                 args = torch.fx.node.map_arg(args, copies.__getitem__)
@@ -123,7 +124,6 @@ class Program:
                 copies[node] = graph.get_attr(f"_constants.{node.name}")
         values = [copies[value] if isinstance(value, Node) else value for value in network.returned]
         graph.output(pytree.tree_unflatten(values, network.structure) if network.structure else tuple(values))
-        graph.eliminate_dead_code()
         return graph, copies
 
     def module(

@@ -17,7 +17,7 @@ def traced(model, example, as_graph):
     try:
         return Space.trace(model, example, divisor=1, as_graph=as_graph, resolutions=(side, tuple(2 * s for s in side)))
     except ValueError as error:
-        if "cannot take" not in str(error):
+        if "cannot take" not in str(error) and "give one resolution" not in str(error):
             raise
         return Space.trace(model, example, divisor=1, as_graph=as_graph)
 

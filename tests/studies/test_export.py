@@ -280,7 +280,7 @@ def test_a_small_file_system_that_fills_leaves_nothing(tmp_path, exported):
             export(tmp_path / "net", exported[1])
         assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_what_a_killed_export_left_is_swept(tmp_path):

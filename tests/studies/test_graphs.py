@@ -1,0 +1,83 @@
+"""A network whose forward writes channel numbers down: traced as a graph, searched, trained, exported, loaded."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tasks import classification
+from torch import nn
+from torch.fx import GraphModule
+
+from secateur import Budget, Space, Study, build, load, verify
+from secateur.evaluators import Training
+
+
+class Split(nn.Module):
+    """A split with its sizes written in, a batch norm, a dropout."""
+
+    def __init__(self, c=12):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, c, 3, padding=1), nn.BatchNorm2d(c)
+        self.b, self.drop, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Dropout(0.2), nn.Linear(c, 3)
+
+    def forward(self, x):
+        left, right = F.relu(self.norm(self.a(x))).split([8, 4], 1)
+        x = torch.cat([F.relu(self.b(left)), right], 1)
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Split().eval()
+
+
+def test_a_module_is_frozen_and_a_graph_is_not():
+    model, x = network(), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    as_module = Space.trace(model, x, divisor=1)
+    assert "written as a constant" in as_module.frozen["a"]
+    space = Space.trace(model, x, divisor=1, as_graph=True)
+    assert {"a", "b"} <= {group.name.partition("#")[0] for group in space.groups}
+    for candidate in (space.uniform(0.5), *space.sample(5)):
+        small = build(model, space, candidate)
+        assert isinstance(small, GraphModule)
+        assert verify(model, space, candidate, x) < 1e-5
+    with pytest.raises(ValueError, match="as_graph=False"):
+        build(model, space, space.full, as_graph=False)
+    with pytest.raises(ValueError, match="as_graph=True"):
+        build(model, as_module, as_module.full, as_graph=True)
+
+
+def test_a_graph_trains_as_the_module_does():
+    model, x = network(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    space = Space.trace(model, x, divisor=1, as_graph=True)
+    graph = build(model, space, space.full)
+    assert isinstance(graph.norm, nn.BatchNorm2d) and not graph.training
+    for network_ in (model, graph):
+        network_.train()
+        for module in network_.modules():
+            if isinstance(module, nn.Dropout):
+                assert module.p == 0.2
+                module.p = 0.0
+        network_(x).square().sum().backward()
+    assert torch.allclose(model.norm.running_var, graph.norm.running_var)
+    ours = dict(graph.named_parameters())
+    assert set(ours) == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, ours[name].grad, atol=1e-6), name
+
+
+def test_a_study_of_graphs(tmp_path):
+    model, task = network(), classification()
+    space = Space.trace(model, torch.rand(1, 3, 8, 8), divisor=1, as_graph=True)
+    training = Training(short_epochs=1, long_epochs=1)
+    study = Study.create(
+        tmp_path / "study", model=model, task=task, space=space, budget=Budget(macs=0.5), training=training, threads=1
+    )
+    study.run(4)
+    front = study.front()
+    assert len(front) >= 1 and (study.trials().state == "complete").all()
+    again = Study.open(tmp_path / "study", model=network(), task=task)
+    assert again.space.fingerprint == space.fingerprint
+    [folder] = again.export(tmp_path / "out", pick="best")
+    x = torch.rand(3, 3, 8, 8)
+    assert torch.equal(load(folder)(x), load(folder, network())(x))

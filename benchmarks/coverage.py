@@ -65,8 +65,8 @@ def verdict(record):
     if not (record["error"] <= bound and record["error_random"] <= bound):
         return "wrong"
     if not 0.48 <= record["ratio"] <= 0.52:
-        reasons = [reason for reason, _ in record["reasons"] if "network's output" not in reason]
-        return "short" if reasons else "silent"
+        told = sum(share for _, share in record["reasons"])
+        return "short" if record["reasons"] and told >= record["frozen"] / 2 else "silent"
     return "covered" if record.get("exported") else "not exported"
 
 

@@ -19,7 +19,7 @@ LIBRARIES = {
 VERDICTS = {
     "covered": "traced, built at 50 +- 2 % of its MACs, equal to the masked full network, exported",
     "wrong": "built, and not equal",
-    "silent": "half of the MACs cannot be reached, and no reason is given",
+    "silent": "half of the MACs cannot be reached, and reasons are given for less than half of what is frozen",
     "short": "right, but half of the MACs cannot be reached; the reasons are given",
     "not exported": "right, but `torch.export` does not take the built network",
     "not built": "traced; building or running the built network raised an error",
@@ -138,7 +138,19 @@ def _peer_words(record):
 
 def _networks(records, peers):
     shown = [peer for peer, found in peers.items() if found]
-    heads = ["network", "result", "parameters", "reachable", "frozen", "at half", "error", "side", "batch", "trace"]
+    heads = [
+        "network",
+        "result",
+        "parameters",
+        "reachable",
+        "frozen",
+        "at half",
+        "error",
+        "side",
+        "batch",
+        "settings",
+        "trace",
+    ]
     rows = []
     for name, record in records.items():
         reachable = f"{100 * record['reachable']:.1f} %" if "reachable" in record else ""
@@ -154,6 +166,7 @@ def _networks(records, peers):
             f"{error:.0e}" if error >= 0 else "",
             record.get("side", ""),
             record.get("exported", ""),
+            record.get("settings", ""),
             f"{record['seconds']['trace']:.1f} s" if "trace" in record["seconds"] else "",
             f"{record['seconds']['all']:.0f} s",
         ]
@@ -215,7 +228,9 @@ def _general(reason):
 
 def _why(record):
     if "failure" in record:
-        return record["failure"].replace("|", "\\|")[:200]
+        own = record["verdict"] == "not exported" and "full exports" not in record
+        text = record["failure"].replace("|", "\\|")[:200]
+        return f"the full network is not exported either: {text}" if own else text
     if record["verdict"] == "wrong":
         return f"relative error {max(record['error'], record['error_random']):.2g}"
     told = [f"{_general(r)} ({100 * share:.0f} %)" for r, share in record.get("reasons", ()) if "output" not in r][:3]

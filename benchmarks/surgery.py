@@ -1,29 +1,38 @@
-"""Trace, costs and build of ResNet-50 at 224, side by side with `torch.export`, Torch-Pruning and the bare copies.
+"""Trace, costs and build beside `torch.export`, the bare copies and Torch-Pruning.
 
     pip install torch-pruning==1.6.1
-    python benchmarks/surgery.py
+    python benchmarks/surgery.py            # all networks; or some: --only ResNet-50@224
 
-Prints medians over alternating runs, so that drift of the machine hits both sides alike. The half-width candidate keeps
-half of every group; Torch-Pruning does what a search loop with it does: copy, dependency graph, prune at ratio 0.5.
+For each network, medians over alternating runs, so that drift of the machine hits both sides alike. The half-width
+candidate keeps half of every group. The peer's figures stand beside ours: its dependency graph, its count of one pruned
+network's costs, and what a search loop with it does for a candidate (copy, graph, prune at ratio 0.5). Memory of
+tracing is how far the resident set of a new process rises above where it stood (Linux counts it), after the trace of a
+single convolution has loaded what tracing needs; the peer's is that of its dependency graph.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
+import logging
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-
-import numpy as np
-import torch
+from pathlib import Path
 
 warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from models import networks  # noqa: E402
 
 from secateur.spaces import Space, build, channel_map, named_tensors  # noqa: E402
-from secateur.studies.networks import resnet50  # noqa: E402
+
+CANDIDATES = 100_000
 
 
 def clock(function):
@@ -41,97 +50,180 @@ def medians(runs, **functions):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-COLD = """
-import time, torch, warnings; warnings.simplefilter("ignore")
-from secateur.spaces import Space; from secateur.studies.networks import resnet50
-import torch.export
-model, x = resnet50().eval(), torch.randn({batch}, 3, 224, 224)
-start = time.perf_counter()
+FIRST = """
+import pathlib, re, sys, time, warnings, logging; warnings.simplefilter("ignore"); logging.disable(logging.WARNING)
+sys.path.insert(0, {folder!r})
+import torch, torch.export
+from models import networks
+from secateur.spaces import Space
+torch.set_num_threads(1)
+make, x = networks()[{name!r}]
+model, pair = make().eval(), x.expand(2, *x.shape[1:]).contiguous()
+{before}
+resident = lambda which: int(re.search(which + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text()).group(1))
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+before, start = resident("VmRSS"), time.perf_counter()
 {call}
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, 1024 * (resident("VmHWM") - before))
 """
+WARM = "Space.trace(torch.nn.Conv2d(3, 8, 3), torch.rand(1, 3, 8, 8))"
+CALLS = {
+    "trace": "Space.trace(model, x)",
+    "export": "torch.export.export(model, (pair,), strict=False)",
+    "peer": "tp.DependencyGraph().build_dependency(model, x)",
+}
 
 
-def cold(runs):
-    """Median seconds of the first trace and the first export of a process."""
-    calls = {
-        "export": COLD.format(batch=2, call="torch.export.export(model, (x,), strict=False)"),
-        "trace": COLD.format(batch=1, call="Space.trace(model, x)"),
-    }
-    times = {name: [] for name in calls}
+def first(name, call, before="", runs=3):
+    """Median seconds of the first call in a new process, and its growth of memory in bytes."""
+    found = []
     for _ in range(runs):
-        for name, code in calls.items():
-            out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            times[name].append(float(out.split()[-1]))
-    return {name: statistics.median(values) for name, values in times.items()}
+        code = FIRST.format(folder=str(Path(__file__).parent), name=name, before=before, call=CALLS[call])
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        found.append([float(word) for word in run.stdout.split()[-2:]])
+    return [statistics.median(column) for column in zip(*found, strict=True)]
+
+
+def different(space, n):
+    """`(n, d)` candidates drawn evenly on every axis."""
+    random = np.random.default_rng(0)
+    return np.stack([random.choice(axis.choices, n) for axis in space.axes], axis=1)
+
+
+def selecting(model, space, candidate):
+    """The `index_select` calls of a build and nothing else, each tensor once, least first."""
+    kept = channel_map(space, candidate)
+    work, seen = [], set()
+    for name, tensor in named_tensors(model).items():
+        if id(tensor) not in seen and name in kept:
+            seen.add(id(tensor))
+            axes = sorted(kept[name].items(), key=lambda item: len(item[1]) / tensor.shape[item[0]])
+            work.append((tensor.detach(), axes))
+
+    def select():
+        for tensor, axes in work:
+            for axis, indices in axes:
+                tensor = tensor.index_select(axis, indices)
+
+    return select
+
+
+def peer_of(model, x):
+    """What Torch-Pruning does, as functions by name; none where it is not installed."""
+    try:
+        import torch_pruning as tp
+    except ImportError:
+        return {}
+    last = list(model.modules())[-1] if not hasattr(model, "classifier") else list(model.classifier.modules())[-1]
+    heads = [module for name, module in model.named_modules() if name in ("head", "fc")] or [last]
+
+    def pruned():
+        twin = copy.deepcopy(model)
+        memo = dict(zip(model.modules(), twin.modules(), strict=True))
+        tp.pruner.MagnitudePruner(
+            twin,
+            x,
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            ignored_layers=[memo[head] for head in heads],
+        ).step()
+        return twin
+
+    small = pruned()
+    return {
+        "peer_graph": lambda: tp.DependencyGraph().build_dependency(model, x),
+        "peer_count": lambda: tp.utils.count_ops_and_params(small, x),
+        "peer_build": pruned,
+    }
+
+
+def measured(name, make, x, runs):
+    """Figures of one network, by name: seconds, bytes and counts."""
+    model, pair = make().eval(), x.expand(2, *x.shape[1:]).contiguous()
+    space = Space.trace(model, x)
+    candidate, encoded = space.uniform(width=0.5), different(space, CANDIDATES)
+    build(model, space, candidate)
+    peer = peer_of(model, x)
+    slow = {
+        "export": lambda: torch.export.export(model, (pair,), strict=False),
+        "trace": lambda: Space.trace(model, x),
+        "costs": lambda: space.costs(encoded),
+    }
+    quick = {
+        "build": lambda: build(model, space, candidate),
+        "select": selecting(model, space, candidate),
+    }
+    found = medians(runs, **slow, **{n: f for n, f in peer.items() if n != "peer_build"})
+    found |= medians(3 * runs, **quick)
+    if peer:
+        found |= medians(runs, peer_build=peer["peer_build"])
+        found["peer_bytes"] = first(name, "peer", f"{WARM}; import torch_pruning as tp")[1]
+    found["first_trace"], found["first_export"] = first(name, "trace")[0], first(name, "export")[0]
+    found["bytes"] = first(name, "trace", WARM)[1]
+    found["share"] = space.costs([candidate]).macs[0] / space.costs([space.full]).macs[0]
+    found["weights"] = sum(tensor.nbytes for tensor in named_tensors(model).values())
+    return found
+
+
+def rows(found):
+    """What is printed of one network: what, ours, goal, and what stands beside it."""
+    rate = CANDIDATES / found["costs"]
+    goal = 1.5 * found["export"] + 0.3
+    build_goal = 1.5 * found["select"] + 0.015
+    peer = "peer_build" in found
+    yield (
+        "trace",
+        _s(found["trace"]),
+        _s(goal),
+        f"export {_s(found['export'])}",
+        (f"graph {_s(found['peer_graph'])}" if peer else ""),
+    )
+    yield "first trace of a process", _s(found["first_trace"]), "", f"export {_s(found['first_export'])}", ""
+    yield (
+        "memory of tracing",
+        _mb(found["bytes"]),
+        "",
+        f"weights {_mb(found['weights'])}",
+        (f"graph {_mb(found['peer_bytes'])}" if peer else ""),
+    )
+    yield "costs, candidates/s", f"{rate:,.0f}", "200,000", "", f"{1 / found['peer_count']:,.0f}" if peer else ""
+    yield (
+        f"build, half ({found['share']:.2f} of MACs)",
+        _ms(found["build"]),
+        _ms(build_goal),
+        (f"index_select {_ms(found['select'])}"),
+        _ms(found["peer_build"]) if peer else "",
+    )
+
+
+def _s(seconds):
+    return f"{seconds:.2f} s"
+
+
+def _ms(seconds):
+    return f"{1e3 * seconds:.1f} ms"
+
+
+def _mb(size):
+    return f"{size / 2**20:.0f} MB"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="names of networks")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model, x = resnet50().eval(), torch.randn(1, 3, 224, 224)
-    pair = torch.randn(2, 3, 224, 224)
-    space = Space.trace(model, x)
-    torch.export.export(model, (pair,), strict=False)
-
-    print(f"ResNet-50 at 224, {arguments.threads} thread(s), medians of {arguments.runs}")
-    warm = medians(
-        arguments.runs,
-        export=lambda: torch.export.export(model, (pair,), strict=False),
-        trace=lambda: Space.trace(model, x),
-    )
-    goal = 1.5 * warm["export"] + 0.3
-    print(f"trace, warm      {warm['trace']:.3f} s   torch.export {warm['export']:.3f} s   goal {goal:.3f} s")
-    first = cold(3)
-    goal = first["export"] + 1
-    print(f"trace, cold      {first['trace']:.3f} s   torch.export {first['export']:.3f} s   goal {goal:.3f} s")
-
-    encoded = space.encode(space.sample(2000, seed=0)).repeat(5, axis=0)
-    took = medians(arguments.runs, costs=lambda: space.costs(encoded))["costs"]
-    print(f"costs, 10,000    {took:.3f} s   goal 0.100 s   ({len(encoded) / took:,.0f} candidates/s)")
-
-    candidate = space.uniform(width=0.5)
-    kept = channel_map(space, candidate)
-    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    small = build(model, space, candidate)
-    contents = [tensor.detach() for tensor in named_tensors(small).values()]
-
-    def select():
-        for name, tensor in tensors.items():
-            for axis, indices in kept.get(name, {}).items():
-                tensor = tensor.index_select(axis, indices)
-
-    functions = {
-        "build": lambda: build(model, space, candidate),
-        "index_select": select,
-        "copy": lambda: [tensor.clone() for tensor in contents],
-    }
-    try:
-        import torch_pruning as tp
-    except ImportError:
-        print("torch-pruning is not installed; its column is left out")
-    else:
-
-        def peer():
-            twin = copy.deepcopy(model)
-            importance = tp.importance.MagnitudeImportance(p=2)
-            tp.pruner.MagnitudePruner(
-                twin, x, importance=importance, pruning_ratio=0.5, ignored_layers=[twin.head]
-            ).step()
-
-        functions["torch-pruning"] = peer
-    times = medians(arguments.runs, **functions)
-    print(f"build, half      {1e3 * times['build']:.1f} ms   goal 60 ms")
-    print(f"  the bare index_select calls {1e3 * times['index_select']:.1f} ms")
-    print(f"  a copy of the kept bytes {1e3 * times['copy']:.1f} ms")
-    if "torch-pruning" in times:
-        print(f"  Torch-Pruning: copy, graph, prune {1e3 * times['torch-pruning']:.1f} ms")
-    share = space.costs([candidate]).macs[0] / space.costs([space.full]).macs[0]
-    print(f"full {space.costs([space.full]).macs[0]:,} MACs; the half-width candidate keeps {share:.3f} of them")
-    assert np.isfinite(list(times.values())).all()
+    chosen = {name: pair for name, pair in networks().items() if not arguments.only or name in arguments.only}
+    print(f"{arguments.threads} thread(s), medians of {arguments.runs} runs, Torch-Pruning in the last column\n")
+    lines = [("network", "", "ours", "goal", "beside", "peer")]
+    for name, (make, x) in chosen.items():
+        found = measured(name, make, x, arguments.runs)
+        lines += [(name if n == 0 else "", *row) for n, row in enumerate(rows(found))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in itertools.chain([lines[0], ["-" * w for w in widths]], lines[1:]):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
 
 
 if __name__ == "__main__":

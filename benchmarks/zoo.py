@@ -117,6 +117,7 @@ MONAI_LEFT_OUT = {
 
 
 def monai_entries() -> list[Entry]:
+    import_torchvision()
     nets = importlib.import_module("monai.networks.nets")
     found = []
 
@@ -177,7 +178,7 @@ def monai_entries() -> list[Entry]:
             f"FlexibleUNet({backbone})",
             lambda backbone=backbone: nets.FlexibleUNet(1, 2, backbone, spatial_dims=3),
         )
-    add("AHNet", lambda: nets.AHNet(), side=96)
+    add("AHNet(psp_block_num=3)", lambda: nets.AHNet(psp_block_num=3), side=96)
     add("DAF3D", lambda: nets.DAF3D(1, 2), side=96)
     for size in ("S", "L"):
         add(f"MedNeXt{size}", lambda size=size: getattr(nets, f"MedNeXt{size}")(**plain))
@@ -198,12 +199,23 @@ def monai_entries() -> list[Entry]:
     found.append(
         Entry("monai", "Generator", lambda: nets.Generator((24,), (32, 8, 8, 8), (32, 16, 1), (2, 2, 2)), (24,), ())
     )
-    add("PatchDiscriminator", lambda: nets.PatchDiscriminator(3, 16, 1))
+    add("PatchDiscriminator, last output", lambda: Picked(nets.PatchDiscriminator(3, 16, 1), lambda y: y[-1]))
     add(
-        "MultiScalePatchDiscriminator",
-        lambda: nets.MultiScalePatchDiscriminator(2, 2, 3, 16, 1, minimum_size_im=64),
+        "MultiScalePatchDiscriminator, last outputs",
+        lambda: Picked(nets.MultiScalePatchDiscriminator(2, 2, 3, 16, 1, minimum_size_im=64), lambda y: y[0]),
     )
     return found
+
+
+class Picked(nn.Module):
+    """A network that returns the output of every layer, taken at its last ones."""
+
+    def __init__(self, network, pick):
+        super().__init__()
+        self.network, self.pick = network, pick
+
+    def forward(self, x):
+        return self.pick(self.network(x))
 
 
 def _dints(nets):
@@ -310,9 +322,8 @@ TIMM_LEFT_OUT = (
 
 def timm_entries() -> list[Entry]:
     """The convolutional families; fails where timm has a family that is in none of the lists."""
-    registry = importlib.import_module("timm.models._registry")
     import_torchvision()
-    importlib.import_module("timm")
+    registry = importlib.import_module("timm.models._registry")
     unknown = set(registry._module_to_models) - {*TIMM, *HYBRID, *TIMM_LEFT_OUT}
     if unknown:
         raise LookupError(f"timm has families that are in none of the lists: {sorted(unknown)}")

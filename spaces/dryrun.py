@@ -116,6 +116,7 @@ def _units(layout: Layout, labels: torch.Tensor) -> Ids:
 
 def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Module, examples: Examples) -> Surprise:
     """The user's own module with fewer channels."""
+    constants = frozenset(node for node in network.operators if node not in flow.moving)
 
     def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
         changes = plan(layout, stays, tuple(block.name for block in removed))
@@ -133,7 +134,7 @@ def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Modu
             if failure is not None and quick:
                 continue
             try:
-                return first_surprise(network, rehearsal, steps, failure, predicted, skipped)
+                return first_surprise(network, rehearsal, steps, failure, predicted, skipped, constants)
             except LookupError as error:
                 _log.debug("the dry run cannot be compared: %s", error)
                 parting: Node = error.args[1]

@@ -341,12 +341,15 @@ def follow(
 
 
 def depending(network: Network) -> set[Node]:
-    """The nodes whose values depend on the inputs."""
+    """The nodes whose values depend on the values of the inputs."""
     found = set(network.inputs)
     for node in network.graph.nodes:
-        if any(source in found for source in node.all_input_nodes):
+        if operator_name(node) not in _BY_SHAPE and any(source in found for source in node.all_input_nodes):
             found.add(node)
     return found
+
+
+_BY_SHAPE = {f"aten.{name}" for name in "new_zeros new_ones new_full new_empty zeros_like ones_like empty_like".split()}
 
 
 def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:

@@ -55,7 +55,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = f"{func.namespace}.{func._opname.removesuffix('_')}"
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
-        if shapes and name not in _SILENT:
+        if any(shapes) and name not in _SILENT:  # a single number is made in many ways
             self.steps.append(Step(_VIEWS.get(name, name), shapes, _numbers(func, args, kwargs or {})))
         return result
 
@@ -71,7 +71,10 @@ def _numbers(func: Any, args: Any, kwargs: Any) -> tuple[float, ...]:
 _FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
 
 
-_SILENT = {f"aten.{name}" for name in "detach alias lift_fresh empty clone _assert_tensor_metadata".split()}
+_SILENT = {
+    f"aten.{name}"
+    for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
+}
 _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
 
 
@@ -162,27 +165,36 @@ def first_surprise(
     failure: Exception | None,
     predicted: Mapping[Node, tuple[int, ...]],
     skipped: frozenset[Node],
+    constants: frozenset[Node] = frozenset(),
 ) -> Node | None:
     """The first node whose result has another shape than predicted, or at which the run stopped.
+
+    Args:
+        network: the captured graph.
+        rehearsal: its run.
+        steps: the run that is compared.
+        failure: what ended it.
+        predicted: shapes by node.
+        skipped: nodes that are not run.
+        constants: nodes whose values do not depend on the inputs.
 
     Raises:
         LookupError: the run took other operators than the graph, so the two cannot be compared; the second argument is
             the node at which they part.
     """
     position = 0
-    for node in network.operators:
-        if node in skipped:
-            continue
-        expected = rehearsal.steps.get(node, [])
-        if not expected:
-            continue
+    nodes = [node for node in network.operators if node not in skipped and rehearsal.steps.get(node)]
+    names = [[step.name for step in rehearsal.steps[node]] for node in nodes]
+    for number, node in enumerate(nodes):
+        expected = rehearsal.steps[node]
         here = steps[position : position + len(expected)]
-        if len(here) < len(expected):
-            if failure is not None:
-                return node
-            raise LookupError(f"the run ended before {node}", node)
-        if [step.name for step in here] != [step.name for step in expected]:
-            raise LookupError(f"the run took {here} where the graph has {expected}", node)
+        if [step.name for step in here] != names[number]:
+            if node in constants:  # a mask may be filled by one operator or by several
+                position = _resumed(steps, position, [name for more in names[number + 1 : number + 3] for name in more])
+                continue
+            if len(here) == len(expected) or failure is None:
+                raise LookupError(f"the run took {here} where the graph has {expected}", node)
+            return node
         if any(one.numbers != other.numbers for one, other in zip(here, expected, strict=True)):
             return node
         shape = network.shapes[-1][node]
@@ -193,6 +205,14 @@ def first_surprise(
     if failure is not None or position != len(steps):
         raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}", network.operators[-1])
     return None
+
+
+def _resumed(steps: Sequence[Step], position: int, names: list[str]) -> int:
+    """Where a run comes to operators of these names again, soon after a position; else the position."""
+    for start in range(position, position + 8):
+        if [step.name for step in steps[start : start + len(names)]] == names:
+            return start
+    return position
 
 
 def first_difference(

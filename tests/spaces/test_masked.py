@@ -77,10 +77,13 @@ def test_norms_see_the_kept_channels_only(make):
     assert float(gone.detach().abs().max()) > 1e-3  # what is removed matters
 
 
-def test_standardised_weights_see_the_kept_channels_only():
-    model = seeded(nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)))
+@pytest.mark.parametrize("middle", [(lambda: Standardised(8, 6, 3), 6), (lambda: nn.LocalResponseNorm(4), 8)])
+def test_standardised_weights_and_neighbours_are_those_that_stay(middle):
+    inner, c = middle
+    model = seeded(nn.Sequential(nn.Conv2d(3, 8, 1), inner(), nn.Conv2d(c, 2, 1)))
     example = image(2, 3, 6, 6).double()
     space = Space.trace(model, example, divisor=2)
+    assert list(space.frozen) == ["2"] and space.smallest != space.full
     assert verify(model, space, space.smallest, example) <= 1e-10
 
 

@@ -100,7 +100,7 @@ def _summary(results, peers):
         if records:
             share = f"{100 * counts['covered'] / max(tried, 1):.1f} %"
             rows.append([title, len(records), share, *(counts[name] for name in columns)])
-    lines = ["", "## Summary", "", *_table(["networks of", "tried", "covered", *columns], rows)]
+    lines = ["", "## Summary", "", *_table(["networks of", "number", "share covered", *columns], rows)]
     shown = [(peer, title) for peer, title in PEERS.items() if any(peers[peer].values())]
     if not shown:
         return lines
@@ -173,7 +173,9 @@ def _networks(records, peers):
         rows.append(row + [", ".join(_brief(peers[peer].get(name))) for peer in shown])
     text = [
         "*Reachable*: share of the MACs that the smallest candidate saves. *Frozen*: share of the parameters that no",
-        "width takes away. *Trace* and *all*: seconds of `Space.trace`, and of everything.",
+        "width takes away, among them those of auxiliary heads that run in training only. *Settings*: other than",
+        "those of `Space.trace(model, example)`, where these did not reach half. *Trace* and *all*: seconds of",
+        "`Space.trace`, and of everything.",
         "",
     ]
     return text + _table([*heads, "all", *(PEERS[peer] for peer in shown)], rows)

@@ -91,7 +91,7 @@ def different(space, n):
 
 
 def selecting(model, space, candidate):
-    """The `index_select` calls of a build and nothing else, each tensor once, least first."""
+    """The `index_select` calls of a build and nothing else; what they give is held, as a network holds it."""
     kept = channel_map(space, candidate)
     work, seen = [], set()
     for name, tensor in named_tensors(model).items():
@@ -101,9 +101,12 @@ def selecting(model, space, candidate):
             work.append((tensor.detach(), axes))
 
     def select():
+        held = []
         for tensor, axes in work:
             for axis, indices in axes:
                 tensor = tensor.index_select(axis, indices)
+            held.append(tensor)
+        return held
 
     return select
 

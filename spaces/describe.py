@@ -134,15 +134,14 @@ def _widths(groups: Sequence[Group]) -> list[str]:
     for pattern in (_items_hidden, _numbers_hidden):
         if len(alike) > MANY:
             alike = _alike(groups, pattern)
-    rows = [("width of", "groups", "full", "choices", "cut together with")]
+    rows: list[tuple[str, ...]] = [("width of", "groups", "full", "choices", "cut together with")]
     for same in alike:
         others = _together([_merged(names) for names in zip(*(group.members[1:] for group in same), strict=True)])
         name = _merged([group.name for group in same])
         rows.append((_short(name, 26), str(len(same)), str(same[0].width), _choices(same[0].widths), ", ".join(others)))
-    if len(alike) == len(groups):
-        rows = [row[:1] + row[2:] for row in rows]
     head = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-    return [f"{head} of channels that are cut together", *_table(rows)]
+    shown = rows if len(alike) < len(groups) else [row[:1] + row[2:] for row in rows]
+    return [f"{head} of channels that are cut together", *_table(shown)]
 
 
 def _alike(groups: Sequence[Group], pattern: Callable[[str], str]) -> list[list[Group]]:

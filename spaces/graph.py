@@ -19,9 +19,11 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
+from torch.overrides import TorchFunctionMode
 
 BATCH = 2
 Side = tuple[int, ...]
@@ -210,16 +212,29 @@ def capture(model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_
 
 def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgram:
     args, kwargs = as_call(examples)
-    with quietly(), torch.no_grad():
+    with quietly(), torch.no_grad(), DataAsDetached():
         failure: Exception | None = None
         for strict in (False, True):
             try:
-                return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
+                if not any(isinstance(value, FakeTensor) for value in program.constants.values()):
+                    return program
+                failure = failure or RuntimeError("a value of the forward became a constant")
             except Exception as error:  # noqa: BLE001 - export raises whatever the user's forward and dynamo raise
                 failure = failure or error
                 if dynamic is not None:
                     break
     raise ValueError(_explained(model, failure)) from failure
+
+
+class DataAsDetached(TorchFunctionMode):
+    """Reads `tensor.data` as `tensor.detach()`: torch 2.13's export takes the former for a constant."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, or its stand-in."""
+        if getattr(func, "__self__", None) is Tensor.data and getattr(func, "__name__", "") == "__get__":
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
 
 
 def _explained(model: nn.Module, failure: Exception | None) -> str:

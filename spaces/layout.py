@@ -161,7 +161,10 @@ def arrange(
 
 def _full_value(model: nn.Module, attribute: Attribute) -> int | tuple[int, ...] | None:
     """The attribute's value where the module has it and it is the count; None where it is something else."""
-    value = getattr(model.get_submodule(attribute.module), attribute.name, None)
+    try:
+        value = getattr(model.get_submodule(attribute.module), attribute.name, None)
+    except AttributeError:  # a plain function that the forward calls as if it were a module
+        return None
     count = len(attribute.labels) // attribute.divide
     if isinstance(value, (tuple, list)) and len(value) >= -attribute.item and value[attribute.item] == count:
         return tuple(int(item) for item in value)

@@ -8,7 +8,6 @@ Which those are is read off the norm's own weight, or, where it has none, off th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .candidate import Candidate
 from .graph import Examples, as_call
-from .surgery import Scores, build, named_tensors, stays
+from .surgery import Scores, build, copied, named_tensors, stays
 
 if TYPE_CHECKING:
     from .space import Space
@@ -54,7 +53,7 @@ def verify(
         ValueError: the built network gives other tensors or other shapes than the full one.
     """
     small = build(model, space, candidate, scores).eval()
-    whole = copy.deepcopy(model).eval()
+    whole = copied(model).eval()
     for name in space.removed(space.canonical(candidate)):
         whole.set_submodule(name, nn.Identity())
     stay = stays(space, space.canonical(candidate), scores)

@@ -135,16 +135,13 @@ def _meeting(network: Network, found: set[Node]) -> Iterator[Node]:
     """Operands with the batch in the place where another one of the same operator has it."""
     for node in network.operators:
         if node in found:
-            operands = [(source, network.shapes[0].get(source)) for source in node.all_input_nodes]
-            ranks = {len(shape) for source, shape in operands if source in found and _first(shape) == BATCH}
+            shapes = [(source, network.shapes[0].get(source)) for source in node.all_input_nodes]
+            operands = [(source, shape) for source, shape in shapes if isinstance(shape, tuple)]
+            ranks = {len(shape) for source, shape in operands if source in found and shape[:1] == (BATCH,)}
             for source, shape in operands:
-                state = operator_name(node) in _RECURRENT and isinstance(shape, tuple) and shape[-2:-1] == (BATCH,)
-                if source not in found and (state or (_first(shape) == BATCH and len(shape) in ranks)):
+                state = operator_name(node) in _RECURRENT and shape[-2:-1] == (BATCH,)
+                if source not in found and (state or (shape[:1] == (BATCH,) and len(shape) in ranks)):
                     yield source
-
-
-def _first(shape: Any) -> int | None:
-    return shape[0] if isinstance(shape, tuple) and shape else None
 
 
 _RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")

@@ -186,17 +186,27 @@ def assemble(
         memo[id(modules[name])] = identity
         for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
             memo.setdefault(id(tensor), None)
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor):  # neither parameter nor buffer; one with a history cannot be copied
-                memo.setdefault(id(value), value.detach().clone())
-    small = _copied(model, memo)
+    small = _copied(model, _with_plain_tensors(model, memo))
     for module_name, values in attributes.items():
         module = small.get_submodule(module_name)
         for attribute, value in values.items():
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
     return small
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy with its own memory, also of a network that keeps tensors with a history."""
+    return copy.deepcopy(model, _with_plain_tensors(model, {}))
+
+
+def _with_plain_tensors(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
+    """Copies of tensors that are neither parameters nor buffers: one with a history cannot be copied otherwise."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor):
+                memo.setdefault(id(value), value.detach().clone())
+    return memo
 
 
 _PLAIN = (int, float, str, type(None))

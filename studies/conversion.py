@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..spaces.graph import DataAsDetached
 from .files import write
 from .verification import Example, Verification, as_call
 
@@ -35,7 +36,7 @@ def export_program(network: nn.Module, example: Example) -> torch.export.Exporte
         if isinstance(tensor, Tensor) and tensor.ndim:
             shapes[tensor] = {0: torch.export.Dim("batch")}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), DataAsDetached():
             # torch warns about its own deprecated pytree calls, and repeats the warnings of the user's forward.
             warnings.simplefilter("ignore")
             dynamic = shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]

@@ -3,11 +3,12 @@
     pip install torch-pruning==1.6.1
     python benchmarks/surgery.py            # all networks; or some: --only ResNet-50@224
 
-For each network, medians over alternating runs, so that drift of the machine hits both sides alike. The half-width
-candidate keeps half of every group. The peer's figures stand beside ours: its dependency graph, its count of one pruned
-network's costs, and what a search loop with it does for a candidate (copy, graph, prune at ratio 0.5). Memory of
-tracing is how far the resident set of a new process rises above where it stood (Linux counts it), after the trace of a
-single convolution has loaded what tracing needs; the peer's is that of its dependency graph.
+For each network, medians over alternating runs, so that drift of the machine hits both sides alike; with one thread
+they are seconds of the processor, so that other load does not enter. The half-width candidate keeps half of every
+group. The peer's figures stand beside ours: its dependency graph, its count of one pruned network's costs, and what a
+search loop with it does for a candidate (copy, graph, prune at ratio 0.5). Memory of tracing is how far the resident
+set of a new process rises above where it stood (Linux counts it), after the trace of a single convolution has loaded
+what tracing needs; the peer's is that of its dependency graph.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ CANDIDATES = 100_000
 
 
 def clock(function):
-    start = time.perf_counter()
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = now()
     function()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def medians(runs, **functions):
@@ -62,11 +64,15 @@ model, pair = make().eval(), x.expand(2, *x.shape[1:]).contiguous()
 {before}
 resident = lambda which: int(re.search(which + r":\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text()).group(1))
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-before, start = resident("VmRSS"), time.perf_counter()
+before, start = resident("VmRSS"), time.process_time()
 {call}
-print(time.perf_counter() - start, 1024 * (resident("VmHWM") - before))
+print(time.process_time() - start, 1024 * (resident("VmHWM") - before))
 """
 WARM = "Space.trace(torch.nn.Conv2d(3, 8, 3), torch.rand(1, 3, 8, 8))"
+WARM_PEER = (
+    "import torch_pruning as tp; "
+    "tp.DependencyGraph().build_dependency(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), torch.rand(1, 3, 8, 8))"
+)
 CALLS = {
     "trace": "Space.trace(model, x)",
     "export": "torch.export.export(model, (pair,), strict=False)",
@@ -160,7 +166,7 @@ def measured(name, make, x, runs):
     found |= medians(3 * runs, **quick)
     if peer:
         found |= medians(runs, peer_build=peer["peer_build"])
-        found["peer_bytes"] = first(name, "peer", f"{WARM}; import torch_pruning as tp")[1]
+        found["peer_bytes"] = first(name, "peer", WARM_PEER)[1]
     found["first_trace"], found["first_export"] = first(name, "trace")[0], first(name, "export")[0]
     found["bytes"] = first(name, "trace", WARM)[1]
     found["share"] = space.costs([candidate]).macs[0] / space.costs([space.full]).macs[0]
@@ -219,7 +225,10 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     chosen = {name: pair for name, pair in networks().items() if not arguments.only or name in arguments.only}
-    print(f"{arguments.threads} thread(s), medians of {arguments.runs} runs, Torch-Pruning in the last column\n")
+    print(
+        f"{arguments.threads} thread(s), medians of {arguments.runs} runs, Torch-Pruning in the last column\n",
+        flush=True,
+    )
     lines = [("network", "", "ours", "goal", "beside", "peer")]
     for name, (make, x) in chosen.items():
         found = measured(name, make, x, arguments.runs)

@@ -90,25 +90,25 @@ def spans(
         for value in [root(node), *held]:
             last[value] = max(last.get(value, 0), end)
 
-    before: dict[Value, list[tuple[Value, frozenset[str]]]] = {}
+    chains: dict[Value, tuple[Stage, list[Value], int]] = {}
     for stage in stages:
         ends = [entries[name] for name in stage.blocks]
         chain = [root(ends[0][0]), *(root(end) for _, end in ends)]
         for position in range(1, len(chain)):
-            between = [(chain[p], frozenset(stage.blocks[p:position])) for p in range(position - 1, -1, -1)]
-            before.setdefault(chain[position], [pair for pair in between if pair[0] != chain[position]])
+            chains.setdefault(chain[position], (stage, chain, position))
 
     inputs: list[Value] = [(node, None) for node in network.inputs if node in network.shapes[0]]
     for value in [*inputs, *owners(network, storages)]:
         start, end = order[value[0]], last[value]
-        if value not in before:
+        if value not in chains:
             block = block_of.get(value[0])
             yield Span(value, start, end, frozenset() if block is None else frozenset({block}))
             continue
-        for earlier, blocks in before[value]:  # the nearest earlier output of the stage that is alive decides
-            until = min(end, last[earlier])
-            if start <= until:
-                yield Span(value, start, until, blocks)
+        stage, chain, position = chains[value]
+        for earlier in range(position - 1, -1, -1):  # the nearest earlier output that is alive decides
+            until = min(end, last[chain[earlier]])
+            if start <= until and chain[earlier] != value:
+                yield Span(value, start, until, frozenset(stage.blocks[earlier:position]))
                 start = until + 1
         if start <= end:
             yield Span(value, start, end, frozenset())

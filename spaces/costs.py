@@ -207,6 +207,7 @@ class _Terms:
     def __init__(self, stages: Sequence[Stage], sides: int) -> None:
         self.stages, self.sides = stages, sides
         self.gates: dict[Gate | None, int] = {None: 0}
+        self.gate_of: dict[frozenset[str], int] = {frozenset(): 0}
         self.keys: dict[tuple[tuple[int, ...], int], int] = {}
 
     def scalar(self, number: float) -> Size:
@@ -215,7 +216,9 @@ class _Terms:
     def found(self, product: Sequence[Size], blocks: frozenset[str]) -> Found:
         """The monomial of a product of sizes that counts where one of `blocks` stays, always if there is none."""
         forms = tuple(sorted(size.form for size in product if size.form))
-        gate = self.gates.setdefault(_gate(self.stages, blocks) if blocks else None, len(self.gates))
+        if blocks not in self.gate_of:
+            self.gate_of[blocks] = self.gates.setdefault(_gate(self.stages, blocks), len(self.gates))
+        gate = self.gate_of[blocks]
         monomial = self.keys.setdefault((forms, gate), len(self.keys))
         return monomial, tuple(math.prod(size.counts[side] for size in product) for side in range(self.sides))
 
@@ -230,8 +233,10 @@ def _gate(stages: Sequence[Stage], blocks: frozenset[str]) -> Gate:
     """1 where any of `blocks` (of one stage) stays."""
     for number, stage in enumerate(stages):
         if blocks <= set(stage.blocks):
-            kept = range(len(stage.blocks) + 1)
-            return Gate(number, blocks, tuple(not blocks <= set(stage.removed(k)) for k in kept))
+            last = max(stage.order.index(block) for block in blocks)  # of them to go
+            return Gate(
+                number, blocks, tuple(kept >= len(stage.blocks) - last for kept in range(len(stage.blocks) + 1))
+            )
     raise AssertionError(blocks)
 
 

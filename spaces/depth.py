@@ -118,21 +118,24 @@ def _block(network: Network, path: str, nodes: list[Node], plain: bool) -> Block
         return None
     if network.dtypes.get(entry) != network.dtypes.get(end):
         return None
-    if not plain and not _identity(end, entry, members, False):
+    if not plain and not _identity(end, entry, members):
         return None
     return Block(path, members, entry, end)
 
 
-def _identity(node: Node, entry: Node, members: frozenset[Node], added: bool) -> bool:
-    if node is entry:
-        return added
-    if node not in members:
-        return False
-    name = operator_name(node)
-    if name in _ADDS:
-        arms = [arg for arg in node.args[:2] if isinstance(arg, Node)]
-        alpha = node.kwargs.get("alpha", 1)
-        return bool(alpha == 1) and any(_identity(arm, entry, members, True) for arm in arms)
-    if name in _PASSES and node.args and isinstance(node.args[0], Node):
-        return _identity(node.args[0], entry, members, added)
+def _identity(end: Node, entry: Node, members: frozenset[Node]) -> bool:
+    """Whether a path of additions and activations, with one addition at least, leads from `entry` to `end`."""
+    waiting, seen = [(end, False)], set[tuple[Node, bool]]()
+    while waiting:
+        node, added = waiting.pop()
+        if node is entry and added:
+            return True
+        if node not in members or (node, added) in seen:
+            continue
+        seen.add((node, added))
+        name = operator_name(node)
+        if name in _ADDS and node.kwargs.get("alpha", 1) == 1:
+            waiting += [(arg, True) for arg in node.args[:2] if isinstance(arg, Node)]
+        elif name in _PASSES and node.args and isinstance(node.args[0], Node):
+            waiting.append((node.args[0], added))
     return False

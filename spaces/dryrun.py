@@ -44,6 +44,10 @@ def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -
             node = without(gone, numbers)
             if node is None:
                 break
+            near = next((n for n in _touching(flow, layout, node, numbers)[:3] if without(gone, [n]) is not None), None)
+            if near is not None:
+                found[near] = node
+                continue
             fine, bad = 0, len(numbers)  # the shortest run of groups that surprises ends with a culprit
             while bad - fine > 1:
                 middle = (fine + bad) // 2
@@ -51,6 +55,17 @@ def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -
                 fine, bad, node = (fine, middle, sooner) if sooner is not None else (middle, bad, node)
             found[numbers[bad - 1]] = node
     return [(layout.groups[number], node) for number, node in found.items()]
+
+
+def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
+    """Which of these groups an operator's operands or results carry."""
+    values = [flow.values.get(source) for source in (node, *node.all_input_nodes)]
+    units = np.concatenate([_units(layout, labels) for value in values for labels in tensors_in(value)] or [[0]])
+    return [
+        n
+        for n in numbers
+        if ((units >= layout.groups[n].first) & (units < layout.groups[n].first + layout.groups[n].units)).any()
+    ]
 
 
 def at_random(layout: Layout) -> Kept:
@@ -117,6 +132,7 @@ def _units(layout: Layout, labels: torch.Tensor) -> Ids:
 def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Module, examples: Examples) -> Surprise:
     """The user's own module with fewer channels."""
     constants = frozenset(node for node in network.operators if node not in flow.moving)
+    modes: list[bool] = []  # quick runs, and full ones where the whole network cannot be run quickly
 
     def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
         changes = plan(layout, stays, tuple(block.name for block in removed))
@@ -129,9 +145,12 @@ def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Modu
         skipped = frozenset(node for block in removed for node in block.nodes)
         side = network.sides[-1] or None
         failure: Exception | None = None
-        for quick in (True, False):
+        if not modes:
+            _, failure = run(lambda device: sketch(model, Cut({}, {}, ()), device), examples, side, quick=True)
+            modes.extend([True] if failure is None else [True, False])
+        for quick in modes:
             steps, failure = run(lambda device: sketch(model, changes, device), examples, side, quick=quick)
-            if failure is not None and quick:
+            if failure is not None and quick and len(modes) > 1:
                 continue
             try:
                 return first_surprise(network, rehearsal, steps, failure, predicted, skipped, constants)

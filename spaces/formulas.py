@@ -231,7 +231,7 @@ _MADE = """
     scalar_tensor tril_indices triu_indices uniform zero zeros zeros_like
 """
 _MOVED = """
-    _reshape_alias _reshape_copy _shape_as_tensor _to_copy _unsafe_index _unsafe_masked_index _unsafe_view
+    alias detach _reshape_alias _reshape_copy _shape_as_tensor _to_copy _unsafe_index _unsafe_masked_index _unsafe_view
     alias_copy argwhere as_strided as_strided_copy as_strided_scatter atleast_1d atleast_2d atleast_3d block_diag
     broadcast_tensors broadcast_to cat channel_shuffle chunk clone col2im combinations concat concatenate
     constant_pad_nd contiguous copy cpu cuda detach_copy diag diag_embed diagonal_copy diagonal_scatter dropout
@@ -247,11 +247,12 @@ _MOVED = """
     sym_size sym_numel sym_stride
 """
 _REDUCED = """
-    _log_softmax _softmax all amax amin aminmax any argmax argmin argsort bincount bucketize count_nonzero cummax
-    cummin cumprod cumsum diff histc index_add index_reduce isin kthvalue linalg_vector_norm log_softmax
-    logcumsumexp logsumexp max mean median min mode msort nanmean nanmedian nansum norm prod quantile renorm
-    scatter_add scatter_reduce searchsorted softmax sort std std_mean sum sum_to_size topk trace unique_consecutive
-    _unique2 frobenius_norm nanquantile unique_dim var var_mean
+    all amax amin aminmax any argmax argmin argsort binary_cross_entropy binary_cross_entropy_with_logits bincount
+    bucketize count_nonzero cross_entropy_loss cummax cummin cumprod cumsum diff frobenius_norm histc huber_loss
+    index_add index_reduce isin kl_div kthvalue l1_loss linalg_vector_norm log_softmax _log_softmax logcumsumexp
+    logsumexp max mean median min mode mse_loss msort nanmean nanmedian nanquantile nansum nll_loss nll_loss2d
+    nll_loss_nd norm prod quantile renorm scatter_add scatter_reduce searchsorted smooth_l1_loss _softmax softmax
+    sort std std_mean sum sum_to_size topk trace _unique2 unique_consecutive unique_dim var var_mean
 """
 _NORMALISED = """
     _batch_norm_no_update _batch_norm_with_update _fused_rms_norm _native_batch_norm_legit

@@ -14,6 +14,7 @@ from torch.fx import Interpreter
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.spaces import COSTS, Space, build
+from secateur.spaces.alive import largest
 from secateur.spaces.graph import as_call, resized
 
 
@@ -262,6 +263,16 @@ def test_a_product_of_three_varying_axes():
         i, j, k = candidate
         assert space.costs([candidate]).iloc[0].to_dict() == counted(build(model, space, candidate), example)
         assert space.costs([candidate]).macs[0] == 4 * (3 * i + 3 * j + i * j * k + 2 * k)
+
+
+def test_moments_that_cannot_be_the_largest_are_left_out():
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 4, (200, 6)) * random.integers(0, 2, (200, 6)).astype(float)
+    low, high = np.array([1.0, 1, 2, 0, 0, 3]), np.array([1.0, 8, 4, 6, 1, 9])
+    kept = largest(rows, low, high)
+    assert len(kept) < 100
+    points = random.uniform(low, high, (500, 6)).T
+    assert np.allclose((kept @ points).max(axis=0), (rows @ points).max(axis=0))
 
 
 def test_what_may_multiply_and_has_no_formula_is_named_when_costs_are_asked():

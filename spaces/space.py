@@ -340,7 +340,11 @@ class Space:
         facts = [
             [[axis.name, axis.choices] for axis in self.axes],
             [[stage.name, stage.blocks, stage.order] for stage in self.stages],
-            {key: value for key, value in self.settings.items() if key != "block_order"},
+            {
+                key: value
+                for key, value in self.settings.items()
+                if key not in _OPTIONS or value and key != "block_order"
+            },
             self.cost_model.unknown or self.costs([self.full, self.smallest]).to_dict("list"),
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
@@ -370,9 +374,16 @@ def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side,
     return tuple(sorted(sides, key=lambda side: (int(np.prod(side)), side)))
 
 
+_OPTIONS = ("block_order", "plain_blocks", "as_graph")  # said in a fingerprint where they are used; the order never is
+
+
 def _described(tensor: Tensor, own: Side) -> dict[str, Any]:
     spatial = tensor.ndim == 2 + len(own) and bool(own) and tuple(tensor.shape[2:]) == own
-    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch."), "spatial": spatial}
+    return {
+        "shape": [1, *tensor.shape[1:]] if tensor.ndim else [],
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "spatial": spatial,
+    }
 
 
 def _synthetic(described: Mapping[str, Any], side: Side | None, batch: int) -> Tensor:

@@ -1,0 +1,121 @@
+"""What tracing finds beyond channels: plain blocks that may go, the sides a network takes, very deep networks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import Plain, UNet, image
+from torch import nn
+
+from secateur import Space, build, verify
+
+
+class Plainly(nn.Module):
+    """Blocks without a shortcut: two keep the shape, one does not."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.stem = nn.Conv2d(3, c, 3, padding=1)
+        self.body = nn.Sequential(*[nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU()) for _ in range(2)])
+        self.wide, self.head = nn.Conv2d(c, 2 * c, 3, stride=2), nn.Linear(2 * c, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.wide(self.body(F.relu(self.stem(x))))).mean((2, 3)))
+
+
+def plainly():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Plainly().double().eval()
+
+
+def test_plain_blocks_may_go_where_the_user_says_so():
+    model, x = plainly(), image(2, 3, 9, 9).double()
+    assert not Space.trace(model, x, divisor=2).stages
+    space = Space.trace(model, x, divisor=2, plain_blocks=["body.0", "body.1"])
+    assert [stage.blocks for stage in space.stages] == [("body.0", "body.1")]
+    [tied] = [group for group in space.groups if "stem" in group.members]
+    assert set(tied.members) == {"stem", "body.0.0", "body.1.0"}  # what goes in comes out where a block is gone
+    for candidate in [space.smallest, *space.sample(6)]:
+        assert verify(model, space, candidate, x) < 1e-10
+    none = build(model, space, space.uniform(depth=0))
+    assert isinstance(none.body[0], nn.Identity) and isinstance(none.body[1], nn.Identity)
+    again = Space.from_settings(model, space.settings)
+    assert again.fingerprint == space.fingerprint
+
+
+@pytest.mark.parametrize("name, message", [("wide", "another shape"), ("nobody", "no module")])
+def test_a_plain_block_that_cannot_go_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        Space.trace(plainly(), image(2, 3, 9, 9).double(), plain_blocks=[name])
+
+
+class Deep(nn.Module):
+    """U-Net levels need sides that are multiples of four."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = F.interpolate(self.b(F.max_pool2d(x, 4)), scale_factor=4)
+        return self.c(torch.cat([x, y], 1))
+
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 2)
+
+    def forward(self, x):
+        return self.fc(self.a(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "make, side, multiple",
+    [(Plain, 12, 1), (lambda: UNet(2), 8, 2), (Deep, 16, 4), (Fixed, 8, 0)],
+    ids=["any", "even", "fours", "fixed"],
+)
+def test_sides_that_a_network_takes(make, side, multiple):
+    channels = 3 if make is Plain else 1
+    space = Space.trace(make().eval(), image(1, channels, side, side), divisor=2)
+    assert space.side_multiple == multiple
+
+
+class Step(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 1)
+
+    def forward(self, x):
+        return x + F.relu(self.conv(x))
+
+
+def test_a_network_of_three_hundred_blocks():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *[Step(4) for _ in range(300)], nn.Conv2d(4, 2, 1)).double().eval()
+    for block in model[1:-1]:
+        nn.init.normal_(block.conv.weight, std=0.05)
+    x = image(1, 3, 2, 2).double()
+    space = Space.trace(model, x, divisor=1)
+    assert len(space.groups) == 1 and [len(stage.blocks) for stage in space.stages] == [300]
+    assert verify(model, space, space.uniform(0.5, depth=0.3), x) < 1e-10
+
+
+class Data(nn.Module):
+    """Reads `.data` in its forward, as the zero-padded shortcut of several libraries does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.cat([F.relu(x).data[:, :4], x[:, 4:]], 1))
+
+
+def test_data_of_a_tensor_is_followed():
+    model, x = Data().double().eval(), image(1, 3, 4, 4).double()
+    space = Space.trace(model, x, divisor=1, as_graph=True)
+    assert [group.name for group in space.groups] == ["a", "a#2"] or [group.name for group in space.groups] == ["a"]
+    for candidate in space.sample(4):
+        assert verify(model, space, candidate, x) < 1e-10

@@ -60,7 +60,7 @@ def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -
 def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
     """Which of these groups an operator's operands or results carry."""
     values = [flow.values.get(source) for source in (node, *node.all_input_nodes)]
-    units = np.concatenate([_units(layout, labels) for value in values for labels in tensors_in(value)] or [[0]])
+    units = np.concatenate([np.zeros(1, np.int64), *(_units(layout, la) for v in values for la in tensors_in(v))])
     return [
         n
         for n in numbers
@@ -95,7 +95,8 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
         if operator_name(node) not in ("aten.slice", "aten.narrow"):
             continue
         axis = node.args[1] if len(node.args) > 1 else 0
-        part = np.unique(np.concatenate([_units(layout, labels) for labels in tensors_in(flow.values[node])] or [[0]]))
+        taken = [_units(layout, labels) for labels in tensors_in(flow.values[node])]
+        part = np.unique(np.concatenate([np.zeros(1, np.int64), *taken]))
         for labels in tensors_in(flow.values.get(node.all_input_nodes[0])):
             if isinstance(axis, int) and not constant(labels, axis):
                 inside.append(part[part > 0])

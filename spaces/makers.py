@@ -35,7 +35,8 @@ from .rules import arguments, joined, result_shape, rule, varying
 def _convolution(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     call = arguments(node, args, kwargs)
     if call.get("transposed"):
-        return _transposed(flow, node, args, kwargs)
+        result: Tensor = _transposed(flow, node, args, kwargs)
+        return result
     weight, groups = call["weight"], int(call.get("groups") or 1)
     axis = 1 - _rank(weight)
     given = _given(flow, call["input"], axis)

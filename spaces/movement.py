@@ -146,12 +146,8 @@ def _index(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> T
     if any(not constant(labels, axis) for axis in picked):
         raise Unfollowed("its channels are picked by an index that does not follow them")
     small = squashed(labels)
-    shapes = [
-        torch.Size(value[0].shape if isinstance(value, Layers) else value.shape)
-        for value in indices
-        if value is not None
-    ]
-    zeros = torch.zeros((1,) * len(torch.broadcast_shapes(*shapes)), dtype=torch.long)
+    ranks = [len((index[0] if isinstance(index, Layers) else index).shape) for index in indices if index is not None]
+    zeros = torch.zeros((1,) * max(ranks), dtype=torch.long)
     return small[tuple(slice(None) if index is None else zeros for index in indices)].expand(result_shape(flow, node))
 
 
@@ -345,7 +341,7 @@ def _glu(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Ten
 def _pad(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     """Channels that are added are constants: they stay, or have labels of their own where the numbers follow."""
     labels, shape, amounts = args[0], result_shape(flow, node), list(args[1])
-    result = labels
+    result: Tensor = labels
     for place in range(len(amounts) // 2):
         before, after = int(amounts[2 * place]), int(amounts[2 * place + 1])
         axis = labels.ndim - 1 - place

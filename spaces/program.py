@@ -51,8 +51,8 @@ def kept_along(layout: Layout, stays: Kept, value: Any, axis: int, size: int) ->
         if not constant(labels, axis):
             small = squashed(labels)
             kept = stays[layout.unit_of_label[flat(small)]].reshape(small.shape)
-            lines: Kept = kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis % labels.ndim))
-            return lines
+            moved = np.moveaxis(kept, axis % labels.ndim, 0)
+            return np.asarray(moved.reshape(len(moved), -1).any(axis=1), bool)
     return np.ones(size, bool)
 
 
@@ -166,13 +166,15 @@ class Program:
         """A batch norm with its smaller tensors, or a dropout."""
         name = operator_name(node)
         if name in _DROPOUTS:
-            return _DROPOUTS[name](node.args[1])
+            dropout: nn.Module = _DROPOUTS[name](node.args[1])
+            return dropout
         rank = len(self.network.shapes[0][node])
         held = {key: tensors[f"{path}.{key}"] for key in _NORM if f"{path}.{key}" in tensors}
         size = next(tensor.shape[0] for tensor in held.values() if tensor.ndim)
         kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
         running = "running_mean" in held
-        norm = kind(size, eps=node.args[7], momentum=node.args[6], affine="weight" in held, track_running_stats=running)
+        settings: dict[str, Any] = {"eps": node.args[7], "momentum": node.args[6]}
+        norm = kind(size, affine="weight" in held, track_running_stats=running, **settings)
         original = model.get_submodule(path)
         for key, tensor in held.items():
             old = getattr(original, key)
@@ -272,7 +274,9 @@ class _Constants:
         return kept_along(self.layout, self.stays, self.flow.values[node], axis, self.full[node][axis])
 
     def call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        name, args, kwargs = operator_name(node), list(node.args), dict(node.kwargs)
+        name: str = operator_name(node)
+        args: list[Any] = list(node.args)
+        kwargs: dict[str, Any] = dict(node.kwargs)
         target: Any = node.target
         if name in _SIZED:
             args[_SIZED[name]] = self._sizes(node, args[_SIZED[name]])
@@ -296,9 +300,9 @@ class _Constants:
         elif name.startswith("aten.conv"):
             self._groups(name, node, args, kwargs)
         elif name == "aten.group_norm":
-            channels, kept = self.full[node][1], self.size(node)[1]
+            channels, left = self.full[node][1], self.size(node)[1]
             if node in self.program.whole or args[1] == channels:
-                args[1] = args[1] * kept // channels
+                args[1] = args[1] * left // channels
         elif name in ("aten.layer_norm", "aten.rms_norm"):
             args[1] = list(self.size(node)[-len(args[1]) :])
         return target, tuple(args), kwargs

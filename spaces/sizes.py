@@ -114,12 +114,29 @@ def batched(network: Network, storages: Mapping[Node, Node]) -> set[Node]:
         before = len(found)
         for node in network.graph.nodes:
             root = storages.get(node, node)
-            if root in found or any(source in found for source in node.all_input_nodes):
+            given = [source for source in node.all_input_nodes if source in found]
+            if root in found or (given and not _mixes_examples(network, node)):
                 found |= {node, root} - network.sources.keys()
         if not found.issuperset(network.operators):
             for node in _meeting(network, found):
                 _spread(network, storages, node, found)
     return found
+
+
+def _mixes_examples(network: Network, node: Node) -> bool:
+    """Whether an operator takes the mean, or the like, over all examples."""
+    names = [argument.name for argument in getattr(getattr(node.target, "_schema", None), "arguments", ())]
+    call = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    dims = call.get("dim")
+    if operator_name(node) not in _REDUCTIONS or dims is None:
+        return False
+    source = network.shapes[0].get(node.all_input_nodes[0])
+    if not isinstance(source, tuple) or source[:1] != (BATCH,):
+        return False
+    return any(axis % len(source) == 0 for axis in ([dims] if isinstance(dims, int) else dims))
+
+
+_REDUCTIONS = {f"aten.{name}" for name in "mean sum amax amin var std prod logsumexp linalg_vector_norm".split()}
 
 
 def _spread(network: Network, storages: Mapping[Node, Node], node: Node, found: set[Node]) -> None:

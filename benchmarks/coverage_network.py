@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.spaces.graph import DataAsDetached
 from secateur.spaces import Space, build, verify
 from secateur.spaces.masked import relative_error
 
@@ -214,7 +215,8 @@ def exported(model, entry, side, dtype):
             batch = ({0: torch.export.Dim("batch", max=64)},) if answer == "any batch" else None
             given = other if answer == "any batch" else x
             try:
-                program = torch.export.export(model, (x,), dynamic_shapes=batch, strict=strict)
+                with DataAsDetached():
+                    program = torch.export.export(model, (x,), dynamic_shapes=batch, strict=strict)
                 with torch.no_grad():
                     error = relative_error(tensors(program.module()(given)), tensors(model(given)))
             except Exception as raised:  # noqa: BLE001 - the next way may take it

@@ -88,6 +88,8 @@ class CostModel:
         result = np.empty((len(COSTS), len(encoded)), np.int64)
         gates = [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates]
         several = len(self.moments) > 1
+        if several and len(encoded) and not 0 <= encoded[:, -1].min() <= encoded[:, -1].max() < len(self.moments):
+            raise ValueError(f"resolutions are out of range; the last column is an index below {len(self.moments)}")
         for side in range(len(self.moments)):
             rows = np.flatnonzero(encoded[:, -1] == side) if several else np.arange(len(encoded))
             for start in range(0, len(rows), CHUNK):
@@ -162,15 +164,10 @@ def cost_model(
     sums: dict[str, list[Found]] = {name: [] for name in COSTS[:-1]}
     for value in owners(network, storages):
         sums["activation_bytes"].append(terms.found(stored(value), _block(block_of.get(value[0]))))
-    blocks = [block for stage in stages for block in stage.blocks]
-    seen: set[int] = set()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            owner = _block(next((block for block in blocks if name.startswith(f"{block}.")), None))
-            axes = sizes.of_tensor(name)
-            sums["params"].append(terms.found(axes, owner))
-            sums["param_bytes"].append(terms.found([*axes, terms.scalar(parameter.element_size())], owner))
+    for name, parameter, inside in _parameters(model, stages):
+        axes = sizes.of_tensor(name)
+        sums["params"].append(terms.found(axes, inside))
+        sums["param_bytes"].append(terms.found([*axes, terms.scalar(parameter.element_size())], inside))
     unknown: dict[str, None] = {}
     for node in network.operators:
         try:
@@ -242,6 +239,24 @@ def _gate(stages: Sequence[Stage], blocks: frozenset[str]) -> Gate:
 
 def _block(name: str | None) -> frozenset[str]:
     return frozenset() if name is None else frozenset({name})
+
+
+def _parameters(model: nn.Module, stages: Sequence[Stage]) -> Iterator[tuple[str, nn.Parameter, frozenset[str]]]:
+    """Each parameter once: its first name, and the blocks of a stage with which it goes, if it goes at all."""
+    stage_of = {block: stage for stage in stages for block in stage.blocks}
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name, parameter in model.named_parameters():
+        places = [path for alias in names[id(parameter)] for path in _paths(alias) if path in stage_of]
+        whole = len(places) == len(names[id(parameter)]) and len({stage_of[block].name for block in places}) == 1
+        yield name, parameter, frozenset(places) if whole else frozenset()
+
+
+def _paths(name: str) -> Iterator[str]:
+    """The modules that a tensor is in, outermost first."""
+    parts = name.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts)))
 
 
 def _matrix(rows: Iterable[Mapping[int, float]], width: int) -> Array:

@@ -275,6 +275,37 @@ def test_moments_that_cannot_be_the_largest_are_left_out():
     assert np.allclose((kept @ points).max(axis=0), (rows @ points).max(axis=0))
 
 
+def test_a_tied_parameter_stays_as_long_as_one_of_its_blocks():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 1)
+            self.blocks = nn.Sequential(*[Add(nn.Conv2d(8, 8, 1)) for _ in range(3)])
+            self.last = Add(nn.Conv2d(8, 8, 1))
+            self.head = nn.Conv2d(8, 2, 1)
+            self.blocks[1].conv.weight = self.blocks[0].conv.weight  # within a stage
+            self.shift = self.blocks[2].conv.bias  # also outside of it
+
+        def forward(self, x):
+            x = self.last(torch.relu(self.blocks(self.stem(x))))
+            return self.head(x + self.shift[:, None, None])
+
+    model, example = Tied().double().eval(), image(1, 3, 4, 4).double()
+    space = Space.trace(model, example, divisor=2)
+    assert len(space.stages) >= 1
+    for candidate in [space.full, space.smallest, *space.sample(6, seed=0)]:
+        assert space.costs([candidate]).iloc[0].to_dict() == counted(build(model, space, candidate), example)
+
+
+class Add(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return x + self.conv(x)
+
+
 def test_what_may_multiply_and_has_no_formula_is_named_when_costs_are_asked():
     class Spectrum(nn.Module):
         def __init__(self):

@@ -184,7 +184,9 @@ def unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def capture(model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_batch: bool = False) -> Network:
+def capture(
+    model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_batch: bool = False, each: bool = False
+) -> Network:
     """The graph of `model`, with shapes at each of `sides` (ascending).
 
     Args:
@@ -192,12 +194,13 @@ def capture(model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_
         examples: example inputs.
         sides: spatial sides, ascending.
         any_batch: the graph must run with any number of examples, at all sides.
+        each: export once a side, though one export for all seems to do.
 
     Raises:
         ValueError: `torch.export` cannot take the network; the text names the user's line and the ways out.
     """
     with evaluating(model):
-        if len(sides) > 1 or any_batch:
+        if (len(sides) > 1 or any_batch) and not each:
             program = _symbolic(model, examples, sides, any_batch)
             if program is not None:
                 return _check_batch(_read(program, tuple(sides)))
@@ -445,7 +448,7 @@ def _check_batch(network: Network) -> Network:
     for node in network.outputs:
         batches = [shapes[node][0] for shapes in network.shapes if isinstance(shapes[node], tuple) and shapes[node]]
         for side, batch in zip(network.sides, batches, strict=False):
-            if batch != batches[-1]:
+            if batch != (BATCH if BATCH in batches else batches[-1]):
                 raise ValueError(
                     f"the network cannot take the resolution {'x'.join(map(str, side))}: its output has {batch} rows "
                     f"for {BATCH} examples there; ask for others, or make the network independent of its input size"

@@ -18,7 +18,7 @@ from .dryrun import Surprise, at_random, culprits, of_module, of_program, sketch
 from .flow import Components, Flow, components, follow
 from .graph import Examples, Network, Side, capture, evaluating, spatial_side, where
 from .layout import Layout, arrange
-from .probe import rehearse, run
+from .probe import Rehearsal, Step, first_surprise, rehearse, run
 from .program import Program
 from .rules import joined, rule_for
 from .surgery import Cut, named_tensors
@@ -63,14 +63,17 @@ def facts(
                 raise ValueError(
                     f"{argument} names {name!r}, which is no module of {type(model).__name__}; see named_modules()"
                 )
-    if len(sides) > 1:
-        _check_sides(model, examples, sides)
+    runs = _check_sides(model, examples, sides) if len(sides) > 1 else []
     network = capture(model, examples, sides, any_batch=as_graph)
     progress(f"traced {len(network.operators)} operators; following channels")
     tensors = named_tensors(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with evaluating(model):
         rehearsal = rehearse(network, model, examples)
+    if not _holds_at_all_sides(network, rehearsal, runs):  # one export for all sides may hold at the largest only
+        network = capture(model, examples, sides, any_batch=as_graph, each=True)
+        with evaluating(model):
+            rehearsal = rehearse(network, model, examples)
     left_whole = tuple(f"{name}." for name in ignore)
     blocks = [
         block
@@ -169,12 +172,31 @@ def _unused(network: Network) -> dict[str, str]:
     return {name: "the forward does not use it" for name in sorted(every - used) if name}
 
 
-def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> None:
+def _holds_at_all_sides(network: Network, rehearsal: Rehearsal, runs: Sequence[list[Step]]) -> bool:
+    """Whether runs at the network's sides take the operators and shapes that were captured."""
+    for shapes, steps in zip(network.shapes, runs, strict=False):
+        predicted = {node: shapes[node] for node in network.operators if isinstance(shapes[node], tuple)}
+        try:
+            if first_surprise(network, rehearsal, steps, None, predicted, frozenset()) is not None:
+                return False
+        except LookupError:
+            return False
+    return True
+
+
+def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) -> list[list[Step]]:
+    """What a run without arithmetic takes at each side.
+
+    Raises:
+        ValueError: the network cannot take a side.
+    """
+    runs: list[list[Step]] = []
     works: list[Side] = []
     fails: list[tuple[Side, Exception]] = []
     whole = Cut({}, {}, ())
     for side in sides:
-        _, failure = run(lambda device: sketch(model, whole, device), examples, side)
+        steps, failure = run(lambda device: sketch(model, whole, device), examples, side)
+        runs.append(steps)
         if failure is None:
             works.append(side)
         else:
@@ -187,6 +209,7 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
             f"{text[0] if text else type(failure).__name__}. Of those asked, it takes "
             f"{works or 'none'}; ask for those, or make the network independent of its input size"
         )
+    return runs
 
 
 def _removable(surprise: Surprise, layout: Layout, blocks: list[Block], frozen: dict[str, str]) -> list[Block]:

@@ -82,6 +82,22 @@ def test_sides_that_a_network_takes(make, side, multiple):
     assert space.side_multiple == multiple
 
 
+class Folding(nn.Module):
+    """Written for a side of six: at twelve it takes four parts of an image for four examples, and nothing raises."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Linear(144, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.b(self.a(x).reshape(-1, 144))))
+
+
+def test_a_side_at_which_positions_become_examples_is_refused():
+    with pytest.raises(ValueError, match="cannot take the resolution 12x12: its output has 8 rows for 2 examples"):
+        Space.trace(Folding(), image(2, 3, 6, 6), resolutions=(6, 12))
+
+
 class Step(nn.Module):
     def __init__(self, c):
         super().__init__()

@@ -35,4 +35,4 @@ types: .venv/test
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache

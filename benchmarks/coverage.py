@@ -107,6 +107,9 @@ def save(path, record):
 
 def _child(entry, path, work, code):
     warnings.simplefilter("ignore")
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
     resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
     record = {"library": entry.library, "name": entry.name, "code": code, "stage": "", "seconds": {}, "began": 0.0}
     record["write"] = lambda: save(path, record)

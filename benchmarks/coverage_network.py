@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.spaces.graph import DataAsDetached
 from secateur.spaces import Space, build, verify
+from secateur.spaces.graph import DataAsDetached
 from secateur.spaces.masked import relative_error
 
 LARGE = 200_000_000  # parameters; above it, trace and costs only

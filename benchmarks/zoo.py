@@ -113,6 +113,7 @@ MONAI_LEFT_OUT = {
     "HoVerNet, Quicknat, MILModel, TorchVisionFCModel": "2D only",
     "FullyConnectedNet, VarFullyConnectedNet": "without convolutions",
     "DiNTS with TopologySearch": "a supernet",
+    "DiNTS with its codes in PyTorch": "its forward branches on the values of tensors, which `torch.export` refuses",
 }
 
 
@@ -178,11 +179,11 @@ def monai_entries() -> list[Entry]:
             f"FlexibleUNet({backbone})",
             lambda backbone=backbone: nets.FlexibleUNet(1, 2, backbone, spatial_dims=3),
         )
-    add("AHNet(psp_block_num=3)", lambda: nets.AHNet(psp_block_num=3), side=96)
+    add("AHNet(psp_block_num=3)", lambda: nets.AHNet(psp_block_num=3), side=128)
     add("DAF3D", lambda: nets.DAF3D(1, 2), side=96)
     for size in ("S", "L"):
         add(f"MedNeXt{size}", lambda size=size: getattr(nets, f"MedNeXt{size}")(**plain))
-    add("DiNTS(TopologyInstance)", lambda: _dints(nets))
+    add("DiNTS(TopologyInstance), codes in NumPy", lambda: _dints(nets))
     add("VoxelMorphUNet", lambda: nets.VoxelMorphUNet(3, 2, 3, (16, 32, 32, 32, 32, 32), (16, 16)), channels=2)
     add("AutoEncoder", lambda: nets.AutoEncoder(**plain, **four, num_res_units=1))
     add("AutoEncoder(inter_channels)", lambda: nets.AutoEncoder(**plain, **four, inter_channels=[64, 64]))
@@ -220,7 +221,9 @@ class Picked(nn.Module):
 
 def _dints(nets):
     space = nets.TopologyInstance(channel_mul=0.5, num_blocks=6, num_depths=3)
-    return nets.DiNTS(space, in_channels=1, num_classes=2)
+    network = nets.DiNTS(space, in_channels=1, num_classes=2)
+    network.node_a, space.arch_code_a = network.node_a.numpy(), space.arch_code_a.numpy()
+    return network
 
 
 # --- timm: one or two of each family, by the file that defines them ---------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,7 +14,7 @@ from torch.fx import Node
 
 from .depth import Block
 from .flow import Flow, constant, flat, squashed, tensors_in
-from .graph import BATCH, Examples, Network, as_call, capture, operator_name, quietly, resized
+from .graph import BATCH, Examples, Network, Side, as_call, capture, operator_name, quietly, resized
 from .layout import Group, Ids, Layout
 from .probe import Rehearsal, empty_like, first_difference, first_surprise, run
 from .program import Kept, Program, shrunk
@@ -133,7 +134,11 @@ def _units(layout: Layout, labels: torch.Tensor) -> Ids:
 def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Module, examples: Examples) -> Surprise:
     """The user's own module with fewer channels."""
     constants = frozenset(node for node in network.operators if node not in flow.moving)
-    modes: list[bool] = []  # quick runs, and full ones where the whole network cannot be run quickly
+
+    @functools.cache
+    def works_quickly(side: Side | None) -> bool:
+        """Whether the whole network can be run on the meta device, so that a smaller one that fails there fails."""
+        return run(lambda device: sketch(model, Cut({}, {}, ()), device), examples, side, quick=True)[1] is None
 
     def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
         changes = plan(layout, stays, tuple(block.name for block in removed))
@@ -146,12 +151,9 @@ def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Modu
         skipped = frozenset(node for block in removed for node in block.nodes)
         side = network.sides[-1] or None
         failure: Exception | None = None
-        if not modes:
-            _, failure = run(lambda device: sketch(model, Cut({}, {}, ()), device), examples, side, quick=True)
-            modes.extend([True] if failure is None else [True, False])
-        for quick in modes:
+        for quick in (True, False):
             steps, failure = run(lambda device: sketch(model, changes, device), examples, side, quick=quick)
-            if failure is not None and quick and len(modes) > 1:
+            if failure is not None and quick and not works_quickly(side):
                 continue
             try:
                 return first_surprise(network, rehearsal, steps, failure, predicted, skipped, constants)

@@ -8,6 +8,7 @@ run the same way, tells which of them belong to which node.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,12 @@ def empty_like(tensor: Tensor, device: str | None = None) -> Tensor:
 
 
 def run(
-    sketch: Callable[[str | None], nn.Module], examples: Examples, side: Side | None, *, quick: bool = False
+    sketch: Callable[[str | None], nn.Module],
+    examples: Examples,
+    side: Side | None,
+    *,
+    quick: bool = False,
+    record: bool = True,
 ) -> tuple[list[Step], Exception | None]:
     """Run a network without arithmetic; the steps it took, and what it raised if it did.
 
@@ -140,22 +146,24 @@ def run(
         side: spatial side, or None for the example's own.
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
+        record: whether the steps are wanted.
     """
     args, kwargs = as_call(resized(examples, side, BATCH))
     device = "meta" if quick else None
     mode = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
     early = sketch(device).eval() if quick else None
-    with quietly(), torch.no_grad(), unfused(), mode, _Record() as record:
+    recorder = _Record()
+    with quietly(), torch.no_grad(), unfused(), mode, recorder if record else contextlib.nullcontext():
         model = early if early is not None else sketch(device).eval()
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
-        record.steps.clear()
+        recorder.steps.clear()
         try:
             model(*fakes, **named)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             failure = error
-    return record.steps, failure
+    return recorder.steps, failure
 
 
 def first_surprise(

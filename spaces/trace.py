@@ -159,7 +159,7 @@ def _multiple(model: nn.Module, examples: Examples) -> int:
         if not own or min(side) < 1:
             break
         for quick in (True, False):
-            _, failure = run(lambda device: sketch(model, whole, device), examples, side, quick=quick)
+            _, failure = run(lambda device: sketch(model, whole, device), examples, side, quick=quick, record=False)
             if failure is None:
                 return multiple
     return 0

@@ -49,10 +49,10 @@ def digest():
 
 def verdict(record):
     """One word for a result."""
-    if "runs" in record or record["stage"] in ("prune", "compare"):  # another library's
-        return "error" if "failure" in record else "done"
     if record.get("timeout"):
         return "timeout"
+    if "runs" in record or record["stage"] in ("prune", "compare"):  # another library's
+        return "error" if "failure" in record else "done"
     if record["stage"] in ("make", "run"):
         return "not run"
     if record["stage"] in ("trace", "costs"):
@@ -134,7 +134,7 @@ def wanted(path, entry, again, code):
     if "verdict" not in record:
         return True
     return ("stale" in again and record["code"] != code) or (
-        "failed" in again and record["verdict"] not in ("covered", "costs only")
+        "failed" in again and record["verdict"] not in ("covered", "costs only", "done")
     )
 
 

@@ -143,15 +143,40 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's own flag is put back."""
+    """The model in eval mode; each module's own flag, and what its forward keeps in attributes, is put back."""
     flags = [(module, module.training) for module in model.modules()]
+    kept = [(module, _attributes(module)) for module in model.modules()]
     model.eval()
     try:
         with unfused():
             yield
     finally:
+        for module, attributes in kept:
+            _restore(module, attributes)
         for module, flag in flags:
             module.training = flag
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Attributes of a module, with the contents of lists and dictionaries: a traced forward may leave its tensors."""
+    return {
+        name: (value, value.copy() if isinstance(value, (list, dict)) else None)
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+    }
+
+
+def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    held = module.__dict__
+    for name in [name for name in held if not name.startswith("_") and name not in attributes]:
+        del held[name]
+    for name, (value, contents) in attributes.items():
+        held[name] = value
+        if isinstance(value, list):
+            value[:] = contents
+        elif isinstance(value, dict):
+            value.clear()
+            value.update(contents)
 
 
 @contextlib.contextmanager

@@ -204,8 +204,9 @@ def _with_plain_tensors(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any
     """Copies of tensors that are neither parameters nor buffers: one with a history cannot be copied otherwise."""
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor):
-                memo.setdefault(id(value), value.detach().clone())
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(item, Tensor):
+                    memo.setdefault(id(item), item.detach().clone())
     return memo
 
 

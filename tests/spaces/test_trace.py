@@ -98,6 +98,30 @@ def test_a_side_at_which_positions_become_examples_is_refused():
         Space.trace(Folding(), image(2, 3, 6, 6), resolutions=(6, 12))
 
 
+class Keeping(nn.Module):
+    """Its forward keeps tensors in a list and in an attribute, as heads of deep supervision do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.heads = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), [torch.rand(1)]
+
+    def forward(self, x):
+        self.last = self.heads[0] = self.b(F.relu(self.a(x)))
+        return self.heads[0]
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_what_a_forward_keeps_is_put_back(ran):
+    model, x = Keeping().double().eval(), image(2, 3, 4, 4).double()
+    if ran:
+        model(x)
+    before, names = model.heads[0], set(vars(model))
+    space = Space.trace(model, x, divisor=1)
+    assert model.heads[0] is before and set(vars(model)) == names
+    assert [group.name for group in space.groups] == ["a"]
+    assert verify(model, space, space.uniform(0.5), x) < 1e-10
+
+
 class Step(nn.Module):
     def __init__(self, c):
         super().__init__()

@@ -109,8 +109,8 @@ def _summary(results, peers):
         "Other libraries on the same list (`--peers torch-pruning fastnas`, see `benchmarks/peers.py`). *Runs*: a",
         "network comes out, runs, and its outputs have the shapes of the full one's. *Budget met*: it runs and has",
         "50 +- 2 % of the MACs. *Equal*: it runs and gives what the full network gives with those channels zeroed",
-        "that it lacks. *Wrong*: it runs and differs. *Over*: it keeps more than 52 % of the MACs at every ratio",
-        "tried.",
+        "that it lacks; left open where that cannot be read off its weights. *Wrong*: it runs and differs. *Over*:",
+        "it keeps more than 52 % of the MACs at every ratio tried. *Tried* says how many of the list were run.",
     ]
     rows = []
     for peer, title in shown:

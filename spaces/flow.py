@@ -281,15 +281,6 @@ def flat(labels: Tensor) -> Labels:
     return array
 
 
-def along(labels: Tensor, axis: int) -> Labels | None:
-    """The labels along one axis where nothing changes along the others, else None."""
-    axis %= labels.ndim
-    if any(not constant(labels, other) for other in range(labels.ndim) if other != axis):
-        return None
-    index = tuple(slice(None) if other == axis else 0 for other in range(labels.ndim))
-    return flat(labels[index])
-
-
 def spread(labels: Labels, axis: int, shape: Sequence[int]) -> Tensor:
     """A label tensor of `shape` that changes along one axis."""
     axis %= len(shape)
@@ -376,8 +367,7 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
             reason = f"operator {operator_name(node)} is used in a way that is not followed"
             _log.debug("%s: %s", node, error)
     if result is not None:
-        if _is_silent(flow, node):
-            flow.silent.add(node)
+        _hear(flow, node, result)
         return result
     for value in _tensors([*args, *kwargs.values()]):
         _freeze_all(flow, value, reason)
@@ -387,34 +377,56 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
 _SILENCE = {  # operators that turn zeros into zeros
     f"aten.{name}"
     for name in (
-        "relu relu6 hardtanh gelu silu mish elu celu selu leaky_relu prelu hardswish tanh sin asinh erf abs neg square "
+        "relu relu6 gelu silu mish elu celu selu leaky_relu prelu hardswish tanh sin asinh erf abs neg square "
         "sign softshrink hardshrink tanhshrink softsign sqrt dropout feature_dropout clone contiguous alias detach to "
         "_to_copy batch_norm group_norm layer_norm rms_norm view reshape _unsafe_view flatten unflatten squeeze "
         "unsqueeze permute transpose t expand slice select narrow unbind chunk split split_with_sizes movedim "
         "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
-        "upsample_trilinear3d pixel_shuffle pixel_unshuffle constant_pad_nd channel_shuffle im2col flip roll"
+        "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
     ).split()
 } | {"getitem"}
 _WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear".split()}
 _WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
 
 
-def _is_silent(flow: Flow, node: Node) -> bool:
-    """Whether the value is zero in every channel whose weights are zero."""
+def _hear(flow: Flow, node: Node, result: Any) -> None:
+    """Note whether a value is silent; and that one which is written over no longer is."""
+    if _is_silent(flow, node, result):
+        flow.silent.add(node)
+        return
+    base = node.args[0] if node.args and getattr(getattr(node.target, "_schema", None), "is_mutable", False) else None
+    while isinstance(base, Node):
+        flow.silent.discard(base)
+        base = base.args[0] if operator_name(base) in VIEWS else None
+
+
+def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
+    """Whether the value is zero in every channel whose weights are zero.
+
+    An operand that is broadcast over the result's channels, such as a gate, says nothing of them.
+    """
     name = operator_name(node)
     if name in _WEIGHED:
         return True
+    carried = _axes_told(result)
     data = [source for source in node.all_input_nodes if source in flow.moving]
-    quiet = [source in flow.silent for source in data]
+    quiet = [source in flow.silent and carried <= _axes_told(flow.values[source]) for source in data]
     if name in ("aten.add", "aten.sub", "aten.cat", "aten.stack"):
         scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]
         return bool(data) and all(quiet) and len(data) == len(node.all_input_nodes) and not scalars
     if name == "aten.mul":
         return any(quiet)
     if name == "aten.div":
-        return node.args[0] in flow.silent
-    return name in _SILENCE and bool(data) and quiet[0]
+        return bool(data) and data[0] is node.args[0] and quiet[0]
+    return name in _SILENCE and bool(data) and node.args[0] in flow.silent
+
+
+def _axes_told(value: Any) -> set[int]:
+    """The axes along which a value's labels change, from the last."""
+    return {
+        axis - labels.ndim for labels in tensors_in(value) for axis in range(labels.ndim) if not constant(labels, axis)
+    }
 
 
 class Unfollowed(Exception):

@@ -187,7 +187,8 @@ def quietly() -> Iterator[None]:
         for name in ("torch._subclasses", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo", "torch.fx")
     ]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)

@@ -6,7 +6,6 @@ along its axes say what it makes and what it takes.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -368,6 +367,6 @@ def _maker(flow: Flow, node: Node, weight: str) -> str:
 
 
 def _attribute(flow: Flow, node: Node, name: str, labels: Labels, value: int, divide: int) -> Attribute | None:
-    if value != math.prod([len(labels)]) // divide:
+    if value != len(labels) // divide:
         return None
     return Attribute(flow.module(node), name, labels, divide=divide)

@@ -20,6 +20,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .graph import BATCH, Examples, Network, Side, as_call, operator_name, quietly, resized, unfused
+from .surgery import named_tensors
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,7 @@ _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"} 
 def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
     """Run the graph at its largest side on fake tensors."""
     side = network.sides[-1] if network.sides and network.sides[-1] else None
-    state = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    state = named_tensors(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = as_call(resized(examples, side, BATCH))
     given = iter([*args, *kwargs.values()])

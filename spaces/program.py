@@ -8,7 +8,7 @@ modules, so that it can be trained.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,10 +24,10 @@ from .depth import Block
 from .flow import Flow, constant, flat, squashed, tensors_in
 from .graph import Network, Shape, operator_name
 from .layout import Layout
+from .surgery import named_tensors
 
 _log = logging.getLogger("secateur")
 Kept = npt.NDArray[np.bool_]
-Shapes = Callable[[Node], Shape]
 
 
 def shrunk(layout: Layout, stays: Kept, shape: Shape, value: Any) -> Shape:
@@ -147,7 +147,7 @@ class Program:
         for node, path in self.modules.items():
             if node in copies and copies[node].op == "call_module":
                 _attach(root, path, self._stateful(model, node, path, tensors))
-        originals = _named(model)
+        originals = named_tensors(model)
         for node in graph.nodes:
             if node.op == "get_attr":
                 name = str(node.target)
@@ -212,13 +212,6 @@ class _Recorder(Interpreter):
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
         return result
-
-
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _attach(root: nn.Module, path: str, value: Any) -> None:
@@ -324,7 +317,7 @@ class _Constants:
         def moved(bound: Any) -> Any:
             if not isinstance(bound, int) or bound >= size:
                 return bound
-            return int(before[bound + size if bound < 0 else bound])
+            return int(before[max(0, bound + size) if bound < 0 else bound])
 
         if name == "aten.narrow":
             args[2], args[3] = moved(args[2]), int(before[args[2] + args[3]] - before[args[2]])

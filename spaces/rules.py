@@ -119,7 +119,7 @@ def single(labels: Tensor, axis: int) -> bool:
 
 def elementwise(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
     """Join the labels that meet; a constant filling takes those it meets."""
-    values = [value for value in _operands([*args, *kwargs.values()])]
+    values = _operands([*args, *kwargs.values()])
     shape = result_shape(flow, node)
     result = joined(flow, values, shape)
     if not is_blank(result):
@@ -238,7 +238,7 @@ def _filled(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
 
 
 def _spatial(axes: int) -> Rule:
-    """Operators that mix positions along the last axes; with `pad`s of a whole number a layer."""
+    """Operators that mix positions along the last axes."""
 
     @a_layer
     def apply(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:

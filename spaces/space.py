@@ -84,7 +84,6 @@ class Space:
         Raises:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
             TypeError: example inputs or resolutions of another type.
-            NotImplementedError: an operator multiplies and has no cost formula.
         """
         from .trace import facts
 

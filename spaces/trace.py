@@ -206,7 +206,7 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
         text = str(failure).strip().splitlines()
         raise ValueError(
             f"{type(model).__name__} cannot take the resolution {'x'.join(map(str, side))}: "
-            f"{text[0] if text else type(failure).__name__}. Of those asked, it takes "
+            f"{text[0].rstrip('.') if text else type(failure).__name__}. Of those asked, it takes "
             f"{works or 'none'}; ask for those, or make the network independent of its input size"
         )
     return runs

@@ -98,6 +98,46 @@ def test_a_side_at_which_positions_become_examples_is_refused():
         Space.trace(Folding(), image(2, 3, 6, 6), resolutions=(6, 12))
 
 
+class Products(nn.Module):
+    """Channels of a product of activations are summed over; where `how` leaves them zero they may go, else not."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.a, self.b, self.gate, self.head = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(3, 1, 1),
+            nn.Linear(9, 2),
+        )
+
+    def forward(self, x):
+        a, b = self.a(x), torch.sigmoid(self.b(x))
+        if self.how == "gate over sigmoid":
+            a = torch.sigmoid(a) * self.gate(x)
+        elif self.how == "map added":
+            a = a + self.gate(x)
+        elif self.how == "map divided":
+            a = self.gate(x) / torch.cosh(a)
+        elif self.how == "written over":
+            a.add_(1)
+        elif self.how == "gated":
+            a = torch.relu(a) * torch.sigmoid(self.gate(x))
+        return self.head(torch.einsum("nchw,nckl->nhwkl", a, b).mean((3, 4)).flatten(1))
+
+
+@pytest.mark.parametrize("how", ["gate over sigmoid", "map added", "map divided", "written over", "gated", "plain"])
+def test_channels_that_are_summed_over_go_only_where_they_are_zero(how):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Products(how).double().eval()
+    x = image(2, 3, 3, 3).double()
+    space = Space.trace(model, x, divisor=1)
+    assert bool(space.groups) == (how in ("gated", "plain")), space.frozen
+    for candidate in space.sample(4):
+        assert verify(model, space, candidate, x) < 1e-10
+
+
 class Keeping(nn.Module):
     """Its forward keeps tensors in a list and in an attribute, as heads of deep supervision do."""
 

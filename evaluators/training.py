@@ -135,6 +135,7 @@ class Loop:
         resolution: The side of the images; None as stored.
         seed: Of order, augmentation and dropout.
         device: Where the model is.
+        callbacks: What is called between the steps.
     """
 
     def __init__(
@@ -147,8 +148,10 @@ class Loop:
         resolution: Side | None,
         seed: int,
         device: torch.device,
+        callbacks: Sequence[object] = (),
     ) -> None:
         """Stand before the first step."""
+        self.callbacks = tuple(callbacks)
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
         self.resolution, self.seed, self.device = resolution, seed, device
         self.optimizer = _optimizer(model, training)
@@ -171,6 +174,7 @@ class Loop:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "callbacks": [callback.state() for callback in self._stateful()],
         }
         return copy.deepcopy(state)
 
@@ -187,7 +191,12 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        for callback, kept in zip(self._stateful(), state.get("callbacks", []), strict=True):
+            callback.restore(kept)
         self.epoch, self.step, self.losses = state["epoch"], state["step"], list(state["losses"])
+
+    def _stateful(self) -> list[Any]:
+        return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
 
     def _settings(self) -> dict[str, Any]:
         side = None if self.resolution is None else list(self.resolution)
@@ -209,9 +218,11 @@ def train(
 ) -> list[float]:
     """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
 
-    A callback is any object with some of these methods, each called with the `Loop`, in the order given:
-    `after_backward` (gradients are there, unscaled, not yet clipped), `after_step`, `after_epoch`, `finalise`
-    (once, after the last epoch). Global generators are left untouched.
+    A callback is any object with some of these methods, each called with the `Loop`, in the order given: `prepare`
+    (once, before the first step or before a state is restored; it may add parameters to the optimizer),
+    `after_backward` (gradients are there, unscaled, not yet clipped), `after_step`, `after_epoch`, `finalise` (once,
+    after the last epoch). One that also has `state()` and `restore(state)` is part of `Loop.state()`. Global generators
+    are left untouched.
 
     Args:
         model: The network; it is moved to `device`. Frozen norms and parameters stay as they are.
@@ -235,8 +246,16 @@ def train(
     if training.batch is not None:
         task = _with_batch(task, training.batch)
     loop = Loop(
-        model=model, task=task, training=training, epochs=epochs, resolution=resolution, seed=seed, device=where
+        model=model,
+        task=task,
+        training=training,
+        epochs=epochs,
+        resolution=resolution,
+        seed=seed,
+        device=where,
+        callbacks=callbacks,
     )
+    _call(callbacks, "prepare", loop)
     if state is not None:
         loop.restore(state)
     with modes_restored(model), generators_restored(where):

@@ -1,32 +1,27 @@
 """Criteria: functions that score every unit of a space; higher = keep.
 
-A criterion is called `(model, space, batches=None, loss=None)`. Its `needs` says what it reads beside the weights:
-`"nothing"`, `"images"` or `"labels"`; who calls it gives `batches` (an iterable of inputs and targets) and `loss`
-accordingly.
+A criterion is called `(model, space, examples=None)`. Its `needs` says what it reads beside the weights: `"nothing"`,
+`"images"` or `"labels"`. Those of this module need the weights only; `gradients` and `features` hold the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..spaces import Scores, Space, unit_sums
-
-Needs = Literal["nothing", "images", "labels"]
-Batches = Iterable[tuple[Any, Any]]
-Loss = Callable[[Any, Any], Tensor]
+from .examples import Examples
+from .proposal import Needs
 
 
 class Scorer(Protocol):
     """The signature of a criterion's function."""
 
-    def __call__(
-        self, model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None
-    ) -> Scores:
+    def __call__(self, model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
         """Scores of every unit."""
 
 
@@ -44,19 +39,19 @@ class Criterion:
     needs: Needs
     score: Scorer
 
-    def __call__(
-        self, model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None
-    ) -> Scores:
+    def __call__(self, model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
         """Scores of every unit: `{group: Tensor (units,)}`.
 
         Raises:
-            ValueError: images or labels are needed and `batches` or `loss` is missing.
+            ValueError: images or labels are needed and `examples` or their loss is missing.
         """
-        if self.needs != "nothing" and batches is None:
-            raise ValueError(f"criterion {self.name} needs {self.needs}; give batches of (inputs, targets)")
-        if self.needs == "labels" and loss is None:
-            raise ValueError(f"criterion {self.name} needs labels; give the loss(outputs, targets)")
-        return self.score(model, space, batches, loss)
+        if self.needs != "nothing" and examples is None:
+            raise ValueError(
+                f"{self.name} needs {self.needs}; give examples=Examples(batches=[(inputs, targets), ...], loss=...)"
+            )
+        if self.needs == "labels" and examples is not None and examples.loss is None:
+            raise ValueError(f"{self.name} needs labels; give Examples(..., loss=loss(outputs, targets))")
+        return self.score(model, space, examples)
 
 
 def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criterion]:
@@ -69,14 +64,14 @@ def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criteri
 
 
 @criterion("l2")
-def l2(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+def l2(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
     """L2 norm of all parameter elements that leave with a unit; what `Space.default_scores` holds."""
     squares = unit_sums(space.layout, model, lambda tensor, axes: tensor.square().sum(axes))
     return {name: values.sqrt().float() for name, values in squares.items()}
 
 
 @criterion("l1")
-def l1(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+def l1(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
     """Sum of magnitudes of all parameter elements that leave with a unit."""
     sums = unit_sums(space.layout, model, lambda tensor, axes: tensor.abs().sum(axes))
     return {name: values.float() for name, values in sums.items()}
@@ -85,11 +80,11 @@ def l1(model: nn.Module, space: Space, batches: Batches | None = None, loss: Los
 def shuffled(seed: int) -> Criterion:
     """Random scores: the baseline every criterion must beat."""
 
-    def score(model: nn.Module, space: Space, batches: Batches | None = None, loss: Loss | None = None) -> Scores:
+    def score(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
         generator = torch.Generator().manual_seed(seed)
         return {group.name: torch.rand(group.units, generator=generator) for group in space.groups}
 
-    return Criterion(f"random-{seed}", "nothing", score)
+    return Criterion("random", "nothing", score)
 
 
 CRITERIA = {"l1": l1, "l2": l2, "random": shuffled(0)}

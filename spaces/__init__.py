@@ -15,28 +15,37 @@ from .budget import Budget
 from .candidate import Axis, Candidate
 from .costs import COSTS
 from .depth import Stage
+from .layers import Layer, Norm
 from .layout import Group
 from .masked import verify
-from .repair import threshold_candidate, within
+from .repair import NORMALISATIONS, normalised, repair, threshold_candidate, threshold_family, within
 from .space import Space
-from .surgery import Cut, Scores, assemble, build, channel_map, cut, named_tensors, unit_sums
+from .surgery import Cut, Scores, assemble, build, channel_map, check_scores, cut, named_tensors, stays, unit_sums
 
 __all__ = [
     "COSTS",
+    "NORMALISATIONS",
     "Axis",
     "Budget",
     "Candidate",
     "Cut",
     "Group",
+    "Layer",
+    "Norm",
     "Scores",
     "Space",
     "Stage",
     "assemble",
     "build",
     "channel_map",
+    "check_scores",
     "cut",
     "named_tensors",
+    "normalised",
+    "repair",
+    "stays",
     "threshold_candidate",
+    "threshold_family",
     "unit_sums",
     "verify",
     "within",

@@ -19,6 +19,7 @@ from .candidate import Axis, Candidate
 from .costs import COSTS, CostModel
 from .depth import Stage
 from .graph import Examples, Side, as_call, flat_examples, spatial_side
+from .layers import Layer
 from .layout import Group, Layout
 from .program import Program
 from .surgery import Scores, check_scores, l2_scores
@@ -39,6 +40,7 @@ class Space:
         frozen: `{module: reason}` of what is left whole.
         side_multiple: sides that are smaller by it are taken too; 0 where the network takes its traced side only.
         default_scores: L2 norm of everything that leaves with each unit.
+        layers: convolutions and linear layers, in the order of their first call.
         settings: how the space was traced, as JSON.
     """
 
@@ -52,6 +54,7 @@ class Space:
     layout: Layout = field(repr=False)
     cost_model: CostModel = field(repr=False)
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
     traced_side: Side = ()
     side_multiple: int = 0
     program: Program | None = field(default=None, repr=False)
@@ -131,6 +134,7 @@ class Space:
             layout=found.layout,
             cost_model=found.costs,
             shapes=found.shapes,
+            layers=found.layers,
             traced_side=sides[-1] if sides else own,
             side_multiple=found.side_multiple,
             program=found.program,

@@ -17,6 +17,7 @@ from .depth import Block, Stage, chain, find_blocks
 from .dryrun import Surprise, at_random, culprits, of_module, of_program, sketch
 from .flow import Components, Flow, components, follow
 from .graph import Examples, Network, Side, capture, evaluating, spatial_side, where
+from .layers import Layer, find_layers
 from .layout import Layout, arrange
 from .probe import Rehearsal, Step, first_surprise, rehearse, run
 from .program import Program
@@ -32,6 +33,7 @@ class Facts:
 
     layout: Layout
     stages: tuple[Stage, ...]
+    layers: tuple[Layer, ...]
     costs: CostModel
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, str]
@@ -117,7 +119,8 @@ def facts(
         {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()},
     )
     program = Program(network, flow, layout, whole, by_name) if as_graph else None
-    return Facts(layout, stages, costs, shapes, frozen, _multiple(model, examples), program)
+    layers = find_layers(network, rehearsal.storages)
+    return Facts(layout, stages, layers, costs, shapes, frozen, _multiple(model, examples), program)
 
 
 class _Progress:

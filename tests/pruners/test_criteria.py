@@ -5,7 +5,7 @@ import torch
 from networks import NETWORKS, network
 from torch import nn
 
-from secateur.pruners import CRITERIA, criterion, l1, l2, shuffled
+from secateur.pruners import CRITERIA, Examples, criterion, l1, l2, shuffled
 from secateur.spaces import Space, build
 
 
@@ -46,11 +46,12 @@ def test_a_criterion_says_what_it_needs():
     space = Space.trace(model, example)
 
     @criterion("fake", needs="labels")
-    def score(model, space, batches=None, loss=None):
+    def score(model, space, examples=None):
         return space.default_scores
 
-    with pytest.raises(ValueError, match="give batches"):
+    batches = [(example, None)]
+    with pytest.raises(ValueError, match="give examples"):
         score(model, space)
-    with pytest.raises(ValueError, match="give the loss"):
-        score(model, space, [(example, None)])
-    assert score(model, space, [(example, None)], lambda outputs, targets: outputs) is space.default_scores
+    with pytest.raises(ValueError, match="needs labels"):
+        score(model, space, Examples(batches=batches))
+    assert score(model, space, Examples(batches=batches, loss=lambda outputs, targets: outputs)) is space.default_scores

@@ -1,0 +1,84 @@
+"""Every method on every tiny network: legal, within budget, built, and with the weights it promises."""
+
+import copy
+
+import pytest
+import torch
+from networks import NETWORKS, network
+from pruning import examples_for, flat, propose
+
+from secateur.pruners import METHODS, Examples, TrainingPruner, realised
+from secateur.spaces import Space, verify
+
+SPACES = {}
+
+
+def prepared(name):
+    """Network, example, space and examples; traced once."""
+    if name not in SPACES:
+        model, example = network(name)
+        space = Space.trace(model, example, divisor=2)
+        SPACES[name] = model, example, space, examples_for(model, example)
+    return SPACES[name]
+
+
+def run(model, example):
+    with torch.no_grad():
+        return flat(model(**example) if isinstance(example, dict) else model(example))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_every_network(method, name):
+    model, example, space, examples = prepared(name)
+    before = copy.deepcopy(model.state_dict())
+    pruner = METHODS[method]()
+    assert pruner.name == method
+    low, high = (int(space.costs([c])["macs"].iloc[0]) for c in (space.smallest, space.full))
+    limits = {"macs": low + 0.4 * (high - low)}
+    proposal = propose(pruner, model, space, limits, examples)
+    assert space.check(proposal.candidate) == space.canonical(proposal.candidate) == proposal.candidate
+    assert space.costs([proposal.candidate])["macs"].iloc[0] <= limits["macs"]
+    small = realised(model, space, proposal).eval()
+    outputs = run(small, example)
+    assert outputs.isfinite().all() and outputs.shape == run(model, example).shape
+    if proposal.weights is None:
+        assert verify(model, space, proposal.candidate, example, proposal.scores) < 1e-10
+    assert (pruner.weights == "inherited") == (proposal.weights is None)
+    assert not model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_seeded(method):
+    model, example, space, examples = prepared("residual")
+    limits = {"macs": 0.5 * float(space.costs([space.full])["macs"].iloc[0])}
+    one, two = (propose(METHODS[method](), model, space, limits, examples, seed=3) for _ in range(2))
+    assert one.candidate == two.candidate
+    for group in space.groups:
+        assert torch.equal(one.scores[group.name], two.scores[group.name])
+    for key in one.weights or {}:
+        assert torch.equal(one.weights[key], two.weights[key])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_out_of_reach_is_refused(method):
+    model, example, space, examples = prepared("plain")
+    with pytest.raises(ValueError, match=r"macs=1 .*reachable|smallest"):
+        propose(METHODS[method](), model, space, {"macs": 1.0}, examples)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_needs_is_asked_for(method):
+    model, example, space, examples = prepared("plain")
+    pruner = METHODS[method]()
+    if isinstance(pruner, TrainingPruner) or pruner.needs == "nothing":
+        return
+    limits = {"macs": float(space.costs([space.full])["macs"].iloc[0]) / 2}
+    with pytest.raises(ValueError, match=f"{method} needs {pruner.needs}"):
+        pruner.propose(model, space, limits)
+    if pruner.needs == "labels":
+        with pytest.raises(ValueError, match="needs labels"):
+            pruner.propose(model, space, limits, examples=Examples(batches=examples.batches))

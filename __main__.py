@@ -1,4 +1,4 @@
-"""The command line: `secateur trace | search | resume | status | front | export | dashboard`.
+"""The command line: `secateur trace | search | resume | status | front | export | prune | dashboard`.
 
 Nothing heavy is imported before a command runs; what the commands do is in `studies/launch.py`.
 """
@@ -175,6 +175,40 @@ def export(
 
 
 @app.command()
+def prune(
+    study: StudyFile,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Such as ranp-f, epruner, resrep, l1.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the network.")],
+    budget: Budgets = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
+    ] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of the last training.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune with one method of the literature, fine-tune, and write the network.
+
+    STUDY.toml may also be the folder of a study, whose trained network is then taken. Safe to kill: call it again.
+    """
+    with _messages(quiet) as progress, _resumable(out, "call it again; what is done is kept"):
+        from .studies import prune as alone
+
+        file, folder = alone.source(study)
+        file = file.changed(budget=_budget(budget), seed=seed, pruning_epochs=epochs)
+        made = alone.prune(file, method, out, study=folder, finetune_epochs=finetune_epochs, progress=progress)
+    config = json.loads((made / "config.json").read_text())
+    if as_json:
+        _print_json(config | {"folder": str(made)})
+    else:
+        from .studies import report
+
+        print(report.pruned_text(config))
+        print(made)
+
+
+@app.command()
 def dashboard(
     folder: Folder,
     port: Annotated[int, typer.Option(help="Where it listens.")] = 8080,
@@ -267,8 +301,7 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
             line = report.event_line(event)
             if event["event"] in ("finished", "export"):
                 bar.console.print(line, markup=False, highlight=False)
-            done, total = event.get("done", event.get("epoch")), event.get("total", event.get("epochs"))
-            bar.update(task, description=line, completed=done, total=total)
+            bar.update(task, description=line, completed=event.get("done"), total=event.get("total"))
 
         yield show
 

@@ -46,6 +46,8 @@ class Training:
         short_epochs: Epochs of the short fine-tuning every trial is compared after.
         long_epochs: Epochs of the long fine-tuning of what is exported.
         recalibration_images: Training images that batch-norm statistics are taken from.
+        pruning_epochs: Epochs of the pruning phase of methods that prune while they train.
+        pruning_images: Training images that the other methods look at.
     """
 
     optimizer: str = "sgd"
@@ -62,6 +64,8 @@ class Training:
     short_epochs: int = 1
     long_epochs: int = 10
     recalibration_images: int = 2048
+    pruning_epochs: int = 10
+    pruning_images: int = 1024
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could follow."""
@@ -112,9 +116,11 @@ _RANGES = [  # name, low, high (not reached), whether low itself is allowed
     ("short_epochs", 0, math.inf, True),
     ("long_epochs", 0, math.inf, True),
     ("recalibration_images", 1, math.inf, True),
+    ("pruning_epochs", 1, math.inf, True),
+    ("pruning_images", 1, math.inf, True),
 ]
 _OPTIONAL = ("base_lr", "batch", "clip")
-_WHOLE = ("batch", "base_epochs", "short_epochs", "long_epochs", "recalibration_images")
+_WHOLE = tuple(name for name, *_ in _RANGES if name == "batch" or name.endswith(("_epochs", "_images")))
 
 
 class Loop:

@@ -147,15 +147,30 @@ class StudyFile(_Table):
         """A path of the file; a relative one starts from its folder."""
         return self.folder / Path(path).expanduser()
 
-    def changed(self, *, budget: Budget | None = None, trials: int | None = None, seed: int | None = None) -> StudyFile:
-        """This file with another budget (whole), number of trials or seed, where given."""
+    def changed(
+        self,
+        *,
+        budget: Budget | None = None,
+        trials: int | None = None,
+        seed: int | None = None,
+        pruning_epochs: int | None = None,
+    ) -> StudyFile:
+        """This file with another budget (whole), number of trials, seed or length of a pruning phase, where given."""
         given = {name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None}
         for name, value in given.items():
             least = 1 if name == "trials" else 0
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
-        study = self.study.model_copy(update=given)
-        return self.model_copy(update={"study": study, "budget": self.budget if budget is None else budget})
+        changes: dict[str, Any] = {"study": self.study.model_copy(update=given)}
+        if budget is not None:
+            changes["budget"] = budget
+        if pruning_epochs is not None:
+            changes["training"] = dataclasses.replace(self.training, pruning_epochs=pruning_epochs)
+        return self.model_copy(update=changes)
+
+    def without_weights(self) -> StudyFile:
+        """This file with a network that is neither trained nor loaded."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"checkpoint": None, "train": False})})
 
     def to_toml(self) -> str:
         """The file as text, defaults and all: it means the same in a later version."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..evaluators import measure_latency
-from ..spaces import Candidate, Scores, Space, build
+from ..spaces import Candidate, Space, build
+from .artifacts import Artifacts
 from .mirror import seed_of
 from .trial import Outcome, Trial, outcome_of
 
@@ -26,7 +27,7 @@ class Evaluation:
     Attributes:
         model: the full network with the base weights; it is never changed.
         space: its traced space.
-        scores: which channels stay; None for the space's own.
+        artifacts: turns the names in a trial into a network.
         evaluator: `Ladder` or anything with its call signature.
         seed: the study's; each trial trains with its own, derived from this and its number.
         device: where latency is measured.
@@ -36,7 +37,7 @@ class Evaluation:
 
     model: nn.Module
     space: Space
-    scores: Scores | None
+    artifacts: Artifacts
     evaluator: Callable[..., Any]
     seed: int
     device: torch.device
@@ -47,7 +48,7 @@ class Evaluation:
         """The outcome. Where latency breaks the budget nothing is trained, and there is no error yet."""
         start = time.perf_counter()
         measured = self.wants_latency or self.latency_limit_ms is not None
-        latency_ms = self.latency_ms(trial.candidate) if measured else None
+        latency_ms = self.latency_ms(trial.candidate, self.build(trial)) if measured else None
         limit = self.latency_limit_ms
         reference = trial.candidate == self.space.full
         if limit is not None and latency_ms is not None and latency_ms > limit and not reference:
@@ -59,7 +60,7 @@ class Evaluation:
                 reason=f"latency {latency_ms:.3g} ms is over the budget of {limit:.3g} ms",
             )
         result = self.evaluator(
-            lambda: self.build(trial.candidate),
+            lambda: self.build(trial),
             candidate=trial.candidate,
             resolution=self.space.side(trial.candidate) or None,
             fidelity=trial.fidelity,
@@ -67,13 +68,14 @@ class Evaluation:
         )
         return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=latency_ms)
 
-    def build(self, candidate: Candidate) -> nn.Module:
-        """A fresh small network with inherited weights."""
-        return build(self.model, self.space, candidate, self.scores)
+    def build(self, trial: Trial) -> nn.Module:
+        """A fresh small network with the weights the trial names."""
+        return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
 
-    def latency_ms(self, candidate: Candidate) -> float:
-        """Median milliseconds of one forward of one example, on this machine."""
-        small = self.build(candidate).to(self.device)
+    def latency_ms(self, candidate: Candidate, small: nn.Module | None = None) -> float:
+        """Median milliseconds of one forward of one example, on this machine; which channels stay does not matter."""
+        small = build(self.model, self.space, candidate) if small is None else small
+        small = small.to(self.device)
         names = self.space.settings["names"]
         return measure_latency(
             _ByName(small, names) if names else small, example_for(small, self.space, candidate, batch=1)

@@ -6,9 +6,8 @@ after every epoch while it runs, then its weights and figures. So nothing is tra
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,29 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from ..evaluators import Loop, Metric, Task, measure_error, recalibrate, train
-from ..spaces import Scores, Space, build, cut
+from ..evaluators import Metric, Task, Training, measure_error, recalibrate, train
+from ..spaces import Space
+from .artifacts import Artifacts
 from .evaluation import example_for
 from .export import write_model
-from .files import FormatError, new_folder, read_json, to_json, write_atomic
+from .files import new_folder, read_json, to_json, write_atomic
 from .folder import EXPORTS
 from .front import front_table
+from .keeper import Keeper
 from .mirror import seed_of
 from .plot import plot_front
-from .progress import Listener
+from .progress import Listener, Watch
 from .settings import Settings
 from .trial import Trial
-from .weights import digest, read_tensors
+from .weights import digest, read_tensors, state_of
 
 logger = logging.getLogger("secateur")
 
 FORMATS = ("safetensors", "pt2", "onnx")
 _ALWAYS = ("safetensors", "pt2")
+Side = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Exporter:
     study: Path
     model: nn.Module
     space: Space
-    scores: Scores | None
+    artifacts: Artifacts
     task: Task
     settings: Settings
     fingerprint: Mapping[str, Any]
@@ -110,7 +112,7 @@ class Exporter:
                     model=small,
                     full=self.model,
                     example=self._example(trial),
-                    cut=cut(self.space, trial.candidate, self.scores),
+                    cut=self.artifacts.cut(trial.candidate, trial.ranking),
                     record=self._record(trial, found),
                     onnx=onnx,
                 )
@@ -125,54 +127,19 @@ class Exporter:
 
     def _finished(self, trial: Trial, epochs: int, say: Listener) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures; from the study where it was trained before."""
-        folder = self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}"
-        folder.mkdir(parents=True, exist_ok=True)
-        small = build(self.model, self.space, trial.candidate, self.scores)
-        done, weights = folder / "finished.json", folder / "finished.safetensors"
-        if done.exists():
-            found = read_json(done)
-            small.load_state_dict(read_tensors(weights, found["weights"]), strict=False)
-            say({"event": "finished", **found["figures"]})
-            return small, found["figures"]
-        found = self._train(small, trial, epochs, folder / "state.pt", say)
-        tensors = {name: value for name, value in small.state_dict().items() if isinstance(value, Tensor)}
-        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        write_atomic(weights, save(tensors, metadata={"format": "pt"}))
-        write_atomic(done, to_json({"figures": found, "weights": digest(tensors)}))
-        (folder / "state.pt").unlink(missing_ok=True)
-        say({"event": "finished", **found})
-        return small, found
-
-    def _train(self, small: nn.Module, trial: Trial, epochs: int, state: Path, say: Listener) -> dict[str, Any]:
-        """Train `small` in place; the figures it ends with. The test split is read here and nowhere else."""
-        side, device = self.space.side(trial.candidate) or None, self.settings.torch_device
-        training = self.settings.training
-        recalibrate(small, self.task, images=training.recalibration_images, resolution=side, device=device)
-        keeper = Keeper(
-            state, lambda loop: say({"event": "epoch", "epoch": loop.epoch, "epochs": epochs, "loss": loop.losses[-1]})
-        )
-        train(
+        small = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
+        found = finished(
             small,
             self.task,
-            training,
+            self.settings.training,
             epochs=epochs,
-            resolution=side,
+            side=self.space.side(trial.candidate) or None,
             seed=seed_of(self.settings.seed, trial.number, 1),
-            device=device,
-            callbacks=(keeper,),
-            state=keeper.kept(),
+            device=self.settings.torch_device,
+            folder=self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}",
+            say=say,
         )
-        found: dict[str, Any] = {"epochs": epochs}
-        splits = ["validation", *(["test"] if self.task.sizes.get("test") else [])]
-        for split in splits:
-            error: Metric = measure_error(small, self.task, split=split, resolution=side, device=device)
-            found |= {
-                f"{split}_error": error.compute(),
-                f"{split}_error_std": error.std(),
-                f"{split}_size": self.task.sizes[split],
-            }
-        small.cpu()
-        return found
+        return small, found
 
     def _example(self, trial: Trial) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
@@ -192,6 +159,7 @@ class Exporter:
             "axes": [axis.name for axis in self.space.axes],
             "resolution": list(side) or None,
             "ranking": trial.ranking,
+            "weights": trial.weights,
             "fidelity": trial.fidelity,
             "costs": trial.costs
             | ({} if trial.outcome.latency_ms is None else {"latency_ms": trial.outcome.latency_ms}),
@@ -204,30 +172,67 @@ class Exporter:
         }
 
 
-class Keeper:
-    """Keeps a training's state after every epoch, so that a killed one goes on from there."""
+def finished(
+    small: nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    epochs: int,
+    side: Side | None,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    say: Listener,
+) -> dict[str, Any]:
+    """The figures a network ends with, after training it in place; it ends on the CPU.
 
-    def __init__(self, path: Path, say: Callable[[Loop], object]) -> None:
-        """Keep it in the file `path`, and then call `say`."""
-        self._path = path
-        self._say = say
+    The test split is read here and nowhere else. `folder` keeps the state after every epoch, then weights and figures:
+    what is in it is neither trained nor tested twice.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done, weights = folder / "finished.json", folder / "finished.safetensors"
+    if done.exists():
+        kept = read_json(done)
+        small.load_state_dict(read_tensors(weights, kept["weights"]), strict=False)
+        figures: dict[str, Any] = kept["figures"]
+        say({"event": "finished", **figures})
+        return figures
+    recalibrate(small, task, images=training.recalibration_images, resolution=side, device=device)
+    keeper = Keeper(folder / "state.pt")
+    state = keeper.kept()
+    watch = Watch(say, {"event": "epoch"}, began=0 if state is None else state["epoch"])
+    train(
+        small,
+        task,
+        training,
+        epochs=epochs,
+        resolution=side,
+        seed=seed,
+        device=device,
+        callbacks=(keeper, watch),
+        state=state,
+    )
+    figures = {"epochs": epochs, **errors(small, task, side, device)}
+    tensors = state_of(small)
+    write_atomic(weights, save(tensors, metadata={"format": "pt"}))
+    write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
+    (folder / "state.pt").unlink(missing_ok=True)
+    small.cpu()
+    say({"event": "finished", **figures})
+    return figures
 
-    def after_epoch(self, loop: Loop) -> None:
-        """Write the state, whole or not at all."""
-        buffer = io.BytesIO()
-        torch.save(loop.state(), buffer)
-        write_atomic(self._path, buffer.getvalue())
-        self._say(loop)
 
-    def kept(self) -> dict[str, Any] | None:
-        """The state after the last whole epoch, if there is one."""
-        if not self._path.exists():
-            return None
-        try:
-            found: dict[str, Any] = torch.load(self._path, weights_only=True)
-        except Exception as error:  # torch.load raises almost anything on a damaged file
-            raise FormatError(f"{self._path} is damaged ({error}); remove it to train that network again") from error
-        return found
+def errors(model: nn.Module, task: Task, side: Side | None, device: torch.device) -> dict[str, Any]:
+    """Error, its standard error and the number of examples of the validation split, and of the test split if any."""
+    found: dict[str, Any] = {}
+    for split in ["validation", *(["test"] if task.sizes.get("test") else [])]:
+        error: Metric = measure_error(model, task, split=split, resolution=side, device=device)
+        found |= {
+            f"{split}_error": error.compute(),
+            f"{split}_error_std": error.std(),
+            f"{split}_size": task.sizes[split],
+        }
+    return found
 
 
 def _lowest_error(trials: Sequence[Trial]) -> Trial:

@@ -5,14 +5,18 @@ Everything here is arithmetic: nothing is built or measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..search import SamplerFactory
 from ..spaces import Candidate, Space, within
 from .mirror import Mirror, seed_of
+from .seeds import Seed
 from .trial import Trial
+
+Kind = tuple[str, str, str]
+"""Ranking, weights, fidelity."""
 
 _ATTEMPTS = 3  # how often a sampler is asked before something near its last wish is taken
 
@@ -25,7 +29,7 @@ class Proposer:
         objectives: names of what is minimised.
         factory: makes a sampler from a seed.
         seed: the study's.
-        seeds: `(name, candidate)` pairs that the first trials try.
+        seeds: the seed that a trial of this number tries, None where there is none.
         limits: absolute, by cost name.
         ranking: name and digest of the scores.
         fidelity: how well each candidate is trained.
@@ -38,7 +42,7 @@ class Proposer:
         objectives: Sequence[str],
         factory: SamplerFactory,
         seed: int,
-        seeds: Sequence[tuple[str, Candidate]],
+        seeds: Callable[[int], Seed | None],
         limits: Mapping[str, float],
         ranking: str,
         fidelity: str,
@@ -46,17 +50,17 @@ class Proposer:
         self._space = space
         self._mirror = Mirror(space.axes, objectives, factory, seed)
         self._seed = seed
-        self._seeds = tuple(seeds)
+        self._seeds = seeds
         self._limits = dict(limits)
         self._kind = (ranking, "inherited", fidelity)
         self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
 
     def propose(self, number: int) -> Trial | None:
         """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
-        for source, asked, candidate in self._wishes(number):
-            if not self._is_taken(candidate):
+        for source, asked, candidate, kind in self._wishes(number):
+            if not self._is_taken(candidate, kind):
                 memory = self._mirror.settle(number, candidate)
-                return self._keep(self._trial(number, source, asked, candidate, memory))
+                return self._keep(self._trial(number, source, asked, candidate, kind, memory))
         return None
 
     def recall(self, trial: Trial) -> Trial:
@@ -75,19 +79,20 @@ class Proposer:
             self._keep(trial)
         self._mirror.close(batch, self._limits)
 
-    def _wishes(self, number: int) -> Iterator[tuple[str, Candidate, Candidate]]:
-        """Source, asked and repaired candidate, best first."""
+    def _wishes(self, number: int) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
+        """Source, asked and repaired candidate, and how it is built, best first."""
         # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
         asked = self._mirror.ask(number, 0)
-        if number < len(self._seeds):
-            name, seed = self._seeds[number]
-            yield f"seed:{name}", seed, seed
+        seed = self._seeds(number)
+        if seed is not None:
+            kind = (seed.ranking or self._kind[0], seed.weights, self._kind[2])
+            yield f"seed:{seed.name}", seed.candidate, seed.candidate, kind
         for attempt in range(1, _ATTEMPTS + 1):
-            yield "sampler", asked, self._repaired(asked)
+            yield "sampler", asked, self._repaired(asked), self._kind
             if attempt < _ATTEMPTS:
                 asked = self._mirror.ask(number, attempt)
         for near in self._around(self._repaired(asked), np.random.default_rng(seed_of(self._seed, number, _ATTEMPTS))):
-            yield "near", asked, near
+            yield "near", asked, near, self._kind
 
     def _around(self, start: Candidate, random: np.random.Generator) -> Iterator[Candidate]:
         """Candidates ever farther from one that was tried, until the caller takes one; all there are within the limits.
@@ -128,9 +133,15 @@ class Proposer:
         return Candidate(values)
 
     def _trial(
-        self, number: int, source: str, asked: Candidate, candidate: Candidate, memory: Mapping[str, object]
+        self,
+        number: int,
+        source: str,
+        asked: Candidate,
+        candidate: Candidate,
+        kind: Kind,
+        memory: Mapping[str, object],
     ) -> Trial:
-        ranking, weights, fidelity = self._kind
+        ranking, weights, fidelity = kind
         table = self._space.cost_table(np.array([candidate], np.int64))
         return Trial(
             number=number,
@@ -144,8 +155,8 @@ class Proposer:
             memory=dict(memory),
         )
 
-    def _is_taken(self, candidate: Candidate) -> bool:
-        found = self._taken.get((candidate, *self._kind))
+    def _is_taken(self, candidate: Candidate, kind: Kind) -> bool:
+        found = self._taken.get((candidate, *kind))
         if found is None:
             return False
         # What was skipped under a tighter latency budget may be tried under today's.

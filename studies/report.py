@@ -19,9 +19,14 @@ def event_line(event: Mapping[str, Any]) -> str:
         said = f"error {_percent(last['error'])}" if last["error"] is not None else last["reason"]
         known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
         return f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{_left(event)}"
+    if kind == "pruning":
+        return f"{event['method']}: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
+    if kind == "proposed":
+        costs = f"{_count(event['macs'])} MACs, {_count(event['params'])} parameters"
+        return f"{event['method']} proposes a network of {costs}, in {duration(event['seconds'])}"
     place = f"network {event['network']}/{event['networks']} (trial {event['trial']})"
     if kind == "epoch":
-        return f"{place}: epoch {event['epoch']}/{event['epochs']}, loss {event['loss']:.4f}"
+        return f"{place}: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}"
     if kind == "finished":
         return f"{place}: trained, {_errors(event)}"
     worst = max((difference for name, figures in _compared(event["verified"]) for difference in figures), default=0.0)
@@ -60,6 +65,20 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         ["fidelity", standing["fidelity"]],
         ["spent", f"{duration(standing['seconds'])} evaluating"],
     ]
+    return table(rows)
+
+
+def pruned_text(config: Mapping[str, Any]) -> str:
+    """What `secateur prune` made, for people: costs and errors beside the full network's."""
+    rows = [["", config["method"], "full"]]
+    for name, value in config["costs"].items():
+        if name not in _DERIVED:
+            whole = config["full_costs"].get(name)
+            rows.append([name, _cost(name, value, config["full_costs"]), "" if whole is None else _count(whole)])
+    for split in ("validation", "test"):
+        if f"{split}_error" in config["errors"]:
+            found, whole = config["errors"][f"{split}_error"], config["errors"][f"full_{split}_error"]
+            rows.append([f"{split} error", _percent(found), _percent(whole)])
     return table(rows)
 
 

@@ -1,46 +1,106 @@
-"""The candidates that a study tries first: what a careful person would try by hand.
+"""The networks that a study tries first: what a careful person would try by hand.
 
 `full` is the network itself, the reference every error is compared with. `uniform` shrinks every layer alike.
-`magnitude` keeps the units whose scores pass one threshold for the whole network. The last two come at several costs,
-and at lower depth and resolution, each as large as the budget allows.
+`magnitude` keeps the units whose scores pass one threshold for the whole network. Any pruning method is a seed by its
+name. All but `full` come at several costs, and at lower depth and resolution, each as large as the budget allows;
+methods that train come at several costs only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from ..spaces import Candidate, Scores, Space, threshold_candidate, within
+from ..pruners import METHODS
+from ..spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.7, 0.45)  # of the budget; a front needs points below it too
 _FREE_LEVELS = (0.75, 0.5, 0.25)  # of the full network's macs, where no limit is known by arithmetic
-_RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `uniform` tries, widest first
 
-_Maker = Callable[[Space, Scores, Mapping[str, float], float, float], Candidate]
+OWN = ("full", "magnitude")
+SEEDS = (*OWN, *METHODS)
+DEFAULT = ("full", "uniform", "magnitude")
 
 
-def seed_candidates(
-    names: Sequence[str], space: Space, scores: Scores, limits: Mapping[str, float]
-) -> list[tuple[str, Candidate]]:
-    """`(name, candidate)` pairs without repetition, in the order to try them; the same for the same arguments.
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """A network to try.
+
+    Attributes:
+        name: of the seed.
+        candidate: within the budget, but for `full`.
+        ranking: names the scores; empty for the study's own.
+        weights: names the weights.
+    """
+
+    name: str
+    candidate: Candidate
+    ranking: str = ""
+    weights: str = "inherited"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a seed is to be within.
+
+    Attributes:
+        limits: absolute, by cost name; all known to arithmetic.
+        depth: ratio of removable blocks that stay.
+        resolution: ratio of the full side.
+    """
+
+    limits: Mapping[str, float]
+    depth: float = 1.0
+    resolution: float = 1.0
+
+
+Maker = Callable[[str, Aim], Seed]
+"""Makes the seed of a name."""
+
+
+class Seeds:
+    """The seeds of a study by trial number, made when they are first asked for; the same for the same arguments.
 
     Args:
         names: some of `SEEDS`.
         space: the traced space.
-        scores: importance of every unit.
         limits: absolute, by cost name; every seed but `full` meets those that arithmetic knows.
+        make: makes a seed other than `full`.
     """
-    found: dict[Candidate, str] = {space.full: "full"} if "full" in names else {}
-    for targets, depth, resolution in _shapes(space, limits):
-        for name in names:
-            if name in _MAKERS:
-                try:
-                    candidate = _MAKERS[name](space, scores, targets, depth, resolution)
-                except ValueError:
-                    continue  # a share of the budget may lie below the smallest network, where the budget does not
-                found.setdefault(candidate, name)
-    return [(name, candidate) for candidate, name in found.items()]
+
+    def __init__(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> None:
+        self._aims = list(aims(space, limits))
+        self._most = 1 + len(names) * len(self._aims)
+        self._left = self._planted(tuple(names), space, make)
+        self._found: list[Seed] = []
+
+    def __call__(self, number: int) -> Seed | None:
+        """The seed that trial `number` tries."""
+        if number >= self._most:  # of a study that has more trials than seeds, none is made
+            return None
+        while len(self._found) <= number:
+            seed = next(self._left, None)
+            if seed is None:
+                return None
+            if all(
+                (one.candidate, one.ranking, one.weights) != (seed.candidate, seed.ranking, seed.weights)
+                for one in self._found
+            ):
+                self._found.append(seed)
+        return self._found[number]
+
+    def _planted(self, names: Sequence[str], space: Space, make: Maker) -> Iterator[Seed]:
+        if "full" in names:
+            yield Seed(name="full", candidate=space.full)
+        for aim in self._aims:
+            try:
+                space.check_limits(aim.limits)
+            except ValueError:
+                continue  # a share of the budget may lie below the smallest network, where the budget does not
+            for name in names:
+                trains = name in METHODS and METHODS[name]().needs == "training"
+                if name != "full" and not (trains and (aim.depth, aim.resolution) != (1.0, 1.0)):
+                    yield make(name, aim)
 
 
 def check_seeds(names: Sequence[str]) -> tuple[str, ...]:
@@ -50,8 +110,8 @@ def check_seeds(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _shapes(space: Space, limits: Mapping[str, float]) -> Iterator[tuple[dict[str, float], float, float]]:
-    """Targets by cost name, depth ratio and resolution ratio of each seed, most useful first."""
+def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
+    """Costs, depths and resolutions that seeds come at, most useful first."""
     full = space.costs([space.full]).iloc[0]
     known = {name: limit for name, limit in limits.items() if name in full.index}
     levels = _LEVELS if known else _FREE_LEVELS
@@ -59,29 +119,12 @@ def _shapes(space: Space, limits: Mapping[str, float]) -> Iterator[tuple[dict[st
     at = [{name: level * limit for name, limit in base.items()} for level in levels]
     lower = space.resolutions[-2][0] / space.resolutions[-1][0] if len(space.resolutions) > 1 else None
     shallower = 0.6 if any(axis.kind == "depth" for axis in space.axes) else None
-    yield at[0], 1.0, 1.0
+    yield Aim(limits=at[0])
     if lower is not None:
-        yield at[0], 1.0, lower
-    yield at[1], 1.0, 1.0
+        yield Aim(limits=at[0], resolution=lower)
+    yield Aim(limits=at[1])
     if shallower is not None:
-        yield at[0], shallower, 1.0
-    yield at[2], 1.0, 1.0
+        yield Aim(limits=at[0], depth=shallower)
+    yield Aim(limits=at[2])
     if lower is not None:
-        yield at[2], 1.0, lower
-
-
-def _uniform(space: Space, scores: Scores, targets: Mapping[str, float], depth: float, resolution: float) -> Candidate:
-    """The widest candidate with one ratio for all widths."""
-    family = list(dict.fromkeys(space.uniform(float(ratio), depth, resolution) for ratio in _RATIOS))
-    fine = np.flatnonzero(within(space, space.encode(family), targets))
-    return family[fine[0]] if len(fine) else space.repair(family[-1], targets)
-
-
-def _magnitude(
-    space: Space, scores: Scores, targets: Mapping[str, float], depth: float, resolution: float
-) -> Candidate:
-    return threshold_candidate(space, scores, targets, depth=depth, resolution=resolution)
-
-
-_MAKERS: dict[str, _Maker] = {"uniform": _uniform, "magnitude": _magnitude}
-SEEDS = ("full", *_MAKERS)
+        yield Aim(limits=at[2], resolution=lower)

@@ -16,6 +16,7 @@ from torch import nn
 from ..evaluators import Ladder, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
+from .artifacts import Artifacts
 from .evaluation import Evaluation
 from .files import new_folder, to_json, write
 from .finish import Exporter
@@ -27,8 +28,9 @@ from .lock import locked
 from .loop import Search
 from .progress import Listener, Progress
 from .proposer import Proposer
+from .pruning import Planter, Pruning
 from .runner import Runner, reproducible, serial
-from .seeds import SEEDS, seed_candidates
+from .seeds import DEFAULT, Seeds
 from .settings import Settings, default_objectives, dtype_name
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
 from .view import standing
@@ -101,7 +103,7 @@ class Study:
         objectives: Sequence[str] | None = None,
         sampler: str | SamplerFactory = "tpe",
         fidelity: str = "short",
-        seeds: Sequence[str] = SEEDS,
+        seeds: Sequence[str] = DEFAULT,
         scores: Scores | None = None,
         batch: int = 4,
         seed: int = 0,
@@ -123,7 +125,7 @@ class Study:
             objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when None.
             sampler: `"random"`, `"tpe"`, `"nsga2"`, `"gp"`, or a factory `seed -> Optuna sampler`.
             fidelity: `"recalibrated"`, `"short"` or `"long"`: how well a candidate is trained before its error counts.
-            seeds: what is tried first: `"full"`, `"uniform"`, `"magnitude"`.
+            seeds: what is tried first: `"full"`, `"uniform"`, `"magnitude"`, and any of `pruners.METHODS`.
             scores: which channels stay; the space's own L2 norms when None.
             batch: trials proposed together.
             seed: of everything random.
@@ -269,7 +271,7 @@ class Study:
             limits = self._settle_limits()
             search = Search(
                 ledger=self._ledger,
-                proposer=self._proposer(limits),
+                proposer=self._proposer(limits, progress),
                 evaluate=self._evaluation(limits),
                 runner=self.runner,
                 limits=limits,
@@ -279,24 +281,37 @@ class Study:
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
-    def _proposer(self, limits: Mapping[str, float]) -> Proposer:
+    def _proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
+        pruning = Pruning(
+            model=self.model,
+            space=self.space,
+            task=self.task,
+            training=self.settings.training,
+            seed=self.settings.seed,
+            device=self.settings.torch_device,
+        )
         scores = self.space.default_scores if self._scores is None else self._scores
+        planter = Planter(pruning=pruning, artifacts=self._artifacts, scores=scores, say=progress)
         return Proposer(
             space=self.space,
             objectives=self.settings.objectives,
             factory=self._factory,
             seed=self.settings.seed,
-            seeds=seed_candidates(self.settings.seeds, self.space, scores, limits),
+            seeds=Seeds(self.settings.seeds, self.space, limits, planter),
             limits=limits,
             ranking=self.fingerprint["ranking"],
             fidelity=self.settings.fidelity,
         )
 
+    @property
+    def _artifacts(self) -> Artifacts:
+        return Artifacts(folder=self.path, space=self.space, scores=self._scores, ranking=self.fingerprint["ranking"])
+
     def _evaluation(self, limits: Mapping[str, float]) -> Evaluation:
         return Evaluation(
             model=self.model,
             space=self.space,
-            scores=self._scores,
+            artifacts=self._artifacts,
             evaluator=self._evaluator,
             seed=self.settings.seed,
             device=self.settings.torch_device,
@@ -380,7 +395,7 @@ class Study:
             study=self.path,
             model=self.model,
             space=self.space,
-            scores=self._scores,
+            artifacts=self._artifacts,
             task=self.task,
             settings=self.settings,
             fingerprint=self.fingerprint,

@@ -7,11 +7,12 @@ import optuna
 import pytest
 from landscapes import tiny_net, tiny_space
 
+from secateur.pruners import METHODS
 from secateur.search import SAMPLERS
-from secateur.spaces import within
+from secateur.spaces import threshold_candidate, within
 from secateur.studies.mirror import Mirror, seed_of
 from secateur.studies.proposer import Proposer
-from secateur.studies.seeds import seed_candidates
+from secateur.studies.seeds import Seed, Seeds
 from secateur.studies.trial import Outcome
 
 SPACE = tiny_space(tiny_net())
@@ -24,11 +25,21 @@ def proposer(limits, sampler="random", seeds=()):
         objectives=("error", "macs"),
         factory=SAMPLERS[sampler] if isinstance(sampler, str) else sampler,
         seed=0,
-        seeds=seed_candidates(seeds, SPACE, SPACE.default_scores, limits),
+        seeds=Seeds(seeds, SPACE, limits, planted),
         limits=limits,
         ranking="l2:0",
         fidelity="short",
     )
+
+
+def planted(name, aim):
+    if name == "magnitude":
+        candidate = threshold_candidate(SPACE, None, aim.limits, depth=aim.depth, resolution=aim.resolution)
+    else:
+        candidate = (
+            METHODS[name]().propose(None, SPACE, aim.limits, depth=aim.depth, resolution=aim.resolution).candidate
+        )
+    return Seed(name=name, candidate=candidate)
 
 
 def all_within(limits):

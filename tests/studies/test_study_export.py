@@ -107,7 +107,7 @@ def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
             file.unlink()
 
     def die(event):
-        if event["event"] == "epoch" and event["epoch"] == 2:
+        if event["event"] == "epoch" and event["done"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +115,7 @@ def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
     assert not (tmp_path / "resumed").exists()
     events = []
     resumed = study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=events.append, formats=())[0]
-    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [3, 4]
+    assert [event["done"] for event in events if event["event"] == "epoch"] == [3, 4]
     assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert config(resumed)["errors"] == config(straight)["errors"]
 

@@ -1,0 +1,107 @@
+"""Rankings and weights that trials name: kept in the study's folder under their digests, and networks built from them.
+
+rankings/NAME-DIGEST.safetensors    scores of a pruning method, `{group: (units,)}`
+weights/NAME-DIGEST.safetensors     state dict of a small network whose weights are not simply inherited
+proposals/KEY.json                  what a method proposed: candidate, names of the above, notes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..pruners import Proposal
+from ..spaces import Candidate, Cut, Scores, Space, build, cut
+from .files import read_json, to_json, write_atomic
+from .weights import digest, read_tensors
+
+INHERITED = "inherited"
+_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifacts:
+    """Turns the names in a trial into a network.
+
+    Attributes:
+        folder: of the study.
+        space: the traced space.
+        scores: the study's own ranking; None for the space's.
+        ranking: its name in trials.
+    """
+
+    folder: Path
+    space: Space
+    scores: Scores | None
+    ranking: str
+
+    def build(self, model: nn.Module, candidate: Candidate, ranking: str, weights: str) -> nn.Module:
+        """The small network of a trial, with its weights; `model` is the full network."""
+        small = build(model, self.space, candidate, self.scores_of(ranking))
+        if weights != INHERITED:
+            small.load_state_dict(self._read("weights", weights))
+        return small
+
+    def cut(self, candidate: Candidate, ranking: str) -> Cut:
+        """What a trial changes in the full network."""
+        return cut(self.space, candidate, self.scores_of(ranking))
+
+    def scores_of(self, ranking: str) -> Scores | None:
+        """The scores that a ranking names; None for the space's own."""
+        return self.scores if ranking == self.ranking else self._read("rankings", ranking)
+
+    def rankings(self) -> list[str]:
+        """Names of the rankings that methods gave."""
+        found = sorted((self.folder / "rankings").glob("*.safetensors"))
+        return [":".join(path.stem.rsplit("-", 1)) for path in found]
+
+    def keep(self, key: str, method: str, proposal: Proposal, *, selects: bool, seconds: float) -> dict[str, Any]:
+        """Write a proposal under a key; what `proposed` reads.
+
+        Args:
+            key: the same for the same question.
+            method: its name.
+            proposal: what it said.
+            selects: whether its scores are its own; the study's ranking is named where they are not.
+            seconds: it took.
+        """
+        ranking = self._write("rankings", method, proposal.scores) if selects else self.ranking
+        weights = INHERITED if proposal.weights is None else self._write("weights", method, proposal.weights)
+        said = {
+            "method": method,
+            "candidate": list(proposal.candidate),
+            "ranking": ranking,
+            "weights": weights,
+            "seconds": seconds,
+            "notes": dict(proposal.notes),
+        }
+        (self.folder / "proposals").mkdir(exist_ok=True)
+        write_atomic(self._proposal(key), to_json(said))
+        return said
+
+    def proposed(self, key: str) -> dict[str, Any] | None:
+        """The proposal under a key, if there is one."""
+        return read_json(self._proposal(key)) if self._proposal(key).exists() else None
+
+    def _proposal(self, key: str) -> Path:
+        return self.folder / "proposals" / f"{key}.json"
+
+    def _write(self, kind: str, name: str, tensors: Mapping[str, Tensor]) -> str:
+        plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        named = f"{name}:{digest(plain)[:_DIGITS]}"
+        path = self._path(kind, named)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, save(plain, metadata={"format": "pt"}))
+        return named
+
+    def _read(self, kind: str, named: str) -> dict[str, Tensor]:
+        return read_tensors(self._path(kind, named), named.rpartition(":")[2])
+
+    def _path(self, kind: str, named: str) -> Path:
+        return self.folder / kind / f"{named.replace(':', '-')}.safetensors"

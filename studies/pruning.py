@@ -1,0 +1,218 @@
+"""Runs methods of the literature on a study's network and data: alone (`Pruning.propose`), or as seeds (`Planter`)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..evaluators import Task, Training, train
+from ..pruners import METHODS, Examples, Method, Proposal, TrainingPruner
+from ..spaces import Candidate, Scores, Space, threshold_candidate, within
+from .artifacts import Artifacts
+from .keeper import Keeper
+from .mirror import seed_of
+from .progress import Listener, Watch
+from .seeds import Aim, Seed
+
+logger = logging.getLogger("secateur")
+
+
+def method_named(name: str) -> Method:
+    """The method called so.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}")
+    return METHODS[name]()
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """The method's settings as plain values, the same in every process; functions and the like by their name."""
+    values = {name: getattr(method, name) for name in getattr(method, "__dataclass_fields__", {})}
+    return {"method": method.name, "class": type(method).__name__} | {
+        name: value if isinstance(value, int | float | str | None) else _plain(value) for name, value in values.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, int | float | str | None):
+        return value
+    return str(getattr(value, "name", None) or getattr(value, "__qualname__", type(value).__qualname__))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Asks methods; holds what is the same for all of them.
+
+    Attributes:
+        model: the full network with the base weights; it is never changed.
+        space: its traced space.
+        task: data and loss; methods see the training split only.
+        training: how a method that trains is trained, and on how many images the others look.
+        seed: of everything random.
+        device: where that happens.
+    """
+
+    model: nn.Module
+    space: Space
+    task: Task
+    training: Training
+    seed: int
+    device: torch.device
+
+    def propose(
+        self,
+        method: Method,
+        limits: Mapping[str, float],
+        *,
+        depth: float = 1.0,
+        resolution: float = 1.0,
+        state: Path | None = None,
+        say: Listener | None = None,
+    ) -> Proposal:
+        """What the method proposes within the limits.
+
+        Args:
+            method: any of `METHODS`, or one of the user's.
+            limits: absolute, by cost name; all known to arithmetic.
+            depth: ratio of removable blocks that stay; a training method starts from all of them.
+            resolution: ratio of the full side.
+            state: file that keeps a training phase after every epoch; a killed one goes on from it.
+            say: called after every epoch of a training phase with `{"event": "pruning", ...}`.
+
+        Raises:
+            ValueError: the method can't do what is asked: labels are missing, scores are of no use, the limits are out
+                of reach.
+        """
+        self.space.check_limits(limits)
+        model = copy.deepcopy(self.model).to(self.device)
+        if isinstance(method, TrainingPruner):
+            proposal = self._trained(method, model, limits, state, say)
+        else:
+            examples = None if method.needs == "nothing" else self._examples
+            proposal = method.propose(  # type: ignore[attr-defined]
+                model, self.space, limits, examples=examples, seed=self.seed, depth=depth, resolution=resolution
+            )
+        return self._checked(method, proposal, limits)
+
+    def _trained(
+        self,
+        method: TrainingPruner,
+        model: nn.Module,
+        limits: Mapping[str, float],
+        state: Path | None,
+        say: Listener | None,
+    ) -> Proposal:
+        phase = method.start(model, self.space, limits, seed=self.seed)
+        keeper = None if state is None else Keeper(state)
+        kept = None if keeper is None else keeper.kept()
+        watch = Watch(say, {"event": "pruning", "method": method.name}, began=0 if kept is None else kept["epoch"])
+        train(
+            phase.model,
+            self.task,
+            self.training,
+            epochs=self.training.pruning_epochs,
+            resolution=self.space.side(self.space.full) or None,
+            seed=seed_of(self.seed, 0, 2),
+            device=self.device,
+            callbacks=(phase, watch) if keeper is None else (phase, keeper, watch),
+            state=kept,
+        )
+        return phase.proposal()
+
+    def _checked(self, method: Method, proposal: Proposal, limits: Mapping[str, float]) -> Proposal:
+        """The proposal, on the CPU, if it is legal and within the limits."""
+        candidate = self.space.canonical(proposal.candidate)
+        if not within(self.space, self.space.encode([candidate]), limits)[0]:
+            raise ValueError(
+                f"{method.name} proposed a network over the budget; choose another method or a higher budget"
+            )
+        weights = proposal.weights
+        return Proposal(
+            candidate=candidate,
+            scores={name: scores.detach().float().cpu() for name, scores in proposal.scores.items()},
+            weights=None if weights is None else {name: value.detach().cpu() for name, value in weights.items()},
+            notes=proposal.notes,
+        )
+
+    @cached_property
+    def _examples(self) -> Examples:
+        side = self.space.side(self.space.full) or None
+        batches: list[Any] = []
+        seen = 0
+        for batch in self.task.loader("train", side, None):
+            batches.append(batch)
+            seen += len(batch.targets) if hasattr(batch, "targets") else 1
+            if seen >= self.training.pruning_images:
+                break
+        return Examples(batches=batches, loss=self.task.loss, forward=self.task.forward)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planter:
+    """Makes a study's seeds, and keeps in its folder what methods proposed: nothing is asked twice.
+
+    Attributes:
+        pruning: asks the methods.
+        artifacts: of the study.
+        scores: the study's own ranking.
+        say: called with an event after every proposal, and after every epoch of one that trains.
+    """
+
+    pruning: Pruning
+    artifacts: Artifacts
+    scores: Scores
+    say: Listener | None = None
+
+    def __call__(self, name: str, aim: Aim) -> Seed:
+        """The seed of a name, as large as the aim allows."""
+        space = self.pruning.space
+        if name == "magnitude":
+            candidate = threshold_candidate(space, self.scores, aim.limits, depth=aim.depth, resolution=aim.resolution)
+            return Seed(name=name, candidate=candidate)
+        method = method_named(name)
+        if method.needs == "nothing" and not method.selects:
+            proposal = self.pruning.propose(method, aim.limits, depth=aim.depth, resolution=aim.resolution)
+            return Seed(name=name, candidate=proposal.candidate)
+        said = self._said(method, aim)
+        return Seed(name=name, candidate=Candidate(said["candidate"]), ranking=said["ranking"], weights=said["weights"])
+
+    def _said(self, method: Method, aim: Aim) -> dict[str, Any]:
+        asked = [sorted(aim.limits.items()), aim.depth, aim.resolution, self.pruning.seed, settings_of(method)]
+        key = f"{method.name}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
+        said = self.artifacts.proposed(key)
+        if said is not None:
+            return said
+        started = time.perf_counter()
+        state = self.artifacts.folder / "proposals" / f"{key}.pt"
+        state.parent.mkdir(exist_ok=True)
+        proposal = self.pruning.propose(
+            method, aim.limits, depth=aim.depth, resolution=aim.resolution, state=state, say=self.say
+        )
+        seconds = time.perf_counter() - started
+        said = self.artifacts.keep(key, method.name, proposal, selects=method.selects, seconds=seconds)
+        state.unlink(missing_ok=True)
+        if self.say is not None:
+            costs = self.pruning.space.cost_table([proposal.candidate])
+            self.say(
+                {"event": "proposed", "method": method.name, "seconds": seconds}
+                | {name: int(column[0]) for name, column in costs.items()}
+            )
+        return said

@@ -1,0 +1,149 @@
+"""One method alone, and methods as the seeds of a search: files, kills, wrong input."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from study_file import STUDY, write
+
+from secateur import load
+from secateur.__main__ import main
+from secateur.pruners import METHODS, Scored, criterion
+from secateur.studies import launch
+from secateur.studies.prune import prune, source
+
+TRAINS = [name for name in METHODS if METHODS[name]().needs == "training"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("prune"), "prune_tiny")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished study, whose network is taken."""
+    assert main(["search", str(folder / "study.toml"), "--out", str(folder / "run"), "--trials", "2", "--quiet"]) == 0
+    return folder / "run"
+
+
+def refused(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("secateur: error: ")
+    return said.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_a_network_within_the_budget(run, tmp_path, capsys, method):
+    out = tmp_path / "out"
+    options = ["--budget", "macs=0.5", "--epochs", "2", "--finetune-epochs", "1", "--json", "--quiet"]
+    assert main(["prune", str(run), "--method", method, "--out", str(out), *options]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert config["method"] == method and config["costs"]["macs"] <= 0.5 * config["full_costs"]["macs"]
+    assert {"validation_error", "test_error", "full_test_error"} <= set(config["errors"])
+    assert load(out)(torch.zeros(3, 1, 8, 8)).shape == (3, 2)
+    file, _ = source(run)
+    net = load(out, model=launch.make_model(file.without_weights()))
+    assert sum(p.numel() for p in net.parameters()) == config["costs"]["params"]
+    assert not (tmp_path / "out.part").exists()
+
+
+def test_the_table_and_the_lines_say_what_came_out(run, tmp_path, capsys):
+    assert main(["prune", str(run), "--method", "l1", "--budget", "macs=0.4", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "l1 proposes a network of" in said.err and "trained, validation error" in said.err
+    assert said.out.splitlines()[0].split() == ["l1", "full"] and "test error" in said.out
+    assert said.out.splitlines()[-1] == str(tmp_path / "out")
+
+
+def test_the_base_network_is_trained_where_the_file_says_so(folder, tmp_path, capsys):
+    study = str(folder / "study.toml")
+    assert main(["prune", study, "--method", "taylor", "--out", str(tmp_path / "out"), "--finetune-epochs", "0"]) == 0
+    assert capsys.readouterr().err.startswith("base network: epoch 1/2, loss")
+    assert refused(capsys, "prune", study, "--method", "taylor", "--out", tmp_path / "out").endswith("another folder")
+
+
+def test_a_latency_budget_is_measured(run, tmp_path, capsys):
+    options = ["--budget", "latency_ms=100", "--budget", "macs=0.9", "--finetune-epochs", "0", "--json", "--quiet"]
+    assert main(["prune", str(run), "--method", "l2", "--out", str(tmp_path / "a"), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["costs"]["latency_ms"] <= 100
+    options = ["--budget", "latency_ms=0.000001", "--quiet"]
+    said = refused(capsys, "prune", run, "--method", "l2", "--out", tmp_path / "b", *options)
+    assert "l2 finds no network within latency_ms=1e-06" in said and "its smallest takes" in said
+
+
+@pytest.mark.parametrize("method", ["l1", "resrep"])
+def test_a_killed_prune_goes_on_where_it_stood(run, tmp_path, method):
+    """The same network, whether it was killed after an epoch of pruning and one of fine-tuning, or not at all."""
+    options = ["--method", method, "--budget", "macs=0.5", "--epochs", "3", "--finetune-epochs", "3"]
+    command = [sys.executable, "-P", "-m", "secateur", "prune", str(run), *options, "--out"]
+    assert main([*command[4:], str(tmp_path / "whole"), "--quiet"]) == 0
+    for moment in ["epoch 2/3", "trained"]:
+        with subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if moment in line:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    assert main([*command[4:], str(tmp_path / "cut"), "--quiet"]) == 0
+    for name in ("model.safetensors",):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+
+
+def test_bad_usage_is_one_line(run, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "method 'l3' is unknown; expected one of " in refused(capsys, "prune", run, "--method", "l3", "--out", out)
+    prunes = ["prune", run, "--method", "l1", "--out", out]
+    assert "reachable are" in refused(capsys, *prunes, "--budget", "macs=10")
+    assert "finetune_epochs=-1" in refused(capsys, *prunes, "--finetune-epochs", "-1")
+    assert "pruning_epochs is 0" in refused(capsys, *prunes, "--epochs", "0")
+    assert "does not exist" in refused(capsys, "prune", "nowhere.toml", "--method", "l1", "--out", out)
+    (folder / "free.toml").write_text(STUDY.format(module="prune_tiny").replace("macs = 0.6", ""))
+    assert "l1 needs a budget" in refused(capsys, "prune", folder / "free.toml", "--method", "l1", "--out", out)
+    assert not out.exists()
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "prune.json").write_text("{}")
+    assert "another `prune` left unfinished" in refused(capsys, *prunes)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(float("nan"), "are not all finite"), (0.0, "gives every unit the same score")]
+)
+def test_scores_of_no_use_are_refused(run, tmp_path, value, message):
+    @criterion("mine")
+    def score(model, space, examples=None):
+        return {group.name: torch.full((group.units,), value) for group in space.groups}
+
+    file, study = source(run)
+    with pytest.raises(ValueError, match=f"mine.*{message}"):
+        prune(file, Scored(criterion=score), tmp_path / "out", study=study)
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_seed_a_search_and_are_asked_once(folder, tmp_path, capsys):
+    seeds = ["full", "taylor", "layer-wise", *TRAINS[:1]]
+    study = folder / "seeded.toml"
+    text = STUDY.format(module="prune_tiny").replace("trials = 6", f"trials = 12\nseeds = {json.dumps(seeds)}")
+    study.write_text(text.replace("base_epochs = 2", "base_epochs = 2\npruning_epochs = 2"))
+    out = tmp_path / "run"
+    assert main(["search", str(study), "--out", str(out), "--trials", "8"]) == 0
+    said = capsys.readouterr().err
+    table = launch.open_study(out).trials()
+    assert table.source[:4].tolist() == ["seed:full", "seed:taylor", "seed:layer-wise", f"seed:{TRAINS[0]}"]
+    assert table.ranking[1].startswith("taylor:") and table.ranking[2].startswith("l2:")
+    assert table.weights[3].startswith(f"{TRAINS[0]}:") and (table.weights[:3] == "inherited").all()
+    assert table.within[1:].all() and (table.state == "complete").all()
+    assert said.count("taylor proposes a network") == len(list((out / "proposals").glob("taylor-*"))) > 1
+    assert main(["resume", str(out), "--trials", "12"]) == 0
+    assert "trial 12/12" in capsys.readouterr().err
+    exported = launch.export(out, tmp_path / "nets", pick="3", finetune_epochs=0)
+    config = json.loads((exported[0] / "config.json").read_text())
+    assert config["ranking"] == table.ranking[3] and config["weights"] == table.weights[3]
+    first = next((out / "weights").glob("*.safetensors"))
+    first.write_bytes(b"no tensors")
+    said = refused(capsys, "export", out, "--to", tmp_path / "other", "--pick", "3")
+    assert f"{first} is damaged" in said

@@ -56,6 +56,7 @@ def standing_text(standing: Mapping[str, Any]) -> str:
     counts = [f"{standing['told']} done"]
     counts += [f"{standing[name]} {name}" for name in ("running", "failed", "skipped") if standing[name]]
     asked = ", ".join(f"{name}={limit}" for name, limit in standing["budget"].items()) or "none"
+    foretold = [f"{proxy['proxy'].partition(':')[0]} {proxy['correlation']:.2f}" for proxy in standing["proxies"]]
     rows = [
         ["trials", ", ".join(counts)],
         ["front", f"{standing['front']} networks"],
@@ -63,6 +64,11 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         ["budget", asked],
         ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
         ["fidelity", standing["fidelity"]],
+        *(
+            [["proxies", f"{', '.join(dict.fromkeys(foretold))} (rank correlation with the errors)"]]
+            if foretold
+            else []
+        ),
         ["spent", f"{duration(standing['seconds'])} evaluating"],
     ]
     return table(rows)

@@ -28,7 +28,8 @@ from .lock import locked
 from .loop import Search
 from .progress import Listener, Progress
 from .proposer import Proposer
-from .pruning import Planter, Pruning
+from .proxies import known, proxy_table
+from .pruning import Planter, Pruning, method_named
 from .runner import Runner, reproducible, serial
 from .seeds import DEFAULT, Seeds
 from .settings import Settings, default_objectives, dtype_name
@@ -278,11 +279,12 @@ class Study:
                 watch=Progress(progress, trials, limits),
             )
             search.run(trials, self.settings.batch)
+            self._ledger.note("proxies", known(self.proxies()))
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
-    def _proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
-        pruning = Pruning(
+    def _pruning(self) -> Pruning:
+        return Pruning(
             model=self.model,
             space=self.space,
             task=self.task,
@@ -290,8 +292,10 @@ class Study:
             seed=self.settings.seed,
             device=self.settings.torch_device,
         )
+
+    def _proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         scores = self.space.default_scores if self._scores is None else self._scores
-        planter = Planter(pruning=pruning, artifacts=self._artifacts, scores=scores, say=progress)
+        planter = Planter(pruning=self._pruning(), artifacts=self._artifacts, scores=scores, say=progress)
         return Proposer(
             space=self.space,
             objectives=self.settings.objectives,
@@ -359,7 +363,32 @@ class Study:
     def status(self) -> dict[str, Any]:
         """Where the study stands, as plain values."""
         self._ledger.refresh()
-        return standing(self.path, self._ledger.trials, self.budget, self._limits(), self.settings.to_json())
+        return standing(
+            self.path,
+            self._ledger.trials,
+            self.budget,
+            self._limits(),
+            self.settings.to_json(),
+            self._ledger.notes().get("proxies", []),
+        )
+
+    def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
+        """How well rankings foretell the errors of the trials so far, best first; see `proxies.proxy_table`.
+
+        A ranking's guess for a network is the share of all scores that it retains, known without building it.
+
+        Args:
+            methods: pruning methods that are asked for their scores now; those among the seeds are known already.
+        """
+        pruning, artifacts = self._pruning(), self._artifacts
+        own = self.space.default_scores if self._scores is None else self._scores
+        rankings = {self.fingerprint["ranking"]: own}
+        for name in artifacts.rankings():
+            rankings[name] = artifacts.scores_of(name) or own
+        full = _full_costs(self.space)
+        for name in methods:
+            rankings[name] = pruning.propose(method_named(name), {"macs": full["macs"]}).scores
+        return proxy_table(self._ledger.trials, self.space, rankings)
 
     def export(
         self,

@@ -49,6 +49,7 @@ class View:
         notes = ledger.notes()
         self.budget = Budget(**notes["budget"])
         self._trials: Sequence[Trial] = ledger.trials
+        self._proxies = notes.get("proxies", [])
         full = self.full | {name: notes[f"full_{name}"] for name in ("latency_ms",) if f"full_{name}" in notes}
         known = {n: limit for n, limit in self.budget.asked().items() if n in full or not self.budget.needs_full(n)}
         self._limits = Budget(**known, reserve=self.budget.reserve).limits(full)
@@ -59,13 +60,18 @@ class View:
 
     def status(self) -> dict[str, Any]:
         """As `Study.status`."""
-        return standing(self.path, self._trials, self.budget, self._limits, self._settings)
+        return standing(self.path, self._trials, self.budget, self._limits, self._settings, self._proxies)
 
 
 def standing(
-    path: Path, trials: Sequence[Trial], budget: Budget, limits: Mapping[str, float], settings: Mapping[str, Any]
+    path: Path,
+    trials: Sequence[Trial],
+    budget: Budget,
+    limits: Mapping[str, float],
+    settings: Mapping[str, Any],
+    proxies: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Where a study stands, as plain values; `settings` as in study.json."""
+    """Where a study stands, as plain values; `settings` as in study.json, `proxies` as at the end of its last run."""
     best: Trial | None = None
     for trial in trials:
         best = trial if trial.told and better(trial, best, limits) else best
@@ -85,5 +91,6 @@ def standing(
         "objectives": list(settings["objectives"]),
         "sampler": settings["sampler"],
         "fidelity": settings["fidelity"],
+        "proxies": [dict(proxy) for proxy in proxies],
         "seconds": sum(trial.outcome.seconds for trial in told if trial.outcome is not None),
     }

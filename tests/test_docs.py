@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import secateur
+from secateur.pruners import METHODS
+from secateur.studies.networks import resnet20
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["secateur", *(found.name for found in pkgutil.walk_packages(secateur.__path__, "secateur."))]
@@ -46,6 +48,30 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     assert names["net"](torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_readme_names_files_that_exist():
-    for name in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
-        assert (ROOT / name).exists(), name
+def test_the_methods_page_runs_and_lists_every_method():
+    """The blocks as they stand, one after another, on a tiny network."""
+    page = (ROOT / "docs" / "methods.md").read_text()
+    model = resnet20(widths=(4, 4, 8), blocks=(1, 1, 1))
+    space = secateur.Space.trace(model.eval(), torch.rand(1, 1, 12, 12), divisor=1)
+    names: dict[str, object] = {"model": model, "space": space}
+    names |= {"images": torch.rand(16, 1, 12, 12), "labels": torch.arange(16) % 10}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "methods.md", "exec"), names)
+    assert len(blocks) == 3 and names["small"](names["images"]).shape == (16, 10)
+    listed = {}
+    for row in re.findall(r"^\| (`.*)\|$", page, re.MULTILINE):
+        cells = [cell.strip() for cell in row.split(" | ")]
+        listed |= {name: cells[2:] for name in re.findall("`([^`]+)`", cells[0])}
+    assert set(listed) == set(METHODS)
+    for name, (allocates, selects, weights, needs) in listed.items():
+        method = METHODS[name]()
+        assert (allocates == "yes", selects == "yes") == (method.allocates, method.selects), name
+        assert weights.split(",")[0] == method.weights and needs == method.needs, name
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_pages_name_files_that_exist(page):
+    text = (ROOT / page).read_text()
+    for name in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
+        assert ((ROOT / page).parent / name).exists(), name

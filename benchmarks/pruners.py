@@ -130,7 +130,7 @@ def peer(kind, model, limit, task):
     def pruned(ratio):
         small = copy.deepcopy(model)
         if kind == "taylor":
-            for number, batch in zip(range(8), task.loader("train", None, None), strict=False):
+            for _, batch in zip(range(8), task.loader("train", None, None), strict=False):
                 outputs, targets = task.forward(small, batch)
                 task.loss(outputs, targets).backward()
         tp.pruner.MetaPruner(
@@ -186,27 +186,31 @@ def said(cells, split):
     return f"{mean:.2f} ± {half:.2f}"
 
 
+INTRODUCTION = """# Pruning methods, each alone
+
+One residual network of 8 layers (2.55 million multiply-adds, 77,754 parameters) on Fashion-MNIST: 10,000 images to
+train on, 5,000 for validation, 10,000 to test; {seeds} seeds, each with a base network of its own ({base} epochs). Every
+method gets the same {epochs} epochs after the base network: one that prunes while it trains uses {phase} of them for
+that. Errors in percent with the 95 % interval of the mean over the seeds (Student's t: with 3 seeds it is wide);
+nothing was chosen by the test error. Seconds are processor seconds of one core for scoring and choosing, or for the
+pruning phase, median of all cells.
+
+`full` is the whole network, trained for the same epochs more. `torch-pruning` is Torch-Pruning 1.6.1 with group-L1
+and group-Taylor importance, global ranking, at most the same multiply-adds, fine-tuned by the same loop.
+
+    python benchmarks/pruners.py --data FOLDER
+    python benchmarks/pruners.py --page
+
+Commits: {commits}. n: 10,000 test images a seed."""
+
+
 def page(seeds):
     found = rows(seeds)
     commits = sorted({cell["commit"] for cells in found.values() for cell in cells})
-    out = [
-        "# Pruning methods, each alone",
-        "",
-        "One residual network of 8 layers (2.55 million multiply-adds, 77,754 parameters) on Fashion-MNIST: 10,000 images",
-        f"to train on, 5,000 for validation, 10,000 to test; {seeds} seeds, each with a base network of its own ({BASE_EPOCHS} epochs).",
-        f"Every method gets the same {EPOCHS} epochs after the base network: one that prunes while it trains uses {EPOCHS // 2} of them",
-        "for that. Errors in percent with the 95 % interval of the mean over the seeds (Student's t: with 3 seeds it is wide);",
-        "nothing was chosen by the test error. Seconds are processor seconds of one core for scoring and choosing, or for the",
-        "pruning phase, median of all its cells.",
-        "",
-        "`full` is the whole network, trained for the same epochs more. `torch-pruning` is Torch-Pruning 1.6.1 with group-L1 and",
-        "group-Taylor importance, global ranking, at most the same multiply-adds, fine-tuned by the same loop.",
-        "",
-        "    python benchmarks/pruners.py --data FOLDER",
-        "    python benchmarks/pruners.py --page",
-        "",
-        f"Commits: {', '.join(commits)}. n: 10,000 test images a seed.",
-    ]
+    out = INTRODUCTION.format(
+        seeds=seeds, base=BASE_EPOCHS, epochs=EPOCHS, phase=EPOCHS // 2, commits=", ".join(commits)
+    )
+    out = out.splitlines()
     for share in SHARES:
         here = {name: cells for (name, at), cells in found.items() if at == share}
         order = sorted(here, key=lambda name: statistics.mean(cell["errors"]["validation"] for cell in here[name]))
@@ -218,9 +222,8 @@ def page(seeds):
             before = statistics.mean(100 * cell["before"]["test"] for cell in cells)
             macs = statistics.mean(cell["macs"] for cell in cells)
             seconds = statistics.median(cell["seconds"] for cell in cells)
-            out.append(
-                f"| {name} | {said(cells, 'validation')} | {said(cells, 'test')} | {before:.1f} | {macs:.3f} | {seconds:.1f} |"
-            )
+            shown = f"{before:.1f} | {macs:.3f} | {seconds:.1f}"
+            out.append(f"| {name} | {said(cells, 'validation')} | {said(cells, 'test')} | {shown} |")
     out += ["", "## Against the same criterion in Torch-Pruning", ""]
     out += [
         "| pair | MACs | difference of test errors, points | standard error over the seeds |",

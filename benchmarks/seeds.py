@@ -2,11 +2,11 @@
 
     python benchmarks/seeds.py --data FOLDER [--trials 30] [--seeds 3]
 
-The base networks and images of benchmarks/pruners.py (4,000 of them to fine-tune on, one epoch a trial), searched within
-half the multiply-adds over widths, depth and resolution by `tpe`, once with no seed but the full network and once with
-each set of seeds. The measure is the hypervolume of the front of error and multiply-adds, against an error of 0.5 at the
-whole budget. `reached` is that of a search right after its seeds; `saved` is how many more trials the search without
-seeds takes to reach it. The studies are kept in build/seeds and go on after a kill.
+The base networks and images of benchmarks/pruners.py (4,000 of them to fine-tune on, one epoch a trial), searched
+within half the multiply-adds over widths, depth and resolution by `tpe`, once with no seed but the full network and
+once with each set of seeds. The measure is the hypervolume of the front of error and multiply-adds, against an error of
+0.5 at the whole budget. `reached` is that of a search right after its seeds; `saved` is how many more trials the search
+without seeds takes to reach it. The studies are kept in build/seeds and go on after a kill.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import statistics
 from pathlib import Path
 
 import torch
-from pruners import base, data
 
+from pruners import base, data
 from secateur import Budget, Classification, Space, Study, Training
 from secateur.search import hypervolume
 

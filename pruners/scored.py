@@ -98,6 +98,11 @@ class Even:
         family = [self._at(space, float(ratio), depth, resolution) for ratio in _RATIOS]
         family = list(dict.fromkeys(family))
         fine = np.flatnonzero(within(space, space.encode(family), limits))
+        if not len(fine) and self.least > 1:
+            space.check_limits(limits)
+            raise ValueError(
+                f"no network with at least {self.least} channels in every group is within {dict(limits)}; lower it"
+            )
         candidate = family[fine[0]] if len(fine) else space.repair(family[-1], limits)
         return Proposal(candidate=candidate, scores=dict(space.default_scores))
 

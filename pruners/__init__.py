@@ -10,27 +10,50 @@ budget at once (`Pruner.propose`), or while somebody trains (`TrainingPruner.sta
     small = realised(model, space, proposal)
 """
 
-from .criteria import CRITERIA, Criterion, criterion, l1, l2, shuffled
+from .aofp import Aofp
+from .campaign import campaign
+from .criteria import Criterion, criterion, l1, l2, shuffled
+from .epruner import EPruner
 from .examples import Examples
-from .methods import METHODS
+from .fresh import fresh
+from .functionality import Functionality
+from .granet import Granet
+from .lasso import GroupLasso
+from .methods import CRITERIA, METHODS
+from .orthoreg import OrthoReg
 from .proposal import Method, Phase, Proposal, Pruner, TrainingPruner, realised
+from .ranp import Ranp, retained
+from .resrep import ResRep
 from .scored import Even, Scored
+from .sparse import SparseMasks
 
 __all__ = [
     "CRITERIA",
     "METHODS",
+    "Aofp",
     "Criterion",
+    "EPruner",
     "Even",
     "Examples",
+    "Functionality",
+    "Granet",
+    "GroupLasso",
     "Method",
+    "OrthoReg",
     "Phase",
     "Proposal",
     "Pruner",
+    "Ranp",
+    "ResRep",
     "Scored",
+    "SparseMasks",
     "TrainingPruner",
+    "campaign",
     "criterion",
+    "fresh",
     "l1",
     "l2",
     "realised",
+    "retained",
     "shuffled",
 ]

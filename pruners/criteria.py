@@ -85,6 +85,3 @@ def shuffled(seed: int) -> Criterion:
         return {group.name: torch.rand(group.units, generator=generator) for group in space.groups}
 
     return Criterion("random", "nothing", score)
-
-
-CRITERIA = {"l1": l1, "l2": l2, "random": shuffled(0)}

@@ -1,18 +1,47 @@
-"""Every method by its name."""
+"""Every criterion and every method by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from .criteria import l1, l2, shuffled
+from .anpyc import anpyc
+from .aofp import Aofp
+from .criteria import Criterion, l1, l2, shuffled
+from .epruner import EPruner
+from .features import hrank
+from .flow import synflow
+from .functionality import Functionality
+from .gradients import grasp, obd, snip, taylor
+from .granet import Granet
+from .norms import bn_scale, fpgm
+from .orthoreg import OrthoReg
 from .proposal import Method
+from .ranp import Ranp
+from .resrep import ResRep
 from .scored import Even, Scored
 
+CRITERIA: dict[str, Criterion] = {
+    one.name: one for one in (l1, l2, bn_scale, fpgm, taylor, snip, grasp, synflow, obd, hrank, anpyc, shuffled(0))
+}
+"""Every criterion by its name."""
+
 METHODS: dict[str, Callable[..., Method]] = {
-    "l1": partial(Scored, criterion=l1),
-    "l2": partial(Scored, criterion=l2),
-    "random": partial(Scored, criterion=shuffled(0)),
+    **{name: partial(Scored, criterion=one) for name, one in CRITERIA.items()},
+    "fpgm": partial(Scored, criterion=fpgm, allocation="even"),  # as in the paper: distances of layers do not compare
+    "hrank": partial(Scored, criterion=hrank, allocation="even"),  # nor do ranks
     "uniform": partial(Even, name="uniform"),
     "layer-wise": partial(Even, name="layer-wise"),
+    "ranp": partial(Ranp, name="ranp"),
+    "ranp-w": partial(Ranp, name="ranp-w", balance=True),
+    "ranp-f": partial(Ranp, name="ranp-f", balance=True, resource="flops"),
+    "ranp-m": partial(Ranp, name="ranp-m", balance=True, resource="memory"),
+    "ranp-p": partial(Ranp, name="ranp-p", balance=True, resource="params"),
+    "epruner": EPruner,
+    "functionality": Functionality,
+    "resrep": ResRep,
+    "aofp": Aofp,
+    "granet": Granet,
+    "orthoreg": OrthoReg,
 }
+"""What makes every method, by its name; settings are arguments."""

@@ -2,7 +2,7 @@
 
 A method makes up to three decisions, and says which. *Allocation*: how many units each group keeps; where a method
 leaves it open, one threshold over its scores decides. *Selection*: which units; where it is left open, the L2 norms.
-*Weights*: inherited from the full network, merged from several of its channels, reset in part, or fresh.
+*Weights*: inherited from the full network, trained on the way, merged from several channels, reset in part, or fresh.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .examples import Examples
 logger = logging.getLogger("secateur")
 
 Needs = Literal["nothing", "images", "labels", "training"]
-Weights = Literal["inherited", "merged", "reset", "fresh"]
+Weights = Literal["inherited", "trained", "merged", "reset", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)

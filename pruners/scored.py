@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from ..spaces import Candidate, Space, threshold_candidate, within
+from ..spaces import NORMALISATIONS, Candidate, Space, threshold_candidate, within
 from .criteria import Criterion, shuffled
 from .examples import Examples
 from .proposal import Needs, Proposal, Weights, asked_for, checked
@@ -24,15 +24,23 @@ class Scored:
     Attributes:
         criterion: scores every unit.
         normalise: what each group's scores are divided by: `"none"`, `"mean"`, `"max"` or `"macs"`.
+        allocation: `"threshold"`, or `"even"`: the same share of every group, as large as the limits allow.
         least: channels that every group keeps at least.
     """
 
     criterion: Criterion
     normalise: str = "mean"
+    allocation: str = "threshold"
     least: int = 1
     allocates: bool = False
     selects: bool = True
     weights: Weights = "inherited"
+
+    def __post_init__(self) -> None:
+        if self.normalise not in NORMALISATIONS:
+            raise ValueError(f"normalise={self.normalise!r}: expected one of {', '.join(NORMALISATIONS)}")
+        if self.allocation not in ("threshold", "even"):
+            raise ValueError(f"allocation={self.allocation!r}: expected 'threshold' or 'even'")
 
     @property
     def name(self) -> str:
@@ -60,6 +68,9 @@ class Scored:
             asked_for(self, examples)
         used = shuffled(seed) if self.criterion.name == "random" else self.criterion
         scores = checked(self.name, space, used(model, space, examples))
+        if self.allocation == "even":
+            even = Even(least=self.least).propose(model, space, limits, depth=depth, resolution=resolution)
+            return Proposal(candidate=even.candidate, scores=scores)
         candidate = threshold_candidate(
             space, scores, limits, depth=depth, resolution=resolution, normalise=self.normalise, least=self.least
         )

@@ -2,7 +2,8 @@
 
 Multiplying the gate tensors of a unit by zero makes every layer of its group give zero for it: the scale and shift of
 the batch norm behind a layer, or the layer's own filter and bias where there is none. What reads the unit keeps its
-weights, so that a gate's gradient at zero says what the unit would be worth.
+weights, so that the gradient of a gate that is nearly closed says what the unit would be worth (of one that is quite
+closed, a ReLU behind it lets nothing through: its slope at 0 is 0 in PyTorch).
 """
 
 from __future__ import annotations

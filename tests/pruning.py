@@ -70,8 +70,13 @@ class Loop:
 
 def propose(method, model, space, limits, examples, *, epochs=3, seed=0):
     """What any method proposes; a training one is trained by the loop above."""
+    return proposed(method, model, space, limits, examples, epochs=epochs, seed=seed)[0]
+
+
+def proposed(method, model, space, limits, examples, *, epochs=3, seed=0):
+    """What any method proposes, and the network that its training ended with."""
     if not isinstance(method, TrainingPruner):
-        return method.propose(model, space, limits, examples=examples, seed=seed)
+        return method.propose(model, space, limits, examples=examples, seed=seed), None
     phase = method.start(model, space, limits, seed=seed)
     Loop(phase, examples, epochs=epochs).run()
-    return phase.proposal()
+    return phase.proposal(), phase.model

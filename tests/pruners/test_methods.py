@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from networks import NETWORKS, network
-from pruning import examples_for, flat, propose
+from pruning import examples_for, flat, propose, proposed
 
 from secateur.pruners import METHODS, Examples, TrainingPruner, realised
-from secateur.spaces import Space, verify
+from secateur.spaces import Space, build, verify
 
 SPACES = {}
 
@@ -36,7 +36,7 @@ def test_every_method_on_every_network(method, name):
     assert pruner.name == method
     low, high = (int(space.costs([c])["macs"].iloc[0]) for c in (space.smallest, space.full))
     limits = {"macs": low + 0.4 * (high - low)}
-    proposal = propose(pruner, model, space, limits, examples)
+    proposal, trained = proposed(pruner, model, space, limits, examples)
     assert space.check(proposal.candidate) == space.canonical(proposal.candidate) == proposal.candidate
     assert space.costs([proposal.candidate])["macs"].iloc[0] <= limits["macs"]
     small = realised(model, space, proposal).eval()
@@ -44,6 +44,10 @@ def test_every_method_on_every_network(method, name):
     assert outputs.isfinite().all() and outputs.shape == run(model, example).shape
     if proposal.weights is None:
         assert verify(model, space, proposal.candidate, example, proposal.scores) < 1e-10
+    if pruner.weights == "trained":  # the network that the training ended with, cut
+        assert verify(trained, space, proposal.candidate, example, proposal.scores) < 1e-10
+        for key, value in build(trained, space, proposal.candidate, proposal.scores).state_dict().items():
+            assert torch.equal(value, small.state_dict()[key]), key
     assert (pruner.weights == "inherited") == (proposal.weights is None)
     assert not model.training
     for key, value in model.state_dict().items():
@@ -82,3 +86,13 @@ def test_what_a_method_needs_is_asked_for(method):
     if pruner.needs == "labels":
         with pytest.raises(ValueError, match="needs labels"):
             pruner.propose(model, space, limits, examples=Examples(batches=examples.batches))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_where_the_network_is(method):
+    model, example, space, examples = prepared("residual")
+    limits = {"macs": 0.5 * float(space.costs([space.full])["macs"].iloc[0])}
+    proposal = propose(METHODS[method](), copy.deepcopy(model).cuda(), space, limits, examples)
+    assert space.costs([proposal.candidate])["macs"].iloc[0] <= limits["macs"]
+    assert run(realised(model, space, proposal).eval(), example).isfinite().all()

@@ -190,8 +190,8 @@ INTRODUCTION = """# Pruning methods, each alone
 
 One residual network of 8 layers (2.55 million multiply-adds, 77,754 parameters) on Fashion-MNIST: 10,000 images to
 train on, 5,000 for validation, 10,000 to test; {seeds} seeds, each with a base network of its own ({base} epochs).
-Every method gets the same {epochs} epochs after the base network: one that prunes while it trains uses {phase} of them for
-that. Errors in percent with the 95 % interval of the mean over the seeds (Student's t: with 3 seeds it is wide);
+Every method gets the same {epochs} epochs after the base network: one that prunes while it trains uses {phase} of them
+for that. Errors in percent with the 95 % interval of the mean over the seeds (Student's t: with 3 seeds it is wide);
 nothing was chosen by the test error. Seconds are processor seconds of one core for scoring and choosing, or for the
 pruning phase, median of all cells.
 

@@ -180,6 +180,10 @@ def prune(
     method: Annotated[str, typer.Option("--method", metavar="NAME", help="Such as ranp-f, epruner, resrep, l1.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the network.")],
     budget: Budgets = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as normalise=none."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
     ] = None,
@@ -197,7 +201,15 @@ def prune(
 
         file, folder = alone.source(study)
         file = file.changed(budget=_budget(budget), seed=seed, pruning_epochs=epochs)
-        made = alone.prune(file, method, out, study=folder, finetune_epochs=finetune_epochs, progress=progress)
+        made = alone.prune(
+            file,
+            method,
+            out,
+            settings=_settings(settings),
+            study=folder,
+            finetune_epochs=finetune_epochs,
+            progress=progress,
+        )
     config = json.loads((made / "config.json").read_text())
     if as_json:
         _print_json(config | {"folder": str(made)})
@@ -228,6 +240,20 @@ def _budget(texts: list[str] | None) -> Any:
     from .spaces import Budget
 
     return Budget.parse(texts) if texts else None
+
+
+def _settings(texts: list[str] | None) -> dict[str, Any]:
+    """What `["strength=15", "normalise=none"]` says: numbers and JSON are read, anything else is text."""
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in found:
+            raise ValueError(f"--set {text!r}: expected NAME=VALUE, every name once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def _show(folder: Path, as_json: bool) -> None:

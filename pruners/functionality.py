@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Functionality:
     needs: Needs = "images"
     allocates: bool = True
     selects: bool = True
-    weights: Weights = "inherited"
+    weights: Weights = field(default="inherited", init=False)
 
     def __post_init__(self) -> None:
         for name in ("clusters", "steps", "batch", "least"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
@@ -34,7 +34,7 @@ class Scored:
     least: int = 1
     allocates: bool = False
     selects: bool = True
-    weights: Weights = "inherited"
+    weights: Weights = field(default="inherited", init=False)
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISATIONS:
@@ -92,7 +92,7 @@ class Even:
     needs: Needs = "nothing"
     allocates: bool = True
     selects: bool = False
-    weights: Weights = "inherited"
+    weights: Weights = field(default="inherited", init=False)
 
     def propose(
         self,

@@ -45,6 +45,7 @@ def prune(
     method: str | Method,
     out: str | Path,
     *,
+    settings: Mapping[str, Any] | None = None,
     study: Path | None = None,
     finetune_epochs: int | None = None,
     progress: Listener | None = None,
@@ -55,6 +56,7 @@ def prune(
         file: the study file.
         method: name of a method, or a method of the user's.
         out: a new folder.
+        settings: of a method that is given by name, such as `{"strength": 15.0}`.
         study: a study's folder, whose base network is taken as it is; None makes it as the file says.
         finetune_epochs: of the last training; the file's `long_epochs` when None.
         progress: called with events: `"base"`, `"pruning"`, `"proposed"`, `"epoch"`, `"finished"`, `"export"`.
@@ -63,7 +65,7 @@ def prune(
         FileExistsError: `out` exists, or was begun with other settings.
         ValueError: the method is unknown or can't do what is asked, or something in the file is off.
     """
-    out, pruner = Path(out), method_named(method) if isinstance(method, str) else method
+    out, pruner = Path(out), method_named(method, settings) if isinstance(method, str) else method
     epochs = file.training.long_epochs if finetune_epochs is None else finetune_epochs
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
@@ -188,6 +190,7 @@ class _Job:
             costs["latency_ms"] = self._latency_ms(candidate)
         return {
             "method": method.name,
+            "settings": settings_of(method),
             "decides": {
                 "allocation": method.allocates,
                 "selection": method.selects,

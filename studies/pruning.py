@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import logging
@@ -28,15 +29,27 @@ from .seeds import Aim, Seed
 logger = logging.getLogger("secateur")
 
 
-def method_named(name: str) -> Method:
-    """The method called so.
+def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method called so, with other settings than its own where given.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such method or setting, or its value is of no use.
     """
     if name not in METHODS:
         raise ValueError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}")
-    return METHODS[name]()
+    method = METHODS[name]()
+    settable = [one.name for one in dataclasses.fields(method) if one.init]  # type: ignore[arg-type]
+    fields = [one for one in settable if one not in _FIXED and (one != "weights" or method.weights == "inherited")]
+    unknown = [one for one in settings or {} if one not in fields]
+    if unknown:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; expected one of {', '.join(fields)}")
+    try:
+        return METHODS[name](**dict(settings or {}))
+    except TypeError as error:
+        raise ValueError(f"{name} does not take {dict(settings or {})}: {error}") from None
+
+
+_FIXED = ("name", "needs", "allocates", "selects", "criterion")  # what a method is, not how it is set
 
 
 def settings_of(method: Method) -> dict[str, Any]:

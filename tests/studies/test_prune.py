@@ -110,6 +110,26 @@ def test_bad_usage_is_one_line(run, folder, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_settings_of_a_method_are_given_by_name(run, tmp_path, capsys):
+    options = ["--budget", "macs=0.5", "--finetune-epochs", "0", "--json", "--quiet", "--out", tmp_path / "out"]
+    options = [str(one) for one in options]
+    ranp = ["prune", str(run), "--method", "ranp-f"]
+    assert main([*ranp, *options, "--set", "strength=80", "--set", "weights=fresh", "--set", "reduce=mean"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert config["settings"]["strength"] == 80 and config["settings"]["reduce"] == "mean"
+    assert config["decides"]["weights"] == "fresh" and config["settings"]["balance"] is True
+    options[-1] = str(tmp_path / "other")
+    assert "has no setting 'lambda'; expected one of balance, resource" in refused(
+        capsys, *ranp, *options, "--set", "lambda=1"
+    )
+    assert "reduce='median'" in refused(capsys, *ranp, *options, "--set", "reduce=median")
+    assert "has no setting 'needs'" in refused(capsys, *ranp, *options, "--set", "needs=nothing")
+    taylor = ["prune", str(run), "--method", "taylor"]
+    assert "taylor has no setting 'weights'" in refused(capsys, *taylor, *options, "--set", "weights=fresh")
+    assert "--set 'strength'" in refused(capsys, *ranp, *options, "--set", "strength")
+    assert "ranp-f" in refused(capsys, *ranp, *options, "--set", "strength=many")
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(float("nan"), "are not all finite"), (0.0, "gives every unit the same score")]
 )

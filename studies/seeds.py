@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..pruners import METHODS
 from ..spaces import Candidate, Space
 
-_LEVELS = (1.0, 0.7, 0.45)  # of the budget; a front needs points below it too
-_FREE_LEVELS = (0.75, 0.5, 0.25)  # of the full network's macs, where no limit is known by arithmetic
+_LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
+_FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
 OWN = ("full", "magnitude")
 SEEDS = (*OWN, *METHODS)

@@ -4,14 +4,16 @@
 
 The base networks and images of benchmarks/pruners.py (4,000 of them to fine-tune on, one epoch a trial), searched
 within half the multiply-adds over widths, depth and resolution by `tpe`, once with no seed but the full network and
-once with each set of seeds. The measure is the hypervolume of the front of error and multiply-adds, against an error of
-0.5 at the whole budget. `reached` is that of a search right after its seeds; `saved` is how many more trials the search
-without seeds takes to reach it. The studies are kept in build/seeds and go on after a kill.
+once with each set of seeds. Two measures: the lowest error within the budget, and the hypervolume of the front of error
+and multiply-adds against twice the full network's error at the whole budget. For each, what a search has reached right
+after its seeds, and how many trials the search without seeds takes to reach it (`> N`: not within N). The studies are
+kept in build/seeds and go on after a kill.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 
@@ -30,7 +32,6 @@ SETS = {
     "epruner": ("full", "epruner"),
     "all of these": ("full", "uniform", "magnitude", "taylor", "ranp-f", "epruner"),
 }
-REFERENCE = 0.5
 
 
 def small_task(folder):
@@ -64,43 +65,62 @@ def study(name, seed, trials, folder, task):
     return found
 
 
-def curve(found):
-    """Hypervolume after each trial, and how many of the first trials are seeds."""
+def curves(found):
+    """Lowest error and hypervolume after each trial, and how many of the first trials are seeds."""
     table = found.trials()
-    full = found.space.costs([found.space.full]).macs[0]
-    points = table[["error", "macs"]].to_numpy(float) / [1.0, full]
+    full = table.iloc[0]
+    points = table[["error", "macs"]].to_numpy(float) / [1.0, full.macs]
     inside = table["within"].to_numpy(bool)
-    volumes = [
-        hypervolume(points[: n + 1][inside[: n + 1]], (REFERENCE, 0.5)) if inside[: n + 1].any() else 0.0
-        for n in range(len(table))
-    ]
-    return volumes, int(table["source"].str.startswith("seed:").sum())
+    errors, volumes = [], []
+    for n in range(1, len(table) + 1):
+        within = points[:n][inside[:n]]
+        errors.append(float(within[:, 0].min()) if len(within) else math.inf)
+        volumes.append(hypervolume(within, (2 * full.error, 0.5)) if len(within) else 0.0)
+    return errors, volumes, int(table["source"].str.startswith("seed:").sum())
+
+
+def needed(values, reached):
+    """Trials until a value is as good, as text."""
+    late = next((n for n, value in enumerate(values, 1) if reached(value)), None)
+    return f"> {len(values)}" if late is None else str(late)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of the four IDX files")
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     task = small_task(arguments.data)
     without = {}
-    print("| seeds | trials that are seeds | reached | at the end | saved, each search |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| seeds | of them trials | error % after them | without seeds, trials | hypervolume after them |", end="")
+    print(" without seeds, trials | error % at the end | hypervolume at the end |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in SETS:
-        counts, reached, end, saved = [], [], [], []
+        rows = []
         for seed in range(arguments.seeds):
-            volumes, count = curve(study(name, seed, arguments.trials, arguments.data, task))
-            if name == "none":
-                without[seed] = volumes
-            late = next((n for n, volume in enumerate(without[seed]) if volume >= volumes[count - 1]), None)
-            saved.append(f"> {arguments.trials - count}" if late is None else str(late + 1 - count))
-            counts.append(count)
-            reached.append(volumes[count - 1])
-            end.append(volumes[-1])
+            errors, volumes, count = curves(study(name, seed, arguments.trials, arguments.data, task))
+            without.setdefault(seed, (errors, volumes))
+            error, volume = errors[count - 1], volumes[count - 1]
+            rows.append(
+                (
+                    count,
+                    error,
+                    needed(without[seed][0], lambda value, error=error: value <= error),
+                    volume,
+                    needed(without[seed][1], lambda value, volume=volume: value >= volume),
+                    errors[-1],
+                    volumes[-1],
+                )
+            )
+        count, error, late, volume, later, last, end = zip(*rows, strict=True)
+        mean = statistics.mean
+        if name == "none":
+            print(f"| none | 1 | - | - | - | - | {100 * mean(last):.1f} | {mean(end):.4f} |", flush=True)
+            continue
         print(
-            f"| {name} | {statistics.mean(counts):.0f} | {statistics.mean(reached):.4f} | {statistics.mean(end):.4f} "
-            f"| {', '.join(saved)} |",
+            f"| {name} | {mean(count):.0f} | {100 * mean(error):.1f} | {', '.join(late)} | {mean(volume):.4f} "
+            f"| {', '.join(later)} | {100 * mean(last):.1f} | {mean(end):.4f} |",
             flush=True,
         )
 

@@ -69,8 +69,11 @@ def test_the_base_network_is_trained_where_the_file_says_so(folder, tmp_path, ca
 
 def test_a_latency_budget_is_measured(run, tmp_path, capsys):
     options = ["--budget", "latency_ms=100", "--budget", "macs=0.9", "--finetune-epochs", "0", "--json", "--quiet"]
-    assert main(["prune", str(run), "--method", "l2", "--out", str(tmp_path / "a"), *options]) == 0
-    assert json.loads(capsys.readouterr().out)["costs"]["latency_ms"] <= 100
+    for method in ("l2", "resrep"):
+        out = str(tmp_path / method)
+        assert main(["prune", str(run), "--method", method, "--out", out, "--epochs", "1", *options]) == 0
+        costs = json.loads(capsys.readouterr().out)["costs"]
+        assert costs["latency_ms"] <= 100 and costs["macs"] <= 0.9 * 41_488
     options = ["--budget", "latency_ms=0.000001", "--quiet"]
     said = refused(capsys, "prune", run, "--method", "l2", "--out", tmp_path / "b", *options)
     assert "l2 finds no network within latency_ms=1e-06" in said and "its smallest takes" in said

@@ -170,3 +170,26 @@ def test_methods_seed_a_search_and_are_asked_once(folder, tmp_path, capsys):
     first.write_bytes(b"no tensors")
     said = refused(capsys, "export", out, "--to", tmp_path / "other", "--pick", "3")
     assert f"{first} is damaged" in said
+
+
+def test_a_search_killed_while_a_seed_trains_goes_on_there(folder, tmp_path, capsys):
+    """The same trials as without the kill, and no epoch of the seed's phase trained twice."""
+    study = folder / "killed.toml"
+    text = STUDY.format(module="prune_tiny").replace("trials = 6", 'trials = 4\nseeds = ["full", "resrep"]')
+    study.write_text(text.replace("base_epochs = 2", "base_epochs = 1\npruning_epochs = 4"))
+    assert main(["search", str(study), "--out", str(tmp_path / "whole"), "--quiet"]) == 0
+    command = [sys.executable, "-P", "-m", "secateur", "search", str(study), "--out", str(tmp_path / "cut")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "resrep: epoch 3/4" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "cut")]) == 0
+    said = capsys.readouterr().err
+    first = next(line for line in said.splitlines() if "resrep: epoch" in line)
+    assert "epoch 3/4" in first or "epoch 4/4" in first  # the third was kept, or was about to be
+    whole, cut = (
+        launch.open_study(tmp_path / name).trials().drop(columns=["seconds", "started"]) for name in ("whole", "cut")
+    )
+    assert whole.equals(cut)

@@ -56,6 +56,18 @@ def test_every_method_on_every_network(method, name):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_a_graph(method):
+    """Where channel numbers written in the forward follow, networks are graphs; weights have the same names."""
+    model, example = network("literal")
+    space = Space.trace(model, example, divisor=2, as_graph=True)
+    limits = {"macs": 0.6 * float(space.costs([space.full])["macs"].iloc[0])}
+    proposal = propose(METHODS[method](), model, space, limits, examples_for(model, example))
+    assert space.costs([proposal.candidate])["macs"].iloc[0] <= limits["macs"]
+    small = realised(model, space, proposal).eval()
+    assert isinstance(small, torch.fx.GraphModule) and run(small, example).isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_seeded(method):
     model, example, space, examples = prepared("residual")
     limits = {"macs": 0.5 * float(space.costs([space.full])["macs"].iloc[0])}

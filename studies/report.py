@@ -56,7 +56,10 @@ def standing_text(standing: Mapping[str, Any]) -> str:
     counts = [f"{standing['told']} done"]
     counts += [f"{standing[name]} {name}" for name in ("running", "failed", "skipped") if standing[name]]
     asked = ", ".join(f"{name}={limit}" for name, limit in standing["budget"].items()) or "none"
-    foretold = [f"{proxy['proxy'].partition(':')[0]} {proxy['correlation']:.2f}" for proxy in standing["proxies"]]
+    foretold: dict[str, str] = {}
+    for proxy in standing["proxies"]:  # best first; a method that was asked at several costs is named once
+        name = proxy["proxy"].partition(":")[0]
+        foretold.setdefault(name, f"{name} {proxy['correlation']:.2f}")
     rows = [
         ["trials", ", ".join(counts)],
         ["front", f"{standing['front']} networks"],
@@ -65,7 +68,7 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
         ["fidelity", standing["fidelity"]],
         *(
-            [["proxies", f"{', '.join(dict.fromkeys(foretold))} (rank correlation with the errors)"]]
+            [["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]]
             if foretold
             else []
         ),

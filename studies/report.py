@@ -67,11 +67,7 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         ["budget", asked],
         ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
         ["fidelity", standing["fidelity"]],
-        *(
-            [["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]]
-            if foretold
-            else []
-        ),
+        *([["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]] if foretold else []),
         ["spent", f"{duration(standing['seconds'])} evaluating"],
     ]
     return table(rows)

@@ -71,13 +71,13 @@ class Exporter:
                 raise ValueError(
                     "no trial is within the budget, so the front is empty; run more trials or raise the budget"
                 )
-            return list(front) if pick == "all" else [_lowest_error(front)]
+            return list(front) if pick == "all" else [self._best(front)]
         if isinstance(pick, Mapping):
             fit = [trial for trial in trials if trial.told and trial.scored and trial.within(pick)]
             if not fit:
                 asked = ", ".join(f"{name}={limit:g}" for name, limit in pick.items())
                 raise ValueError(f"no trial is within {asked}; run more trials or raise the budget")
-            return [_lowest_error(fit)]
+            return [self._best(fit)]
         if isinstance(pick, bool) or not isinstance(pick, int):
             raise ValueError(f"pick={pick!r}: expected 'best', 'all', the number of a trial, or a Budget")
         if not 0 <= pick < len(trials) or not trials[pick].told or not trials[pick].scored:
@@ -124,6 +124,9 @@ class Exporter:
             table.to_csv(making / "front.csv", index=False)
             plot_front(making / "front.png", table, self.settings.objectives)
         return [to / name for name in names]
+
+    def _best(self, trials: Sequence[Trial]) -> Trial:
+        return min(trials, key=lambda trial: trial.merit(self.settings.objectives))
 
     def _finished(self, trial: Trial, epochs: int, say: Listener) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures; from the study where it was trained before."""
@@ -233,10 +236,6 @@ def errors(model: nn.Module, task: Task, side: Side | None, device: torch.device
             f"{split}_size": task.sizes[split],
         }
     return found
-
-
-def _lowest_error(trials: Sequence[Trial]) -> Trial:
-    return min(trials, key=lambda trial: (trial.measures["error"], trial.number))
 
 
 def _tagged(say: Listener, trial: Trial, place: int, count: int) -> Listener:

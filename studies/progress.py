@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..evaluators import Loop
@@ -20,9 +20,12 @@ class Progress:
     `{"trial", "key", "source", "state", "error", "reason", ...every cost}`.
     """
 
-    def __init__(self, listener: Listener | None, total: int, limits: Mapping[str, float]) -> None:
+    def __init__(
+        self, listener: Listener | None, total: int, objectives: Sequence[str], limits: Mapping[str, float]
+    ) -> None:
         self._listener = listener
         self._total = total
+        self._objectives = objectives
         self._limits = limits
         self._best: Trial | None = None
         self._started = time.perf_counter()
@@ -53,7 +56,7 @@ class Progress:
         )
 
     def _consider(self, trial: Trial) -> None:
-        if better(trial, self._best, self._limits):
+        if better(trial, self._best, self._objectives, self._limits):
             self._best = trial
 
 
@@ -76,11 +79,11 @@ class Watch:
             self._listener({**self._event, **event, "loss": loop.losses[-1]})
 
 
-def better(trial: Trial, best: Trial | None, limits: Mapping[str, float]) -> bool:
-    """Whether the trial is within the limits and has a lower error than the best so far."""
+def better(trial: Trial, best: Trial | None, objectives: Sequence[str], limits: Mapping[str, float]) -> bool:
+    """Whether the trial is within the limits and better than the best so far: by error, and by cost among equals."""
     if not trial.scored or not trial.within(limits):
         return False
-    return best is None or trial.measures["error"] < best.measures["error"]
+    return best is None or trial.merit(objectives) < best.merit(objectives)
 
 
 def described(trial: Trial) -> dict[str, Any]:

@@ -276,7 +276,7 @@ class Study:
                 evaluate=self._evaluation(limits),
                 runner=self.runner,
                 limits=limits,
-                watch=Progress(progress, trials, limits),
+                watch=Progress(progress, trials, self.settings.objectives, limits),
             )
             search.run(trials, self.settings.batch)
             self._ledger.note("proxies", known(self.proxies()))

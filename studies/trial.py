@@ -107,6 +107,10 @@ class Trial:
         measures = self.measures
         return [float(measures[name]) for name in objectives]
 
+    def merit(self, objectives: Sequence[str]) -> tuple[float, ...]:
+        """What the best trial has least of: its error, then the other objectives in order, then its number."""
+        return self.measures["error"], *self.values([name for name in objectives if name != "error"]), self.number
+
     def constraints(self, limits: Mapping[str, float]) -> dict[str, float]:
         """How far each cost is above its limit, as a share of the limit; met where <= 0.
 

@@ -74,7 +74,7 @@ def standing(
     """Where a study stands, as plain values; `settings` as in study.json, `proxies` as at the end of its last run."""
     best: Trial | None = None
     for trial in trials:
-        best = trial if trial.told and better(trial, best, limits) else best
+        best = trial if trial.told and better(trial, best, settings["objectives"], limits) else best
     told = [trial for trial in trials if trial.told]
     complete = [trial for trial in told if trial.outcome is not None and trial.outcome.complete]
     return {

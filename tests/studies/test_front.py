@@ -6,6 +6,7 @@ from secateur.search import non_dominated
 from secateur.spaces import COSTS, Axis, Candidate
 from secateur.studies.front import front_table, on_front, trial_table
 from secateur.studies.plot import plot_front
+from secateur.studies.progress import better
 from secateur.studies.trial import Outcome, Trial, failed
 
 AXES = (Axis("width:conv", (2, 4, 6, 8)), Axis("depth:layer1", (0, 1)))
@@ -49,6 +50,15 @@ def test_front_follows_the_limits():
     assert [one.number for one in on_front(TRIALS, OBJECTIVES, {"macs": 49})] == [8, 2, 7]
     assert [one.number for one in on_front(TRIALS, OBJECTIVES, {})] == [8, 2, 7, 1, 0]
     assert on_front(TRIALS, OBJECTIVES, {"macs": 1}) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_best_among_equal_errors_is_the_cheapest_so_it_is_on_the_front(order):
+    trials = [trial(0, 0.2, 40), trial(1, 0.2, 30), trial(2, 0.2, 30)]
+    best = None
+    for place in order:
+        best = trials[place] if better(trials[place], best, OBJECTIVES, {"macs": 50}) else best
+    assert best.number == 1 and best in on_front(trials, OBJECTIVES, {"macs": 50})
 
 
 def test_a_latency_that_was_never_measured_is_not_within():

@@ -67,7 +67,7 @@ def test_picks(study, tmp_path, pick, numbers):
 def best_within(study, share):
     trials = study.trials()
     fit = trials[trials.macs <= share * trials.macs[0]]
-    return int(fit.sort_values(["error", "trial"]).trial.iloc[0])
+    return int(fit.sort_values(["error", "macs", "trial"]).trial.iloc[0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
-from secateur.search import SAMPLERS  # noqa: E402
+from secateur.search import SAMPLERS, Problem  # noqa: E402
 from secateur.studies.networks import resnet20  # noqa: E402
 from secateur.studies.storage import connect, make_sqlite, sqlite_url  # noqa: E402
 
@@ -49,7 +49,7 @@ def bare(space: Space, sampler: str, trials: int, folder: Path) -> float:
     study = optuna.create_study(
         storage=connect(sqlite_url(folder / "bare.db")),
         directions=["minimize", "minimize"],
-        sampler=SAMPLERS[sampler](0),
+        sampler=SAMPLERS[sampler](0, Problem(space=space)),
         pruner=optuna.pruners.NopPruner(),
     )
     evaluate = Instant(space)

@@ -3,7 +3,8 @@
 A `Task` holds the data, the loss and the error; `Training` holds the settings of the one loop, `train`. The `Ladder`
 is the evaluator a study uses unless it is given another: it takes a function that builds a small network with its
 inherited weights, recalibrates its batch norms, fine-tunes it as far as the fidelity asks, and measures it on the
-validation split. A network that diverges or does not fit into memory is a failed `Result`, never an exception.
+validation split. A `Teacher`, usually the full network, gives its answers to what is fine-tuned. A network that
+diverges or does not fit into memory is a failed `Result`, never an exception.
 
     task = Classification(train=(images, labels), validation=(more_images, more_labels), augment=Augment(shift=0.1))
     training = Training(lr=0.02, short_epochs=1)
@@ -13,9 +14,12 @@ validation split. A network that diverges or does not fit into memory is a faile
 """
 
 from .augment import Augment
+from .distillation import Teacher
 from .images import Batch, LazyImages
 from .ladder import FIDELITIES, Ladder, Result
-from .measures import measure_error, measure_latency
+from .latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
+from .latency_model import LatencyModel
+from .measures import measure_error
 from .metrics import ErrorRate, Metric, OverlapError
 from .recalibration import recalibrate
 from .task import Classification, Segmentation, Task
@@ -29,6 +33,8 @@ __all__ = [
     "Diverged",
     "ErrorRate",
     "Ladder",
+    "Latency",
+    "LatencyModel",
     "LazyImages",
     "Loop",
     "Metric",
@@ -36,9 +42,13 @@ __all__ = [
     "Result",
     "Segmentation",
     "Task",
+    "Teacher",
+    "Timing",
     "Training",
     "measure_error",
+    "measure_latencies",
     "measure_latency",
+    "measure_peak_bytes",
     "recalibrate",
     "train",
 ]

@@ -54,6 +54,7 @@ class Batch:
         split: Where they come from.
         resolution: The side to resize to; None leaves the stored one.
         seed: Of the augmentation; None augments nothing.
+        indices: `(n,)` places in the split; None where they are not known.
     """
 
     inputs: Tensor
@@ -61,6 +62,7 @@ class Batch:
     split: str
     resolution: Side | None
     seed: int | None
+    indices: Tensor | None = None
 
 
 class Images:
@@ -135,6 +137,11 @@ class Images:
         side = None if resolution == self.side else resolution
         return Batches(source=self.sources[split], split=split, resolution=side, seed=seed, batch=self.batch)
 
+    def stored(self, resolution: Side | None) -> "Batches":
+        """All training images, un-augmented and in their order."""
+        source = self.sources["train"]
+        return Batches(source=source, split="train as stored", resolution=resolution, seed=None, batch=self.batch)
+
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Inputs ready for a network on `device`, the targets there, and the maps of the augmentation (None: none)."""
         images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._scale
@@ -189,10 +196,10 @@ class Batches:
         if train:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed or 0))
         for number in range(len(self)):
-            chosen = order[number * self._batch : (number + 1) * self._batch].tolist()
-            inputs, targets = self._source.fetch(chosen)
+            chosen = order[number * self._batch : (number + 1) * self._batch]
+            inputs, targets = self._source.fetch(chosen.tolist())
             seed = derived_seed(self._seed, number) if train and self._seed is not None else None
-            yield Batch(inputs, targets, self._split, self._resolution, seed)
+            yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
 
 
 def resized(images: Tensor, side: Side) -> Tensor:

@@ -1,25 +1,29 @@
 """The default evaluator: a ladder of fidelities, each rung standing on the one below."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .distillation import Teacher, answered, teacher_for
 from .images import Side
 from .measures import measure_error
-from .metrics import Metric
 from .modes import derived_seed
 from .recalibration import recalibrate
 from .task import Task
 from .training import Diverged, Training, train
 
-FIDELITIES = ("recalibrated", "short", "long")
+FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
 
 _log = logging.getLogger("secateur")
+
+_SEEDS = {"short": 1, "long": 2}  # what a rung's training seed is derived with; another number is another training
 
 # What PyTorch 2.13 says where the CPU's memory ends: a plain RuntimeError.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -30,29 +34,34 @@ class Result:
     """What came of one evaluation.
 
     Attributes:
-        error: Validation error at the fidelity that was asked; NaN where it failed.
-        error_std: Standard error of `error` over the validation examples.
+        error: Validation error at the last rung climbed, or what the proxy said there; NaN where it failed.
+        error_std: Standard error of `error` over the validation examples; None for a proxy's.
         seconds: Time taken.
         state: "complete" or "failed".
         reason: Why it failed, in a sentence; None where it did not.
-        attributes: What else was measured, lower rungs' errors among them.
-        weights: The network's state dict after the last rung, on the CPU; None where it failed.
+        attributes: What else was measured: `error_RUNG` of every rung climbed.
+        weights: The network's state dict after the last rung, on the CPU; None where it failed or none was built.
+        rung: The last rung climbed; None where it failed.
+        stopped: Whether it was told to end below the fidelity that was asked.
     """
 
     error: float
-    error_std: float
+    error_std: float | None
     seconds: float
     state: str = "complete"
     reason: str | None = None
     attributes: Mapping[str, float | str] = field(default_factory=dict)
     weights: Mapping[str, Tensor] | None = None
+    rung: str | None = None
+    stopped: bool = False
 
 
 class Ladder:
-    """Evaluates a candidate: inherited weights, recalibrated; then a short fine-tuning; then a long one.
+    """Evaluates a candidate: by a proxy; inherited weights, recalibrated; then a short fine-tuning; then a long one.
 
-    Each rung goes on from the one below and is measured on the validation split; the test split is never read. NaN,
-    divergence and memory that runs out are a failed `Result`; anything else (wrong labels, a bug) is raised.
+    Each rung goes on from the one below and is measured on the validation split; the test split is never read. What a
+    proxy says is no error: it ranks. NaN, divergence and memory that runs out are a failed `Result`; anything else
+    (wrong labels, a bug) is raised.
     """
 
     def __init__(
@@ -63,14 +72,35 @@ class Ladder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         threads: int | None = None,
+        teacher: Teacher | None = None,
+        proxy: Callable[[Any], float] | None = None,
     ) -> None:
-        """Keep the settings; `dtype` None computes in the network's own, `threads` None in PyTorch's number."""
+        """Keep the settings.
+
+        Args:
+            task: Data, loss and error.
+            training: How networks are fine-tuned.
+            device: Where.
+            dtype: Of the networks; None computes in their own.
+            threads: Of PyTorch; None leaves their number.
+            teacher: What networks learn from beside the labels, in short and long fine-tuning.
+            proxy: From a candidate to a number to minimise, without building it; None leaves out the lowest rung.
+        """
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}; expected a floating one")
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
+        self.teacher, self.proxy = teacher_for(task, training, teacher), proxy
+
+    def rungs(self, fidelity: str) -> tuple[str, ...]:
+        """The rungs that are climbed to a fidelity, lowest first."""
+        if fidelity not in FIDELITIES:
+            raise ValueError(f"fidelity is {fidelity!r}; expected one of {', '.join(FIDELITIES)}")
+        if fidelity == "zero-shot" and self.proxy is None:
+            raise ValueError("fidelity is 'zero-shot', but there is no proxy; give the ladder one, or another fidelity")
+        return FIDELITIES[0 if self.proxy is not None else 1 : FIDELITIES.index(fidelity) + 1]
 
     def __call__(
         self,
@@ -82,34 +112,25 @@ class Ladder:
         seed: int = 0,
         report: Callable[[str, float], object] | None = None,
     ) -> Result:
-        """The result of climbing to `fidelity`.
+        """The result of climbing to `fidelity`, or as far as `report` lets it.
 
         Args:
             build: Gives a fresh small network with its inherited weights.
-            candidate: Which one it is; for the log.
+            candidate: Which one it is; for the proxy and the log.
             resolution: The side of its images; None as stored.
             fidelity: The rung to stop at, one of `FIDELITIES`.
             seed: Of training.
-            report: Called with every rung's name and error as soon as it is known.
+            report: Called with every rung's name and error as soon as it is known; what is true ends the climb there.
         """
-        if fidelity not in FIDELITIES:
-            raise ValueError(f"fidelity is {fidelity!r}; expected one of {', '.join(FIDELITIES)}")
-        start = time.perf_counter()
+        rungs, start = self.rungs(fidelity), time.perf_counter()
         try:
             with _threads(self.threads):
-                error, errors, weights = self._climb(build, resolution, fidelity, seed, report)
+                result = self._climb(rungs, build, candidate, resolution, seed, report)
+            return replace(result, seconds=time.perf_counter() - start)
         except (Diverged, MemoryError, RuntimeError) as problem:
             reason = _expected(problem)
             if reason is None:
                 raise
-        else:
-            return Result(
-                error=error.compute(),
-                error_std=error.std(),
-                seconds=time.perf_counter() - start,
-                attributes=errors,
-                weights=weights,
-            )
         # Out of the handler, whose traceback would keep the network's memory alive.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -119,22 +140,43 @@ class Ladder:
 
     def _climb(
         self,
+        rungs: tuple[str, ...],
         build: Callable[[], nn.Module],
+        candidate: object,
         resolution: Side | None,
-        fidelity: str,
         seed: int,
         report: Callable[[str, float], object] | None,
-    ) -> tuple[Metric, dict[str, float | str], dict[str, Tensor]]:
-        model = build().to(device=self.device, dtype=self.dtype)
-        rungs = FIDELITIES[: FIDELITIES.index(fidelity) + 1]
+    ) -> Result:
+        model: nn.Module | None = None
         errors: dict[str, float | str] = {}
         for rung in rungs:
-            self._train(model, rung, resolution, seed)
-            error = measure_error(model, self.task, resolution=resolution)
-            errors[f"error_{rung}"] = error.compute()
-            if report is not None:
-                report(rung, error.compute())
-        return error, errors, {name: value.detach().cpu() for name, value in model.state_dict().items()}
+            if rung == "zero-shot":
+                error, error_std = self._guess(candidate), None
+            else:
+                model = build().to(device=self.device, dtype=self.dtype) if model is None else model
+                self._train(model, rung, resolution, seed)
+                measured = measure_error(model, self.task, resolution=resolution)
+                error, error_std = measured.compute(), measured.std()
+            errors[f"error_{rung}"] = error
+            if report is not None and report(rung, error):
+                break
+        return Result(
+            error=error,
+            error_std=error_std,
+            seconds=0.0,
+            attributes=errors,
+            weights=None if model is None else {name: w.detach().cpu() for name, w in model.state_dict().items()},
+            rung=rung,
+            stopped=rung != rungs[-1],
+        )
+
+    def _guess(self, candidate: object) -> float:
+        """What the proxy says."""
+        assert self.proxy is not None
+        value = float(self.proxy(candidate))
+        if not math.isfinite(value):
+            raise Diverged(f"the proxy says {value}, not a finite number")
+        return value
 
     def _train(self, model: nn.Module, rung: str, resolution: Side | None, seed: int) -> None:
         """Climb one rung."""
@@ -142,8 +184,10 @@ class Ladder:
             recalibrate(model, self.task, images=self.training.recalibration_images, resolution=resolution)
             return
         epochs = self.training.short_epochs if rung == "short" else self.training.long_epochs
-        seed = derived_seed(seed, FIDELITIES.index(rung))
-        train(model, self.task, self.training, epochs=epochs, resolution=resolution, seed=seed)
+        seed = derived_seed(seed, _SEEDS[rung])
+        if self.teacher is not None and epochs:  # once for all trials
+            self.teacher = answered(self.task, self.teacher, self.device)
+        train(model, self.task, self.training, epochs=epochs, resolution=resolution, seed=seed, teacher=self.teacher)
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""What is measured on a finished network: its error on a split, and its latency."""
-
-import statistics
-import time
+"""What is measured on a finished network: its error on a split."""
 
 import torch
 from torch import Tensor, nn
@@ -40,28 +37,3 @@ def measure_error(
     if not bool(finite):
         raise Diverged(f"the outputs on the {split} split are not finite")
     return error
-
-
-def measure_latency(model: nn.Module, example: tuple[Tensor, ...], *, repeats: int = 30, warmup: int = 5) -> float:
-    """Median milliseconds of one call on the example, batch as given, on the model's device; modes are put back."""
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats={repeats}, warmup={warmup}; expected at least 1 and 0")
-    device = device_of(model)
-    inputs = tuple(tensor.to(device) for tensor in example)
-    times = []
-    with modes_restored(model), torch.inference_mode():
-        model.eval()
-        for _ in range(warmup):
-            model(*inputs)
-        for _ in range(repeats):
-            _wait(device)
-            start = time.perf_counter()
-            model(*inputs)
-            _wait(device)
-            times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

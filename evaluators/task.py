@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augment import Augment
+from .distillation import divergence
 from .images import Batch, Batches, Images, Side, Split, resized
 from .metrics import ErrorRate, Metric, OverlapError
 from .modes import device_of, dtype_of
@@ -19,7 +21,15 @@ _IGNORED = -100  # the label that PyTorch's losses leave out
 
 
 class Task(Protocol):
-    """Data, loss and error of a network. Everything else in Secateur is told about data by these names alone."""
+    """Data, loss and error of a network. Everything else in Secateur is told about data by these names alone.
+
+    More methods are used where a task has them. `with_batch(batch)`: the same task with another number of examples a
+    batch. `distill(outputs, teacher_outputs, temperature)`: the scalar by which a network's outputs differ from a
+    teacher's; without it, networks learn from the data alone. `at(batch, resolution)`: a batch as a network of that
+    resolution sees it; without it, a teacher sees what its student sees. `stored(resolution)`: all training examples
+    in order, as batches, or None where training shows them otherwise; with it, and batches that know their `indices`,
+    a teacher answers once rather than at every epoch.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -151,6 +161,18 @@ class Classification:
         """Mean cross-entropy."""
         return F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
 
+    def at(self, batch: Batch, resolution: Side | None) -> Batch:
+        """The batch, augmented alike, at another resolution; None as stored."""
+        return replace(batch, resolution=resolution)
+
+    def stored(self, resolution: Side | None = None) -> Batches | None:
+        """All training images in their order, as training shows them; None where it augments them."""
+        return self._images.stored(resolution) if self.augment is None else None
+
+    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        """How far the `(n, classes)` outputs are from a teacher's, both softened by the temperature."""
+        return divergence(outputs, teacher_outputs, temperature)
+
     def error(self) -> ErrorRate:
         """The share of wrong answers."""
         return ErrorRate()
@@ -259,6 +281,17 @@ class Segmentation:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the pixels that count."""
         return F.cross_entropy(outputs.float(), targets, ignore_index=_IGNORED)
+
+    def at(self, batch: Batch, resolution: Side | None) -> Batch:
+        """The batch, augmented alike, at another resolution; None as stored."""
+        return replace(batch, resolution=resolution)
+
+    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        """How far the `(n, classes, *sides)` outputs are, a pixel, from a teacher's, which are resized to them.
+
+        Every pixel counts, those too whose label does not: a teacher has an answer there.
+        """
+        return divergence(outputs, _linear(teacher_outputs, tuple(outputs.shape[2:])), temperature)
 
     def error(self) -> OverlapError:
         """One minus the overlap."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .distillation import Distillation, Teacher, teacher_for
 from .images import Side
 from .modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
 from .task import Task
@@ -42,12 +43,17 @@ class Training:
         batch: Images a batch; None leaves it to the task.
         amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
         clip: Largest norm of the gradient; None clips nothing.
+        distillation: Share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
+        temperature: What the outputs of both are divided by before they are compared.
         base_epochs: Epochs of the base network, where the study trains it.
         short_epochs: Epochs of the short fine-tuning every trial is compared after.
         long_epochs: Epochs of the long fine-tuning of what is exported.
         recalibration_images: Training images that batch-norm statistics are taken from.
         pruning_epochs: Epochs of the pruning phase of methods that prune while they train.
         pruning_images: Training images that the other methods look at.
+        shared_epochs: Epochs of the first round of shared weights, of a full network and its parts.
+        round_epochs: Epochs of every later round.
+        shared_networks: Parts drawn at random in every step of a round, beside the full and the smallest network.
     """
 
     optimizer: str = "sgd"
@@ -60,12 +66,17 @@ class Training:
     batch: int | None = None
     amp: str | None = None
     clip: float | None = None
+    distillation: float = 0.5
+    temperature: float = 4.0
     base_epochs: int = 30
     short_epochs: int = 1
     long_epochs: int = 10
     recalibration_images: int = 2048
     pruning_epochs: int = 10
     pruning_images: int = 1024
+    shared_epochs: int = 10
+    round_epochs: int = 2
+    shared_networks: int = 2
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could follow."""
@@ -112,15 +123,20 @@ _RANGES = [  # name, low, high (not reached), whether low itself is allowed
     ("warmup", 0, 1, True),
     ("batch", 1, math.inf, True),
     ("clip", 0, math.inf, False),
+    ("distillation", 0, 1, True),
+    ("temperature", 0, math.inf, False),
     ("base_epochs", 0, math.inf, True),
     ("short_epochs", 0, math.inf, True),
     ("long_epochs", 0, math.inf, True),
     ("recalibration_images", 1, math.inf, True),
     ("pruning_epochs", 1, math.inf, True),
     ("pruning_images", 1, math.inf, True),
+    ("shared_epochs", 0, math.inf, True),
+    ("round_epochs", 0, math.inf, True),
+    ("shared_networks", 0, math.inf, True),
 ]
 _OPTIONAL = ("base_lr", "batch", "clip")
-_WHOLE = tuple(name for name, *_ in _RANGES if name == "batch" or name.endswith(("_epochs", "_images")))
+_WHOLE = tuple(name for name, *_ in _RANGES if name == "batch" or name.endswith(("_epochs", "_images", "_networks")))
 
 
 class Loop:
@@ -136,12 +152,15 @@ class Loop:
         step: Steps finished.
         steps: Steps in all.
         lr: The rate of the present step.
+        batch: The present batch, as the task's loader gave it; None before the first.
+        outputs: The network's outputs on it, detached; None before the first.
         loss: The loss of the present batch, detached.
         losses: The mean loss of every finished epoch.
         resolution: The side of the images; None as stored.
         seed: Of order, augmentation and dropout.
         device: Where the model is.
         callbacks: What is called between the steps.
+        distillation: What a teacher adds to the loss; None without one.
     """
 
     def __init__(
@@ -155,9 +174,10 @@ class Loop:
         seed: int,
         device: torch.device,
         callbacks: Sequence[object] = (),
+        distillation: Distillation | None = None,
     ) -> None:
         """Stand before the first step."""
-        self.callbacks = tuple(callbacks)
+        self.callbacks, self.distillation = tuple(callbacks), distillation
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
         self.resolution, self.seed, self.device = resolution, seed, device
         self.optimizer = _optimizer(model, training)
@@ -165,6 +185,8 @@ class Loop:
         self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
         self.lr, self.losses = training.lr * training.factor(0, max(1, self.steps)), list[float]()
         self.loss = torch.zeros((), device=device)
+        self.batch: Any = None
+        self.outputs: Any = None
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on after the last finished epoch, as copies: tensors, numbers, strings, lists.
@@ -205,9 +227,13 @@ class Loop:
         return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
 
     def _settings(self) -> dict[str, Any]:
-        side = None if self.resolution is None else list(self.resolution)
-        run = {"epochs": self.epochs, "seed": self.seed, "resolution": side}
-        return dataclasses.asdict(self.training) | run
+        settings = dataclasses.asdict(self.training)
+        # Without a teacher these two change nothing.
+        asked = {name: settings.pop(name) for name in ("distillation", "temperature")}
+        taught = self.distillation
+        teacher = None if taught is None else asked | {"resolution": _listed(taught.resolution)}
+        run = {"epochs": self.epochs, "seed": self.seed, "resolution": _listed(self.resolution), "teacher": teacher}
+        return settings | run
 
 
 def train(
@@ -221,6 +247,7 @@ def train(
     device: torch.device | str | None = None,
     callbacks: Sequence[object] = (),
     state: Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> list[float]:
     """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
 
@@ -239,7 +266,10 @@ def train(
         seed: Of order, augmentation and dropout.
         device: Where to train; None where the model is.
         callbacks: What happens between the steps.
-        state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted.
+        state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted. That the
+            teacher is the same network is not checked.
+        teacher: A network to learn from beside the labels, where `training.distillation` is not 0 and the task has
+            `distill`; it is copied to `device` and left as it is.
 
     Raises:
         Diverged: The loss or a weight is no longer finite.
@@ -251,6 +281,7 @@ def train(
     model.to(where)
     if training.batch is not None:
         task = _with_batch(task, training.batch)
+    teacher = teacher_for(task, training, teacher) if epochs else None
     loop = Loop(
         model=model,
         task=task,
@@ -260,6 +291,7 @@ def train(
         seed=seed,
         device=where,
         callbacks=callbacks,
+        distillation=None if teacher is None else Distillation(task, training, teacher, where),
     )
     _call(callbacks, "prepare", loop)
     if state is not None:
@@ -302,9 +334,11 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
         outputs, targets = loop.task.forward(loop.model, batch)
         loss = loop.task.loss(outputs, targets)
+        if loop.distillation is not None:
+            loss = loop.distillation.loss(loss, outputs, batch)
     loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     loop.scaler.unscale_(optimizer)
-    loop.loss = loss.detach().float()
+    loop.loss, loop.batch, loop.outputs = loss.detach().float(), batch, _detached(outputs)
     _call(callbacks, "after_backward", loop)
     if training.clip is not None:
         nn.utils.clip_grad_norm_(loop.model.parameters(), training.clip)
@@ -312,6 +346,14 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     loop.scaler.update()
     loop.step += 1
     _call(callbacks, "after_step", loop)
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, tuple | list):
+        return tuple(_detached(output) for output in outputs)
+    if isinstance(outputs, Mapping):
+        return {name: _detached(output) for name, output in outputs.items()}
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -326,6 +368,10 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=training.lr, betas=(training.momentum, 0.999))
+
+
+def _listed(side: Side | None) -> list[int] | None:
+    return None if side is None else list(side)
 
 
 def _length(task: Task, resolution: Side | None) -> int:

@@ -1,12 +1,12 @@
 """What to try next, and what is worth keeping.
 
 A sampler is any Optuna sampler, ours and Optuna's alike; `SAMPLERS` names the ones a study file may ask for. Each entry
-is a factory `seed -> sampler`, because a study makes a new one for every proposal: its state is the told trials alone.
+is a factory `(seed, problem) -> sampler`, because a study makes a new one for every proposal: its state is the told
+trials alone. The `Problem` says what our own samplers know beside them: the space, exact costs, the limits.
 `non_dominated` and `hypervolume` say which trials form a front and how good it is. Everything is minimised.
 
     >>> import numpy as np
-    >>> from secateur.search import SAMPLERS, hypervolume, non_dominated
-    >>> sampler = SAMPLERS["tpe"](0)
+    >>> from secateur.search import hypervolume, non_dominated
     >>> values = np.array([[0.1, 4.0], [0.2, 2.0], [0.3, 3.0]])
     >>> non_dominated(values).tolist()
     [True, True, False]
@@ -14,7 +14,23 @@ is a factory `seed -> sampler`, because a study makes a new one for every propos
     2.5
 """
 
+from .halving import Halving
 from .pareto import hypervolume, non_dominated
+from .problem import NOTE, Problem, Told, distributions, note, positions, told
 from .samplers import SAMPLERS, SamplerFactory, sampler_factory
 
-__all__ = ["SAMPLERS", "SamplerFactory", "hypervolume", "non_dominated", "sampler_factory"]
+__all__ = [
+    "NOTE",
+    "SAMPLERS",
+    "Halving",
+    "Problem",
+    "SamplerFactory",
+    "Told",
+    "distributions",
+    "hypervolume",
+    "non_dominated",
+    "note",
+    "positions",
+    "sampler_factory",
+    "told",
+]

@@ -1,40 +1,87 @@
-"""The samplers a study file may name."""
+"""The samplers a study file may name, and the rule of `"auto"`."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 
-SamplerFactory = Callable[[int], BaseSampler]
+from .joint import JointSampler
+from .polynomial import PolynomialSampler
+from .problem import Problem
+from .quasi import QuasiRandomSampler
+from .three_dimensions import ThreeDimensionsSampler
+
+SamplerFactory = Callable[[int, Problem], BaseSampler]
 
 
-def _random(seed: int) -> BaseSampler:
+def _random(seed: int, problem: Problem) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _tpe(seed: int) -> BaseSampler:
+def _qmc(seed: int, problem: Problem) -> BaseSampler:
+    return QuasiRandomSampler(problem=problem)
+
+
+def _tpe(seed: int, problem: Problem) -> BaseSampler:
     # Multivariate: cheaper a proposal than the univariate default of several objectives, and no worse.
     return TPESampler(seed=seed, multivariate=True)
 
 
-def _nsga2(seed: int) -> BaseSampler:
+def _nsga2(seed: int, problem: Problem) -> BaseSampler:
     # Optuna's default population of 50 is a whole study here: no second generation would ever be bred.
     return NSGAIISampler(seed=seed, population_size=20)
 
 
-def _gp(seed: int) -> BaseSampler:
+def _nsga3(seed: int, problem: Problem) -> BaseSampler:
+    with warnings.catch_warnings():  # experimental since 2023, says Optuna 5.0 at every one that is made
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return NSGAIIISampler(seed=seed, population_size=20)
+
+
+def _gp(seed: int, problem: Problem) -> BaseSampler:
     return GPSampler(seed=seed)
 
 
-SAMPLERS: dict[str, SamplerFactory] = {"random": _random, "tpe": _tpe, "nsga2": _nsga2, "gp": _gp}
+def _three_dimensions(seed: int, problem: Problem) -> BaseSampler:
+    return ThreeDimensionsSampler(problem=problem)
+
+
+def _joint(seed: int, problem: Problem) -> BaseSampler:
+    return JointSampler(seed=seed, problem=problem, rounds=True)
+
+
+def _polynomial(seed: int, problem: Problem) -> BaseSampler:
+    return PolynomialSampler(seed=seed, problem=problem)
+
+
+SAMPLERS: dict[str, SamplerFactory] = {
+    "random": _random,
+    "qmc": _qmc,
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "nsga3": _nsga3,
+    "gp": _gp,
+    "polynomial": _polynomial,
+    "three-dimensions": _three_dimensions,
+    "joint": _joint,
+}
 
 
 def sampler_factory(sampler: str | SamplerFactory) -> tuple[str, SamplerFactory]:
-    """The name by which a study remembers a sampler, and the factory `seed -> sampler` itself.
+    """The name by which a study remembers a sampler, and the factory `(seed, problem) -> sampler` itself.
 
     Args:
-        sampler: a name in `SAMPLERS`, or a factory such as `lambda seed: optuna.samplers.QMCSampler(seed=seed)`.
+        sampler: a name in `SAMPLERS`, or a factory such as `lambda seed, problem: CmaEsSampler(seed=seed)`.
 
     Raises:
         ValueError: a name that is not in `SAMPLERS`.
@@ -46,7 +93,7 @@ def sampler_factory(sampler: str | SamplerFactory) -> tuple[str, SamplerFactory]
         return sampler, SAMPLERS[sampler]
     if isinstance(sampler, BaseSampler) or not callable(sampler):
         raise TypeError(
-            f"sampler {sampler!r}: expected a name ({', '.join(SAMPLERS)}) or a factory `seed -> sampler`, "
+            f"sampler {sampler!r}: expected a name ({', '.join(SAMPLERS)}) or a factory `(seed, problem) -> sampler`, "
             "because a study makes a new sampler for every proposal"
         )
     name = getattr(sampler, "__qualname__", type(sampler).__qualname__)

@@ -15,11 +15,12 @@ from .budget import Budget
 from .candidate import Axis, Candidate
 from .costs import COSTS
 from .depth import Stage
+from .inheriting import inherited
 from .layers import Layer, Norm
 from .layout import Group
 from .masked import verify
 from .repair import NORMALISATIONS, normalised, repair, threshold_candidate, threshold_family, within
-from .space import Space
+from .space import Encoded, Space
 from .surgery import Cut, Scores, assemble, build, channel_map, check_scores, cut, named_tensors, stays, unit_sums
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Cut",
+    "Encoded",
     "Group",
     "Layer",
     "Norm",
@@ -40,6 +42,7 @@ __all__ = [
     "channel_map",
     "check_scores",
     "cut",
+    "inherited",
     "named_tensors",
     "normalised",
     "repair",

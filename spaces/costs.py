@@ -11,8 +11,9 @@ Symbols: `n` candidates, `g` groups, `f` forms, `k` monomials, `t` moments of th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from .layout import Ids, Layout
 from .sizes import Size, Sizes, batched
 
 Array = npt.NDArray[np.float64]
+CostTable = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
+"""`(n, d)` candidates to `(n,)` costs by name."""
 COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
 CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
 

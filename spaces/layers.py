@@ -62,6 +62,8 @@ class Layer:
         macs: of all its calls in the full network at the largest side, bias not counted.
         outputs: elements it gives in all its calls, there.
         side: spatial side of its output, there; of the last call.
+        positions: how often its whole weight meets an input, in all its calls, at each side of the network's input.
+        given: spatial sides of its input at each side of the network's; of the last call.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Layer:
     macs: int
     outputs: int
     side: tuple[int, ...]
+    positions: tuple[int, ...] = ()
+    given: tuple[tuple[int, ...], ...] = ()
 
     def depthwise(self, space: Space) -> bool:
         """Whether each output channel reads one input channel only."""
@@ -122,6 +126,7 @@ def find_layers(network: Network, storages: Mapping[Node, Node]) -> tuple[Layer,
                 calls=known.calls + 1,
                 macs=known.macs + layer.macs,
                 outputs=known.outputs + layer.outputs,
+                positions=tuple(map(sum, zip(known.positions, layer.positions, strict=True))),
             )
         found[layer.weight] = layer
     return tuple(found.values())
@@ -147,8 +152,10 @@ def _layer(network: Network, node: Node, examples: int) -> Layer | None:
     groups = int(call.get("groups") or 1)
     transposed = kind == "conv_transpose"
     elements = int(np.prod(out)) // examples
-    positions = int(np.prod(given)) // examples if transposed else elements
+    taken = int(np.prod(given)) // examples if transposed else elements
     inner = int(np.prod(shape[1:])) if kind != "linear" else int(shape[1])
+    channels = int(shape[0])  # what a position takes of a transposed convolution's input, and gives of the others
+    meets = call["input"] if transposed else node
     norm_node = _sole(node, "aten.batch_norm")
     last = norm_node or node
     after = next(iter(last.users)) if len(last.users) == 1 else None
@@ -165,9 +172,11 @@ def _layer(network: Network, node: Node, examples: int) -> Layer | None:
         norm=_norm(network, norm_node),
         activation=_activation(after),
         calls=1,
-        macs=positions * inner,
+        macs=taken * inner,
         outputs=elements,
         side=tuple(int(size) for size in out[2:]) if kind != "linear" else (),
+        positions=tuple(int(np.prod(one[meets])) // examples // channels for one in network.shapes),
+        given=tuple(tuple(map(int, one[call["input"]][2:])) if kind != "linear" else () for one in network.shapes),
     )
 
 

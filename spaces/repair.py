@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .candidate import Candidate
+from .costs import CostTable
 from .surgery import Scores
 
 if TYPE_CHECKING:
@@ -32,17 +33,21 @@ def check_limits(space: Space, limits: Mapping[str, float]) -> None:
             )
 
 
-def within(space: Space, encoded: Encoded, limits: Mapping[str, float]) -> npt.NDArray[np.bool_]:
-    """`(n,)` whether each of the `(n, d)` candidates meets all limits that arithmetic knows."""
-    costs = space.cost_table(encoded)
+def within(
+    space: Space, encoded: Encoded, limits: Mapping[str, float], costs: CostTable | None = None
+) -> npt.NDArray[np.bool_]:
+    """`(n,)` whether each of the `(n, d)` candidates meets all limits that `costs` knows; arithmetic's own when None."""
+    known = (costs or space.cost_table)(encoded)
     fine = np.ones(len(encoded), bool)
     for name, limit in limits.items():
-        if name in costs:
-            fine &= costs[name] <= limit
+        if name in known:
+            fine &= known[name] <= limit
     return fine
 
 
-def repair(space: Space, candidate: Sequence[int], limits: Mapping[str, float]) -> Candidate:
+def repair(
+    space: Space, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
+) -> Candidate:
     """The candidate itself where it meets the limits, else a smaller one that does.
 
     All widths shrink together towards their least, as little as needed; where that is not enough, the resolution goes
@@ -51,18 +56,20 @@ def repair(space: Space, candidate: Sequence[int], limits: Mapping[str, float]) 
     Args:
         space: the traced space.
         candidate: one choice on every axis.
-        limits: absolute limits by cost name; names that arithmetic does not know (`latency_ms`) are left aside.
+        limits: absolute limits by cost name; names that are not known here (`latency_ms`) are left aside.
+        costs: `(n, d)` candidates to `(n,)` costs by name, where more is known than `Space.cost_table` says; where no
+            network meets what it foretells, the smallest is given.
 
     Raises:
         ValueError: even the smallest network is over a limit; the reachable range is given.
     """
     values = np.array(space.canonical(candidate), np.int64)
-    if within(space, values[None], limits)[0]:
+    if within(space, values[None], limits, costs)[0]:
         return Candidate(values.tolist())
     check_limits(space, limits)
     widths = len(space.groups)
     while True:
-        found = _shrunk(space, values, limits)
+        found = _shrunk(space, values, limits, costs)
         if found is not None:
             return space.canonical(found.tolist())
         if space.resolutions and values[-1] > 0:
@@ -74,7 +81,7 @@ def repair(space: Space, candidate: Sequence[int], limits: Mapping[str, float]) 
             depths[int(np.argmax(depths))] -= 1
 
 
-def _shrunk(space: Space, values: Encoded, limits: Mapping[str, float]) -> Encoded | None:
+def _shrunk(space: Space, values: Encoded, limits: Mapping[str, float], costs: CostTable | None) -> Encoded | None:
     """The widest of a family between these widths and the least ones that meets the limits."""
     family = np.repeat(values[None], STEPS, axis=0)
     ratio = np.linspace(1.0, 0.0, STEPS)
@@ -82,7 +89,7 @@ def _shrunk(space: Space, values: Encoded, limits: Mapping[str, float]) -> Encod
         choices = np.array(group.widths)
         want = choices[0] + ratio * (values[number] - choices[0])
         family[:, number] = choices[np.searchsorted(choices, want + 1e-9, side="right") - 1]
-    fine = np.flatnonzero(within(space, family, limits))
+    fine = np.flatnonzero(within(space, family, limits, costs))
     return family[fine[0]] if len(fine) else None
 
 

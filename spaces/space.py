@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .candidate import Axis, Candidate
-from .costs import COSTS, CostModel
+from .costs import COSTS, CostModel, CostTable
 from .depth import Stage
 from .graph import Examples, Side, as_call, flat_examples, spatial_side
 from .layers import Layer
@@ -314,11 +314,13 @@ class Space:
             raise ValueError(f"encoded candidates are {encoded.shape}; expected (n, {len(self.axes)})")
         return self.cost_model.table(encoded)
 
-    def repair(self, candidate: Sequence[int], limits: Mapping[str, float]) -> Candidate:
+    def repair(
+        self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
+    ) -> Candidate:
         """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
         from .repair import repair
 
-        return repair(self, candidate, limits)
+        return repair(self, candidate, limits, costs)
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raise a ValueError with the reachable range where even the smallest network is over a limit."""

@@ -100,6 +100,7 @@ def build(
     candidate: Candidate,
     scores: Scores | None = None,
     *,
+    weights: Mapping[str, Tensor] | None = None,
     as_graph: bool | None = None,
 ) -> nn.Module:
     """A new, smaller network of the user's own class, with the weights of the channels that stay; `model` is untouched.
@@ -111,6 +112,7 @@ def build(
         space: the traced space.
         candidate: one choice on every axis.
         scores: which units stay; the L2 norms of `Space.default_scores` when None.
+        weights: a state dict of the full network to take the weights from; those of `model` when None.
         as_graph: whether a graph is wanted; None: as the space was traced.
 
     Raises:
@@ -134,7 +136,12 @@ def build(
                 f"{space.shapes.get(name)}; build from the network that was traced"
             )
         if id(tensor) not in done:
-            done[id(tensor)] = _sliced(tensor.detach(), changes.kept.get(name, {}))
+            own = tensor if weights is None else weights.get(name, tensor)
+            if own.shape != tensor.shape:
+                raise ValueError(
+                    f"weights do not fit the model: {name} is {tuple(own.shape)}, not {tuple(tensor.shape)}"
+                )
+            done[id(tensor)] = _sliced(own.detach().to(tensor), changes.kept.get(name, {}))
         tensors[name] = done[id(tensor)]
     if space.program is not None:
         return space.program.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)

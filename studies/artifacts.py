@@ -2,11 +2,14 @@
 
 rankings/NAME-DIGEST.safetensors    scores of a pruning method, `{group: (units,)}`
 weights/NAME-DIGEST.safetensors     state dict of a small network whose weights are not simply inherited
+weights/trial-NUMBER.safetensors    state dict that a trial ended with, where others may start from it
+weights/round-NUMBER.safetensors    state dict of the full network, trained so that its parts are good too
 proposals/KEY.json                  what a method proposed: candidate, names of the above, notes
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..pruners import Proposal
-from ..spaces import Candidate, Cut, Scores, Space, build, cut
+from ..spaces import Candidate, Cut, Scores, Space, build, cut, inherited
 from .files import read_json, to_json, write_atomic
-from .weights import digest, read_tensors
+from .weights import digest, read_described, read_tensors
 
 INHERITED = "inherited"
+PARENT = "trial:"
+ROUND = "round:"
 _DIGITS = 16
 
 
@@ -42,10 +47,24 @@ class Artifacts:
 
     def build(self, model: nn.Module, candidate: Candidate, ranking: str, weights: str) -> nn.Module:
         """The small network of a trial, with its weights; `model` is the full network."""
-        small = build(model, self.space, candidate, self.scores_of(ranking))
-        if weights != INHERITED:
+        scores = self.scores_of(ranking)
+        if weights.startswith(ROUND):
+            return build(model, self.space, candidate, scores, weights=self._described("weights", weights)[0])
+        small = build(model, self.space, candidate, scores)
+        if weights.startswith(PARENT):
+            trained, said = self._described("weights", weights)
+            parent = Candidate(json.loads(said["candidate"]))
+            small.load_state_dict(inherited(self.space, parent, candidate, trained, scores))
+        elif weights != INHERITED:
             small.load_state_dict(self._read("weights", weights))
         return small
+
+    def keep_trained(self, number: int, candidate: Candidate, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what a trial's network became, for trials that start there: `"trial:NUMBER"`."""
+        plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        path = self._path("weights", f"{PARENT}{number}")
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, save(plain, metadata={"format": "pt", "candidate": json.dumps(list(candidate))}))
 
     def cut(self, candidate: Candidate, ranking: str) -> Cut:
         """What a trial changes in the full network."""
@@ -99,6 +118,9 @@ class Artifacts:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, save(plain, metadata={"format": "pt"}))
         return named
+
+    def _described(self, kind: str, named: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return read_described(self._path(kind, named))
 
     def _read(self, kind: str, named: str) -> dict[str, Tensor]:
         return read_tensors(self._path(kind, named), named.rpartition(":")[2])

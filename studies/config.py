@@ -87,11 +87,13 @@ class Search(_Table):
     Attributes:
         trials: how many in all.
         seed: of everything random.
-        sampler: a name, or `package.module:name` of a factory `seed -> optuna BaseSampler`.
+        sampler: a name, or `package.module:name` of a factory `(seed, problem) -> optuna BaseSampler`.
         objectives: what is minimised; None: the error and the first cost of the budget.
         seeds: what the first trials try.
         batch: trials proposed at a time.
-        fidelity: how far each trial is trained before its error counts.
+        evaluator: "ladder" or "shared-weights"; None: as the sampler needs.
+        fidelity: how far each trial is trained before its error counts; None: as the evaluator needs.
+        early_stopping: end a trial at a lower fidelity where it is not promising.
         device: where it is trained, such as "cpu" or "cuda:0".
         threads: of the CPU; None leaves PyTorch's number.
         dtype: such as "bfloat16"; None takes the network's own.
@@ -104,7 +106,9 @@ class Search(_Table):
     objectives: tuple[str, ...] | None = None
     seeds: tuple[str, ...] = ("full", "uniform", "magnitude")
     batch: Annotated[int, Field(ge=1)] = 4
-    fidelity: str = "short"
+    evaluator: str | None = None
+    fidelity: str | None = None
+    early_stopping: bool = False
     device: str = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
     dtype: str | None = None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..evaluators import measure_latency
+from ..search import NOTE
 from ..spaces import Candidate, Space, build
-from .artifacts import Artifacts
+from .artifacts import ROUND, Artifacts
 from .mirror import seed_of
-from .trial import Outcome, Trial, outcome_of
+from .rounds import Rounds
+from .stopping import Stopping
+from .trial import REFERENCE, Outcome, Trial, outcome_of
 
 logger = logging.getLogger("secateur")
 
@@ -33,6 +36,9 @@ class Evaluation:
         device: where latency is measured.
         latency_limit_ms: a network that is slower is not evaluated; None leaves latency free.
         wants_latency: measure latency even where no limit is set.
+        rounds: trains shared weights where a trial names them.
+        stopping: ends trials that are not promising at a lower fidelity; None ends none.
+        keeps_weights: keep what every trial's network became, because others may start there.
     """
 
     model: nn.Module
@@ -43,6 +49,9 @@ class Evaluation:
     device: torch.device
     latency_limit_ms: float | None = None
     wants_latency: bool = False
+    keeps_weights: bool = False
+    rounds: Rounds | None = None
+    stopping: Stopping | None = None
 
     def __call__(self, trial: Trial) -> Outcome:
         """The outcome. Where latency breaks the budget nothing is trained, and there is no error yet."""
@@ -50,7 +59,7 @@ class Evaluation:
         measured = self.wants_latency or self.latency_limit_ms is not None
         latency_ms = self.latency_ms(trial.candidate, self.build(trial)) if measured else None
         limit = self.latency_limit_ms
-        reference = trial.candidate == self.space.full
+        reference = trial.candidate == self.space.full or trial.source == REFERENCE
         if limit is not None and latency_ms is not None and latency_ms > limit and not reference:
             return Outcome(
                 state="complete",
@@ -59,17 +68,32 @@ class Evaluation:
                 seconds=time.perf_counter() - start,
                 reason=f"latency {latency_ms:.3g} ms is over the budget of {limit:.3g} ms",
             )
+        stopping = None if reference else self.stopping
+        if latency_ms is not None:
+            trial = replace(trial, outcome=Outcome(state="running", latency_ms=latency_ms))
         result = self.evaluator(
             lambda: self.build(trial),
             candidate=trial.candidate,
             resolution=self.space.side(trial.candidate) or None,
             fidelity=trial.fidelity,
             seed=seed_of(self.seed, trial.number),
+            report=None if stopping is None else lambda rung, error: stopping.stops(trial, rung, error),
         )
+        if stopping is not None and getattr(result, "stopped", False):
+            seconds = time.perf_counter() - start
+            found = stopping.outcome(trial, result.rung, result.error, seconds, dict(result.attributes))
+            return replace(found, latency_ms=latency_ms)
+        weights = getattr(result, "weights", None)
+        if self.keeps_weights and weights is not None:
+            self.artifacts.keep_trained(trial.number, trial.candidate, weights)
         return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=latency_ms)
 
     def build(self, trial: Trial) -> nn.Module:
-        """A fresh small network with the weights the trial names."""
+        """A fresh small network with the weights the trial names; shared ones are trained now if they are not there."""
+        if self.rounds is not None and trial.weights.startswith(ROUND):
+            around = trial.memory.get(f"{NOTE}joint", {})
+            number = int(trial.weights.removeprefix(ROUND))
+            self.rounds.ensure(number, around.get("center"), around.get("limits"))
         return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
 
     def latency_ms(self, candidate: Candidate, small: nn.Module | None = None) -> float:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..evaluators import Metric, Task, Training, measure_error, recalibrate, train
+from ..evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
 from ..spaces import Space
 from .artifacts import Artifacts
 from .evaluation import example_for
@@ -50,6 +50,7 @@ class Exporter:
     artifacts: Artifacts
     task: Task
     settings: Settings
+    teacher: Teacher | None
     fingerprint: Mapping[str, Any]
     limits: Mapping[str, float]
 
@@ -135,6 +136,7 @@ class Exporter:
             small,
             self.task,
             self.settings.training,
+            teacher=self.teacher,
             epochs=epochs,
             side=self.space.side(trial.candidate) or None,
             seed=seed_of(self.settings.seed, trial.number, 1),
@@ -180,6 +182,7 @@ def finished(
     task: Task,
     training: Training,
     *,
+    teacher: Teacher | None,
     epochs: int,
     side: Side | None,
     seed: int,
@@ -214,6 +217,7 @@ def finished(
         device=device,
         callbacks=(keeper, watch),
         state=state,
+        teacher=teacher,
     )
     figures = {"epochs": epochs, **errors(small, task, side, device)}
     tensors = state_of(small)

@@ -26,6 +26,8 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
             "source": trial.source,
             "error": None if outcome is None else outcome.error,
             "error_std": None if outcome is None else outcome.error_std,
+            "predicted": trial.predicted and trial.predicted["error"],
+            "predicted_std": trial.predicted and trial.predicted["std"],
             **trial.costs,
             "latency_ms": None if outcome is None else outcome.latency_ms,
             "fidelity": trial.fidelity,
@@ -40,7 +42,7 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
         extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
         rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
     table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])
-    for name in ("error", "error_std", "latency_ms", "seconds", "started"):
+    for name in ("error", "error_std", "predicted", "predicted_std", "latency_ms", "seconds", "started"):
         table[name] = table[name].astype(float)
     return table
 
@@ -66,6 +68,19 @@ def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:
 
 
 _COLUMNS = (
-    *("trial", "key", "state", "source", "error", "error_std", *COSTS, "latency_ms", "fidelity", "ranking"),
+    *(
+        "trial",
+        "key",
+        "state",
+        "source",
+        "error",
+        "error_std",
+        "predicted",
+        "predicted_std",
+        *COSTS,
+        "latency_ms",
+        "fidelity",
+        "ranking",
+    ),
     *("weights", "evaluated", "within", "reason", "seconds", "started"),
 )

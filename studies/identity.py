@@ -14,13 +14,15 @@ from ..spaces import Scores, Space
 from .settings import Settings
 from .weights import digest, structure
 
+LADDER, SHARED = EVALUATORS = ("ladder", "shared-weights")
+
 
 def fingerprint(
     base: Mapping[str, Tensor],
     space: Space,
     scores: Scores | None,
     task: Task,
-    evaluator: Callable[..., Any] | None,
+    evaluator: str | Callable[..., Any],
     settings: Settings,
 ) -> dict[str, Any]:
     """All that must be the same for a study to go on, part by part; budget, number of trials and runner are not."""
@@ -41,10 +43,16 @@ def ranking_name(space: Space, scores: Scores | None) -> str:
     return f"l2:{digest(space.default_scores)[:8]}" if scores is None else f"given:{digest(scores)[:8]}"
 
 
-def evaluator_name(evaluator: Callable[..., Any] | None) -> str:
-    """`"ladder"` for the default, else the evaluator's `fingerprint` text, else where it lives."""
-    if evaluator is None:
-        return "ladder"
+def evaluator_name(evaluator: str | Callable[..., Any]) -> str:
+    """One of `EVALUATORS` as it is, else the evaluator's `fingerprint` text, else where it lives.
+
+    Raises:
+        ValueError: a name that is not known.
+    """
+    if isinstance(evaluator, str):
+        if evaluator not in EVALUATORS:
+            raise ValueError(f"evaluator={evaluator!r}: expected one of {', '.join(EVALUATORS)}, or your own")
+        return evaluator
     own = getattr(evaluator, "fingerprint", None)
     if isinstance(own, str):
         return own

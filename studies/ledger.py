@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..search import distributions, positions
 from ..spaces import Axis, Candidate
 from .storage import quiet
 from .trial import Outcome, Trial
@@ -182,16 +182,6 @@ class Ledger:
             told=row.state.is_finished(),
             started=_seconds(row.datetime_start),
         )
-
-
-def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
-    """An integer from 0 for each axis: the position among its choices, which keeps them ordered and evenly spaced."""
-    return {axis.name: IntDistribution(0, len(axis.choices) - 1) for axis in axes}
-
-
-def positions(axes: Sequence[Axis], candidate: Candidate) -> dict[str, int]:
-    """Where the candidate stands on each axis, by axis name."""
-    return {axis.name: axis.choices.index(value) for axis, value in zip(axes, candidate, strict=True)}
 
 
 def _with_latency(trial: Trial, latency_ms: float) -> Trial:

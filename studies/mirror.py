@@ -7,7 +7,7 @@ its trial. So a proposal is a function of the ledger: kill, resume or evaluate i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from ..search import SamplerFactory
-from ..spaces import Axis, Candidate
-from .ledger import distributions, positions
+from ..search import NOTE, Problem, SamplerFactory, distributions
+from ..spaces import Candidate
 from .storage import quiet
 from .trial import Trial
 
@@ -28,12 +27,12 @@ from .trial import Trial
 class Mirror:
     """A sampler's view of a study; trials enter as running, in number order, and are closed a batch at a time."""
 
-    def __init__(self, axes: Sequence[Axis], objectives: Sequence[str], factory: SamplerFactory, seed: int) -> None:
-        self._axes = tuple(axes)
-        self._objectives = tuple(objectives)
+    def __init__(self, problem: Problem, factory: SamplerFactory) -> None:
+        self._problem = problem
+        self._axes = problem.space.axes
+        self._objectives = problem.objectives
         self._factory = factory
-        self._seed = seed
-        self._distributions = distributions(axes)
+        self._distributions = distributions(self._axes)
         self._storage = _Forgetful()
         with quiet():
             self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
@@ -57,10 +56,24 @@ class Mirror:
                 asked[axis.name] = sampler.sample_independent(study, trial, axis.name, self._distributions[axis.name])
         return Candidate(axis.choices[int(asked[axis.name])] for axis in self._axes)
 
-    def settle(self, number: int, candidate: Candidate) -> dict[str, Any]:
-        """Give the trial that was asked for its final parameters; returns what the sampler noted on it."""
+    def noted(self, number: int, key: str) -> Any:
+        """What a sampler of ours noted under a key on the trial that was asked for; None where it did not."""
+        return self._notes(self._trial_id(number)).get(NOTE + key)
+
+    def settle(self, number: int, candidate: Candidate, *, forget: str | None = None) -> dict[str, Any]:
+        """Give the trial that was asked for its final parameters; returns what the sampler noted on it.
+
+        Args:
+            number: of the trial.
+            candidate: what it tries.
+            forget: how the notes begin that are not true of this candidate.
+        """
         trial_id = self._trial_id(number)
-        for name, position in positions(self._axes, candidate).items():
+        if forget is not None:
+            notes = self._storage.get_trial(trial_id).system_attrs  # memory hands out its own, as in `ask`
+            for key in [key for key in notes if key.startswith(forget)]:
+                del notes[key]
+        for name, position in self._problem.params(candidate).items():
             distribution = self._distributions[name]
             internal = distribution.to_internal_repr(position)
             self._storage.set_trial_param(trial_id, name, internal, distribution)
@@ -72,7 +85,7 @@ class Mirror:
             self._id,
             create_trial(
                 state=TrialState.RUNNING,
-                params=positions(self._axes, trial.candidate),
+                params=self._problem.params(trial.candidate),
                 distributions=self._distributions,
                 system_attrs=dict(trial.memory),
             ),
@@ -98,13 +111,16 @@ class Mirror:
             if not trial.outcome.complete:
                 self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
                 continue
+            self._storage.set_trial_user_attr(trial_id, "evaluated", trial.outcome.evaluated)
+            if trial.outcome.error_std is not None:
+                self._storage.set_trial_user_attr(trial_id, "error_std", trial.outcome.error_std)
             row = optuna.trial.Trial(study, trial_id)
             for name, value in trial.constraints(limits).items():
                 row.set_constraint(name, value)
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self._objectives))
 
     def _sampler(self, number: int, attempt: int) -> tuple[BaseSampler, Study]:
-        sampler = self._factory(seed_of(self._seed, number, attempt))
+        sampler = self._factory(seed_of(self._problem.seed, number, attempt), self._problem)
         return sampler, self._view(sampler)
 
     def _view(self, sampler: BaseSampler) -> Study:

@@ -5,15 +5,16 @@ Everything here is arithmetic: nothing is built or measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from ..search import SamplerFactory
-from ..spaces import Candidate, Space, within
+from ..search import NOTE, Problem, SamplerFactory
+from ..spaces import Candidate
+from .artifacts import INHERITED, PARENT
 from .mirror import Mirror, seed_of
 from .seeds import Seed
-from .trial import Trial
+from .trial import REFERENCE, Trial
 
 Kind = tuple[str, str, str]
 """Ranking, weights, fidelity."""
@@ -25,41 +26,37 @@ class Proposer:
     """Proposes a study's trials by number; the same ledger gives the same proposal.
 
     Args:
-        space: the traced space.
-        objectives: names of what is minimised.
-        factory: makes a sampler from a seed.
-        seed: the study's.
+        problem: what is searched.
+        factory: makes a sampler.
         seeds: the seed that a trial of this number tries, None where there is none.
-        limits: absolute, by cost name.
         ranking: name and digest of the scores.
         fidelity: how well each candidate is trained.
+        weights: where the weights come from, unless a seed or a sampler says otherwise.
     """
 
     def __init__(
         self,
         *,
-        space: Space,
-        objectives: Sequence[str],
+        problem: Problem,
         factory: SamplerFactory,
-        seed: int,
         seeds: Callable[[int], Seed | None],
-        limits: Mapping[str, float],
         ranking: str,
         fidelity: str,
+        weights: str = INHERITED,
     ) -> None:
-        self._space = space
-        self._mirror = Mirror(space.axes, objectives, factory, seed)
-        self._seed = seed
+        self._problem = problem
+        self._space = problem.space
+        self._mirror = Mirror(problem, factory)
         self._seeds = seeds
-        self._limits = dict(limits)
-        self._kind = (ranking, "inherited", fidelity)
+        self._limits = dict(problem.limits)
+        self._kind = (ranking, weights, fidelity)
         self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
 
     def propose(self, number: int) -> Trial | None:
         """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
         for source, asked, candidate, kind in self._wishes(number):
             if not self._is_taken(candidate, kind):
-                memory = self._mirror.settle(number, candidate)
+                memory = self._mirror.settle(number, candidate, forget=_untrue(source, asked, candidate))
                 return self._keep(self._trial(number, source, asked, candidate, kind, memory))
         return None
 
@@ -85,14 +82,32 @@ class Proposer:
         asked = self._mirror.ask(number, 0)
         seed = self._seeds(number)
         if seed is not None:
-            kind = (seed.ranking or self._kind[0], seed.weights, self._kind[2])
-            yield f"seed:{seed.name}", seed.candidate, seed.candidate, kind
+            yield f"seed:{seed.name}", seed.candidate, seed.candidate, self._planted(seed)
         for attempt in range(1, _ATTEMPTS + 1):
-            yield "sampler", asked, self._repaired(asked), self._kind
+            # A reference teaches the sampler what lies beyond the budget; it never counts as found.
+            reference = self._mirror.noted(number, "reference")
+            candidate = self._space.canonical(asked) if reference else self._problem.repair(asked)
+            source = REFERENCE if reference else "sampler"
+            yield source, asked, candidate, self._asked_kind(number, asked == candidate)
             if attempt < _ATTEMPTS:
                 asked = self._mirror.ask(number, attempt)
-        for near in self._around(self._repaired(asked), np.random.default_rng(seed_of(self._seed, number, _ATTEMPTS))):
-            yield "near", asked, near, self._kind
+        random = np.random.default_rng(seed_of(self._problem.seed, number, _ATTEMPTS))
+        kind = self._asked_kind(number, False)
+        for near in self._around(self._problem.repair(asked), random):
+            yield "near", asked, near, kind
+
+    def _planted(self, seed: Seed) -> Kind:
+        """How a seed is built; weights that candidates share belong to one ranking, so there only its widths count."""
+        ranking, weights, fidelity = self._kind
+        return self._kind if weights != INHERITED else (seed.ranking or ranking, seed.weights, fidelity)
+
+    def _asked_kind(self, number: int, as_asked: bool) -> Kind:
+        """How the sampler wants its candidate built; a parent's weights fit what it asked for and nothing else."""
+        ranking, weights, fidelity = self._kind
+        wanted = self._mirror.noted(number, "weights")
+        if wanted is None or (wanted.startswith(PARENT) and not as_asked):
+            return self._kind
+        return ranking, wanted, fidelity
 
     def _around(self, start: Candidate, random: np.random.Generator) -> Iterator[Candidate]:
         """Candidates ever farther from one that was tried, until the caller takes one; all there are within the limits.
@@ -107,13 +122,10 @@ class Proposer:
             ring = [ring[i] for i in random.permutation(len(ring))]
             yield from ring
 
-    def _repaired(self, asked: Candidate) -> Candidate:
-        return self._space.repair(self._space.canonical(asked), self._limits)
-
     def _neighbours(self, candidate: Candidate) -> list[Candidate]:
         """Everything within the limits and one step on one axis away, whatever stands within removed blocks."""
         steps = [step for start in (candidate, self._slimmest(candidate)) for step in self._steps(start)]
-        fine = within(self._space, self._space.encode(steps), self._limits)
+        fine = self._problem.within(self._space.encode(steps))
         return [self._space.canonical(step) for step, good in zip(steps, fine, strict=True) if good]
 
     def _steps(self, candidate: Candidate) -> Iterator[Candidate]:
@@ -160,9 +172,18 @@ class Proposer:
         if found is None:
             return False
         # What was skipped under a tighter latency budget may be tried under today's.
-        skipped = found.outcome is not None and not found.outcome.evaluated
+        skipped = (
+            found.outcome is not None and not found.outcome.evaluated and "stopped" not in found.outcome.attributes
+        )
         return not (skipped and found.within(self._limits))
 
     def _keep(self, trial: Trial) -> Trial:
         self._taken[trial.identity] = trial
         return trial
+
+
+def _untrue(source: str, asked: Candidate, candidate: Candidate) -> str | None:
+    """How the sampler's notes begin that do not hold for what is tried in place of what it asked for."""
+    if source.startswith("seed:"):
+        return NOTE
+    return None if asked == candidate else f"{NOTE}predicted"

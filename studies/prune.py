@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..evaluators import Task
+from ..evaluators import Task, Teacher
 from ..pruners import Even, Method, TrainingPruner
 from ..spaces import Candidate, Space
 from .artifacts import Artifacts
@@ -162,6 +162,7 @@ class _Job:
             small,
             self.task,
             self.file.training,
+            teacher=Teacher(model=self.model, resolution=self.space.side(self.space.full) or None),
             epochs=epochs,
             side=self.space.side(candidate) or None,
             seed=seed_of(self.file.study.seed, 0, 1),

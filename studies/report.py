@@ -67,6 +67,8 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         ["budget", asked],
         ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
         ["fidelity", standing["fidelity"]],
+        *([["seeds", _worth(standing["seeds"])]] if standing["seeds"] else []),
+        *([["surrogate", _foresight(standing["foresight"])]] if standing["foresight"] else []),
         *([["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]] if foretold else []),
         ["spent", f"{duration(standing['seconds'])} evaluating"],
     ]
@@ -160,6 +162,26 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:g}"
+
+
+def _worth(worth: Mapping[str, Any]) -> str:
+    best, since = worth["best_error"], worth["best_error_since"]
+    said = f"{worth['seeds']} within the budget" + ("" if best is None else f", best error {_percent(best)}")
+    said += "" if since is None else f"; {_percent(since)} found since"
+    return said + ("" if worth["share"] is None else f"; {worth['share']:.2f} of the front's hypervolume")
+
+
+def _foresight(found: Mapping[str, Any]) -> str:
+    said = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found["model"].items()
+    ]
+    if "rmse" in found:
+        said.append(
+            f"foretold {found['trials']} errors within {_percent(found['rmse'])} "
+            f"({_percent(found['rmse_of_mean'])} by their mean)"
+        )
+    return ", ".join(said)
 
 
 def _percent(error: float) -> str:

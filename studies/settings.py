@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Settings:
         objectives: names of what is minimised, in order; `"error"` and costs.
         sampler: name of the sampler, or of the factory.
         fidelity: how well a candidate is trained before its error counts.
+        early_stopping: whether a trial that is not promising at a lower fidelity is stopped there.
         seeds: names of the candidates that are tried first.
         batch: trials proposed together, each in ignorance of the others' outcomes.
         seed: of everything random.
@@ -42,6 +43,7 @@ class Settings:
     threads: int
     dtype: str | None
     training: Training
+    early_stopping: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no study could follow."""
@@ -55,6 +57,8 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
+        if not isinstance(self.early_stopping, bool):
+            raise TypeError(f"early_stopping={self.early_stopping!r}: expected true or false")
         if not isinstance(self.training, Training):
             raise TypeError(f"training is a {type(self.training).__name__}; expected a Training")
         if self.dtype is not None and not getattr(getattr(torch, self.dtype, None), "is_floating_point", False):
@@ -93,13 +97,17 @@ class Settings:
             ValueError: a field is missing or of no use.
         """
         try:
-            own = {field.name: values[field.name] for field in fields(cls)}
+            own = {
+                field.name: values[field.name]
+                for field in fields(cls)
+                if field.name in values or field.default is MISSING  # a study of before the setting has its default
+            }
             return cls(
                 **own
                 | {
                     "objectives": tuple(own["objectives"]),
                     "seeds": tuple(own["seeds"]),
-                    "training": Training(**own["training"]),
+                    "training": Training(**{"distillation": 0.0} | own["training"]),  # older ones had no teacher
                 }
             )
         except (KeyError, TypeError) as error:

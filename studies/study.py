@@ -13,25 +13,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..evaluators import Ladder, Task, Training
+from ..evaluators import Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
-from .artifacts import Artifacts
-from .evaluation import Evaluation
+from .engine import Engine
 from .files import new_folder, to_json, write
-from .finish import Exporter
 from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
 from .front import front_table, on_front, trial_table
-from .identity import evaluator_name, fingerprint, ranking_name
+from .identity import EVALUATORS, LADDER, SHARED, evaluator_name, fingerprint, ranking_name
 from .ledger import Ledger, make_ledger
 from .lock import locked
 from .loop import Search
 from .progress import Listener, Progress
-from .proposer import Proposer
-from .proxies import known, proxy_table
-from .pruning import Planter, Pruning, method_named
+from .proxies import known
 from .runner import Runner, reproducible, serial
-from .seeds import DEFAULT, Seeds
+from .seeds import DEFAULT
 from .settings import Settings, default_objectives, dtype_name
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
 from .view import standing
@@ -82,11 +78,18 @@ class Study:
         self.settings = settings
         self.fingerprint = dict(fingerprint)
         self.runner: Runner = serial
-        self._scores = scores
-        self._factory = factory
         self._ledger = ledger
-        self._evaluator = evaluator or Ladder(
-            task, settings.training, device=settings.torch_device, threads=settings.threads
+        self._engine = Engine(
+            path=path,
+            model=self.model,
+            task=task,
+            space=space,
+            settings=settings,
+            given_scores=scores,
+            fingerprint=self.fingerprint,
+            factory=factory,
+            given_evaluator=evaluator,
+            ledger=ledger,
         )
         self._full_latency_ms: float | None = ledger.notes().get("full_latency_ms")
 
@@ -103,17 +106,18 @@ class Study:
         budget: Budget,
         objectives: Sequence[str] | None = None,
         sampler: str | SamplerFactory = "tpe",
-        fidelity: str = "short",
+        fidelity: str | None = None,
         seeds: Sequence[str] = DEFAULT,
         scores: Scores | None = None,
         batch: int = 4,
+        early_stopping: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
         threads: int | None = None,
         dtype: str | torch.dtype | None = None,
         storage: str | None = None,
         training: Training | None = None,
-        evaluator: Callable[..., Any] | None = None,
+        evaluator: str | Callable[..., Any] | None = None,
     ) -> Study:
         """A new study in the folder `path`, which appears whole or not at all.
 
@@ -125,17 +129,23 @@ class Study:
             budget: hard limits on the pruned model.
             objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when None.
             sampler: `"random"`, `"tpe"`, `"nsga2"`, `"gp"`, or a factory `seed -> Optuna sampler`.
-            fidelity: `"recalibrated"`, `"short"` or `"long"`: how well a candidate is trained before its error counts.
+            fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`,
+                `"short"` or `"long"`: how well a candidate is trained before its error counts. When None,
+                `"recalibrated"` with shared weights and `"short"` otherwise.
             seeds: what is tried first: `"full"`, `"uniform"`, `"magnitude"`, and any of `pruners.METHODS`.
             scores: which channels stay; the space's own L2 norms when None.
             batch: trials proposed together.
+            early_stopping: end a trial at a lower fidelity where it is not promising; its error is then foretold.
             seed: of everything random.
             device: where networks are trained and measured.
             threads: of PyTorch; as many as it has now when None.
             dtype: of the networks; their own when None.
             storage: any Optuna storage URL; an SQLite file in the folder when None.
             training: how networks are trained; `Training()` when None.
-            evaluator: called like `Ladder`, and instead of it; `open` must be given the same one.
+            evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all
+                cut from one set of weights that was trained so that its parts are good too; or your own, called like
+                `Ladder`, which `open` must be given again. When None, `"shared-weights"` for the sampler `"joint"`,
+                which needs them, and `"ladder"` for all others.
 
         Raises:
             FileExistsError: the folder exists.
@@ -145,12 +155,16 @@ class Study:
         path = Path(path)
         _check_types(model, task, space, budget)
         name, factory = sampler_factory(sampler)
+        evaluator = (SHARED if name == "joint" else LADDER) if evaluator is None else evaluator
+        if fidelity is None:
+            fidelity = "recalibrated" if evaluator == SHARED else "short"
         settings = Settings(
             objectives=default_objectives(budget) if objectives is None else tuple(objectives),
             sampler=name,
             fidelity=fidelity,
             seeds=tuple(seeds) if not isinstance(seeds, str) else (seeds,),
             batch=batch,
+            early_stopping=early_stopping,
             seed=seed,
             device=str(device),
             threads=torch.get_num_threads() if threads is None else threads,
@@ -194,7 +208,7 @@ class Study:
             settings=settings,
             fingerprint=kept,
             factory=factory,
-            evaluator=evaluator,
+            evaluator=None if isinstance(evaluator, str) else evaluator,
             ledger=_ledger(path, described, space, settings),
         )
 
@@ -227,7 +241,9 @@ class Study:
         path = Path(path)
         found = read_study_json(path)
         settings, kept = Settings.from_json(found["settings"]), found["fingerprint"]
-        check_same(kept, {"evaluator": evaluator_name(evaluator), "task": task.fingerprint}, path)
+        if evaluator is not None or kept["evaluator"] not in EVALUATORS:
+            check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
+        check_same(kept, {"task": task.fingerprint}, path)
         name, factory = sampler_factory(settings.sampler if sampler is None else sampler)
         check_same(kept, {"sampler": name}, path)
         base = read_tensors(path / BASE, kept["weights"])
@@ -272,8 +288,8 @@ class Study:
             limits = self._settle_limits()
             search = Search(
                 ledger=self._ledger,
-                proposer=self._proposer(limits, progress),
-                evaluate=self._evaluation(limits),
+                proposer=self._engine.proposer(limits, progress),
+                evaluate=self._engine.evaluation(limits),
                 runner=self.runner,
                 limits=limits,
                 watch=Progress(progress, trials, self.settings.objectives, limits),
@@ -283,46 +299,6 @@ class Study:
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
-    def _pruning(self) -> Pruning:
-        return Pruning(
-            model=self.model,
-            space=self.space,
-            task=self.task,
-            training=self.settings.training,
-            seed=self.settings.seed,
-            device=self.settings.torch_device,
-        )
-
-    def _proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
-        scores = self.space.default_scores if self._scores is None else self._scores
-        planter = Planter(pruning=self._pruning(), artifacts=self._artifacts, scores=scores, say=progress)
-        return Proposer(
-            space=self.space,
-            objectives=self.settings.objectives,
-            factory=self._factory,
-            seed=self.settings.seed,
-            seeds=Seeds(self.settings.seeds, self.space, limits, planter),
-            limits=limits,
-            ranking=self.fingerprint["ranking"],
-            fidelity=self.settings.fidelity,
-        )
-
-    @property
-    def _artifacts(self) -> Artifacts:
-        return Artifacts(folder=self.path, space=self.space, scores=self._scores, ranking=self.fingerprint["ranking"])
-
-    def _evaluation(self, limits: Mapping[str, float]) -> Evaluation:
-        return Evaluation(
-            model=self.model,
-            space=self.space,
-            artifacts=self._artifacts,
-            evaluator=self._evaluator,
-            seed=self.settings.seed,
-            device=self.settings.torch_device,
-            latency_limit_ms=limits.get("latency_ms"),
-            wants_latency="latency_ms" in self.settings.objectives,
-        )
-
     def _settle_limits(self) -> dict[str, float]:
         """Today's limits; remembers the budget, and measures what only now is limited."""
         notes, limits = self._ledger.notes(), self._limits()
@@ -331,7 +307,7 @@ class Study:
         if self._full_latency_ms is not None and "full_latency_ms" not in notes:
             self._ledger.note("full_latency_ms", self._full_latency_ms)
         if "latency_ms" in limits:
-            evaluation = self._evaluation(limits)
+            evaluation = self._engine.evaluation(limits)
             for trial in self._ledger.trials:
                 if trial.told and trial.scored and "latency_ms" not in trial.measures:
                     self._ledger.note_latency(trial, evaluation.latency_ms(trial.candidate))
@@ -339,11 +315,11 @@ class Study:
 
     def _limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""
-        full = _full_costs(self.space)
+        full = dict(self._engine.full_costs)
         if self.budget.needs_full("latency_ms"):
             if self._full_latency_ms is None:
                 with reproducible(self.settings.threads, self.settings.torch_device):
-                    self._full_latency_ms = self._evaluation({}).latency_ms(self.space.full)
+                    self._full_latency_ms = self._engine.evaluation({}).latency_ms(self.space.full)
             full["latency_ms"] = self._full_latency_ms
         return self.budget.limits(full)
 
@@ -380,15 +356,7 @@ class Study:
         Args:
             methods: pruning methods that are asked for their scores now; those among the seeds are known already.
         """
-        pruning, artifacts = self._pruning(), self._artifacts
-        own = self.space.default_scores if self._scores is None else self._scores
-        rankings = {self.fingerprint["ranking"]: own}
-        for name in artifacts.rankings():
-            rankings[name] = artifacts.scores_of(name) or own
-        full = _full_costs(self.space)
-        for name in methods:
-            rankings[name] = pruning.propose(method_named(name), {"macs": full["macs"]}).scores
-        return proxy_table(self._ledger.trials, self.space, rankings)
+        return self._engine.proxies(methods)
 
     def export(
         self,
@@ -420,16 +388,7 @@ class Study:
         self._ledger.refresh()
         limits = self._limits()
         front = on_front(self._ledger.trials, self.settings.objectives, limits)
-        exporter = Exporter(
-            study=self.path,
-            model=self.model,
-            space=self.space,
-            artifacts=self._artifacts,
-            task=self.task,
-            settings=self.settings,
-            fingerprint=self.fingerprint,
-            limits=limits,
-        )
+        exporter = self._engine.exporter(limits)
         picked = exporter.pick(self._ledger.trials, front, self._limits_of(pick) if isinstance(pick, Budget) else pick)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..search import NOTE
 from ..spaces import Candidate
+
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +60,11 @@ class Trial:
         number: place in the study, from 0.
         candidate: what is built: legal, canonical, and repaired to the budget of its day.
         asked: what the sampler (or the seed) asked for, before repair.
-        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, or `"near"` what it asked for, where that was
-            tried.
+        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, `"near"` what it asked for, where that was tried, or
+            `"reference"`: one that the sampler learns from, which may be over the budget.
         ranking: name and digest of the scores that say which channels stay.
-        weights: where the weights come from: `"inherited"`.
+        weights: where the weights come from: `"inherited"` from the full network; `"NAME:DIGEST"` of a pruning method;
+            `"trial:NUMBER"`, where another trial's training ended; `"round:NUMBER"` of shared weights.
         fidelity: how well the network is trained before its error counts.
         costs: by name, by arithmetic.
         memory: what the sampler noted on this trial (Optuna's system attributes).
@@ -86,6 +90,12 @@ class Trial:
     def identity(self) -> tuple[Candidate, str, str, str]:
         """Equal for trials that would measure the same thing."""
         return self.candidate, self.ranking, self.weights, self.fidelity
+
+    @property
+    def predicted(self) -> dict[str, float] | None:
+        """`error` and its standard deviation `std` as the sampler foretold them; None where it did not."""
+        found: dict[str, float] | None = self.memory.get(f"{NOTE}predicted")
+        return found
 
     @property
     def scored(self) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..spaces import Axis, Budget
 from .folder import DATABASE, read_study_json
 from .front import front_table, on_front
+from .insight import foresight, seeds_worth
 from .ledger import Ledger
 from .progress import better, described
 from .storage import check_sqlite, connect, sqlite_url
@@ -91,6 +92,8 @@ def standing(
         "objectives": list(settings["objectives"]),
         "sampler": settings["sampler"],
         "fidelity": settings["fidelity"],
+        "seeds": seeds_worth(trials, settings["objectives"], limits),
+        "foresight": foresight(trials),
         "proxies": [dict(proxy) for proxy in proxies],
         "seconds": sum(trial.outcome.seconds for trial in told if trial.outcome is not None),
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -59,6 +59,21 @@ def read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
     if not expected or not digest(tensors).startswith(expected):
         raise ValueError(f"{path} holds other tensors than the study wrote; restore it or start a new study")
     return tensors
+
+
+def read_described(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors in a file, and what was written beside them.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; restore it from a copy or start a new study") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a copy or start a new study") from error
 
 
 def with_kept_weights(source: ModelSource, kept: Mapping[str, Tensor]) -> nn.Module:

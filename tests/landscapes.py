@@ -89,8 +89,8 @@ def tiny_task(seed: int = 0, images: int = 64) -> Classification:
     return Classification(train=split(images), validation=split(images), test=split(images), batch=32)
 
 
-def tiny_training() -> Training:
-    return Training(lr=0.05, short_epochs=1, long_epochs=2, recalibration_images=64)
+def tiny_training(**changes: int) -> Training:
+    return Training(lr=0.05, short_epochs=1, long_epochs=2, recalibration_images=64, **changes)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import tasks
 import torch
 from torch import nn
 
-from secateur.evaluators import FIDELITIES, Ladder, Training, measure_error, recalibrate
+from secateur.evaluators import FIDELITIES, Ladder, Teacher, Training, measure_error, recalibrate, train
+from secateur.evaluators.modes import derived_seed
 
 TRAINING = Training(lr=0.05, short_epochs=2, long_epochs=4)
 
@@ -43,14 +44,70 @@ def same(a, b):
     assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
+@pytest.mark.parametrize("fidelity", FIDELITIES[1:])
 def test_every_rung_is_reported_and_the_last_is_the_error(fidelity):
-    rungs, seen = FIDELITIES[: FIDELITIES.index(fidelity) + 1], []
+    rungs, seen = FIDELITIES[1 : FIDELITIES.index(fidelity) + 1], []
     ladder = Ladder(NoTest(tasks.classification()), TRAINING)
     result = evaluate(ladder, fidelity, report=lambda rung, error: seen.append((rung, error)))
     assert result.state == "complete" and result.reason is None and result.seconds > 0
     assert seen == [(rung, result.attributes[f"error_{rung}"]) for rung in rungs]
     assert result.error == seen[-1][1] and result.error_std > 0
+    assert result.rung == fidelity and not result.stopped
+
+
+@pytest.mark.parametrize("last", ["zero-shot", "recalibrated", "short", "long"])
+def test_a_report_ends_the_climb(last):
+    task, seen = tasks.classification(), []
+    ladder = Ladder(task, TRAINING, proxy=lambda candidate: {"a": 7}[candidate])
+    result = evaluate(ladder, "long", report=lambda rung, error: seen.append((rung, error)) or rung == last)
+    assert [rung for rung, _ in seen] == list(FIDELITIES[: FIDELITIES.index(last) + 1])
+    assert result.attributes == {f"error_{rung}": error for rung, error in seen}
+    assert result.state == "complete" and result.rung == last and result.error == seen[-1][1]
+    assert result.stopped == (last != "long")  # at the top there is nothing to be spared
+    if last == "zero-shot":
+        assert result.weights is None and result.error_std is None
+    else:
+        whole = evaluate(Ladder(task, TRAINING), last)
+        assert result.error == whole.error and result.error_std == whole.error_std
+        assert all(torch.equal(result.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_zero_shot_builds_no_network():
+    ladder = Ladder(tasks.classification(), TRAINING, proxy=len)
+    result = ladder(lambda: 1 / 0, candidate=(3, 4), resolution=None, fidelity="zero-shot")
+    assert result.error == 2.0 and result.state == "complete" and result.rung == "zero-shot" and not result.stopped
+
+
+def test_a_proxy_that_gives_no_number_is_a_failed_result():
+    result = evaluate(Ladder(tasks.classification(), TRAINING, proxy=lambda candidate: math.nan), "recalibrated")
+    assert result.state == "failed" and "the proxy says nan" in result.reason
+
+
+def test_the_seeds_of_rungs_are_fixed():
+    """Training seeds of before there was a rung below: (seed, 1) and (seed, 2)."""
+    task, model = tasks.classification(), base()
+    recalibrate(model, task)
+    for number, epochs, rung in ((1, 2, "short"), (2, 4, "long")):
+        train(model, task, TRAINING, epochs=epochs, seed=derived_seed(5, number))
+        assert measure_error(model, task).compute() == evaluate(Ladder(task, TRAINING), rung, seed=5).error
+
+
+def test_a_teacher_is_heard_in_every_training_and_once():
+    task, teacher = tasks.classification(), Teacher(model=base(3))
+    ladder = Ladder(task, TRAINING, teacher=teacher)
+    result = evaluate(ladder, "long")
+    assert ladder.teacher.answers.shape == (96, 3) and teacher.answers is None
+    kept = ladder.teacher
+    same(evaluate(ladder, "long"), result)
+    assert ladder.teacher is kept
+    model = base()
+    recalibrate(model, task)
+    for number, epochs in ((1, 2), (2, 4)):
+        train(model, task, TRAINING, epochs=epochs, seed=derived_seed(0, number), teacher=teacher)
+    assert all(torch.equal(result.weights[name], value) for name, value in model.state_dict().items())
+    without = evaluate(Ladder(task, TRAINING), "long")
+    assert without.attributes["error_recalibrated"] == result.attributes["error_recalibrated"]
+    assert not torch.equal(without.weights["fc.weight"], result.weights["fc.weight"])
 
 
 def test_lower_rungs_are_the_same_on_the_way_up():
@@ -141,6 +198,8 @@ def test_wrong_settings_are_refused():
     task = tasks.classification()
     with pytest.raises(ValueError, match="recalibrated, short, long"):
         evaluate(Ladder(task, TRAINING), "medium")
+    with pytest.raises(ValueError, match="no proxy"):
+        evaluate(Ladder(task, TRAINING), "zero-shot")
     with pytest.raises(ValueError, match="threads"):
         Ladder(task, TRAINING, threads=0)
     with pytest.raises(ValueError, match="dtype"):

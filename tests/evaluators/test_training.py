@@ -112,6 +112,26 @@ def test_callbacks_are_called_in_order():
     assert recorder.calls == [*["backward", "step"] * 2, "epoch"] * 2 + ["finalise"]
 
 
+def test_a_callback_sees_batch_and_outputs():
+    task, seen = tasks.classification(), []
+
+    class Look:
+        def prepare(self, loop):
+            assert loop.batch is None and loop.outputs is None
+
+        def after_backward(self, loop):
+            targets = task.prepare(loop.batch, loop.device)[1]
+            assert not loop.outputs.requires_grad
+            assert task.loss(loop.outputs, targets) == loop.loss
+            seen.append(loop.outputs)
+
+        def after_step(self, loop):
+            assert loop.outputs is seen[-1]
+
+    train(fresh(), task, Training(), epochs=1, callbacks=[Look()])
+    assert len(seen) == 6
+
+
 def test_a_callback_may_change_gradients():
     class Freeze:
         def after_backward(self, loop):
@@ -219,6 +239,9 @@ WRONG = [
     ({"warmup": 1}, ValueError),
     ({"batch": 0}, ValueError),
     ({"clip": 0}, ValueError),
+    ({"distillation": 1}, ValueError),
+    ({"distillation": -0.1}, ValueError),
+    ({"temperature": 0}, ValueError),
     ({"short_epochs": 1.5}, TypeError),
     ({"long_epochs": -1}, ValueError),
     ({"recalibration_images": 0}, ValueError),

@@ -8,7 +8,7 @@ import pytest
 from landscapes import tiny_net, tiny_space
 
 from secateur.pruners import METHODS
-from secateur.search import SAMPLERS
+from secateur.search import SAMPLERS, Problem
 from secateur.spaces import threshold_candidate, within
 from secateur.studies.mirror import Mirror, seed_of
 from secateur.studies.proposer import Proposer
@@ -21,12 +21,9 @@ FULL = {name: float(values[0]) for name, values in SPACE.cost_table([SPACE.full]
 
 def proposer(limits, sampler="random", seeds=()):
     return Proposer(
-        space=SPACE,
-        objectives=("error", "macs"),
+        problem=Problem(space=SPACE, limits=limits),
         factory=SAMPLERS[sampler] if isinstance(sampler, str) else sampler,
-        seed=0,
         seeds=Seeds(seeds, SPACE, limits, planted),
-        limits=limits,
         ranking="l2:0",
         fidelity="short",
     )
@@ -77,7 +74,7 @@ def test_the_sampler_sees_what_was_repaired_not_what_it_asked():
             seen.append([row.params for row in study.get_trials(deepcopy=False)[: trial.number]])
 
     limits = {"macs": 0.1 * FULL["macs"]}
-    mine = proposer(limits, lambda seed: Looking(seed=seed))
+    mine = proposer(limits, lambda seed, problem: Looking(seed=seed))
     trials = [mine.propose(number) for number in range(4)]
     stand = [
         {axis.name: axis.choices.index(value) for axis, value in zip(SPACE.axes, trial.candidate, strict=True)}
@@ -97,7 +94,7 @@ def test_each_attempt_and_each_proposal_finds_nothing_that_another_noted():
             study._storage.set_study_system_attr(study._study_id, "study", 1)
             study._storage.set_trial_system_attr(trial._trial_id, f"note {len(found)}", 1)
 
-    mirror = Mirror(SPACE.axes, ("error", "macs"), lambda seed: Noting(seed=seed), seed=0)
+    mirror = Mirror(Problem(space=SPACE), lambda seed, problem: Noting(seed=seed))
     for attempt in range(3):
         asked = mirror.ask(0, attempt)
     assert mirror.settle(0, asked) == {"note 3": 1}

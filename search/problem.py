@@ -1,0 +1,158 @@
+"""What a sampler of ours knows of a search beside its trials: the space, what is minimised, and what is allowed.
+
+An Optuna study of a search has one integer parameter an axis, its position among the axis's choices, and one value an
+objective. Users' attributes of its trials say what Optuna has no word for: `evaluated` (false: the error is a stand-in
+and counts for nothing), `error_std`, and `measured` (costs that were measured, by name).
+
+Symbols: `n` candidates, `d` axes, `m` objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ..spaces import Axis, Candidate, Encoded, Scores, Space
+
+Array = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.int64]
+
+NOTE = "secateur:"
+"""How the system attributes begin that samplers of ours write on a trial."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """One search, as samplers see it.
+
+    Attributes:
+        space: what may be chosen.
+        objectives: names of what is minimised, in order: `"error"` and costs.
+        limits: absolute, by cost name; all hard.
+        scores: the ranking by which channels are cut; the space's own when None.
+        batch: trials that are proposed together, in ignorance of one another's outcomes.
+        seed: the study's; one for all proposals.
+        latency: `(n, d)` candidates to `(n,)` predicted `latency_ms`; None where nothing predicts it.
+    """
+
+    space: Space
+    objectives: tuple[str, ...] = ("error", "macs")
+    limits: Mapping[str, float] = field(default_factory=dict)
+    scores: Scores | None = None
+    batch: int = 1
+    seed: int = 0
+    latency: Callable[[Encoded], Array] | None = None
+
+    def costs(self, encoded: Encoded) -> dict[str, Array]:
+        """Costs by name, `(n,)` each, of `(n, d)` candidates; `latency_ms` among them where it is predicted."""
+        table = {name: column.astype(np.float64) for name, column in self.space.cost_table(encoded).items()}
+        return table if self.latency is None else table | {"latency_ms": self.latency(encoded)}
+
+    def within(self, encoded: Encoded) -> npt.NDArray[np.bool_]:
+        """`(n,)` whether each candidate meets every limit that is known before anything is built."""
+        costs = self.costs(encoded)
+        fine = np.ones(len(encoded), bool)
+        for name, limit in self.limits.items():
+            if name in costs:
+                fine &= costs[name] <= limit
+        return fine
+
+    def values(self, encoded: Encoded, error: Array) -> Array:
+        """`(n, m)` objectives, given the `(n,)` errors."""
+        costs = self.costs(encoded) | {"error": error}
+        return np.stack([costs[name] for name in self.objectives], axis=1)
+
+    def repair(self, candidate: Sequence[int]) -> Candidate:
+        """The candidate in its canonical form, or the nearest smaller one within the limits."""
+        return self.space.repair(self.space.canonical(candidate), self.limits, costs=self.costs)
+
+    def positions(self, encoded: Encoded) -> Positions:
+        """`(n, d)` positions among the choices, from 0, of `(n, d)` candidates."""
+        columns = [np.searchsorted(choices, encoded[:, i]) for i, choices in enumerate(self._choices)]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(encoded), 0), np.int64)
+
+    def encoded(self, positions: Positions) -> Encoded:
+        """`(n, d)` candidates of `(n, d)` positions."""
+        columns = [choices[positions[:, i]] for i, choices in enumerate(self._choices)]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(positions), 0), np.int64)
+
+    def params(self, candidate: Sequence[int]) -> dict[str, int]:
+        """The Optuna parameters of a candidate."""
+        return positions(self.space.axes, candidate)
+
+    def candidate(self, params: Mapping[str, int]) -> Candidate:
+        """The candidate of Optuna parameters."""
+        return Candidate(axis.choices[int(params[axis.name])] for axis in self.space.axes)
+
+    @cached_property
+    def _choices(self) -> list[Positions]:
+        return [np.array(axis.choices, np.int64) for axis in self.space.axes]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Told:
+    """The trials that count: complete and evaluated, in number order.
+
+    Attributes:
+        numbers: `(n,)` of the trials.
+        encoded: `(n, d)` candidates.
+        values: `(n, m)` objectives, as they were told.
+        error: `(n,)` errors.
+        error_std: `(n,)` their standard errors; NaN where unknown.
+        feasible: `(n,)` whether each meets the limits.
+        pending: `(p, d)` candidates that are running now.
+    """
+
+    numbers: Positions
+    encoded: Encoded
+    values: Array
+    error: Array
+    error_std: Array
+    feasible: npt.NDArray[np.bool_]
+    pending: Encoded
+
+
+def told(study: Study, problem: Problem) -> Told:
+    """What an Optuna study knows of a problem."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    names = [axis.name for axis in problem.space.axes]
+    trials = [trial for trial in trials if all(name in trial.params for name in names)]
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.user_attrs.get("evaluated", True)]
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    values = np.array([trial.values for trial in done], float).reshape(len(done), len(problem.objectives))
+    return Told(
+        numbers=np.array([trial.number for trial in done], np.int64),
+        encoded=_encoded(done, problem),
+        values=values,
+        error=values[:, problem.objectives.index("error")],
+        error_std=np.array([trial.user_attrs.get("error_std", np.nan) for trial in done], float),
+        feasible=np.array([all(value <= 0 for value in trial.constraints.values()) for trial in done], bool),
+        pending=_encoded(running, problem),
+    )
+
+
+def note(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Remember a JSON value on a trial that is being proposed; see `NOTE` for where it is found again."""
+    study._storage.set_trial_system_attr(trial._trial_id, NOTE + key, value)  # as Optuna's own samplers do
+
+
+def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
+    """An integer from 0 for each axis: the position among its choices, which keeps them ordered and evenly spaced."""
+    return {axis.name: IntDistribution(0, len(axis.choices) - 1) for axis in axes}
+
+
+def positions(axes: Sequence[Axis], candidate: Sequence[int]) -> dict[str, int]:
+    """Where the candidate stands on each axis, by axis name."""
+    return {axis.name: axis.choices.index(value) for axis, value in zip(axes, candidate, strict=True)}
+
+
+def _encoded(trials: Sequence[FrozenTrial], problem: Problem) -> Encoded:
+    return problem.space.encode([problem.candidate(trial.params) for trial in trials])

@@ -1,0 +1,199 @@
+"""What a study searches with, put together from its parts; a study asks here for what a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ..evaluators import Ladder, Task, Teacher
+from ..pruners import retained
+from ..search import Problem, SamplerFactory
+from ..spaces import Scores, Space
+from .artifacts import INHERITED, ROUND, Artifacts
+from .evaluation import Evaluation
+from .finish import Exporter
+from .identity import SHARED
+from .ledger import Ledger
+from .progress import Listener
+from .proposer import Proposer
+from .proxies import proxy_table
+from .pruning import Planter, Pruning, method_named
+from .rounds import Rounds
+from .seeds import Seeds
+from .settings import Settings
+from .stopping import Stopping
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Engine:
+    """The parts of a study that do not change while it is open.
+
+    Attributes:
+        path: the study's folder.
+        model: the full network with the base weights.
+        task: data, loss and error.
+        space: what may be chosen.
+        settings: how it searches.
+        given_scores: the ranking it was given; None for the space's own.
+        fingerprint: what it was made with, part by part.
+        factory: makes a sampler.
+        given_evaluator: the user's own; None for a `Ladder`.
+        ledger: its trials.
+    """
+
+    path: Path
+    model: nn.Module
+    task: Task
+    space: Space
+    settings: Settings
+    given_scores: Scores | None
+    fingerprint: Mapping[str, Any]
+    factory: SamplerFactory
+    given_evaluator: Callable[..., Any] | None
+    ledger: Ledger
+
+    @property
+    def ranking(self) -> str:
+        """Name of the study's own ranking."""
+        found: str = self.fingerprint["ranking"]
+        return found
+
+    @property
+    def scores(self) -> Scores:
+        """The study's own ranking."""
+        return self.space.default_scores if self.given_scores is None else self.given_scores
+
+    @cached_property
+    def full_costs(self) -> dict[str, float]:
+        """Costs of the full network, by name."""
+        return {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The full network, at its own resolution."""
+        return Teacher(model=self.model, resolution=self.space.side(self.space.full) or None)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Rankings and weights that trials name."""
+        return Artifacts(folder=self.path, space=self.space, scores=self.given_scores, ranking=self.ranking)
+
+    @cached_property
+    def pruning(self) -> Pruning:
+        """Asks pruning methods."""
+        return Pruning(
+            model=self.model,
+            space=self.space,
+            task=self.task,
+            training=self.settings.training,
+            seed=self.settings.seed,
+            device=self.settings.torch_device,
+        )
+
+    @cached_property
+    def evaluator(self) -> Callable[..., Any]:
+        """The user's own, or the ladder of fidelities."""
+        return self.given_evaluator or Ladder(
+            self.task,
+            self.settings.training,
+            device=self.settings.torch_device,
+            threads=self.settings.threads,
+            teacher=self.teacher,
+            proxy=self._lost if self.settings.fidelity == "zero-shot" else None,
+        )
+
+    def problem(self, limits: Mapping[str, float]) -> Problem:
+        """What samplers are asked to solve."""
+        return Problem(
+            space=self.space,
+            objectives=self.settings.objectives,
+            limits=limits,
+            scores=self.given_scores,
+            batch=self.settings.batch,
+            seed=self.settings.seed,
+        )
+
+    def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
+        """Says what to try."""
+        planter = Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
+        return Proposer(
+            problem=self.problem(limits),
+            factory=self.factory,
+            seeds=Seeds(self.settings.seeds, self.space, limits, planter),
+            ranking=self.ranking,
+            fidelity=self.settings.fidelity,
+            weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
+        )
+
+    def evaluation(self, limits: Mapping[str, float]) -> Evaluation:
+        """Turns a trial into its outcome."""
+        return Evaluation(
+            model=self.model,
+            space=self.space,
+            artifacts=self.artifacts,
+            evaluator=self.evaluator,
+            seed=self.settings.seed,
+            device=self.settings.torch_device,
+            latency_limit_ms=limits.get("latency_ms"),
+            wants_latency="latency_ms" in self.settings.objectives,
+            rounds=self._rounds(limits),
+            stopping=self._stopping(),
+            keeps_weights=getattr(self.factory(0, self.problem(limits)), "names_parents", False),
+        )
+
+    def exporter(self, limits: Mapping[str, float]) -> Exporter:
+        """Writes networks."""
+        return Exporter(
+            study=self.path,
+            model=self.model,
+            space=self.space,
+            artifacts=self.artifacts,
+            task=self.task,
+            settings=self.settings,
+            teacher=self.teacher,
+            fingerprint=self.fingerprint,
+            limits=limits,
+        )
+
+    def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
+        """As `Study.proxies`."""
+        rankings = {self.ranking: self.scores}
+        for name in self.artifacts.rankings():
+            rankings[name] = self.artifacts.scores_of(name) or self.scores
+        for name in methods:
+            rankings[name] = self.pruning.propose(method_named(name), {"macs": self.full_costs["macs"]}).scores
+        return proxy_table(self.ledger.trials, self.space, rankings)
+
+    def _rounds(self, limits: Mapping[str, float]) -> Rounds:
+        training = self.settings.training
+        return Rounds(
+            folder=self.path,
+            model=self.model,
+            problem=self.problem(limits),
+            task=self.task,
+            training=training,
+            first_epochs=training.shared_epochs,
+            later_epochs=training.round_epochs,
+            networks=training.shared_networks,
+            device=self.settings.torch_device,
+        )
+
+    def _stopping(self) -> Stopping | None:
+        if not self.settings.early_stopping:
+            return None
+        return Stopping(
+            trials=self.ledger.trials,
+            objectives=self.settings.objectives,
+            batch=self.settings.batch,
+            fidelity=self.settings.fidelity,
+        )
+
+    def _lost(self, candidate: Any) -> float:
+        """The share of the ranking's scores that leaves with what is removed."""
+        return 1.0 - float(retained(self.space, self.scores, self.space.encode([candidate]))[0])

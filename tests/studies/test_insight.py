@@ -1,0 +1,48 @@
+"""What a search says of its own seeds and foresight, on hand-made trials."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from handmade import OBJECTIVES, trial
+
+from secateur.studies.insight import foresight, seeds_worth
+
+
+def planted(number, error, macs, source="seed:uniform", **changes):
+    return replace(trial(number, error, macs, **changes), source=source)
+
+
+def foretold(number, error, predicted):
+    notes = {"secateur:predicted": {"error": predicted, "std": 0.01}, "secateur:model": {"kind": "polynomial"}}
+    return replace(trial(number, error, 10), memory=notes)
+
+
+def test_what_seeds_were_worth():
+    """Seeds' front (0.4, 20): area (0.6 - 0.4) * (40 - 20) = 4 under the worst corner (0.6, 40).
+
+    With (0.2, 30) since: 4 + (0.4 - 0.2) * (40 - 30) = 6. So the seeds' share is 4 / 6.
+    """
+    trials = [planted(0, 0.6, 40), planted(1, 0.4, 20), trial(2, 0.2, 30), planted(3, 0.1, 90)]
+    found = seeds_worth(trials, OBJECTIVES, {"macs": 50})
+    assert found == {"seeds": 2, "best_error": 0.4, "best_error_since": 0.2, "share": pytest.approx(4 / 6)}
+
+
+def test_seeds_that_are_all_over_the_limit_and_searches_without_any():
+    found = seeds_worth([planted(0, 0.1, 90), trial(1, 0.2, 30)], OBJECTIVES, {"macs": 50})
+    assert found == {"seeds": 0, "best_error": None, "best_error_since": 0.2, "share": None}
+    assert seeds_worth([trial(1, 0.2, 30)], OBJECTIVES, {"macs": 50}) == {}
+
+
+def test_foresight_beside_the_mean_so_far():
+    """Missed by 0.1, 0.1, 0.2: rmse = sqrt(0.06 / 3). The means before them: 0.5, 0.45, 0.4."""
+    trials = [trial(0, 0.5, 10), foretold(1, 0.4, 0.5), foretold(2, 0.3, 0.2), foretold(3, 0.2, 0.4)]
+    found = foresight(trials)
+    assert found["trials"] == 3 and found["model"] == {"kind": "polynomial"}
+    assert found["rmse"] == pytest.approx(math.sqrt(0.06 / 3))
+    assert found["rmse_of_mean"] == pytest.approx(math.sqrt((0.01 + 0.0225 + 0.04) / 3))
+
+
+def test_foresight_of_nothing():
+    assert foresight([trial(0, 0.5, 10)]) == {}
+    assert foresight([foretold(0, 0.4, 0.5)]) == {"trials": 1, "model": {"kind": "polynomial"}}

@@ -440,7 +440,7 @@ def deep():
 
 
 def proposal_ms(sampler, trials=300, count=4):
-    """Milliseconds of proposals after so many random trials, medians over `count` batches of one."""
+    """Axes, and milliseconds of `count` proposals after so many random trials: by the clock, and of the processor."""
     space = deep()
     full = costs_of(space, space.full)
     problem = Problem(space=space, limits={"macs": 0.5 * full}, batch=1, seed=0)
@@ -469,19 +469,19 @@ def proposal_ms(sampler, trials=300, count=4):
         asked.recall(trial)
         asked.close([trial])
     for number in range(trials, trials + count):
-        started = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         trial = asked.propose(number)
-        spent.append(1000 * (time.perf_counter() - started))
+        spent.append((1000 * (time.perf_counter() - clock), 1000 * (time.process_time() - processor)))
         asked.close([ended(trial)])
-    return len(space.axes), spent
+    return len(space.axes), np.array(spent)
 
 
 def timed(arguments):
     lines = []
     for sampler in arguments.only or [name for name in samplers() if name != "gp"]:
         axes, spent = proposal_ms(sampler)
-        shown = ", ".join(f"{ms:.0f}" for ms in spent)
-        lines.append(f"| {sampler} | {axes} | 300 | {np.median(spent):.0f} | {shown} |")
+        clock, processor = np.median(spent, axis=0)
+        lines.append(f"| {sampler} | {axes} | 300 | {clock:.0f} | {processor:.0f} |")
         print(lines[-1], flush=True)
     if not arguments.only:
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -542,8 +542,9 @@ def draw(arguments):
                 axes.set_xlabel("evaluations")
             if column == 0:
                 axes.set_ylabel("hypervolume that is missing (%)")
-    handles, labels = grid[1][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    shown = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    order = [sampler for sampler in COLOURS if sampler in shown]
+    figure.legend([shown[sampler] for sampler in order], order, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(PICTURE, dpi=110)
 
 
@@ -555,11 +556,12 @@ def measured(arguments):
     for name in arguments.on:
         found = load(name)
         r2 = found.facts.get("r2")
-        said = "every network measured" if r2 is None else ", ".join(f"{kind} {v:.3f}" for kind, v in r2.items())
-        tail = "" if r2 is None else f" are the R2 in five folds; the {found.facts['model']} is used"
-        facts.append(
-            f"`{name}`: {len(found.encoded):,} networks measured, noise {100 * found.noise:.2f} points, {said}{tail}"
-        )
+        count, noise = f"{len(found.encoded):,} networks measured", f"{100 * found.noise:.2f} points"
+        if r2 is None:
+            facts.append(f"`{name}`: {count}, which are all; standard error {noise}")
+            continue
+        said = " and ".join(f"{value:.3f} ({kind})" for kind, value in r2.items())
+        facts.append(f"`{name}`: {count}, standard error {noise}; R2 in five folds {said}, the better is used")
     lines = [
         "    python benchmarks/landscape.py report",
         f"    python benchmarks/search_efficiency.py show --batch {arguments.batch} --share {arguments.share}",
@@ -587,7 +589,10 @@ def measured(arguments):
     seconds = KEPT / "seconds.json"
     if seconds.exists():
         lines += ["", "### Seconds", "", "40 axes, 300 trials told, one core:", ""]
-        lines += ["| sampler | axes | trials | median ms a proposal | each |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            "| sampler | axes | trials | ms a proposal, median | of the processor |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         lines += json.loads(seconds.read_text())["lines"]
     return lines
 

@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spaces import Axis, Candidate, Encoded, Scores, Space
+from ..spaces import Axis, Candidate, Encoded, Scores, Space, within
 
 Array = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
@@ -41,6 +41,7 @@ class Problem:
         batch: trials that are proposed together, in ignorance of one another's outcomes.
         seed: the study's; one for all proposals.
         latency: `(n, d)` candidates to `(n,)` predicted `latency_ms`; None where nothing predicts it.
+        latency_margin: how far below its limit a predicted latency must lie to be tried, as a share of itself.
     """
 
     space: Space
@@ -50,6 +51,7 @@ class Problem:
     batch: int = 1
     seed: int = 0
     latency: Callable[[Encoded], Array] | None = None
+    latency_margin: float = 0.0
 
     def costs(self, encoded: Encoded) -> dict[str, Array]:
         """Costs by name, `(n,)` each, of `(n, d)` candidates; `latency_ms` among them where it is predicted."""
@@ -58,12 +60,7 @@ class Problem:
 
     def within(self, encoded: Encoded) -> npt.NDArray[np.bool_]:
         """`(n,)` whether each candidate meets every limit that is known before anything is built."""
-        costs = self.costs(encoded)
-        fine = np.ones(len(encoded), bool)
-        for name, limit in self.limits.items():
-            if name in costs:
-                fine &= costs[name] <= limit
-        return fine
+        return within(self.space, encoded, self.limits, self._feared)
 
     def values(self, encoded: Encoded, error: Array) -> Array:
         """`(n, m)` objectives, given the `(n,)` errors."""
@@ -72,7 +69,7 @@ class Problem:
 
     def repair(self, candidate: Sequence[int]) -> Candidate:
         """The candidate in its canonical form, or the nearest smaller one within the limits."""
-        return self.space.repair(self.space.canonical(candidate), self.limits, costs=self.costs)
+        return self.space.repair(self.space.canonical(candidate), self.limits, self._feared)
 
     def positions(self, encoded: Encoded) -> Positions:
         """`(n, d)` positions among the choices, from 0, of `(n, d)` candidates."""
@@ -91,6 +88,13 @@ class Problem:
     def candidate(self, params: Mapping[str, int]) -> Candidate:
         """The candidate of Optuna parameters."""
         return Candidate(axis.choices[int(params[axis.name])] for axis in self.space.axes)
+
+    def _feared(self, encoded: Encoded) -> dict[str, Array]:
+        """Costs as they are held against the limits: what is only predicted, with its margin."""
+        costs = self.costs(encoded)
+        if "latency_ms" in costs:
+            costs["latency_ms"] = costs["latency_ms"] * (1 + self.latency_margin)
+        return costs
 
     @cached_property
     def _choices(self) -> list[Positions]:

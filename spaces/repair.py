@@ -36,7 +36,7 @@ def check_limits(space: Space, limits: Mapping[str, float]) -> None:
 def within(
     space: Space, encoded: Encoded, limits: Mapping[str, float], costs: CostTable | None = None
 ) -> npt.NDArray[np.bool_]:
-    """`(n,)` whether each of the `(n, d)` candidates meets all limits that `costs` knows; arithmetic's own when None."""
+    """`(n,)` whether each of the `(n, d)` candidates meets all limits that `costs` knows, or arithmetic when None."""
     known = (costs or space.cost_table)(encoded)
     fine = np.ones(len(encoded), bool)
     for name, limit in limits.items():

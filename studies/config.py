@@ -5,6 +5,7 @@
     [space]       resolutions, divisor, ignore, plain_blocks, as_graph (`Space.trace`)
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
+    [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
     [study]       sampler, trials, seed, ... (`Study.create`)
 
 Tables that Python knows as dataclasses are those dataclasses: nothing is written down twice. Start at `read`.
@@ -23,7 +24,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from ..evaluators import Training
+from ..evaluators import Latency, Training
 from ..spaces import Budget
 from .data import Data
 
@@ -134,6 +135,7 @@ class StudyFile(_Table):
         space: what is searched.
         budget: what a pruned network may cost.
         training: how networks are trained.
+        latency: how networks are timed.
         study: how it is searched.
     """
 
@@ -145,6 +147,7 @@ class StudyFile(_Table):
     space: Axes = Axes()
     budget: Budget = Budget()
     training: Training = Training()
+    latency: Latency = Latency()
     study: Search = Search()
 
     def path(self, path: str | Path) -> Path:

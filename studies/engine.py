@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .artifacts import INHERITED, ROUND, Artifacts
 from .evaluation import Evaluation
 from .finish import Exporter
 from .identity import SHARED
+from .latency import Latencies
 from .ledger import Ledger
 from .progress import Listener
 from .proposer import Proposer
@@ -85,6 +86,18 @@ class Engine:
         return Artifacts(folder=self.path, space=self.space, scores=self.given_scores, ranking=self.ranking)
 
     @cached_property
+    def latencies(self) -> Latencies:
+        """Measures networks, and keeps what was measured before the first trial."""
+        options, settings = self.settings.latency, self.settings
+        return Latencies(
+            self.path,
+            model=self.model,
+            space=self.space,
+            device=settings.torch_device,
+            options=replace(options, threads=settings.threads if options.threads is None else options.threads),
+        )
+
+    @cached_property
     def pruning(self) -> Pruning:
         """Asks pruning methods."""
         return Pruning(
@@ -109,7 +122,8 @@ class Engine:
         )
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
-        """What samplers are asked to solve."""
+        """What samplers are asked to solve; latencies are foretold once enough were measured."""
+        foretold = self.latencies.model() if self.latencies.rows and self.wants_latency(limits) else None
         return Problem(
             space=self.space,
             objectives=self.settings.objectives,
@@ -117,7 +131,13 @@ class Engine:
             scores=self.given_scores,
             batch=self.settings.batch,
             seed=self.settings.seed,
+            latency=None if foretold is None else foretold.predict,
+            latency_margin=0.0 if foretold is None else foretold.margin,
         )
+
+    def wants_latency(self, limits: Mapping[str, float]) -> bool:
+        """Whether latency is limited or minimised."""
+        return "latency_ms" in limits or "latency_ms" in self.settings.objectives
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
@@ -139,7 +159,7 @@ class Engine:
             artifacts=self.artifacts,
             evaluator=self.evaluator,
             seed=self.settings.seed,
-            device=self.settings.torch_device,
+            latencies=self.latencies,
             latency_limit_ms=limits.get("latency_ms"),
             wants_latency="latency_ms" in self.settings.objectives,
             rounds=self._rounds(limits),

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..evaluators import measure_latency
 from ..search import NOTE
-from ..spaces import Candidate, Space, build
+from ..spaces import Space
 from .artifacts import ROUND, Artifacts
+from .latency import Latencies
 from .mirror import seed_of
 from .rounds import Rounds
 from .stopping import Stopping
@@ -33,7 +32,7 @@ class Evaluation:
         artifacts: turns the names in a trial into a network.
         evaluator: `Ladder` or anything with its call signature.
         seed: the study's; each trial trains with its own, derived from this and its number.
-        device: where latency is measured.
+        latencies: measures them.
         latency_limit_ms: a network that is slower is not evaluated; None leaves latency free.
         wants_latency: measure latency even where no limit is set.
         rounds: trains shared weights where a trial names them.
@@ -46,7 +45,7 @@ class Evaluation:
     artifacts: Artifacts
     evaluator: Callable[..., Any]
     seed: int
-    device: torch.device
+    latencies: Latencies
     latency_limit_ms: float | None = None
     wants_latency: bool = False
     keeps_weights: bool = False
@@ -57,7 +56,7 @@ class Evaluation:
         """The outcome. Where latency breaks the budget nothing is trained, and there is no error yet."""
         start = time.perf_counter()
         measured = self.wants_latency or self.latency_limit_ms is not None
-        latency_ms = self.latency_ms(trial.candidate, self.build(trial)) if measured else None
+        latency_ms = self._latency_ms(trial) if measured else None
         limit = self.latency_limit_ms
         reference = trial.candidate == self.space.full or trial.source == REFERENCE
         if limit is not None and latency_ms is not None and latency_ms > limit and not reference:
@@ -96,32 +95,5 @@ class Evaluation:
             self.rounds.ensure(number, around.get("center"), around.get("limits"))
         return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
 
-    def latency_ms(self, candidate: Candidate, small: nn.Module | None = None) -> float:
-        """Median milliseconds of one forward of one example, on this machine; which channels stay does not matter."""
-        small = build(self.model, self.space, candidate) if small is None else small
-        small = small.to(self.device)
-        names = self.space.settings["names"]
-        return measure_latency(
-            _ByName(small, names) if names else small, example_for(small, self.space, candidate, batch=1)
-        )
-
-
-def example_for(model: nn.Module, space: Space, candidate: Candidate, *, batch: int) -> tuple[Tensor, ...]:
-    """Example inputs of the candidate's side, in the model's dtype and on its device."""
-    floating = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
-    return tuple(
-        tensor.to(floating) if tensor.is_floating_point() else tensor.to(floating.device)
-        for tensor in space.example(candidate, batch=batch)
-    )
-
-
-class _ByName(nn.Module):
-    """A network that takes its inputs by name, called with them in order."""
-
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network = network
-        self.names = tuple(names)
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
+    def _latency_ms(self, trial: Trial) -> float:
+        return self.latencies.measure([trial.candidate], [self.build(trial)])[0].ms

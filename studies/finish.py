@@ -20,12 +20,12 @@ from torch import nn
 from ..evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
 from ..spaces import Space
 from .artifacts import Artifacts
-from .evaluation import example_for
 from .export import write_model
 from .files import new_folder, read_json, to_json, write_atomic
 from .folder import EXPORTS
 from .front import front_table
 from .keeper import Keeper
+from .latency import call_of
 from .mirror import seed_of
 from .plot import plot_front
 from .progress import Listener, Watch
@@ -148,7 +148,7 @@ class Exporter:
 
     def _example(self, trial: Trial) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
-        tensors = example_for(self.model, self.space, trial.candidate, batch=2)
+        _, tensors = call_of(self.model, self.space, trial.candidate, batch=2)
         names = self.space.settings["names"]
         return dict(zip(names, tensors, strict=True)) if names else tensors
 

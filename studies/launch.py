@@ -145,7 +145,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
 
 def _settings(file: StudyFile) -> dict[str, Any]:
     settings = {name: getattr(file.study, name) for name in type(file.study).model_fields if name != "trials"}
-    return settings | {"sampler": _sampler(file), "training": file.training}
+    return settings | {"sampler": _sampler(file), "training": file.training, "latency": file.latency}
 
 
 def _opened(file: StudyFile, folder: Path) -> Study:

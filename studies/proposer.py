@@ -82,7 +82,10 @@ class Proposer:
         asked = self._mirror.ask(number, 0)
         seed = self._seeds(number)
         if seed is not None:
-            yield f"seed:{seed.name}", seed.candidate, seed.candidate, self._planted(seed)
+            candidate = seed.candidate
+            if seed.weights == INHERITED and candidate != self._space.full:
+                candidate = self._problem.repair(candidate)  # where a latency is foretold, seeds know nothing of it
+            yield f"seed:{seed.name}", seed.candidate, candidate, self._planted(seed)
         for attempt in range(1, _ATTEMPTS + 1):
             # A reference teaches the sampler what lies beyond the budget; it never counts as found.
             reference = self._mirror.noted(number, "reference")

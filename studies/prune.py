@@ -22,12 +22,12 @@ from ..pruners import Even, Method, TrainingPruner
 from ..spaces import Candidate, Space
 from .artifacts import Artifacts
 from .config import StudyFile, read
-from .evaluation import Evaluation, example_for
 from .export import write_model
 from .files import read_json, to_json, write_atomic
 from .finish import errors, finished
 from .folder import BASE, STUDY_JSON, read_study_json
 from .identity import ranking_name
+from .latency import Latencies, call_of
 from .lock import locked
 from .mirror import seed_of
 from .parts import make_model, make_task, part_of, traced, train_base
@@ -177,7 +177,7 @@ class _Job:
 
     def example(self, candidate: Candidate) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
-        tensors = example_for(self.model, self.space, candidate, batch=2)
+        _, tensors = call_of(self.model, self.space, candidate, batch=2)
         names = self.space.settings["names"]
         return dict(zip(names, tensors, strict=True)) if names else tensors
 
@@ -252,15 +252,10 @@ class _Job:
             )
 
     def _latency_ms(self, candidate: Candidate) -> float:
-        evaluation = Evaluation(
-            model=self.model,
-            space=self.space,
-            artifacts=self.artifacts,
-            evaluator=lambda: None,
-            seed=0,
-            device=self.device,
+        latencies = Latencies(
+            self.folder, model=self.model, space=self.space, device=self.device, options=self.file.latency
         )
-        return evaluation.latency_ms(candidate)
+        return latencies.measure([candidate])[0].ms
 
 
 def _kept_base(study: Path) -> dict[str, Tensor]:

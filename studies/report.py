@@ -19,6 +19,8 @@ def event_line(event: Mapping[str, Any]) -> str:
         said = f"error {_percent(last['error'])}" if last["error"] is not None else last["reason"]
         known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
         return f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{_left(event)}"
+    if kind == "calibration":
+        return f"latency: {event['done']}/{event['total']} networks measured"
     if kind == "pruning":
         return f"{event['method']}: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
     if kind == "proposed":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
-from ..evaluators import FIDELITIES, Training
+from ..evaluators import FIDELITIES, Latency, Training
 from ..spaces import COSTS, Budget
 from .seeds import check_seeds
 
@@ -31,6 +31,7 @@ class Settings:
         threads: of PyTorch.
         dtype: of the networks; None for the model's own.
         training: how networks are trained.
+        latency: how networks are timed.
     """
 
     objectives: tuple[str, ...]
@@ -44,6 +45,7 @@ class Settings:
     dtype: str | None
     training: Training
     early_stopping: bool = False
+    latency: Latency = field(default_factory=Latency)
 
     def __post_init__(self) -> None:
         """Refuse what no study could follow."""
@@ -59,6 +61,8 @@ class Settings:
                 raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
         if not isinstance(self.early_stopping, bool):
             raise TypeError(f"early_stopping={self.early_stopping!r}: expected true or false")
+        if not isinstance(self.latency, Latency):
+            raise TypeError(f"latency is a {type(self.latency).__name__}; expected a Latency")
         if not isinstance(self.training, Training):
             raise TypeError(f"training is a {type(self.training).__name__}; expected a Training")
         if self.dtype is not None and not getattr(getattr(torch, self.dtype, None), "is_floating_point", False):
@@ -98,15 +102,21 @@ class Settings:
         """
         try:
             own = {
-                field.name: values[field.name]
-                for field in fields(cls)
-                if field.name in values or field.default is MISSING  # a study of before the setting has its default
+                one.name: values[one.name]
+                for one in fields(cls)
+                if one.name in values
+                or (one.default is MISSING and one.default_factory is MISSING)
+                # else: a study of before the setting, which has its default
+                or (
+                    one.default is MISSING and one.default_factory is MISSING
+                )  # a study of before the setting has its default
             }
             return cls(
                 **own
                 | {
                     "objectives": tuple(own["objectives"]),
                     "seeds": tuple(own["seeds"]),
+                    "latency": Latency(**own.get("latency", {})),
                     "training": Training(**{"distillation": 0.0} | own["training"]),  # older ones had no teacher
                 }
             )

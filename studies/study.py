@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..evaluators import Task, Training
+from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
 from .engine import Engine
@@ -30,6 +30,7 @@ from .runner import Runner, reproducible, serial
 from .seeds import DEFAULT
 from .settings import Settings, default_objectives, dtype_name
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
+from .trial import Trial
 from .view import standing
 from .weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 
@@ -117,6 +118,7 @@ class Study:
         dtype: str | torch.dtype | None = None,
         storage: str | None = None,
         training: Training | None = None,
+        latency: Latency | None = None,
         evaluator: str | Callable[..., Any] | None = None,
     ) -> Study:
         """A new study in the folder `path`, which appears whole or not at all.
@@ -142,6 +144,7 @@ class Study:
             dtype: of the networks; their own when None.
             storage: any Optuna storage URL; an SQLite file in the folder when None.
             training: how networks are trained; `Training()` when None.
+            latency: how networks are timed; `Latency()` when None: one example, the study's threads and dtype.
             evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all
                 cut from one set of weights that was trained so that its parts are good too; or your own, called like
                 `Ladder`, which `open` must be given again. When None, `"shared-weights"` for the sampler `"joint"`,
@@ -170,6 +173,7 @@ class Study:
             threads=torch.get_num_threads() if threads is None else threads,
             dtype=dtype_name(dtype),
             training=Training() if training is None else training,
+            latency=Latency() if latency is None else latency,
         )
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
         model, base = copy.deepcopy(model), state_of(model)
@@ -285,7 +289,7 @@ class Study:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             self._ledger.refresh()
-            limits = self._settle_limits()
+            limits = self._settle_limits(progress)
             search = Search(
                 ledger=self._ledger,
                 proposer=self._engine.proposer(limits, progress),
@@ -299,18 +303,20 @@ class Study:
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
-    def _settle_limits(self) -> dict[str, float]:
+    def _settle_limits(self, progress: Listener | None) -> dict[str, float]:
         """Today's limits; remembers the budget, and measures what only now is limited."""
         notes, limits = self._ledger.notes(), self._limits()
         if notes.get("budget") != self.budget.given():
             self._ledger.note("budget", self.budget.given())
         if self._full_latency_ms is not None and "full_latency_ms" not in notes:
             self._ledger.note("full_latency_ms", self._full_latency_ms)
+        if self._engine.wants_latency(limits):
+            self._engine.latencies.calibrate(seed=self.settings.seed, progress=_calibration(progress))
         if "latency_ms" in limits:
-            evaluation = self._engine.evaluation(limits)
+            self._engine.latencies.check_limit(limits["latency_ms"])
             for trial in self._ledger.trials:
                 if trial.told and trial.scored and "latency_ms" not in trial.measures:
-                    self._ledger.note_latency(trial, evaluation.latency_ms(trial.candidate))
+                    self._ledger.note_latency(trial, self._engine.latencies.measure([trial.candidate])[0].ms)
         return limits
 
     def _limits(self) -> dict[str, float]:
@@ -319,7 +325,7 @@ class Study:
         if self.budget.needs_full("latency_ms"):
             if self._full_latency_ms is None:
                 with reproducible(self.settings.threads, self.settings.torch_device):
-                    self._full_latency_ms = self._engine.evaluation({}).latency_ms(self.space.full)
+                    self._full_latency_ms = self._engine.latencies.measure([self.space.full])[0].ms
             full["latency_ms"] = self._full_latency_ms
         return self.budget.limits(full)
 
@@ -388,10 +394,26 @@ class Study:
         self._ledger.refresh()
         limits = self._limits()
         front = on_front(self._ledger.trials, self.settings.objectives, limits)
+        if "latency_ms" in limits and front:
+            front = self._still_fast(front, limits["latency_ms"])
         exporter = self._engine.exporter(limits)
         picked = exporter.pick(self._ledger.trials, front, self._limits_of(pick) if isinstance(pick, Budget) else pick)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
+
+    def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
+        """The trials of a front that are within the latency budget also when they are measured again."""
+        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+            again = self._engine.latencies.measure([trial.candidate for trial in front])
+        for trial, timing in zip(front, again, strict=True):
+            if timing.ms > limit_ms:
+                logger.warning(
+                    "trial %d is left out: measured again it takes %.3g ms, and the budget is %.3g ms",
+                    trial.number,
+                    timing.ms,
+                    limit_ms,
+                )
+        return [trial for trial, timing in zip(front, again, strict=True) if timing.ms <= limit_ms]
 
     def _limits_of(self, budget: Budget) -> dict[str, float]:
         other = copy.copy(self)
@@ -407,6 +429,14 @@ def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settin
         check_sqlite(path / DATABASE)
     url = sqlite_url(path / DATABASE) if found["storage"] is None else found["storage"]
     return Ledger(connect(url), found["name"], space.axes, settings.objectives)
+
+
+def _calibration(progress: Listener | None) -> Callable[[int, int], None]:
+    def say(done: int, total: int) -> None:
+        if progress is not None:
+            progress({"event": "calibration", "done": done, "total": total, "left": total - done, "eta": None})
+
+    return say
 
 
 def _full_costs(space: Space) -> dict[str, float]:

@@ -9,7 +9,7 @@ from killing import table
 from landscapes import LANDSCAPES, Instant, line_net, line_space, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
-from secateur.evaluators import Result
+from secateur.evaluators import Result, Timing
 from secateur.search import SAMPLERS, hypervolume, non_dominated
 from secateur.studies.runner import serial
 
@@ -276,17 +276,54 @@ def test_an_error_that_is_no_number_is_a_failure(tmp_path):
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
-def test_too_slow_networks_are_never_trained_and_never_on_the_front(tmp_path, caplog):
+def test_a_latency_that_no_network_reaches_ends_the_search_at_once_with_what_can_be_had(tmp_path):
     counting = Counting()
     study = create(tmp_path / "s", budget=Budget(latency_ms=1e-6), evaluator=counting)
+    with pytest.raises(ValueError, match=r"latency_ms=1e-06 is below.*reachable are [\d.]+ to [\d.]+ ms"):
+        study.run(6)
+    assert len(study.trials()) == 0 and not counting.seen
+
+
+def timed(study, milliseconds):
+    """A study on a device where every network takes so long as it is told by its multiply-adds."""
+
+    def measure(calls, options):
+        return [Timing(milliseconds(sum(p.numel() for p in network.parameters())), 0.01) for network, _ in calls]
+
+    study._engine.latencies._measure = measure
+    return study
+
+
+def test_latencies_are_foretold_so_that_few_are_too_slow_and_those_are_never_trained(tmp_path, caplog):
+    """A device whose networks take a microsecond a parameter."""
+    full = sum(p.numel() for p in MODEL.parameters())
+    limit = 0.3 * full / 1000
+    counting = Counting()
+    study = timed(create(tmp_path / "s", budget=Budget(latency_ms=limit), evaluator=counting), lambda n: n / 1000)
+    study.run(24)
+    trials = study.trials()
+    assert trials.latency_ms.to_numpy() == pytest.approx(trials.params.to_numpy() / 1000)
+    assert trials.evaluated[0] and not trials.within[0]  # the reference
+    assert trials.within[1:].sum() > 18
+    slow = trials[1:][~trials.within[1:]]
+    assert not slow.evaluated.any() and slow.reason.str.startswith("latency").all()
+    assert len(counting.seen) == 1 + trials.within.sum()
+    assert (study.front().latency_ms <= limit).all() and len(study.front()) > 2
+
+
+def test_what_is_too_slow_when_measured_again_is_not_exported(tmp_path, caplog):
+    study = timed(create(tmp_path / "s", budget=Budget(latency_ms=1.0)), lambda n: n / 10_000)
+    study.run(8)
+    timed(study, lambda n: 2.0)
+    with caplog.at_level(logging.WARNING, "secateur"), pytest.raises(ValueError, match="the front is empty"):
+        study.export(tmp_path / "out")
+    assert "measured again it takes 2 ms" in caplog.text
+
+
+def test_a_search_without_a_network_within_its_latency_says_so(tmp_path, caplog):
+    study = timed(create(tmp_path / "s", budget=Budget(latency_ms=1.0)), lambda n: 1.05)
     with caplog.at_level(logging.WARNING, "secateur"):
         study.run(6)
-    trials = study.trials()
-    assert counting.seen == [SPACE.full]  # the reference
-    assert trials.evaluated.tolist() == [True] + [False] * 5
-    assert (trials.latency_ms > 0).all() and not trials.within.any()
-    assert trials.reason[1].startswith("latency")
-    assert (trials.error[1:] == trials.error[0]).all()  # the median of what was told: a stand-in for samplers
     assert len(study.front()) == 0 and "the front is empty" in caplog.text
     with pytest.raises(ValueError, match="the front is empty"):
         study.export(tmp_path / "out")
@@ -311,8 +348,15 @@ def test_a_latency_budget_that_comes_later_measures_what_was_told(tmp_path):
 
 def test_what_was_too_slow_may_be_tried_under_a_looser_budget(tmp_path):
     counting = Counting()
-    create(tmp_path / "s", budget=Budget(latency_ms=1e-6), evaluator=counting, seeds=("full", "uniform")).run(4)
-    later = reopen(tmp_path / "s", budget=Budget(latency_ms=1e9), evaluator=counting)
+    seeds = ("full", "uniform")
+    study = timed(
+        create(tmp_path / "s", budget=Budget(latency_ms=1.0), evaluator=counting, seeds=seeds), lambda n: 0.1
+    )
+    study._engine.latencies.calibrate()
+    timed(study, lambda n: 1.05).run(4)  # slower than foretold
+    skipped = study.trials()[1:]
+    assert len(skipped) == 3 and not skipped.evaluated.any()
+    later = timed(reopen(tmp_path / "s", budget=Budget(latency_ms=1e9), evaluator=counting), lambda n: 1.05)
     later.run(8)
     assert later.trials().evaluated[4:].all()
 

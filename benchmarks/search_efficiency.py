@@ -106,7 +106,9 @@ def planted(name, share):
     space = load(name).space
 
     def make(kind, aim):
-        if kind == "magnitude":
+        if kind == "compound":
+            candidate = compound(space, aim.limits)
+        elif kind == "magnitude":
             candidate = threshold_candidate(space, None, aim.limits, depth=aim.depth, resolution=aim.resolution)
         else:
             method = METHODS[kind]()

@@ -14,18 +14,26 @@ trials alone. The `Problem` says what our own samplers know beside them: the spa
     2.5
 """
 
+from .compound import compound
 from .halving import Halving
+from .joint import JointSampler
 from .pareto import hypervolume, non_dominated
+from .polynomial import PolynomialSampler
 from .problem import NOTE, Problem, Told, distributions, note, positions, told
 from .samplers import SAMPLERS, SamplerFactory, sampler_factory
+from .three_dimensions import ThreeDimensionsSampler
 
 __all__ = [
     "NOTE",
     "SAMPLERS",
     "Halving",
+    "JointSampler",
+    "PolynomialSampler",
     "Problem",
     "SamplerFactory",
+    "ThreeDimensionsSampler",
     "Told",
+    "compound",
     "distributions",
     "hypervolume",
     "non_dominated",

@@ -9,6 +9,7 @@ Symbols: `n` candidates, `d` axes, `m` objectives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,8 @@ class Problem:
         scores: the ranking by which channels are cut; the space's own when None.
         batch: trials that are proposed together, in ignorance of one another's outcomes.
         seed: the study's; one for all proposals.
+        trials: how many there will be in all.
+        seconds: says how long a trial takes; infinite while that is unknown.
         latency: `(n, d)` candidates to `(n,)` predicted `latency_ms`; None where nothing predicts it.
         latency_margin: how far below its limit a predicted latency must lie to be tried, as a share of itself.
     """
@@ -50,6 +53,8 @@ class Problem:
     scores: Scores | None = None
     batch: int = 1
     seed: int = 0
+    trials: int = 100
+    seconds: Callable[[], float] = lambda: math.inf
     latency: Callable[[Encoded], Array] | None = None
     latency_margin: float = 0.0
 

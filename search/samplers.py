@@ -10,11 +10,10 @@ from optuna.samplers import (
     BaseSampler,
     GPSampler,
     NSGAIIISampler,
-    NSGAIISampler,
     RandomSampler,
-    TPESampler,
 )
 
+from .auto import chosen, multivariate_tpe, small_nsga2
 from .joint import JointSampler
 from .polynomial import PolynomialSampler
 from .problem import Problem
@@ -33,13 +32,11 @@ def _qmc(seed: int, problem: Problem) -> BaseSampler:
 
 
 def _tpe(seed: int, problem: Problem) -> BaseSampler:
-    # Multivariate: cheaper a proposal than the univariate default of several objectives, and no worse.
-    return TPESampler(seed=seed, multivariate=True)
+    return multivariate_tpe(seed)
 
 
 def _nsga2(seed: int, problem: Problem) -> BaseSampler:
-    # Optuna's default population of 50 is a whole study here: no second generation would ever be bred.
-    return NSGAIISampler(seed=seed, population_size=20)
+    return small_nsga2(seed)
 
 
 def _nsga3(seed: int, problem: Problem) -> BaseSampler:
@@ -65,6 +62,7 @@ def _polynomial(seed: int, problem: Problem) -> BaseSampler:
 
 
 SAMPLERS: dict[str, SamplerFactory] = {
+    "auto": chosen,
     "random": _random,
     "qmc": _qmc,
     "tpe": _tpe,

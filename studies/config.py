@@ -27,6 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from ..evaluators import Latency, Training
 from ..spaces import Budget
 from .data import Data
+from .seeds import DEFAULT
 
 
 class _Table(BaseModel):
@@ -103,9 +104,9 @@ class Search(_Table):
 
     trials: Annotated[int, Field(ge=1)] = 50
     seed: Annotated[int, Field(ge=0)] = 0
-    sampler: str = "tpe"
+    sampler: str = "auto"
     objectives: tuple[str, ...] | None = None
-    seeds: tuple[str, ...] = ("full", "uniform", "magnitude")
+    seeds: tuple[str, ...] = DEFAULT
     batch: Annotated[int, Field(ge=1)] = 4
     evaluator: str | None = None
     fidelity: str | None = None

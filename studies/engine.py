@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -131,6 +133,8 @@ class Engine:
             scores=self.given_scores,
             batch=self.settings.batch,
             seed=self.settings.seed,
+            trials=int(self.ledger.notes().get("trials", 100)),
+            seconds=self._seconds,
             latency=None if foretold is None else foretold.predict,
             latency_margin=0.0 if foretold is None else foretold.margin,
         )
@@ -213,6 +217,12 @@ class Engine:
             batch=self.settings.batch,
             fidelity=self.settings.fidelity,
         )
+
+    def _seconds(self) -> float:
+        """What a trial of the first batch took, in the median; the same ever after, so no proposal depends on today."""
+        first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.told and trial.scored]
+        known = [trial.outcome.seconds for trial in first if trial.outcome is not None]
+        return statistics.median(known) if len(first) == self.settings.batch else math.inf
 
     def _lost(self, candidate: Any) -> float:
         """The share of the ranking's scores that leaves with what is removed."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..evaluators import Task, Training, train
 from ..pruners import METHODS, Examples, Method, Proposal, TrainingPruner
+from ..search import compound
 from ..spaces import Candidate, Scores, Space, threshold_candidate, within
 from .artifacts import Artifacts
 from .keeper import Keeper
@@ -197,6 +198,8 @@ class Planter:
     def __call__(self, name: str, aim: Aim) -> Seed:
         """The seed of a name, as large as the aim allows."""
         space = self.pruning.space
+        if name == "compound":
+            return Seed(name=name, candidate=compound(space, aim.limits))
         if name == "magnitude":
             candidate = threshold_candidate(space, self.scores, aim.limits, depth=aim.depth, resolution=aim.resolution)
             return Seed(name=name, candidate=candidate)

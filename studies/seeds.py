@@ -1,9 +1,9 @@
 """The networks that a study tries first: what a careful person would try by hand.
 
-`full` is the network itself, the reference every error is compared with. `uniform` shrinks every layer alike.
-`magnitude` keeps the units whose scores pass one threshold for the whole network. Any pruning method is a seed by its
-name. All but `full` come at several costs, and at lower depth and resolution, each as large as the budget allows;
-methods that train come at several costs only.
+`full` is the network itself, the reference every error is compared with. `compound` shrinks depth, width and
+resolution together. `uniform` shrinks every layer alike. `magnitude` keeps the units whose scores pass one threshold
+for the whole network. Any pruning method is a seed by its name. All but `full` come at several costs, and at lower
+depth and resolution, each as large as the budget allows; `compound` and methods that train come at several costs only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..spaces import Candidate, Space
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
-OWN = ("full", "magnitude")
+OWN = ("full", "compound", "magnitude")
 SEEDS = (*OWN, *METHODS)
-DEFAULT = ("full", "uniform", "magnitude")
+DEFAULT = ("full", "compound")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,9 @@ class Seeds:
                 space.check_limits(aim.limits)
             except ValueError:
                 continue  # a share of the budget may lie below the smallest network, where the budget does not
+            plain = (aim.depth, aim.resolution) == (1.0, 1.0)
             for name in names:
-                trains = name in METHODS and METHODS[name]().needs == "training"
-                if name != "full" and not (trains and (aim.depth, aim.resolution) != (1.0, 1.0)):
+                if name != "full" and (plain or not _is_fixed(name)):
                     yield make(name, aim)
 
 
@@ -128,3 +128,8 @@ def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
     yield Aim(limits=at[2])
     if lower is not None:
         yield Aim(limits=at[2], resolution=lower)
+
+
+def _is_fixed(name: str) -> bool:
+    """Whether a seed comes at no other depth and resolution than its own."""
+    return name == "compound" or (name in METHODS and METHODS[name]().needs == "training")

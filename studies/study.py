@@ -106,7 +106,7 @@ class Study:
         space: Space,
         budget: Budget,
         objectives: Sequence[str] | None = None,
-        sampler: str | SamplerFactory = "tpe",
+        sampler: str | SamplerFactory = "auto",
         fidelity: str | None = None,
         seeds: Sequence[str] = DEFAULT,
         scores: Scores | None = None,
@@ -130,11 +130,12 @@ class Study:
             space: `Space.trace` of `model`.
             budget: hard limits on the pruned model.
             objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when None.
-            sampler: `"random"`, `"tpe"`, `"nsga2"`, `"gp"`, or a factory `seed -> Optuna sampler`.
+            sampler: a name in `search.SAMPLERS` (`"auto"`, `"polynomial"`, `"three-dimensions"`, `"joint"`, `"random"`,
+                `"qmc"`, `"tpe"`, `"nsga2"`, `"nsga3"`, `"gp"`), or a factory `(seed, problem) -> Optuna sampler`.
             fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`,
                 `"short"` or `"long"`: how well a candidate is trained before its error counts. When None,
                 `"recalibrated"` with shared weights and `"short"` otherwise.
-            seeds: what is tried first: `"full"`, `"uniform"`, `"magnitude"`, and any of `pruners.METHODS`.
+            seeds: what is tried first: `"full"`, `"compound"`, `"magnitude"`, and any of `pruners.METHODS`.
             scores: which channels stay; the space's own L2 norms when None.
             batch: trials proposed together.
             early_stopping: end a trial at a lower fidelity where it is not promising; its error is then foretold.
@@ -289,6 +290,8 @@ class Study:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             self._ledger.refresh()
+            if "trials" not in self._ledger.notes():
+                self._ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
             limits = self._settle_limits(progress)
             search = Search(
                 ledger=self._ledger,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from landscapes import tiny_net, tiny_space, tiny_task
 
 import secateur
 from secateur.pruners import METHODS
+from secateur.search import SAMPLERS
 from secateur.studies.networks import resnet20
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +77,15 @@ def test_pages_name_files_that_exist(page):
     text = re.sub(r"```.*?```|`[^`]*`", "", (ROOT / page).read_text(), flags=re.DOTALL)  # code has brackets too
     for name in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
         assert ((ROOT / page).parent / name).exists(), name
+
+
+def test_the_search_page_runs_and_names_every_sampler(tmp_path, monkeypatch):
+    """The blocks as they stand, one after another, on a tiny network."""
+    page = (ROOT / "docs" / "search.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    model = tiny_net()
+    names: dict[str, object] = {"model": model, "space": tiny_space(model), "task": tiny_task()}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "search.md", "exec"), names)
+    assert len(names["study"].trials()) == 6
+    assert not [name for name in SAMPLERS if f"`{name}`" not in page]

@@ -1,10 +1,15 @@
 """Every sampler by name, ours and Optuna's: the contract that a sampler of anybody's must keep."""
 
+import dataclasses
+import math
+
 import optuna
 import pytest
 from landscapes import LANDSCAPES, shares, tiny_net, tiny_space
 
 from secateur.search import SAMPLERS, Problem, sampler_factory
+from secateur.search.auto import choose
+from secateur.search.polynomial import PolynomialSampler
 
 SPACE = tiny_space(tiny_net())
 FULL = float(SPACE.cost_table([SPACE.full])["macs"][0])
@@ -68,5 +73,25 @@ def test_a_factory_is_known_by_where_it_lives():
     [("cmaes", ValueError), (optuna.samplers.RandomSampler(seed=0), TypeError), (3, TypeError)],
 )
 def test_what_is_neither_a_name_nor_a_factory_is_refused(given, error):
-    with pytest.raises(error, match="random, qmc, tpe, nsga2"):
+    with pytest.raises(error, match="auto, random, qmc, tpe, nsga2"):
         sampler_factory(given)
+
+
+@pytest.mark.parametrize(
+    ("axes", "trials", "seconds", "name"),
+    [
+        (40, 100, math.inf, "polynomial"),  # unknown is taken for long
+        (40, 100, 0.2, "polynomial"),  # a proposal takes about 0.003 * 40 + 0.0004 * 100 = 0.16 s
+        (40, 100, 0.15, "tpe"),
+        (40, 1000, 0.15, "nsga2"),
+        (400, 100, 1.0, "tpe"),
+    ],
+)
+def test_the_rule_of_auto(axes, trials, seconds, name):
+    assert choose(axes, trials, seconds) == name
+
+
+def test_auto_is_the_sampler_that_its_rule_names():
+    quick = dataclasses.replace(PROBLEM, trials=10, seconds=lambda: 1e-6)
+    assert isinstance(SAMPLERS["auto"](0, quick), optuna.samplers.TPESampler)
+    assert isinstance(SAMPLERS["auto"](0, PROBLEM), PolynomialSampler)

@@ -209,7 +209,7 @@ def test_no_seeds_leaves_all_to_the_sampler(tmp_path):
 
 @pytest.mark.parametrize("budget", [Budget(macs=0.3), Budget(params=0.4, peak_bytes=0.6), Budget(latency_ms=1e9)])
 def test_seeds_are_different_networks_within_the_budget_at_several_costs(tmp_path, budget):
-    study = create(tmp_path / "s", budget=budget)
+    study = create(tmp_path / "s", budget=budget, seeds=("full", "uniform", "magnitude"))
     study.run(12)
     seeds = study.trials()[study.trials().source.str.startswith("seed:")]
     assert seeds.source.tolist()[:3] == ["seed:full", "seed:uniform", "seed:magnitude"]
@@ -349,9 +349,7 @@ def test_a_latency_budget_that_comes_later_measures_what_was_told(tmp_path):
 def test_what_was_too_slow_may_be_tried_under_a_looser_budget(tmp_path):
     counting = Counting()
     seeds = ("full", "uniform")
-    study = timed(
-        create(tmp_path / "s", budget=Budget(latency_ms=1.0), evaluator=counting, seeds=seeds), lambda n: 0.1
-    )
+    study = timed(create(tmp_path / "s", budget=Budget(latency_ms=1.0), evaluator=counting, seeds=seeds), lambda n: 0.1)
     study._engine.latencies.calibrate()
     timed(study, lambda n: 1.05).run(4)  # slower than foretold
     skipped = study.trials()[1:]

@@ -70,6 +70,7 @@ class Space:
         ignore: Iterable[str] = (),
         plain_blocks: Iterable[str] = (),
         as_graph: bool = False,
+        dimensions: Iterable[str] = ("width", "depth"),
     ) -> Space:
         """Follow a network's channels once; nothing of `model` is changed.
 
@@ -83,12 +84,13 @@ class Space:
                 and what they give is then cut together.
             as_graph: let channel numbers that the forward writes as constants follow; the networks built are then
                 `torch.fx.GraphModule`s, not of the user's class.
+            dimensions: what is searched beside the resolutions: `"width"`, `"depth"`, both or neither.
 
         Raises:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
             TypeError: example inputs or resolutions of another type.
         """
-        from .trace import facts
+        from .trace import DIMENSIONS, facts
 
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
@@ -96,6 +98,9 @@ class Space:
             raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
         ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
         plain_blocks = (plain_blocks,) if isinstance(plain_blocks, str) else tuple(plain_blocks)
+        dimensions = (dimensions,) if isinstance(dimensions, str) else tuple(dimensions)
+        if not set(dimensions) <= set(DIMENSIONS):
+            raise ValueError(f"dimensions={dimensions!r}: expected some of {DIMENSIONS}; sides come by `resolutions`")
         own = spatial_side(example_inputs)
         sides = _sides(resolutions, own)
         found = facts(
@@ -106,6 +111,7 @@ class Space:
             ignore=ignore,
             plain_blocks=plain_blocks,
             as_graph=as_graph,
+            dimensions=dimensions,
         )
         axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
         axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
@@ -118,6 +124,7 @@ class Space:
             "ignore": list(ignore),
             "plain_blocks": list(plain_blocks),
             "as_graph": as_graph,
+            **({} if set(dimensions) == set(DIMENSIONS) else {"dimensions": list(dimensions)}),
             "inputs": [_described(tensor, own) for tensor in flat_examples(example_inputs)],
             "names": list(kwargs) if kwargs else None,
             "single": isinstance(example_inputs, Tensor),
@@ -158,6 +165,7 @@ class Space:
             ignore=settings["ignore"],
             plain_blocks=settings.get("plain_blocks", ()),
             as_graph=settings.get("as_graph", False),
+            dimensions=settings.get("dimensions", ("width", "depth")),
         )
         orders = settings.get("block_order") or {}
         if not orders:

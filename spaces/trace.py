@@ -27,6 +27,9 @@ from .surgery import Cut, named_tensors
 _log = logging.getLogger("secateur")
 
 
+DIMENSIONS = ("width", "depth")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What tracing found."""
@@ -50,6 +53,7 @@ def facts(
     ignore: Sequence[str],
     plain_blocks: Sequence[str] = (),
     as_graph: bool = False,
+    dimensions: Sequence[str] = DIMENSIONS,
 ) -> Facts:
     """Trace `model` once and find groups, stages and costs.
 
@@ -80,12 +84,15 @@ def facts(
     blocks = [
         block
         for block in find_blocks(network, plain_blocks)
-        if not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in left_whole)
+        if "depth" in dimensions
+        and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in left_whole)
     ]
     flow = follow(network, shapes, rule_for, literals=as_graph)
     for (name, _), labels in flow.slots.items():
         if name.startswith(left_whole):
             flow.frozen.insert(0, (labels, "it is named in ignore"))
+        elif "width" not in dimensions:
+            flow.frozen.insert(0, (labels, "widths are not searched"))
     for block in blocks:
         if block.name in plain_blocks:  # without it, its input takes the place of its output
             joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])

@@ -102,6 +102,7 @@ def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
         ignore=file.space.ignore,
         plain_blocks=file.space.plain_blocks,
         as_graph=file.space.as_graph,
+        dimensions=file.space.dimensions,
     )
 
 

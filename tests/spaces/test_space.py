@@ -6,8 +6,9 @@ import torch
 from networks import NETWORKS, Residual, image, network
 from torch import nn
 
-from secateur.spaces import Budget, Candidate, Space
+from secateur.spaces import Budget, Candidate, Space, build
 from secateur.spaces.describe import describe, facts
+from secateur.studies.networks import resnet20
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +291,30 @@ def test_a_network_without_choices_is_shown_too():
     space = Space.trace(nn.Conv2d(3, 2, 1), image(1, 3, 4, 4))
     assert str(space).startswith("nothing to choose: 1 combination\nresolution: 4x4")
     assert facts(space)["full"] == facts(space)["smallest"]
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "kinds"),
+    [
+        (("width", "depth"), {"width", "depth", "resolution"}),
+        (("width",), {"width", "resolution"}),
+        ("depth", {"depth", "resolution"}),
+        ((), {"resolution"}),
+    ],
+)
+def test_only_the_dimensions_that_are_asked_for_are_searched(dimensions, kinds):
+    model = resnet20(widths=(4, 4, 8), blocks=(2, 2, 2)).eval()
+    space = Space.trace(model, torch.rand(1, 1, 16, 16), resolutions=(16, 12), divisor=1, dimensions=dimensions)
+    assert {axis.kind for axis in space.axes} == kinds
+    again = Space.from_settings(model, space.settings)
+    assert again.axes == space.axes and again.fingerprint == space.fingerprint
+    small = build(model, space, space.smallest)
+    assert small(torch.rand(2, 1, 12, 12)).shape == (2, 10)
+    if dimensions == ("width", "depth"):
+        default = Space.trace(model, torch.rand(1, 1, 16, 16), resolutions=(16, 12), divisor=1)
+        assert default.fingerprint == space.fingerprint and "dimensions" not in space.settings
+
+
+def test_an_unknown_dimension_is_refused():
+    with pytest.raises(ValueError, match="dimensions=.*'height'.*expected some of"):
+        Space.trace(resnet20(widths=(4, 4, 8)), torch.rand(1, 1, 16, 16), dimensions=("height",))

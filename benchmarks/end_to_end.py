@@ -37,7 +37,7 @@ from secateur.search import compound
 from secateur.spaces import build
 
 KEPT = Path(__file__).parents[1] / "build" / "end_to_end"
-SHARES, EPOCHS, SHARED, TRIALS = (0.5, 0.25, 0.1), 16, 2, 40
+SHARES, EPOCHS, SHARED, TRIALS = (0.5, 0.25, 0.1), 16, 1, 40
 PASSES = 4  # a step of shared training: the full network, the smallest, and two drawn
 SIDES = (28, 24, 20, 16, 12)
 SEARCHES = {
@@ -86,6 +86,7 @@ def searched(name, model, share, seed, task):
             task=task,
             space=space,
             budget=Budget(macs=share),
+            objectives=("error",),  # one budget, one network
             evaluator="shared-weights",
             training=Training(lr=0.05, warmup=0.1, shared_epochs=SHARED),
             seed=seed,

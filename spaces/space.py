@@ -118,7 +118,7 @@ class Space:
         if len(sides) > 1:
             axes.append(Axis("resolution", tuple(range(len(sides)))))
         args, kwargs = as_call(example_inputs)
-        settings = {
+        settings: dict[str, Any] = {
             "resolutions": [list(side) for side in sides],
             "divisor": divisor,
             "ignore": list(ignore),

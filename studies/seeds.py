@@ -3,7 +3,8 @@
 `full` is the network itself, the reference every error is compared with. `compound` shrinks depth, width and
 resolution together. `uniform` shrinks every layer alike. `magnitude` keeps the units whose scores pass one threshold
 for the whole network. Any pruning method is a seed by its name. All but `full` come at several costs, and at lower
-depth and resolution, each as large as the budget allows; `compound` and methods that train come at several costs only.
+depth and resolution, each as large as the budget allows; `compound` and methods that train come at several costs only,
+`compound` down to a sixteenth of the budget: so a front has a first network at every size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..pruners import METHODS
 from ..spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
+_LOWER = (0.125, 0.0625)  # where `compound` goes on
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
 OWN = ("full", "compound", "magnitude")
@@ -70,7 +72,7 @@ class Seeds:
 
     def __init__(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> None:
         self._aims = list(aims(space, limits))
-        self._most = 1 + len(names) * len(self._aims)
+        self._most = 1 + len(names) * (len(self._aims) + len(_LOWER))
         self._left = self._planted(tuple(names), space, make)
         self._found: list[Seed] = []
 
@@ -93,14 +95,16 @@ class Seeds:
         if "full" in names:
             yield Seed(name="full", candidate=space.full)
         for aim in self._aims:
-            try:
-                space.check_limits(aim.limits)
-            except ValueError:
-                continue  # a share of the budget may lie below the smallest network, where the budget does not
+            if not _reachable(space, aim.limits):
+                continue
             plain = (aim.depth, aim.resolution) == (1.0, 1.0)
             for name in names:
                 if name != "full" and (plain or not _is_fixed(name)):
                     yield make(name, aim)
+        for level in _LOWER:
+            lower = Aim(limits={name: level * limit for name, limit in self._aims[0].limits.items()})
+            if "compound" in names and _reachable(space, lower.limits):
+                yield make("compound", lower)
 
 
 def check_seeds(names: Sequence[str]) -> tuple[str, ...]:
@@ -128,6 +132,15 @@ def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
     yield Aim(limits=at[2])
     if lower is not None:
         yield Aim(limits=at[2], resolution=lower)
+
+
+def _reachable(space: Space, limits: Mapping[str, float]) -> bool:
+    """Whether any network is within; a share of the budget may lie below the smallest one, where the budget does not."""
+    try:
+        space.check_limits(limits)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_fixed(name: str) -> bool:

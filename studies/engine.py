@@ -20,7 +20,6 @@ from ..spaces import Scores, Space
 from .artifacts import INHERITED, ROUND, Artifacts
 from .evaluation import Evaluation
 from .finish import Exporter
-from .identity import SHARED
 from .latency import Latencies
 from .ledger import Ledger
 from .progress import Listener
@@ -29,7 +28,7 @@ from .proxies import proxy_table
 from .pruning import Planter, Pruning, method_named
 from .rounds import Rounds
 from .seeds import Seeds
-from .settings import Settings
+from .settings import SHARED, Settings
 from .stopping import Stopping
 
 

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from ..evaluators import Task
 from ..spaces import Scores, Space
-from .settings import Settings
+from .settings import EVALUATORS, Settings
 from .weights import digest, structure
-
-LADDER, SHARED = EVALUATORS = ("ladder", "shared-weights")
 
 
 def fingerprint(

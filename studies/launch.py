@@ -19,6 +19,7 @@ from .folder import STUDY_JSON
 from .lock import locked
 from .parts import make_model, make_task, named, part_of, traced, train_base
 from .progress import Listener
+from .settings import settle
 from .study import Study
 
 STUDY_TOML = "study.toml"
@@ -127,6 +128,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     model, task = make_model(file), make_task(file)
     space = traced(file, model, task)
     space.check_limits(_arithmetic_limits(file.budget, space))  # before minutes of training
+    settle(file.budget, **{name: value for name, value in _settings(file).items() if name != "storage"})
     part = part_of(out)
     try:
         part.mkdir(parents=True, exist_ok=True)

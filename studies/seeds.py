@@ -135,7 +135,7 @@ def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
 
 
 def _reachable(space: Space, limits: Mapping[str, float]) -> bool:
-    """Whether any network is within; a share of the budget may lie below the smallest one, where the budget does not."""
+    """Whether any network is within: a share of the budget may lie below the smallest, where the budget does not."""
     try:
         space.check_limits(limits)
     except ValueError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
 from ..evaluators import FIDELITIES, Latency, Training
+from ..search import SamplerFactory, sampler_factory
 from ..spaces import COSTS, Budget
 from .seeds import check_seeds
 
 OBJECTIVES = ("error", *COSTS, "latency_ms")
+LADDER, SHARED = EVALUATORS = ("ladder", "shared-weights")
+
+Evaluator = str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +108,8 @@ class Settings:
             own = {
                 one.name: values[one.name]
                 for one in fields(cls)
-                if one.name in values
-                or (one.default is MISSING and one.default_factory is MISSING)
+                if one.name in values or (one.default is MISSING and one.default_factory is MISSING)
                 # else: a study of before the setting, which has its default
-                or (
-                    one.default is MISSING and one.default_factory is MISSING
-                )  # a study of before the setting has its default
             }
             return cls(
                 **own
@@ -122,6 +122,52 @@ class Settings:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the study's settings are damaged ({error}); restore study.json or start anew") from error
+
+
+def settle(
+    budget: Budget,
+    *,
+    objectives: Sequence[str] | None,
+    sampler: str | SamplerFactory,
+    fidelity: str | None,
+    seeds: Sequence[str],
+    batch: int,
+    early_stopping: bool,
+    seed: int,
+    device: str | torch.device,
+    threads: int | None,
+    dtype: str | torch.dtype | None,
+    training: Training | None,
+    latency: Latency | None,
+    evaluator: Evaluator | None,
+) -> tuple[Settings, SamplerFactory, Evaluator]:
+    """The settings of a new study, with the factory of its sampler and its evaluator; arguments as of `Study.create`.
+
+    Raises:
+        ValueError: no study could follow a setting.
+        TypeError: a setting of another type.
+    """
+    name, factory = sampler_factory(sampler)
+    evaluator = (SHARED if name == "joint" else LADDER) if evaluator is None else evaluator
+    if isinstance(evaluator, str) and evaluator not in EVALUATORS:
+        raise ValueError(f"evaluator={evaluator!r}: expected one of {', '.join(EVALUATORS)}, or your own")
+    if fidelity is None:
+        fidelity = "recalibrated" if evaluator == SHARED else "short"
+    settings = Settings(
+        objectives=default_objectives(budget) if objectives is None else tuple(objectives),
+        sampler=name,
+        fidelity=fidelity,
+        seeds=tuple(seeds) if not isinstance(seeds, str) else (seeds,),
+        batch=batch,
+        early_stopping=early_stopping,
+        seed=seed,
+        device=str(device),
+        threads=torch.get_num_threads() if threads is None else threads,
+        dtype=dtype_name(dtype),
+        training=Training() if training is None else training,
+        latency=Latency() if latency is None else latency,
+    )
+    return settings, factory, evaluator
 
 
 def default_objectives(budget: Budget) -> tuple[str, ...]:

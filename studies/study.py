@@ -20,7 +20,7 @@ from .engine import Engine
 from .files import new_folder, to_json, write
 from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
 from .front import front_table, on_front, trial_table
-from .identity import EVALUATORS, LADDER, SHARED, evaluator_name, fingerprint, ranking_name
+from .identity import evaluator_name, fingerprint, ranking_name
 from .ledger import Ledger, make_ledger
 from .lock import locked
 from .loop import Search
@@ -28,7 +28,7 @@ from .progress import Listener, Progress
 from .proxies import known
 from .runner import Runner, reproducible, serial
 from .seeds import DEFAULT
-from .settings import Settings, default_objectives, dtype_name
+from .settings import EVALUATORS, LADDER, Settings, settle
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
 from .trial import Trial
 from .view import standing
@@ -158,23 +158,21 @@ class Study:
         """
         path = Path(path)
         _check_types(model, task, space, budget)
-        name, factory = sampler_factory(sampler)
-        evaluator = (SHARED if name == "joint" else LADDER) if evaluator is None else evaluator
-        if fidelity is None:
-            fidelity = "recalibrated" if evaluator == SHARED else "short"
-        settings = Settings(
-            objectives=default_objectives(budget) if objectives is None else tuple(objectives),
-            sampler=name,
+        settings, factory, evaluator = settle(
+            budget,
+            objectives=objectives,
+            sampler=sampler,
             fidelity=fidelity,
-            seeds=tuple(seeds) if not isinstance(seeds, str) else (seeds,),
+            seeds=seeds,
             batch=batch,
             early_stopping=early_stopping,
             seed=seed,
-            device=str(device),
-            threads=torch.get_num_threads() if threads is None else threads,
-            dtype=dtype_name(dtype),
-            training=Training() if training is None else training,
-            latency=Latency() if latency is None else latency,
+            device=device,
+            threads=threads,
+            dtype=dtype,
+            training=training,
+            latency=latency,
+            evaluator=evaluator,
         )
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
         model, base = copy.deepcopy(model), state_of(model)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur.evaluators import Classification, Segmentation, Task, Training
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
-    from secateur.studies import Study, load
+    from secateur.studies import Runner, Study, load
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ _HOMES = {
     "Budget": "spaces",
     "Candidate": "spaces",
     "Classification": "evaluators",
+    "Runner": "studies",
     "Scores": "spaces",
     "Segmentation": "evaluators",
     "Space": "spaces",
@@ -36,6 +37,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Classification",
+    "Runner",
     "Scores",
     "Segmentation",
     "Space",

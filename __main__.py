@@ -36,6 +36,22 @@ Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trial
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
+RunnerKind = Annotated[
+    str | None, typer.Option("--runner", metavar="KIND", help="Where trials run: serial, processes, ray or tune.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Trials that run at a time.")]
+Gpus = Annotated[
+    float | None, typer.Option("--gpus-per-trial", metavar="SHARE", help="Of one GPU, or a whole number of them.")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="URL", help="Of a running Ray cluster, such as ray://host:10001.")
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a trial after so long.")]
+Async = Annotated[
+    bool | None,
+    typer.Option("--async/--batches", help="Propose whenever a slot is free: faster, and no two runs are the same."),
+]
+
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)
 
 
@@ -103,6 +119,12 @@ def search(
     budget: Budgets = None,
     trials: Trials = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
+    runner: RunnerKind = None,
+    workers: Workers = None,
+    gpus_per_trial: Gpus = None,
+    address: Address = None,
+    timeout: Timeout = None,
+    asynchronous: Async = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,20 +132,32 @@ def search(
     with _messages(quiet) as progress, _resumable(out):
         from .studies import config, launch
 
-        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed)
+        where = _runner(runner, workers, gpus_per_trial, address, timeout, asynchronous)
+        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed, runner=where)
         launch.search(file, out, progress=progress)
     _show(out, as_json)
 
 
 @app.command()
 def resume(
-    folder: Folder, budget: Budgets = None, trials: Trials = None, as_json: Json = False, quiet: Quiet = False
+    folder: Folder,
+    budget: Budgets = None,
+    trials: Trials = None,
+    runner: RunnerKind = None,
+    workers: Workers = None,
+    gpus_per_trial: Gpus = None,
+    address: Address = None,
+    timeout: Timeout = None,
+    asynchronous: Async = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Go on with a study, to its number of trials or to another total, under its budget or another."""
+    """Go on with a study, to its number of trials or to another total, under its budget or another, here or there."""
     with _messages(quiet) as progress, _resumable(folder):
         from .studies import launch
 
-        launch.resume(folder, budget=_budget(budget), trials=trials, progress=progress)
+        where = _runner(runner, workers, gpus_per_trial, address, timeout, asynchronous)
+        launch.resume(folder, budget=_budget(budget), trials=trials, runner=where, progress=progress)
     _show(folder, as_json)
 
 
@@ -240,6 +274,26 @@ def _budget(texts: list[str] | None) -> Any:
     from .spaces import Budget
 
     return Budget.parse(texts) if texts else None
+
+
+def _runner(
+    kind: str | None,
+    workers: int | None,
+    gpus_per_trial: float | None,
+    address: str | None,
+    timeout_s: float | None,
+    asynchronous: bool | None,
+) -> dict[str, Any]:
+    """The settings of a runner that were given."""
+    given = {
+        "kind": kind,
+        "workers": workers,
+        "gpus_per_trial": gpus_per_trial,
+        "address": address,
+        "timeout_s": timeout_s,
+        "asynchronous": asynchronous,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _settings(texts: list[str] | None) -> dict[str, Any]:

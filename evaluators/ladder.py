@@ -62,6 +62,9 @@ class Ladder:
     Each rung goes on from the one below and is measured on the validation split; the test split is never read. What a
     proxy says is no error: it ranks. NaN, divergence and memory that runs out are a failed `Result`; anything else
     (wrong labels, a bug) is raised.
+
+    Attributes:
+        callbacks: What watches every fine-tuning, as in `train`.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Ladder:
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.teacher, self.proxy = teacher_for(task, training, teacher), proxy
+        self.callbacks: tuple[object, ...] = ()
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
         """The rungs that are climbed to a fidelity, lowest first."""
@@ -187,7 +191,16 @@ class Ladder:
         seed = derived_seed(seed, _SEEDS[rung])
         if self.teacher is not None and epochs:  # once for all trials
             self.teacher = answered(self.task, self.teacher, self.device)
-        train(model, self.task, self.training, epochs=epochs, resolution=resolution, seed=seed, teacher=self.teacher)
+        train(
+            model,
+            self.task,
+            self.training,
+            epochs=epochs,
+            resolution=resolution,
+            seed=seed,
+            callbacks=self.callbacks,
+            teacher=self.teacher,
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ keeps every trial on disk, so that it may be killed at any time and goes on wher
 
 from .export import load
 from .files import FormatError
+from .runner import Runner
 from .study import Study
 
-__all__ = ["FormatError", "Study", "load"]
+__all__ = ["FormatError", "Runner", "Study", "load"]

@@ -74,6 +74,11 @@ class Artifacts:
         """The scores that a ranking names; None for the space's own."""
         return self.scores if ranking == self.ranking else self._read("rankings", ranking)
 
+    def paths(self, ranking: str, weights: str) -> list[str]:
+        """The files, as paths in the study, that `build` reads for these names."""
+        found = [] if ranking == self.ranking else [self._name("rankings", ranking)]
+        return found if weights == INHERITED else [*found, self._name("weights", weights)]
+
     def rankings(self) -> list[str]:
         """Names of the rankings that methods gave."""
         found = sorted((self.folder / "rankings").glob("*.safetensors"))
@@ -126,4 +131,8 @@ class Artifacts:
         return read_tensors(self._path(kind, named), named.rpartition(":")[2])
 
     def _path(self, kind: str, named: str) -> Path:
-        return self.folder / kind / f"{named.replace(':', '-')}.safetensors"
+        return self.folder / self._name(kind, named)
+
+    @staticmethod
+    def _name(kind: str, named: str) -> str:
+        return f"{kind}/{named.replace(':', '-')}.safetensors"

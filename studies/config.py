@@ -7,6 +7,7 @@
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
     [study]       sampler, trials, seed, ... (`Study.create`)
+    [runner]      kind, workers, gpus_per_trial, ...: where trials run (`Runner`); or just the kind
 
 Tables that Python knows as dataclasses are those dataclasses: nothing is written down twice. Start at `read`.
 """
@@ -27,6 +28,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from ..evaluators import Latency, Training
 from ..spaces import Budget
 from .data import Data
+from .runner import Runner
 from .seeds import DEFAULT
 
 
@@ -123,13 +125,17 @@ def _named(value: Any) -> Any:
     return {"factory": value} if isinstance(value, str) else value
 
 
+def _kinded(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 def _kind(value: Any) -> str:
     own = isinstance(value, OwnData) or (isinstance(value, Mapping) and "factory" in value)
     return "own" if own else "ready"
 
 
 class StudyFile(_Table):
-    """A study file, checked. `model` and `data` may be just the name of a factory.
+    """A study file, checked. `model` and `data` may be just the name of a factory, `runner` just its kind.
 
     Attributes:
         folder: where relative paths and the user's own modules are looked for; None: beside the file.
@@ -140,6 +146,7 @@ class StudyFile(_Table):
         training: how networks are trained.
         latency: how networks are timed.
         study: how it is searched.
+        runner: where trials run.
     """
 
     folder: Path
@@ -152,6 +159,7 @@ class StudyFile(_Table):
     training: Training = Training()
     latency: Latency = Latency()
     study: Search = Search()
+    runner: Annotated[Runner, BeforeValidator(_kinded)] = Runner()
 
     def path(self, path: str | Path) -> Path:
         """A path of the file; a relative one starts from its folder."""
@@ -164,8 +172,12 @@ class StudyFile(_Table):
         trials: int | None = None,
         seed: int | None = None,
         pruning_epochs: int | None = None,
+        runner: Mapping[str, Any] | None = None,
     ) -> StudyFile:
-        """This file with another budget (whole), number of trials, seed or length of a pruning phase, where given."""
+        """This file with another budget (whole), number of trials, seed or length of a pruning phase, where given.
+
+        Settings of the runner are changed one by one; another kind begins with the defaults.
+        """
         given = {name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None}
         for name, value in given.items():
             least = 1 if name == "trials" else 0
@@ -176,6 +188,10 @@ class StudyFile(_Table):
             changes["budget"] = budget
         if pruning_epochs is not None:
             changes["training"] = dataclasses.replace(self.training, pruning_epochs=pruning_epochs)
+        if runner:
+            other = runner.get("kind", self.runner.kind) != self.runner.kind
+            kept = {} if other else {one.name: getattr(self.runner, one.name) for one in dataclasses.fields(Runner)}
+            changes["runner"] = Runner(**kept | dict(runner))
         return self.model_copy(update=changes)
 
     def without_weights(self) -> StudyFile:

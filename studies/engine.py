@@ -14,22 +14,22 @@ import pandas as pd
 from torch import nn
 
 from ..evaluators import Ladder, Task, Teacher
-from ..pruners import retained
 from ..search import Problem, SamplerFactory
 from ..spaces import Scores, Space
 from .artifacts import INHERITED, ROUND, Artifacts
 from .evaluation import Evaluation
 from .finish import Exporter
-from .latency import Latencies
+from .latency import Gate, Latencies
 from .ledger import Ledger
 from .progress import Listener
 from .proposer import Proposer
-from .proxies import proxy_table
+from .proxies import Lost, proxy_table
 from .pruning import Planter, Pruning, method_named
 from .rounds import Rounds
 from .seeds import Seeds
 from .settings import SHARED, Settings
 from .stopping import Stopping
+from .work import Work
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +119,7 @@ class Engine:
             device=self.settings.torch_device,
             threads=self.settings.threads,
             teacher=self.teacher,
-            proxy=self._lost if self.settings.fidelity == "zero-shot" else None,
+            proxy=Lost(self.space, self.scores) if self.settings.fidelity == "zero-shot" else None,
         )
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
@@ -154,21 +154,25 @@ class Engine:
             weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
         )
 
-    def evaluation(self, limits: Mapping[str, float]) -> Evaluation:
-        """Turns a trial into its outcome."""
-        return Evaluation(
+    def work(self, limits: Mapping[str, float]) -> Work:
+        """What turns trials into outcomes, here or elsewhere."""
+        evaluation = Evaluation(
             model=self.model,
             space=self.space,
             artifacts=self.artifacts,
             evaluator=self.evaluator,
             seed=self.settings.seed,
-            latencies=self.latencies,
-            latency_limit_ms=limits.get("latency_ms"),
-            wants_latency="latency_ms" in self.settings.objectives,
             rounds=self._rounds(limits),
             stopping=self._stopping(),
             keeps_weights=getattr(self.factory(0, self.problem(limits)), "names_parents", False),
         )
+        return Work(evaluation=evaluation, threads=self.settings.threads, device=self.settings.device)
+
+    def gate(self, limits: Mapping[str, float]) -> Gate | None:
+        """Measures the latency of a trial before anything is trained; None where latency does not matter."""
+        if not self.wants_latency(limits):
+            return None
+        return Gate(latencies=self.latencies, full=self.space.full, limit_ms=limits.get("latency_ms"))
 
     def exporter(self, limits: Mapping[str, float]) -> Exporter:
         """Writes networks."""
@@ -195,10 +199,12 @@ class Engine:
 
     def _rounds(self, limits: Mapping[str, float]) -> Rounds:
         training = self.settings.training
+        # How long trials take is read from the ledger, which stays here when the rounds travel to a worker.
+        problem = replace(self.problem(limits), seconds=Problem.seconds)
         return Rounds(
             folder=self.path,
             model=self.model,
-            problem=self.problem(limits),
+            problem=problem,
             task=self.task,
             training=training,
             first_epochs=training.shared_epochs,
@@ -211,7 +217,6 @@ class Engine:
         if not self.settings.early_stopping:
             return None
         return Stopping(
-            trials=self.ledger.trials,
             objectives=self.settings.objectives,
             batch=self.settings.batch,
             fidelity=self.settings.fidelity,
@@ -222,7 +227,3 @@ class Engine:
         first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.told and trial.scored]
         known = [trial.outcome.seconds for trial in first if trial.outcome is not None]
         return statistics.median(known) if len(first) == self.settings.batch else math.inf
-
-    def _lost(self, candidate: Any) -> float:
-        """The share of the ranking's scores that leaves with what is removed."""
-        return 1.0 - float(retained(self.space, self.scores, self.space.encode([candidate]))[0])

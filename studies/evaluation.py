@@ -1,25 +1,25 @@
-"""One trial from proposal to outcome: build, measure the latency where it matters, evaluate."""
+"""One trial from proposal to outcome: build, evaluate, keep what others may start from."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..evaluators import Ladder, Loop
 from ..search import NOTE
 from ..spaces import Space
 from .artifacts import ROUND, Artifacts
-from .latency import Latencies
 from .mirror import seed_of
 from .rounds import Rounds
 from .stopping import Stopping
 from .trial import REFERENCE, Outcome, Trial, outcome_of
 
-logger = logging.getLogger("secateur")
+Say = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,6 @@ class Evaluation:
         artifacts: turns the names in a trial into a network.
         evaluator: `Ladder` or anything with its call signature.
         seed: the study's; each trial trains with its own, derived from this and its number.
-        latencies: measures them.
-        latency_limit_ms: a network that is slower is not evaluated; None leaves latency free.
-        wants_latency: measure latency even where no limit is set.
         rounds: trains shared weights where a trial names them.
         stopping: ends trials that are not promising at a lower fidelity; None ends none.
         keeps_weights: keep what every trial's network became, because others may start there.
@@ -45,31 +42,29 @@ class Evaluation:
     artifacts: Artifacts
     evaluator: Callable[..., Any]
     seed: int
-    latencies: Latencies
-    latency_limit_ms: float | None = None
-    wants_latency: bool = False
     keeps_weights: bool = False
     rounds: Rounds | None = None
     stopping: Stopping | None = None
 
-    def __call__(self, trial: Trial) -> Outcome:
-        """The outcome. Where latency breaks the budget nothing is trained, and there is no error yet."""
+    def at(self, folder: Path) -> Evaluation:
+        """The same with its artifacts in another folder."""
+        rounds = None if self.rounds is None else replace(self.rounds, folder=folder)
+        return replace(self, artifacts=replace(self.artifacts, folder=folder), rounds=rounds)
+
+    def __call__(self, trial: Trial, earlier: Sequence[Trial] = (), say: Say | None = None) -> Outcome:
+        """The outcome of a trial.
+
+        Args:
+            trial: what to evaluate, with its measured latency where there is one.
+            earlier: the trials that early stopping compares it with.
+            say: called with `{"epoch", "epochs", "loss"}` after every epoch.
+        """
         start = time.perf_counter()
-        measured = self.wants_latency or self.latency_limit_ms is not None
-        latency_ms = self._latency_ms(trial) if measured else None
-        limit = self.latency_limit_ms
+        latency_ms = trial.measures.get("latency_ms")
         reference = trial.candidate == self.space.full or trial.source == REFERENCE
-        if limit is not None and latency_ms is not None and latency_ms > limit and not reference:
-            return Outcome(
-                state="complete",
-                evaluated=False,
-                latency_ms=latency_ms,
-                seconds=time.perf_counter() - start,
-                reason=f"latency {latency_ms:.3g} ms is over the budget of {limit:.3g} ms",
-            )
-        stopping = None if reference else self.stopping
-        if latency_ms is not None:
-            trial = replace(trial, outcome=Outcome(state="running", latency_ms=latency_ms))
+        stopping = None if reference or self.stopping is None else replace(self.stopping, trials=earlier)
+        if hasattr(self.evaluator, "callbacks"):
+            self.evaluator.callbacks = () if say is None else (_Epochs(say),)
         result = self.evaluator(
             lambda: self.build(trial),
             candidate=trial.candidate,
@@ -90,10 +85,49 @@ class Evaluation:
     def build(self, trial: Trial) -> nn.Module:
         """A fresh small network with the weights the trial names; shared ones are trained now if they are not there."""
         if self.rounds is not None and trial.weights.startswith(ROUND):
-            around = trial.memory.get(f"{NOTE}joint", {})
-            number = int(trial.weights.removeprefix(ROUND))
-            self.rounds.ensure(number, around.get("center"), around.get("limits"))
+            self.rounds.ensure(*_asked(trial))
         return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
 
-    def _latency_ms(self, trial: Trial) -> float:
-        return self.latencies.measure([trial.candidate], [self.build(trial)])[0].ms
+    def lacks_round(self, trial: Trial) -> bool:
+        """Whether the trial names shared weights that must be trained before it is evaluated.
+
+        An evaluator of the user's own may never build a network; where it does, they are trained then.
+
+        Raises:
+            ValueError: they were trained for another question.
+        """
+        if self.rounds is None or not trial.weights.startswith(ROUND) or not isinstance(self.evaluator, Ladder):
+            return False
+        number, center, limits = _asked(trial)
+        return not self.rounds.has(number, center, limits)
+
+    def ensure_round(self, trial: Trial, say: Say | None = None) -> None:
+        """Train the shared weights that the trial names, unless they are there."""
+        assert self.rounds is not None, "a trial that names a round belongs to a study that trains them"
+        rounds = self.rounds if say is None else replace(self.rounds, callbacks=(*self.rounds.callbacks, _Epochs(say)))
+        rounds.ensure(*_asked(trial))
+
+    def needs(self, trial: Trial, *, training: bool = False) -> list[str]:
+        """The artifacts, as paths in the study, that are read when the trial is evaluated, or its round trained."""
+        shared = self.rounds is not None and trial.weights.startswith(ROUND)
+        before = self.rounds.needs(_asked(trial)[0]) if self.rounds is not None and shared else []
+        if training:
+            return before
+        found = self.artifacts.paths(trial.ranking, trial.weights)
+        return found if isinstance(self.evaluator, Ladder) else [*found, *before]
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """Says what happened after every epoch."""
+
+    say: Say
+
+    def after_epoch(self, loop: Loop) -> None:
+        self.say({"epoch": loop.epoch, "epochs": loop.epochs, "loss": loop.losses[-1]})
+
+
+def _asked(trial: Trial) -> tuple[int, Sequence[float] | None, Mapping[str, float] | None]:
+    """Number, center and limits of the round that a trial names."""
+    around = trial.memory.get(f"{NOTE}joint", {})
+    return int(trial.weights.removeprefix(ROUND)), around.get("center"), around.get("limits")

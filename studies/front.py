@@ -11,7 +11,7 @@ from ..search import non_dominated
 from ..spaces import COSTS, Axis
 from .trial import Trial
 
-TIMES = ("seconds", "started", "latency_ms")  # columns that no two runs share
+TIMES = ("seconds", "started", "latency_ms", "attempts")  # columns that no two runs share
 
 
 def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[str, float]) -> pd.DataFrame:
@@ -38,11 +38,12 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
             "reason": None if outcome is None else outcome.reason,
             "seconds": None if outcome is None else outcome.seconds,
             "started": trial.started,
+            "attempts": None if outcome is None else outcome.attempts,
         }
         extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
         rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
     table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])
-    for name in ("error", "error_std", "predicted", "predicted_std", "latency_ms", "seconds", "started"):
+    for name in ("error", "error_std", "predicted", "predicted_std", "latency_ms", "seconds", "started", "attempts"):
         table[name] = table[name].astype(float)
     return table
 
@@ -82,5 +83,5 @@ _COLUMNS = (
         "fidelity",
         "ranking",
     ),
-    *("weights", "evaluated", "within", "reason", "seconds", "started"),
+    *("weights", "evaluated", "within", "reason", "seconds", "started", "attempts"),
 )

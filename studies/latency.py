@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +24,7 @@ from ..evaluators.latency_model import LatencyModel, calibration
 from ..evaluators.modes import device_of, dtype_of
 from ..spaces import Candidate, Space, build
 from .files import FormatError, read_json, to_json, write_atomic
+from .trial import REFERENCE, Outcome, Trial
 
 FORMAT, VERSION = "secateur-latencies", 1
 COUNT = 48  # networks that are measured before the first trial
@@ -164,6 +166,37 @@ class Latencies:
         ]
         found = {"format": FORMAT, "format_version": VERSION, "conditions": self.conditions, "rows": rows}
         write_atomic(self.path, to_json(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Measures a trial's latency, in the driver and before any trial of its batch runs, so that nothing disturbs it.
+
+    Attributes:
+        latencies: measures.
+        full: the full network, which is evaluated whatever it takes.
+        limit_ms: no slower network is evaluated; None leaves latency free.
+    """
+
+    latencies: Latencies
+    full: Candidate
+    limit_ms: float | None = None
+
+    def __call__(self, trial: Trial) -> Trial:
+        """The trial with its latency: running, or complete and not evaluated where it is over the limit."""
+        start = time.perf_counter()
+        latency_ms = self.latencies.measure([trial.candidate])[0].ms
+        reference = trial.candidate == self.full or trial.source == REFERENCE
+        if self.limit_ms is None or latency_ms <= self.limit_ms or reference:
+            return replace(trial, outcome=Outcome(state="running", latency_ms=latency_ms))
+        outcome = Outcome(
+            state="complete",
+            evaluated=False,
+            latency_ms=latency_ms,
+            seconds=time.perf_counter() - start,
+            reason=f"latency {latency_ms:.3g} ms is over the budget of {self.limit_ms:.3g} ms",
+        )
+        return replace(trial, outcome=outcome)
 
 
 def call_of(network: nn.Module, space: Space, candidate: Sequence[int], *, batch: int = 1) -> Call:

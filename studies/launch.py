@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,26 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists and is no study; remove it or choose another folder")
     study = _create(file, out, progress)
-    study.run(file.study.trials, progress)
+    study.run(file.study.trials, progress, runner=file.runner)
     return study
 
 
 def resume(
-    folder: str | Path, *, budget: Budget | None = None, trials: int | None = None, progress: Listener | None = None
+    folder: str | Path,
+    *,
+    budget: Budget | None = None,
+    trials: int | None = None,
+    runner: Mapping[str, Any] | None = None,
+    progress: Listener | None = None,
 ) -> Study:
     """The study in a folder, run further: to its number of trials, or to another total, under another budget.
+
+    Args:
+        folder: of the study.
+        budget: in place of the last one.
+        trials: the total.
+        runner: settings of `Runner` that change, by name; the last ones where None.
+        progress: called with events.
 
     Raises:
         FileNotFoundError: the folder holds no study, or none that a study file made.
@@ -64,15 +77,15 @@ def resume(
     """
     folder = Path(folder)
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
-        file = read(part_of(folder) / STUDY_TOML).changed(budget=budget, trials=trials)
+        file = read(part_of(folder) / STUDY_TOML).changed(budget=budget, trials=trials, runner=runner)
         study = _create(file, folder, progress)
     else:
         before = _file_of(folder)
-        file = before.changed(budget=budget, trials=trials)
+        file = before.changed(budget=budget, trials=trials, runner=runner)
         study = _opened(file, folder)
         if file != before:
             write_atomic(folder / STUDY_TOML, file.to_toml())
-    study.run(file.study.trials, progress)
+    study.run(file.study.trials, progress, runner=file.runner)
     return study
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .dispatch import Dispatcher
 from .ledger import Ledger
 from .progress import Progress
 from .proposer import Proposer
-from .runner import Runner
-from .trial import Outcome, Trial
+from .trial import Trial
 
 logger = logging.getLogger("secateur")
 
@@ -25,16 +25,14 @@ class Search:
     Attributes:
         ledger: the trials so far, and where the new ones go.
         proposer: says what to try.
-        evaluate: turns a proposed trial into its outcome.
-        runner: where that happens.
+        dispatcher: turns proposed trials into their outcomes.
         limits: the budget in absolute numbers.
         watch: told of every trial.
     """
 
     ledger: Ledger
     proposer: Proposer
-    evaluate: Callable[[Trial], Outcome]
-    runner: Runner
+    dispatcher: Dispatcher
     limits: Mapping[str, float]
     watch: Progress
 
@@ -47,13 +45,50 @@ class Search:
         for numbers in _batches(trials, batch_size):
             batch = self._batch(numbers)
             self._tell(batch)  # what a killed run had evaluated and not yet told
-            for trial, outcome in self.runner(self.evaluate, [trial for trial in batch if trial.outcome is None]):
-                self.ledger.park(trial, outcome)
+            for trial in batch:
+                if trial.outcome is None:
+                    self.dispatcher.submit(trial, self.ledger.trials[: numbers.start])
+            while self.dispatcher.busy:
+                self.ledger.park(*self.dispatcher.next())
                 self._tell(batch)
             self.proposer.close(self.ledger.trials[trial.number] for trial in batch)
             if len(batch) < len(numbers):
-                logger.warning("every network within the budget was tried: %d trials", len(self.ledger.trials))
+                self._exhausted()
                 return
+
+    def run_asynchronous(self, trials: int) -> None:
+        """The same without batches: a slot that is free gets a new proposal, made from all that is told by then.
+
+        Raises:
+            RuntimeError: the last ten trials all failed.
+        """
+        known = [self.proposer.recall(trial) for trial in self.ledger.trials[:trials]]
+        for trial in known:
+            self._take(trial)
+            if trial.outcome is None:
+                self.dispatcher.submit(trial, [other for other in known if other.told])
+        exhausted = False
+        while True:
+            while not exhausted and self.dispatcher.busy < self.dispatcher.slots and len(self.ledger.trials) < trials:
+                proposed = self.proposer.propose(len(self.ledger.trials))
+                if proposed is None:
+                    self._exhausted()
+                    exhausted = True
+                else:
+                    told = [trial for trial in self.ledger.trials if trial.told]
+                    self.dispatcher.submit(self.ledger.add(proposed), told)
+            if not self.dispatcher.busy:
+                return
+            self._take(self.ledger.park(*self.dispatcher.next()))
+
+    def _take(self, trial: Trial) -> None:
+        """Tell one trial whose outcome is known, and let samplers see it at once."""
+        if trial.outcome is not None:
+            self._tell([trial])
+            self.proposer.close([self.ledger.trials[trial.number]])
+
+    def _exhausted(self) -> None:
+        logger.warning("every network within the budget was tried: %d trials", len(self.ledger.trials))
 
     def _batch(self, numbers: range) -> list[Trial]:
         """The trials with these numbers: from the ledger, or proposed now; fewer where the space is exhausted."""

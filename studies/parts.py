@@ -20,9 +20,9 @@ from ..spaces import Space
 from .checkpoints import load_checkpoint
 from .config import StudyFile
 from .data import Data
+from .determinism import reproducible
 from .keeper import Keeper
 from .progress import Listener, Watch
-from .runner import reproducible
 
 logger = logging.getLogger("secateur")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,24 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ..pruners import retained
-from ..spaces import Scores, Space
+from ..spaces import Candidate, Scores, Space
 from .trial import Trial
 
 Array = npt.NDArray[np.float64]
 
 _LEAST = 4  # trials that a correlation is computed from, at least
+
+
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """From a candidate to the share of a ranking's scores that leaves with what is removed."""
+
+    space: Space
+    scores: Scores
+
+    def __call__(self, candidate: Candidate) -> float:
+        """The share, 0..1."""
+        return 1.0 - float(retained(self.space, self.scores, self.space.encode([candidate]))[0])
 
 
 def proxy_table(trials: Sequence[Trial], space: Space, rankings: Mapping[str, Scores]) -> pd.DataFrame:

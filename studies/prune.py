@@ -22,6 +22,7 @@ from ..pruners import Even, Method, TrainingPruner
 from ..spaces import Candidate, Space
 from .artifacts import Artifacts
 from .config import StudyFile, read
+from .determinism import reproducible
 from .export import write_model
 from .files import read_json, to_json, write_atomic
 from .finish import errors, finished
@@ -33,7 +34,6 @@ from .mirror import seed_of
 from .parts import make_model, make_task, part_of, traced, train_base
 from .progress import Listener
 from .pruning import Pruning, method_named, settings_of
-from .runner import reproducible
 from .weights import digest, read_tensors, state_of
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency

@@ -84,6 +84,22 @@ class Rounds:
             ValueError: the round before is missing, or this one was trained for another question.
             Diverged: the training left the finite numbers.
         """
+        if not self.has(number, center, limits):
+            start, asked = time.perf_counter(), self._asked(number, center, limits)
+            tensors = self._trained(number, asked)
+            said = {"format": "pt", "asked": json.dumps(asked), "seconds": repr(time.perf_counter() - start)}
+            write_atomic(self.path(number), save(tensors, metadata=said))
+            self._state(number).unlink(missing_ok=True)
+        return f"{ROUND}{number}"
+
+    def has(
+        self, number: int, center: Sequence[float] | None = None, limits: Mapping[str, float] | None = None
+    ) -> bool:
+        """Whether a round was trained; the arguments are those of `ensure`.
+
+        Raises:
+            ValueError: it was trained for another question.
+        """
         asked = self._asked(number, center, limits)
         path = self.path(number)
         if path.exists():
@@ -93,13 +109,12 @@ class Rounds:
             other = [name for name, value in json.loads(json.dumps(same)).items() if value != kept.get(name)]
             if other:
                 raise ValueError(f"{path} was trained with another {', '.join(other)}; restore it or start a new study")
-            return f"{ROUND}{number}"
-        start = time.perf_counter()
-        tensors = self._trained(number, asked)
-        said = {"format": "pt", "asked": json.dumps(asked), "seconds": repr(time.perf_counter() - start)}
-        write_atomic(path, save(tensors, metadata=said))
-        self._state(number).unlink(missing_ok=True)
-        return f"{ROUND}{number}"
+        return path.exists()
+
+    def needs(self, number: int) -> list[str]:
+        """The files, as paths in the study, that a training of the round may read."""
+        before = [f"weights/{self.path(number - 1).name}"] if number else []
+        return [*before, f"weights/{self._state(number).name}"]
 
     def path(self, number: int) -> Path:
         """Where a round is kept."""

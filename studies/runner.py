@@ -1,44 +1,157 @@
-"""Where trials run. Here: in this process, one after another."""
+"""Where trials run: the settings of a runner, and what every kind of it can do.
+
+A runner has slots, each of which does one job at a time. `dispatch.py` gives them jobs, and counts attempts and time;
+`serial.py`, `processes.py`, `ray_actors.py` and `tuning.py` are the kinds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from .work import Job, Work
 
-from .trial import Outcome, Trial
-
-
-class Runner(Protocol):
-    """Runs the trials of a batch, wherever it likes."""
-
-    def __call__(
-        self, evaluate: Callable[[Trial], Outcome], trials: Sequence[Trial]
-    ) -> Iterable[tuple[Trial, Outcome]]:
-        """Each trial with its outcome, as soon as it is known, in any order."""
+KINDS = ("serial", "processes", "ray", "tune")
 
 
-def serial(evaluate: Callable[[Trial], Outcome], trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome]]:
-    """In this process, in number order; a trial starts when the outcome before it was taken."""
-    for trial in trials:
-        yield trial, evaluate(trial)
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Where and how trials run; the table of trials does not depend on it, but for time-outs and `asynchronous`.
+
+    Attributes:
+        kind: `"serial"`, in this process; `"processes"` on this machine; `"ray"`, warm actors of a Ray cluster;
+            `"tune"`, trials of Ray Tune.
+        workers: how many trials run at a time; as many as the machine or the cluster has room for when None.
+        cpus_per_trial: cores that a trial takes; the study's threads when None.
+        gpus_per_trial: GPUs that a trial takes, a share of one where below 1; one on CUDA and none elsewhere when None.
+        resources: further resources of the Ray cluster that a trial takes, by name.
+        address: of a running Ray cluster (`"auto"`, `"ray://HOST:10001"`); a local one is started when None.
+        timeout_s: seconds after which a trial is given up as failed; None waits for ever.
+        retries: how often a trial whose worker died is tried again.
+        asynchronous: propose whenever a slot is free instead of a batch at a time: more throughput, and trials that
+            depend on timing.
+    """
+
+    kind: str = "serial"
+    workers: int | None = None
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    address: str | None = None
+    timeout_s: float | None = None
+    retries: int = 2
+    asynchronous: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no runner could follow."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r}: expected one of {', '.join(KINDS)}")
+        for name, least in (("workers", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
+        for name, value in [
+            ("cpus_per_trial", self.cpus_per_trial),
+            ("gpus_per_trial", self.gpus_per_trial),
+            ("timeout_s", self.timeout_s),
+            *((f"resources.{name}", amount) for name, amount in self.resources.items()),
+        ]:
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"{name}={value!r}: expected a number of at least 0")
+        gpus = self.gpus_per_trial
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_trial={gpus!r}: expected a share of one GPU, or a whole number of them")
+        if self.timeout_s == 0:
+            raise ValueError("timeout_s=0: expected more than 0 seconds, or nothing for no limit")
+        if self.kind == "serial" and (self.workers or 1) > 1:
+            raise ValueError(f"workers={self.workers} with kind='serial', which has one; expected another kind")
+        if self.address is not None and self.kind not in ("ray", "tune"):
+            raise ValueError(f"address={self.address!r} with kind={self.kind!r}; expected kind='ray' or 'tune'")
+        if self.resources and self.kind not in ("ray", "tune"):
+            raise ValueError(f"resources={dict(self.resources)} with kind={self.kind!r}; expected kind='ray' or 'tune'")
 
 
-@contextmanager
-def reproducible(threads: int, device: torch.device) -> Iterator[None]:
-    """Run with so many threads and PyTorch's deterministic algorithms; everything is put back afterwards."""
-    before = torch.get_num_threads()
-    strict, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    try:
-        torch.set_num_threads(threads)
-        # On CUDA some backward passes exist in no deterministic form (PyTorch 2.13); there it is asked for, not forced.
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(strict, warn_only=warned)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What a slot says.
+
+    Attributes:
+        slot: its number, from 0.
+        kind: `"begun"`, its worker has taken the job; `"event"`, something happened in it; `"done"`, it ended;
+            `"lost"`, its worker died, and the slot will take another job; `"unable"`, no worker can do such work.
+        payload: nothing; `{"files": ..., ...}` of an event; the `Report` of a job that ended; why.
+    """
+
+    slot: int
+    kind: str
+    payload: Any
+
+
+Listen = Callable[[Message], object]
+
+
+class Executor(ABC):
+    """Does jobs in slots. Called by one thread; nothing blocks but `open`, `wait` and `close`.
+
+    Attributes:
+        slots: how many there are; known once it is open.
+        apart: whether workers have a folder of their own, so that files must travel with the jobs.
+    """
+
+    slots: int
+    apart: bool = True
+
+    @abstractmethod
+    def open(self, work: Work, listen: Listen) -> None:
+        """Have slots that are ready for jobs of this work, or soon will be.
+
+        Args:
+            work: what is the same for every job.
+            listen: for events of a job that `wait` does itself; all others are returned.
+
+        Raises:
+            ValueError: what was asked for can never be had here.
+        """
+
+    @abstractmethod
+    def submit(self, slot: int, job: Job) -> None:
+        """Begin a job in a slot that does nothing."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None) -> Sequence[Message]:
+        """What slots say, in order, as soon as one says something; nothing when so many seconds have passed."""
+
+    @abstractmethod
+    def cancel(self, slot: int) -> None:
+        """End the job of a slot, whatever it does; nothing more is heard of it, and the slot takes another."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End whatever runs; no process of ours is left. May be called twice."""
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """What is known of a slot's worker, such as `pid`, `host` and `gpus`."""
+        return {}
+
+
+def executor(runner: Runner) -> Executor:
+    """An executor of the runner's kind, not yet open."""
+    if runner.kind == "serial":
+        from .serial import Serial
+
+        return Serial(timeout_s=runner.timeout_s)
+    if runner.kind == "processes":
+        from .processes import Processes
+
+        return Processes(runner)
+    if runner.kind == "ray":
+        from .ray_actors import Actors
+
+        return Actors(runner)
+    from .tuning import Tune
+
+    return Tune(runner)

@@ -105,12 +105,9 @@ class Settings:
             ValueError: a field is missing or of no use.
         """
         try:
-            own = {
-                one.name: values[one.name]
-                for one in fields(cls)
-                if one.name in values or (one.default is MISSING and one.default_factory is MISSING)
-                # else: a study of before the setting, which has its default
-            }
+            required = [one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING]
+            # A study of before a setting has its default.
+            own = {one.name: values[one.name] for one in fields(cls) if one.name in values or one.name in required}
             return cls(
                 **own
                 | {

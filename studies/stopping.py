@@ -16,18 +16,18 @@ class Stopping:
     """Ends trials that are not promising, and says what they would have come to.
 
     Attributes:
-        trials: of the study; grows while it runs.
         objectives: names of what is minimised.
         batch: trials that are proposed together; mates of a batch never decide over one another.
         fidelity: where a trial ends by itself.
         halving: the rule.
+        trials: the trial is compared with those of earlier batches among these.
     """
 
-    trials: Sequence[Trial]
     objectives: Sequence[str]
     batch: int
     fidelity: str
     halving: Halving = field(default_factory=Halving)
+    trials: Sequence[Trial] = ()
 
     def stops(self, trial: Trial, rung: str, error: float) -> bool:
         """Whether the trial ends at a rung where it has this error."""

@@ -16,17 +16,21 @@ from torch import nn
 from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
+from .board import Board
+from .determinism import reproducible
+from .dispatch import Dispatcher
 from .engine import Engine
 from .files import new_folder, to_json, write
 from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
 from .front import front_table, on_front, trial_table
 from .identity import evaluator_name, fingerprint, ranking_name
+from .interrupts import Interrupts
 from .ledger import Ledger, make_ledger
 from .lock import locked
 from .loop import Search
 from .progress import Listener, Progress
 from .proxies import known
-from .runner import Runner, reproducible, serial
+from .runner import Executor, Runner, executor
 from .seeds import DEFAULT
 from .settings import EVALUATORS, LADDER, Settings, settle
 from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
@@ -52,7 +56,6 @@ class Study:
         budget: what the pruned model may cost; may differ from one run to the next.
         settings: everything else that decides how the study searches.
         fingerprint: what must be the same to go on, part by part.
-        runner: where trials run.
     """
 
     def __init__(
@@ -78,7 +81,6 @@ class Study:
         self.budget = budget
         self.settings = settings
         self.fingerprint = dict(fingerprint)
-        self.runner: Runner = serial
         self._ledger = ledger
         self._engine = Engine(
             path=path,
@@ -273,33 +275,57 @@ class Study:
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
-    def run(self, trials: int, progress: Listener | None = None) -> None:
+    def run(self, trials: int, progress: Listener | None = None, *, runner: str | Runner | Executor = "serial") -> None:
         """Search until there are so many trials in all; safe to kill and to call again.
+
+        An interrupt (Ctrl-C) lets the trials that run end first; a second one leaves at once.
 
         Args:
             trials: the total, those of earlier runs included.
             progress: called with an event after every trial; see `Progress`.
+            runner: where trials run: a kind, such as `"processes"`, or a `Runner` with its settings.
 
         Raises:
-            ValueError: another process runs this study, or the folder can't be written.
-            RuntimeError: the last ten trials all failed.
+            ValueError: another process runs this study, the folder can't be written, or the runner asks for more than
+                there is.
+            RuntimeError: the last ten trials all failed, or workers can't start.
         """
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
+        runner = Runner(kind=runner) if isinstance(runner, str) else runner
+        options, where = (Runner(), runner) if isinstance(runner, Executor) else (runner, executor(runner))
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
             self._ledger.refresh()
             if "trials" not in self._ledger.notes():
                 self._ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
             limits = self._settle_limits(progress)
-            search = Search(
-                ledger=self._ledger,
-                proposer=self._engine.proposer(limits, progress),
-                evaluate=self._engine.evaluation(limits),
-                runner=self.runner,
-                limits=limits,
-                watch=Progress(progress, trials, self.settings.objectives, limits),
-            )
-            search.run(trials, self.settings.batch)
+            board = Board(self.path)
+            with Interrupts() as interrupts:
+                dispatcher = Dispatcher(
+                    where,
+                    self._engine.work(limits),
+                    folder=self.path,
+                    gate=self._engine.gate(limits),
+                    timeout_s=options.timeout_s,
+                    retries=options.retries,
+                    interrupts=interrupts,
+                    board=board,
+                )
+                search = Search(
+                    ledger=self._ledger,
+                    proposer=self._engine.proposer(limits, progress),
+                    dispatcher=dispatcher,
+                    limits=limits,
+                    watch=Progress(progress, trials, self.settings.objectives, limits),
+                )
+                try:
+                    if options.asynchronous:
+                        search.run_asynchronous(trials)
+                    else:
+                        search.run(trials, self.settings.batch)
+                finally:
+                    dispatcher.close()
+                    board.close()
             self._ledger.note("proxies", known(self.proxies()))
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])

@@ -26,6 +26,7 @@ class Outcome:
         latency_ms: measured latency of the built network, where the study asks for it.
         reason: why it failed, or was not evaluated.
         attributes: further numbers and notes of the evaluator, such as the errors of lower rungs.
+        attempts: how often it was begun: more than once where a worker died.
     """
 
     state: str
@@ -36,6 +37,7 @@ class Outcome:
     latency_ms: float | None = None
     reason: str | None = None
     attributes: dict[str, float | str] = field(default_factory=dict)
+    attempts: int = 1
 
     @property
     def complete(self) -> bool:

@@ -11,7 +11,8 @@ from landscapes import LANDSCAPES, Instant, line_net, line_space, tiny_net, tiny
 from secateur import Budget, Study
 from secateur.evaluators import Result, Timing
 from secateur.search import SAMPLERS, hypervolume, non_dominated
-from secateur.studies.runner import serial
+from secateur.studies.runner import Executor, Message
+from secateur.studies.work import perform
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -142,29 +143,50 @@ def test_running_trials_are_adopted(tmp_path):
     assert len(set(counting.seen)) == 12
 
 
-def test_outcomes_may_come_in_any_order(tmp_path):
-    def backwards(evaluate, trials):
-        return list(serial(evaluate, trials))[::-1]
+class Backwards(Executor):
+    """Takes four jobs, then does the last one first; it may die after the first outcome."""
 
+    slots = 4
+    apart = False
+
+    def __init__(self, dies: bool = False) -> None:
+        self.dies, self.jobs, self.told = dies, {}, 0
+
+    def open(self, work, listen):
+        self.work = work
+
+    def submit(self, slot, job):
+        self.jobs[slot] = job
+
+    def wait(self, timeout_s):
+        if self.dies and self.told:
+            raise KeyboardInterrupt
+        slot = max(self.jobs)
+        self.told += 1
+        report = perform(self.work.evaluation, self.jobs.pop(slot), lambda event: None)
+        return [Message(slot=slot, kind="done", payload=report)]
+
+    def cancel(self, slot):
+        self.jobs.pop(slot, None)
+
+    def close(self):
+        self.jobs.clear()
+
+
+def test_outcomes_may_come_in_any_order(tmp_path):
     straight, other = create(tmp_path / "a"), create(tmp_path / "b")
-    other.runner = backwards
     told = []
     straight.run(14)
-    other.run(14, progress=lambda event: told.append(event["last"]["trial"]))
+    other.run(14, progress=lambda event: told.append(event["last"]["trial"]), runner=Backwards())
     assert told == list(range(14))
     pd.testing.assert_frame_equal(table(straight), table(other))
 
 
 def test_parked_outcomes_are_told_without_evaluating_again(tmp_path):
-    def last_first_then_die(evaluate, trials):
-        yield trials[-1], evaluate(trials[-1])
-        raise KeyboardInterrupt
-
     counting = Counting()
     study = create(tmp_path / "a", evaluator=counting)
-    study.runner = last_first_then_die
     with pytest.raises(KeyboardInterrupt):
-        study.run(4)
+        study.run(4, runner=Backwards(dies=True))
     assert study.status()["told"] == 0
     reopen(tmp_path / "a", evaluator=counting).run(4)
     assert study.status()["told"] == 4

@@ -1,0 +1,26 @@
+"""The same numbers from the same seeds: threads and algorithms of PyTorch, for as long as a block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def reproducible(threads: int, device: torch.device) -> Iterator[None]:
+    """Run with so many threads and PyTorch's deterministic algorithms; everything is put back afterwards."""
+    before = torch.get_num_threads()
+    strict, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    try:
+        torch.set_num_threads(threads)
+        # On CUDA some backward passes exist in no deterministic form (PyTorch 2.13); there it is asked for, not forced.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict, warn_only=warned)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic

@@ -1,0 +1,91 @@
+"""The runner of one slot: this process, in the study's own folder."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+from .evaluation import Evaluation
+from .runner import Executor, Listen, Message
+from .trial import failed
+from .work import Job, Report, Work, perform
+
+
+class _TimeOut(BaseException):
+    """Raised in the middle of a trial; no `except Exception` of a user's takes it for a failure of their own."""
+
+
+@final
+class Serial(Executor):
+    """Does a job when it is waited for.
+
+    A trial that takes too long is interrupted by a signal: in the main thread of a process on Unix only, and not before
+    Python gets its turn. Elsewhere time is not limited.
+    """
+
+    slots = 1
+    apart = False
+
+    def __init__(self, *, timeout_s: float | None = None) -> None:
+        """Give up a trial after so many seconds."""
+        self._timeout_s = timeout_s
+        self._evaluation: Evaluation | None = None
+        self._listen: Listen = lambda message: None
+        self._job: Job | None = None
+
+    def open(self, work: Work, listen: Listen) -> None:
+        """Be ready."""
+        self._evaluation, self._listen = work.evaluation, listen
+
+    def submit(self, slot: int, job: Job) -> None:
+        """Remember the job."""
+        self._job = job
+
+    def wait(self, timeout_s: float | None) -> Sequence[Message]:
+        """Do the job, however long it takes."""
+        assert self._evaluation is not None and self._job is not None, "a job is submitted before it is waited for"
+        job, self._job = self._job, None
+
+        def say(event: dict[str, Any]) -> None:
+            self._listen(Message(slot=0, kind="event", payload=event))
+
+        limit = None if job.training else self._timeout_s
+        try:
+            with _alarm(limit):
+                report = perform(self._evaluation, job, say)
+        except _TimeOut:
+            report = Report(outcome=failed(timed_out(limit), limit or 0.0))
+        return [Message(slot=0, kind="done", payload=report)]
+
+    def cancel(self, slot: int) -> None:
+        """Forget the job."""
+        self._job = None
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+def timed_out(limit_s: float | None) -> str:
+    """Why a trial failed that took too long; the same on every runner."""
+    return f"timed out: not finished within {limit_s:g} s"
+
+
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def ring(_number: int, _frame: object) -> None:
+        raise _TimeOut
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -31,7 +31,7 @@ types: .venv/test
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[mnist,onnx,plot,images,dashboard,dev]'
+	$(INSTALL) -e '.[mnist,onnx,plot,images,dashboard,postgresql,ray,dev]'
 	@touch $@
 
 clean:

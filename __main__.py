@@ -6,10 +6,12 @@ Nothing heavy is imported before a command runs; what the commands do is in `stu
 from __future__ import annotations
 
 import contextlib
+import difflib
+import functools
+import inspect
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,24 +36,82 @@ Budgets = Annotated[
 ]
 Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="Show trials in tensorboard, mlflow or wandb too; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
-RunnerKind = Annotated[
-    str | None, typer.Option("--runner", metavar="KIND", help="Where trials run: serial, processes, ray or tune.")
-]
-Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Trials that run at a time.")]
-Gpus = Annotated[
-    float | None, typer.Option("--gpus-per-trial", metavar="SHARE", help="Of one GPU, or a whole number of them.")
-]
-Address = Annotated[
-    str | None, typer.Option("--address", metavar="URL", help="Of a running Ray cluster, such as ray://host:10001.")
-]
-Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a trial after so long.")]
-Async = Annotated[
-    bool | None,
-    typer.Option("--async/--batches", help="Propose whenever a slot is free: faster, and no two runs are the same."),
-]
 
+def _known_kind(kind: str | None) -> str | None:
+    if kind is not None:
+        from .studies.runner import KINDS
+
+        if kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise typer.BadParameter(f"{kind!r} is none of {', '.join(KINDS)}{hint}", param_hint="--runner")
+    return kind
+
+
+# The options of a runner, by the settings of `studies.Runner` that they are.
+_RUNNER: dict[str, Any] = {
+    "kind": Annotated[
+        str | None,
+        typer.Option(
+            "--runner", metavar="KIND", callback=_known_kind, help="Where trials run: serial, processes, ray or tune."
+        ),
+    ],
+    "workers": Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Trials that run at a time; as many as fit."),
+    ],
+    "gpus_per_trial": Annotated[
+        float | None,
+        typer.Option("--gpus-per-trial", metavar="SHARE", help="Such as 0.5 of a GPU, or a whole number of them."),
+    ],
+    "address": Annotated[
+        str | None,
+        typer.Option("--address", metavar="URL", help="Of a running Ray cluster: auto, or ray://HOST:10001."),
+    ],
+    "timeout_s": Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a trial that takes longer, as failed.")
+    ],
+    "retries": Annotated[
+        int | None,
+        typer.Option("--retries", metavar="N", min=0, help="Try a trial again so often when its worker dies."),
+    ],
+    "asynchronous": Annotated[
+        bool | None,
+        typer.Option("--async/--batches", help="Propose whenever a slot is free: faster, but no two runs are alike."),
+    ],
+}
+
+
+def _on_a_runner(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of a runner: `_RUNNER` takes the place of its argument `runner`.
+
+    It gets the settings that were given.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        runner = {name: value for name in _RUNNER if (value := given.pop(name)) is not None}
+        command(**given, runner=runner)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        options = _RUNNER if one.name == "runner" else {one.name: one.annotation}
+        default = None if one.name == "runner" else one.default
+        parameters += [
+            inspect.Parameter(name, kind, annotation=option, default=default) for name, option in options.items()
+        ]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads the options there
+    return wrapped
+
+
+_WATCH_S = "2"
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)
 
 
@@ -59,8 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
+    given = _with_seconds([one for one in arguments if one != "--debug"])
     try:
-        code = app(args=[one for one in arguments if one != "--debug"], prog_name="secateur", standalone_mode=False)
+        code = app(args=given, prog_name="secateur", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(error.format_message())
     except BrokenPipeError:
@@ -73,6 +134,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _complain(str(error) or type(error).__name__)
     return code if isinstance(code, int) else 0
+
+
+def _with_seconds(arguments: list[str]) -> list[str]:
+    """The arguments with a number after `--watch` where there was none: typer (0.29) knows no optional values."""
+    found = []
+    for one, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        found += [one, _WATCH_S] if one == "--watch" and not after.replace(".", "", 1).isdecimal() else [one]
+    return found
 
 
 def _complain(said: str) -> int:
@@ -113,64 +182,70 @@ def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet
 
 
 @app.command()
+@_on_a_runner
 def search(
     study: StudyFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
     budget: Budgets = None,
     trials: Trials = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
-    runner: RunnerKind = None,
-    workers: Workers = None,
-    gpus_per_trial: Gpus = None,
-    address: Address = None,
-    timeout: Timeout = None,
-    asynchronous: Async = None,
+    *,
+    runner: dict[str, Any],
+    track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Start a study in a new folder: train the network if the file says so, then search. Safe to kill at any time."""
-    with _messages(quiet) as progress, _resumable(out):
+    with _messages(quiet) as said, _resumable(out), _tracked(track, out, said) as progress:
         from .studies import config, launch
 
-        where = _runner(runner, workers, gpus_per_trial, address, timeout, asynchronous)
-        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed, runner=where)
+        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed, runner=runner)
         launch.search(file, out, progress=progress)
     _show(out, as_json)
 
 
 @app.command()
+@_on_a_runner
 def resume(
     folder: Folder,
     budget: Budgets = None,
     trials: Trials = None,
-    runner: RunnerKind = None,
-    workers: Workers = None,
-    gpus_per_trial: Gpus = None,
-    address: Address = None,
-    timeout: Timeout = None,
-    asynchronous: Async = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Share it with others that join: its trials are on a database server.")
+    ] = False,
+    *,
+    runner: dict[str, Any],
+    track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, to its number of trials or to another total, under its budget or another, here or there."""
-    with _messages(quiet) as progress, _resumable(folder):
+    with _messages(quiet) as said, _resumable(folder), _tracked(track, folder, said) as progress:
         from .studies import launch
 
-        where = _runner(runner, workers, gpus_per_trial, address, timeout, asynchronous)
-        launch.resume(folder, budget=_budget(budget), trials=trials, runner=where, progress=progress)
+        launch.resume(folder, budget=_budget(budget), trials=trials, runner=runner, join=join, progress=progress)
     _show(folder, as_json)
 
 
 @app.command()
-def status(folder: Folder, as_json: Json = False) -> None:
-    """Show how far a study is, and the best network so far."""
+def status(
+    folder: Folder,
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Again and again (2), until the search ends."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far a study is, what runs now, what failed, and the best network so far."""
     from .studies import report, view
 
-    standing = view.View(folder).status()
-    if as_json:
-        _print_json(standing)
+    if watch is not None:
+        with contextlib.suppress(KeyboardInterrupt), _messages(quiet=True):
+            _follow(view.watch(folder, watch, logging.getLogger("secateur").warning), as_json)
+    elif as_json:
+        _print_json(view.View(folder).status())
     else:
-        print(report.standing_text(standing))
+        print(report.standing_text(view.View(folder).status()))
 
 
 @app.command()
@@ -257,43 +332,22 @@ def prune(
 @app.command()
 def dashboard(
     folder: Folder,
-    port: Annotated[int, typer.Option(help="Where it listens.")] = 8080,
+    port: Annotated[int, typer.Option(metavar="N", help="Where it listens; 0 for any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines look too.")] = "127.0.0.1",
 ) -> None:
-    """Open Optuna's dashboard on a study."""
-    command = shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if command is None:
-        raise ValueError("optuna-dashboard is not installed: pip install 'secateur[dashboard]'")
+    """Open Optuna's dashboard on a study: to look at, while it runs or later. Ctrl-C ends it."""
+    from .studies import dashboard as board
     from .studies import view
 
-    storage = view.View(folder).storage
-    print("the dashboard shows budgets as the user attribute 'constraints' (met where <= 0)", file=sys.stderr)
-    os.execv(command, [command, storage, "--port", str(port)])
+    seen = view.View(folder)
+    with contextlib.suppress(KeyboardInterrupt):
+        board.serve(seen.database, seen.name, port=port, host=host, ready=lambda url: print(url, flush=True))
 
 
 def _budget(texts: list[str] | None) -> Any:
     from .spaces import Budget
 
     return Budget.parse(texts) if texts else None
-
-
-def _runner(
-    kind: str | None,
-    workers: int | None,
-    gpus_per_trial: float | None,
-    address: str | None,
-    timeout_s: float | None,
-    asynchronous: bool | None,
-) -> dict[str, Any]:
-    """The settings of a runner that were given."""
-    given = {
-        "kind": kind,
-        "workers": workers,
-        "gpus_per_trial": gpus_per_trial,
-        "address": address,
-        "timeout_s": timeout_s,
-        "asynchronous": asynchronous,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _settings(texts: list[str] | None) -> dict[str, Any]:
@@ -320,18 +374,43 @@ def _show(folder: Path, as_json: bool) -> None:
         print(report.front_text(seen.front(), seen.full, seen.resolutions))
 
 
+def _follow(standings: Iterator[dict[str, Any]], as_json: bool) -> None:
+    """Show where a study stands: in place on a terminal; elsewhere line by line, and all of it at the end."""
+    from .studies import report
+
+    if sys.stdout.isatty() and not as_json:
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(auto_refresh=False) as live:
+            for standing in standings:
+                live.update(Text(report.standing_text(standing), no_wrap=True, overflow="crop"), refresh=True)
+        return
+    last = None
+    for standing in standings:
+        last = standing
+        print(json.dumps(standing) if as_json else report.standing_line(standing), flush=True)
+    if last is not None and not as_json:
+        print(f"\n{report.standing_text(last)}")
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
 @contextlib.contextmanager
 def _resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
-    """Say how to go on after an interrupt."""
+    """Say how to go on after an interrupt, and after an error that struck when the study was made."""
+    how, made = mend or f"go on with: secateur resume {folder}", folder.exists()
     try:
         yield
     except KeyboardInterrupt:
-        print(f"secateur: stopped; {mend or f'go on with: secateur resume {folder}'}", file=sys.stderr)
+        print(f"secateur: stopped; {how}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except _EXPECTED as error:
+        if made or not (folder / "study.json").exists():
+            raise
+        raise RuntimeError(f"{error}; the study is kept, {how}") from error
 
 
 @contextlib.contextmanager
@@ -357,6 +436,20 @@ def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _tracked(
+    names: list[str] | None, folder: Path, listener: Callable[[dict[str, Any]], None]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """The listener, and trackers that hear what it hears."""
+    if not names:
+        yield listener
+        return
+    from .studies.trackers import Trackers
+
+    with Trackers(names, folder, listener) as trackers:
+        yield trackers
 
 
 class _Lines(logging.Handler):

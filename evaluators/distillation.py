@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import Side
+from .splitting import split
 
 if TYPE_CHECKING:
     from .task import Task
@@ -64,15 +65,22 @@ def teacher_for(task: Task, training: Training, teacher: Teacher | None) -> Teac
     return teacher
 
 
-def answered(task: Task, teacher: Teacher, device: torch.device) -> Teacher:
-    """The teacher with its answers, where training shows every example as stored and the answers are few."""
+def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1) -> Teacher:
+    """The teacher with its answers, where training shows every example as stored and the answers are few.
+
+    Args:
+        task: Whose examples they are.
+        teacher: Without answers, or with.
+        device: Where it is asked.
+        parts: How many parts every batch is taken in.
+    """
     stored = getattr(task, "stored", None)
     batches = None if stored is None or teacher.answers is not None else stored(teacher.resolution)
     if batches is None:
         return teacher
     model, answers = _still(teacher.model, device), list[Tensor]()
     with torch.no_grad():
-        for batch in batches:
+        for batch in (part for whole in batches for part, _ in split(task, whole, parts)):
             outputs, _ = task.forward(model, batch)
             if not answers and outputs[0].numel() * task.sizes["train"] > _MOST:
                 return teacher
@@ -89,10 +97,10 @@ class Distillation:
         resolution: The side of the teacher's images; None as stored.
     """
 
-    def __init__(self, task: Task, training: Training, teacher: Teacher, device: torch.device) -> None:
-        """Have the teacher's answers, or a copy of it on `device`."""
+    def __init__(self, task: Task, training: Training, teacher: Teacher, device: torch.device, parts: int = 1) -> None:
+        """Have the teacher's answers, asked for in so many parts a batch, or a copy of it on `device`."""
         self.weight, self.temperature, self.resolution = training.distillation, training.temperature, teacher.resolution
-        teacher = answered(task, teacher, device)
+        teacher = answered(task, teacher, device, parts)
         self._answers = teacher.answers
         self._model = None if teacher.answers is not None else _still(teacher.model, device)
         # Not a Task: `distill` and `at` are not in the protocol, because no task has to have them.

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .augment import Augment
 from .modes import derived_seed
+from .splitting import bounds
 
 Side = tuple[int, ...]
 
@@ -55,6 +56,8 @@ class Batch:
         resolution: The side to resize to; None leaves the stored one.
         seed: Of the augmentation; None augments nothing.
         indices: `(n,)` places in the split; None where they are not known.
+        start: Where it begins in the batch that it is a part of.
+        whole: Examples of that batch; None where it is a batch itself.
     """
 
     inputs: Tensor
@@ -63,6 +66,25 @@ class Batch:
     resolution: Side | None
     seed: int | None
     indices: Tensor | None = None
+    start: int = 0
+    whole: int | None = None
+
+    def in_parts(self, parts: int) -> "list[tuple[Batch, int]]":
+        """The batch in so many parts, each with its number of examples, which are augmented as in the whole."""
+        return [
+            (
+                replace(
+                    self,
+                    inputs=self.inputs[start:stop],
+                    targets=self.targets[start:stop],
+                    indices=None if self.indices is None else self.indices[start:stop],
+                    start=self.start + start,
+                    whole=self.whole or len(self.inputs),
+                ),
+                stop - start,
+            )
+            for start, stop in bounds(len(self.inputs), parts)
+        ]
 
 
 class Images:
@@ -148,7 +170,8 @@ class Images:
         targets, maps = batch.targets.to(device, non_blocking=True), None
         if self.augment is not None and batch.seed is not None:
             generator = torch.Generator().manual_seed(batch.seed)
-            maps = self.augment.maps(len(images), len(self.side), generator)
+            whole = self.augment.maps(batch.whole or len(images), len(self.side), generator)
+            maps = whole[batch.start : batch.start + len(images)]
             images = self.augment.images(images, maps)
         if batch.resolution is not None:
             images = resized(images, batch.resolution)

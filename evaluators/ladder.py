@@ -1,5 +1,6 @@
 """The default evaluator: a ladder of fidelities, each rung standing on the one below."""
 
+import gc
 import logging
 import math
 import time
@@ -16,6 +17,7 @@ from .images import Side
 from .measures import measure_error
 from .modes import derived_seed
 from .recalibration import recalibrate
+from .splitting import Unsplittable
 from .task import Task
 from .training import Diverged, Training, train
 
@@ -23,10 +25,13 @@ FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
 
 _log = logging.getLogger("secateur")
 
+_PARTS = 2  # what every batch is taken in when memory has run out
+
 _SEEDS = {"short": 1, "long": 2}  # what a rung's training seed is derived with; another number is another training
 
 # What PyTorch 2.13 says where the CPU's memory ends: a plain RuntimeError.
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_TOO_MUCH = "out of memory"
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", _TOO_MUCH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,13 @@ class Ladder:
     proxy says is no error: it ranks. NaN, divergence and memory that runs out are a failed `Result`; anything else
     (wrong labels, a bug) is raised.
 
+    Where memory runs out, the climb is begun once more with every batch taken in two parts, whose gradients make one
+    step; the attribute `accumulated` says so. Batch norms then see smaller batches, so such a result is not quite that
+    of a device with more memory.
+
     Attributes:
         callbacks: What watches every fine-tuning, as in `train`.
+        devices: What fine-tunings are spread over, as in `train`; recalibration and measuring take the first.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class Ladder:
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.teacher, self.proxy = teacher_for(task, training, teacher), proxy
         self.callbacks: tuple[object, ...] = ()
+        self.devices: tuple[torch.device, ...] = ()
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
         """The rungs that are climbed to a fidelity, lowest first."""
@@ -127,20 +138,38 @@ class Ladder:
             report: Called with every rung's name and error as soon as it is known; what is true ends the climb there.
         """
         rungs, start = self.rungs(fidelity), time.perf_counter()
-        try:
-            with _threads(self.threads):
-                result = self._climb(rungs, build, candidate, resolution, seed, report)
-            return replace(result, seconds=time.perf_counter() - start)
-        except (Diverged, MemoryError, RuntimeError) as problem:
-            reason = _expected(problem)
-            if reason is None:
-                raise
-        # Out of the handler, whose traceback would keep the network's memory alive.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        reason, noted = "", dict[str, float | str]()
+        for parts in (1, _PARTS):
+            if parts > 1:
+                _log.warning("%s: %s; once more, with every batch in %d parts", candidate, reason, parts)
+                noted = {"accumulated": float(parts)}
+            try:
+                with _threads(self.threads):
+                    result = self._climb(rungs, build, candidate, resolution, seed, report, parts)
+                attributes = {**result.attributes, **noted}
+                return replace(result, seconds=time.perf_counter() - start, attributes=attributes)
+            except Unsplittable as problem:
+                reason = f"{reason}; {problem}"
+            except (Diverged, MemoryError, RuntimeError) as problem:
+                found = _expected(problem)
+                if found is None:
+                    raise
+                reason = found
+            # Out of the handler, whose traceback would keep the network's memory alive.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if not reason.startswith(_TOO_MUCH):
+                break
         _log.warning("%s failed: %s", candidate, reason)
-        seconds = time.perf_counter() - start
-        return Result(error=float("nan"), error_std=float("nan"), seconds=seconds, state="failed", reason=reason)
+        return Result(
+            error=float("nan"),
+            error_std=float("nan"),
+            seconds=time.perf_counter() - start,
+            state="failed",
+            reason=reason,
+            attributes=noted,
+        )
 
     def _climb(
         self,
@@ -150,6 +179,7 @@ class Ladder:
         resolution: Side | None,
         seed: int,
         report: Callable[[str, float], object] | None,
+        parts: int,
     ) -> Result:
         model: nn.Module | None = None
         errors: dict[str, float | str] = {}
@@ -158,8 +188,8 @@ class Ladder:
                 error, error_std = self._guess(candidate), None
             else:
                 model = build().to(device=self.device, dtype=self.dtype) if model is None else model
-                self._train(model, rung, resolution, seed)
-                measured = measure_error(model, self.task, resolution=resolution)
+                self._train(model, rung, resolution, seed, parts)
+                measured = measure_error(model, self.task, resolution=resolution, parts=parts)
                 error, error_std = measured.compute(), measured.std()
             errors[f"error_{rung}"] = error
             if report is not None and report(rung, error):
@@ -182,14 +212,15 @@ class Ladder:
             raise Diverged(f"the proxy says {value}, not a finite number")
         return value
 
-    def _train(self, model: nn.Module, rung: str, resolution: Side | None, seed: int) -> None:
-        """Climb one rung."""
+    def _train(self, model: nn.Module, rung: str, resolution: Side | None, seed: int, parts: int) -> None:
+        """Climb one rung, with every batch in so many parts."""
         if rung == "recalibrated":
-            recalibrate(model, self.task, images=self.training.recalibration_images, resolution=resolution)
+            images = self.training.recalibration_images
+            recalibrate(model, self.task, images=images, resolution=resolution, parts=parts)
             return
         epochs = self.training.short_epochs if rung == "short" else self.training.long_epochs
         seed = derived_seed(seed, _SEEDS[rung])
-        if self.teacher is not None and epochs:  # once for all trials
+        if self.teacher is not None and epochs and parts == 1:  # once for all trials
             self.teacher = answered(self.task, self.teacher, self.device)
         train(
             model,
@@ -200,6 +231,8 @@ class Ladder:
             seed=seed,
             callbacks=self.callbacks,
             teacher=self.teacher,
+            accumulate=parts,
+            devices=self.devices,
         )
 
 
@@ -221,5 +254,5 @@ def _expected(problem: Exception) -> str | None:
     text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
     memory = isinstance(problem, MemoryError | torch.OutOfMemoryError)
     if memory or any(words in str(problem).lower() for words in _OUT_OF_MEMORY):
-        return f"out of memory: {text}"
+        return f"{_TOO_MUCH}: {text.partition(' GPU ')[0]}"  # from there on it depends on what else runs
     return None

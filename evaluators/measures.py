@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .images import Side
 from .metrics import Metric
 from .modes import device_of, modes_restored
+from .splitting import split as in_parts
 from .task import Task
 from .training import Diverged
 
@@ -17,8 +18,17 @@ def measure_error(
     split: str = "validation",
     resolution: Side | None = None,
     device: torch.device | str | None = None,
+    parts: int = 1,
 ) -> Metric:
     """The task's error accumulated over a whole split, in eval mode and without gradients; modes are put back.
+
+    Args:
+        model: The network.
+        task: Data and error.
+        split: Of the task.
+        resolution: The side of the images; None as stored.
+        device: Where the model is moved to; None leaves it.
+        parts: How many parts every batch is taken in, to save memory.
 
     Raises:
         Diverged: An output is not finite: an error computed from it would be a number all the same.
@@ -29,11 +39,12 @@ def measure_error(
     # Not inference_mode: what a module caches in it could not be trained with afterwards.
     with modes_restored(model), torch.no_grad():
         model.eval()
-        for batch in task.loader(split, resolution, None):
-            outputs, targets = task.forward(model, batch)
-            if isinstance(outputs, Tensor):
-                finite = finite & outputs.isfinite().all()
-            error.update(outputs, targets)
+        for whole in task.loader(split, resolution, None):
+            for batch, _ in in_parts(task, whole, parts):
+                outputs, targets = task.forward(model, batch)
+                if isinstance(outputs, Tensor):
+                    finite = finite & outputs.isfinite().all()
+                error.update(outputs, targets)
     if not bool(finite):
         raise Diverged(f"the outputs on the {split} split are not finite")
     return error

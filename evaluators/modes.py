@@ -49,9 +49,9 @@ def train_mode(model: nn.Module) -> None:
 
 
 @contextmanager
-def generators_restored(device: torch.device) -> Iterator[None]:
-    """Fork the global generators of the CPU and of `device`: modules like dropout draw from nothing else."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def generators_restored(*devices: torch.device) -> Iterator[None]:
+    """Fork the global generators of the CPU and of the devices: modules like dropout draw from nothing else."""
+    with torch.random.fork_rng(devices=list(dict.fromkeys(device for device in devices if device.type == "cuda"))):
         yield
 
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from .images import Side
 from .modes import modes_restored, norms_with_statistics
+from .splitting import split
 from .task import Task
 
 
@@ -15,6 +16,7 @@ def recalibrate(
     images: int = 2048,
     resolution: Side | None = None,
     device: torch.device | str | None = None,
+    parts: int = 1,
 ) -> int:
     """Number of images the running statistics were taken from, in place of those that `model` came with.
 
@@ -29,6 +31,7 @@ def recalibrate(
         images: How many, at least.
         resolution: The side of the images; None as stored.
         device: Where to compute; None where the model is.
+        parts: How many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
     """
     if images < 1:
         raise ValueError(f"images is {images}; expected at least 1")
@@ -46,9 +49,10 @@ def recalibrate(
             norm.momentum = None
             norm.train()
         try:
-            for batch in task.loader("train", resolution, None):
-                _, targets = task.forward(model, batch)
-                seen += len(targets)
+            for whole in task.loader("train", resolution, None):
+                for batch, _ in split(task, whole, parts):
+                    _, targets = task.forward(model, batch)
+                    seen += len(targets)
                 if seen >= images:
                     break
         finally:

@@ -28,7 +28,9 @@ class Task(Protocol):
     teacher's; without it, networks learn from the data alone. `at(batch, resolution)`: a batch as a network of that
     resolution sees it; without it, a teacher sees what its student sees. `stored(resolution)`: all training examples
     in order, as batches, or None where training shows them otherwise; with it, and batches that know their `indices`,
-    a teacher answers once rather than at every epoch.
+    a teacher answers once rather than at every epoch. `split(batch, parts)`: the batch in so many parts, each
+    with its number of examples, for networks that a whole one does not fit into memory with; without it, a batch is
+    taken for a tree of tensors with its examples along their first axes.
     """
 
     @property
@@ -165,6 +167,10 @@ class Classification:
         """The batch, augmented alike, at another resolution; None as stored."""
         return replace(batch, resolution=resolution)
 
+    def split(self, batch: Batch, parts: int) -> list[tuple[Batch, int]]:
+        """The batch in so many parts, augmented alike, each with its number of examples."""
+        return batch.in_parts(parts)
+
     def stored(self, resolution: Side | None = None) -> Batches | None:
         """All training images in their order, as training shows them; None where it augments them."""
         return self._images.stored(resolution) if self.augment is None else None
@@ -285,6 +291,10 @@ class Segmentation:
     def at(self, batch: Batch, resolution: Side | None) -> Batch:
         """The batch, augmented alike, at another resolution; None as stored."""
         return replace(batch, resolution=resolution)
+
+    def split(self, batch: Batch, parts: int) -> list[tuple[Batch, int]]:
+        """The batch in so many parts, augmented alike, each with its number of examples."""
+        return batch.in_parts(parts)
 
     def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
         """How far the `(n, classes, *sides)` outputs are, a pixel, from a teacher's, which are resized to them.

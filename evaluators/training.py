@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from .distillation import Distillation, Teacher, teacher_for
 from .images import Side
 from .modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
+from .parallel import Parallel
+from .splitting import joined, split
 from .task import Task
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
@@ -161,6 +163,9 @@ class Loop:
         device: Where the model is.
         callbacks: What is called between the steps.
         distillation: What a teacher adds to the loss; None without one.
+        accumulate: Parts that every batch is taken in, one after another.
+        devices: What every part is spread over; empty or one for `device` alone.
+        network: What computes the outputs: the model, or the model on several devices.
     """
 
     def __init__(
@@ -175,10 +180,13 @@ class Loop:
         device: torch.device,
         callbacks: Sequence[object] = (),
         distillation: Distillation | None = None,
+        accumulate: int = 1,
+        devices: Sequence[torch.device] = (),
     ) -> None:
         """Stand before the first step."""
         self.callbacks, self.distillation = tuple(callbacks), distillation
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
+        self.accumulate, self.devices, self.network = accumulate, tuple(devices), model
         self.resolution, self.seed, self.device = resolution, seed, device
         self.optimizer = _optimizer(model, training)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.amp == "float16")
@@ -233,7 +241,8 @@ class Loop:
         taught = self.distillation
         teacher = None if taught is None else asked | {"resolution": _listed(taught.resolution)}
         run = {"epochs": self.epochs, "seed": self.seed, "resolution": _listed(self.resolution), "teacher": teacher}
-        return settings | run
+        parts = {"accumulate": self.accumulate, "devices": len(self.devices)}
+        return settings | run | {name: count for name, count in parts.items() if count > 1}
 
 
 def train(
@@ -248,6 +257,8 @@ def train(
     callbacks: Sequence[object] = (),
     state: Mapping[str, Any] | None = None,
     teacher: Teacher | None = None,
+    accumulate: int = 1,
+    devices: Sequence[torch.device] = (),
 ) -> list[float]:
     """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
 
@@ -270,11 +281,21 @@ def train(
             teacher is the same network is not checked.
         teacher: A network to learn from beside the labels, where `training.distillation` is not 0 and the task has
             `distill`; it is copied to `device` and left as it is.
+        accumulate: In how many parts every batch is taken, to save memory: their gradients make one step, weighted by
+            their examples. It is the step of the whole batch, to rounding, where the loss is a mean over examples and
+            their outputs do not depend on one another: batch norms see the parts, and dropout is drawn anew in each.
+        devices: Several devices that share every part of a batch, see `Parallel`; the model is on the first. The
+            teacher stays there.
 
     Raises:
         Diverged: The loss or a weight is no longer finite.
+        Unsplittable: A batch is to be taken in parts, and can't be.
         ValueError: Nothing to train, or `state` is another training's.
     """
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; expected at least 1")
+    if devices and device is None:
+        device = devices[0]
     where = (
         next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else torch.device(device)
     )
@@ -291,12 +312,16 @@ def train(
         seed=seed,
         device=where,
         callbacks=callbacks,
-        distillation=None if teacher is None else Distillation(task, training, teacher, where),
+        distillation=None if teacher is None else Distillation(task, training, teacher, where, accumulate),
+        accumulate=accumulate,
+        devices=devices,
     )
     _call(callbacks, "prepare", loop)
     if state is not None:
         loop.restore(state)
-    with modes_restored(model), generators_restored(where):
+    if len(devices) > 1:
+        loop.network = Parallel(model, devices)  # after the callbacks, which may have changed the model
+    with modes_restored(model), generators_restored(where, *devices):
         while loop.epoch < epochs:
             _epoch(loop, callbacks)
             _call(callbacks, "after_epoch", loop)
@@ -308,6 +333,9 @@ def train(
 def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
     train_mode(loop.model)
     seed = derived_seed(loop.seed, loop.epoch)
+    for number, device in enumerate(loop.devices[1:], start=1):
+        if device != loop.device:
+            seed_generators(device, derived_seed(seed, number))
     seed_generators(loop.device, seed)
     total, count = torch.zeros((), device=loop.device), 0
     for batch in loop.task.loader("train", loop.resolution, seed):
@@ -331,14 +359,21 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
         group["lr"] = loop.lr
     optimizer.zero_grad(set_to_none=True)
     amp = None if training.amp is None else getattr(torch, training.amp)
-    with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
-        outputs, targets = loop.task.forward(loop.model, batch)
-        loss = loop.task.loss(outputs, targets)
-        if loop.distillation is not None:
-            loss = loop.distillation.loss(loss, outputs, batch)
-    loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    parts = split(loop.task, batch, loop.accumulate)
+    examples, total, seen = sum(size for _, size in parts), torch.zeros((), device=loop.device), []
+    for part, size in parts:
+        with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
+            outputs, targets = loop.task.forward(loop.network, part)
+            loss = loop.task.loss(outputs, targets)
+            if loop.distillation is not None:
+                loss = loop.distillation.loss(loss, outputs, part)
+        loss = loss if len(parts) == 1 else loss * (size / examples)
+        loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach().float()
+        seen.append(_detached(outputs))
+        del outputs, targets, loss  # the graph's memory is free for the next part
     loop.scaler.unscale_(optimizer)
-    loop.loss, loop.batch, loop.outputs = loss.detach().float(), batch, _detached(outputs)
+    loop.loss, loop.batch, loop.outputs = total, batch, joined(seen)
     _call(callbacks, "after_backward", loop)
     if training.clip is not None:
         nn.utils.clip_grad_norm_(loop.model.parameters(), training.clip)

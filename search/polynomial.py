@@ -33,7 +33,8 @@ _JUDGED = 512  # candidates whose variance is computed
 _PARENTS = 64  # of the next wave
 _SIZES = (1.0, 0.1, 0.35, 0.03)  # of the first trials, as shares of the greatest cost within the limits
 _NEAR = 64  # candidates of about one size
-_ALONE = 3  # one trial in so many looks for the least error alone
+_FRONT = 40  # so many trials look for the whole front
+_ALONE = 3  # of those after, one in so many looks for the least error alone
 _ALIKE = 0.2  # sizes whose logarithms differ by less are one size
 _MARGIN = 0.1  # how far beyond the worst that counts the reference lies, as a share of its range
 
@@ -47,9 +48,9 @@ class PolynomialSampler(BaseSampler):
     (without the rest), `"polynomial"` or `"mean"`; and once there is a model `"predicted"`, `{"error", "std"}`. Both
     root mean squares are of trials left out.
 
-    With several objectives most proposals maximise the expected hypervolume improvement, every third the expected
-    improvement of the error alone: at the budget itself a front has almost no volume to gain, yet there lies the
-    network that is wanted most often.
+    With several objectives proposals maximise the expected hypervolume improvement; from the 41st trial on every third
+    one maximises the expected improvement of the error alone: at the budget itself a front has almost no volume to
+    gain, yet there lies the network that is wanted most often.
 
     Args:
         seed: of the candidates drawn.
@@ -108,7 +109,7 @@ class PolynomialSampler(BaseSampler):
                 facts["rmse"],
                 facts["mean_rmse"],
             )
-        alone = len(tried) % _ALONE == _ALONE - 1
+        alone = len(tried) >= _FRONT and len(tried) % _ALONE == _ALONE - 1
         search = _Search(self.problem, model, seen, ["error"] if alone else self.problem.objectives)
         best = search.best(pool, self.candidates, self.waves)
         if best is None:

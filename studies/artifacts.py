@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..pruners import Proposal
 from ..spaces import Candidate, Cut, Scores, Space, build, cut, inherited
 from .files import read_json, to_json, write_atomic
+from .names import check_name, path_of
 from .weights import digest, read_described, read_tensors
 
 INHERITED = "inherited"
@@ -76,8 +77,8 @@ class Artifacts:
 
     def paths(self, ranking: str, weights: str) -> list[str]:
         """The files, as paths in the study, that `build` reads for these names."""
-        found = [] if ranking == self.ranking else [self._name("rankings", ranking)]
-        return found if weights == INHERITED else [*found, self._name("weights", weights)]
+        found = [] if ranking == self.ranking else [path_of("rankings", ranking)]
+        return found if weights == INHERITED else [*found, path_of("weights", weights)]
 
     def rankings(self) -> list[str]:
         """Names of the rankings that methods gave."""
@@ -109,10 +110,15 @@ class Artifacts:
         return said
 
     def proposed(self, key: str) -> dict[str, Any] | None:
-        """The proposal under a key, if there is one."""
-        return read_json(self._proposal(key)) if self._proposal(key).exists() else None
+        """The proposal under a key, if there is one whose ranking and weights are still there."""
+        if not self._proposal(key).exists():
+            return None
+        said = read_json(self._proposal(key))
+        there = all((self.folder / path).exists() for path in self.paths(said["ranking"], said["weights"]))
+        return said if there else None
 
     def _proposal(self, key: str) -> Path:
+        check_name(key)
         return self.folder / "proposals" / f"{key}.json"
 
     def _write(self, kind: str, name: str, tensors: Mapping[str, Tensor]) -> str:
@@ -125,14 +131,19 @@ class Artifacts:
         return named
 
     def _described(self, kind: str, named: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return read_described(self._path(kind, named))
+        return read_described(self._there(kind, named))
 
     def _read(self, kind: str, named: str) -> dict[str, Tensor]:
-        return read_tensors(self._path(kind, named), named.rpartition(":")[2])
+        return read_tensors(self._there(kind, named), named.rpartition(":")[2])
+
+    def _there(self, kind: str, named: str) -> Path:
+        path = self._path(kind, named)
+        if not path.exists():
+            raise ValueError(
+                f"{path} is missing: removed to stay within keep_gb, or lost; restore it from a copy, or choose a "
+                "trial that does not start from it"
+            )
+        return path
 
     def _path(self, kind: str, named: str) -> Path:
-        return self.folder / self._name(kind, named)
-
-    @staticmethod
-    def _name(kind: str, named: str) -> str:
-        return f"{kind}/{named.replace(':', '-')}.safetensors"
+        return self.folder / path_of(kind, named)

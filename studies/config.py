@@ -30,6 +30,7 @@ from ..spaces import Budget
 from .data import Data
 from .runner import Runner
 from .seeds import DEFAULT
+from .urls import without_password
 
 
 class _Table(BaseModel):
@@ -103,7 +104,9 @@ class Search(_Table):
         device: where it is trained, such as "cpu" or "cuda:0".
         threads: of the CPU; None leaves PyTorch's number.
         dtype: such as "bfloat16"; None takes the network's own.
-        storage: URL of an Optuna storage; None keeps the trials in the study's folder.
+        storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
+        artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
+        keep_gb: how much of the folder weights and rankings may take; None: all they need.
     """
 
     trials: Annotated[int, Field(ge=1)] = 50
@@ -119,6 +122,8 @@ class Search(_Table):
     threads: Annotated[int, Field(ge=1)] | None = None
     dtype: str | None = None
     storage: str | None = None
+    artifacts: str | None = None
+    keep_gb: Annotated[float, Field(gt=0)] | None = None
 
 
 def _named(value: Any) -> Any:
@@ -201,6 +206,8 @@ class StudyFile(_Table):
     def to_toml(self) -> str:
         """The file as text, defaults and all: it means the same in a later version."""
         tables = self.model_dump(mode="json", exclude_none=True)
+        if "storage" in tables["study"]:
+            tables["study"]["storage"] = without_password(tables["study"]["storage"])
         plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
         lines = [f"{_key(name)} = {_toml(value)}" for name, value in plain.items()]
         for name, table in tables.items():

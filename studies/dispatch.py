@@ -14,23 +14,26 @@ from pathlib import Path
 from typing import Any, final
 
 from .evaluation import Evaluation
+from .files import sweep_files, write_atomic
 from .interrupts import Interrupts
 from .runner import Executor, Message
 from .serial import timed_out
 from .trial import Outcome, Trial, failed
-from .work import STATE, Job, Report, Work, place_artifact
+from .work import FOLDERS, STATE, Job, Report, Work, place_artifact
 
 logger = logging.getLogger("secateur")
 
 Board = Callable[[dict[str, Any]], object]
 
 _PATIENCE_S = 1.0  # how long at most nothing is looked at but messages
-_STILLBORN = 3  # so many workers in a row that died before any job ended: there is no use in another
+_STILLBORN = 3  # so many workers a slot, in a row, that died before they began anything: there is no use in another
+_SLOW_S = 60.0  # a slot that takes longer to begin is worth a word
+_PROBE = ".probe"
 
 
 @dataclass(kw_only=True)
 class _Task:
-    """A job with what was tried so far."""
+    """A job, and how often it was begun."""
 
     job: Job
     attempts: int = 0
@@ -39,6 +42,9 @@ class _Task:
 @dataclass(kw_only=True)
 class _Running:
     task: _Task
+    submitted: float
+    begun: bool = False
+    slow: bool = False
     deadline: float | None = None
     said: dict[str, Any] = field(default_factory=dict)
 
@@ -78,8 +84,10 @@ class Dispatcher:
         self._ended: deque[tuple[Trial, Outcome]] = deque()
         self._trained: deque[Outcome] = deque()
         self._held: dict[int, set[str]] = {}
+        self._proven: set[int] = set()  # slots whose worker has begun something
         self._stillborn = 0
         self._open = False
+        self._board_fails = False
 
     @property
     def evaluation(self) -> Evaluation:
@@ -95,11 +103,17 @@ class Dispatcher:
     def slots(self) -> int:
         """How many trials can run at a time; opens the executor."""
         if not self._open:
+            sweep_files(self._folder, *(self._folder / name for name in FOLDERS))
             self._executor.open(self._work, self._hear)
             self._open = True
             for slot in range(self._executor.slots):
                 self._tell("open", slot)
         return self._executor.slots
+
+    @property
+    def free(self) -> bool:
+        """Whether a slot would have nothing to do, and nobody asked to stop."""
+        return not self._interrupts.asked and self.busy < self.slots
 
     def submit(self, trial: Trial, earlier: Sequence[Trial] = ()) -> None:
         """Have a trial evaluated; waits for its shared weights where they are still to be trained.
@@ -126,6 +140,20 @@ class Dispatcher:
         while not self._ended:
             self._step()
         return self._ended.popleft()
+
+    def heed(self) -> None:
+        """Go on only where nobody asked to stop.
+
+        Raises:
+            KeyboardInterrupt: somebody did, and nothing runs.
+        """
+        if self._interrupts.asked and not self.busy:
+            raise KeyboardInterrupt
+
+    def rest(self) -> list[tuple[Trial, Outcome]]:
+        """Trials that ended and were not taken, with their outcomes; waits for nothing."""
+        found, self._ended = list(self._ended), deque()
+        return found
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -155,9 +183,9 @@ class Dispatcher:
             if slot not in self._running and self._waiting:
                 task = self._waiting.popleft()
                 task.attempts += 1
-                self._running[slot] = _Running(task=task)
-                self._tell("started", slot)
+                self._running[slot] = _Running(task=task, submitted=time.monotonic())
                 self._executor.submit(slot, self._supplied(slot, task.job))
+                self._tell("started", slot)  # now its worker is known, which may be a new one
 
     def _supplied(self, slot: int, job: Job) -> Job:
         """The job with the artifacts that the slot's worker has not got; a worker keeps those of its last job."""
@@ -166,10 +194,19 @@ class Dispatcher:
         needs = self.evaluation.needs(job.trial, training=job.training)
         held = self._held.get(slot, set())
         paths = {name: self._folder / name for name in needs if name not in held}
-        self._held[slot] = {name for name in needs if not name.endswith(STATE)}
         # A training that never began has no state; anything else that is missing the worker itself complains of.
         files = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+        self._held[slot] = {name for name in needs if (name in held or name in files) and not name.endswith(STATE)}
         return replace(job, needs=tuple(needs), files=files)
+
+    def _holds(self, slot: int, files: Mapping[str, bytes | None]) -> None:
+        """Put into the study what a slot's worker made, and remember that it has it."""
+        for name, data in files.items():
+            place_artifact(self._folder, name, data)
+            if self._executor.apart and data is not None and not name.endswith(STATE):
+                self._held.setdefault(slot, set()).add(name)
+            else:
+                self._held.get(slot, set()).discard(name)
 
     def _patience(self) -> float:
         deadlines = [one.deadline for one in self._running.values() if one.deadline is not None]
@@ -184,13 +221,17 @@ class Dispatcher:
                 self._bury(message.slot, None, str(message.payload))
             return
         if message.kind == "event":
-            self._place(message.payload.pop("files", {}))
-            running.said = dict(message.payload)
+            said = dict(message.payload)
+            self._holds(message.slot, said.pop("files", {}))
+            running.said |= said
             self._tell("epoch", message.slot)
         elif message.kind == "begun":
             # Not before: a worker that is only just starting takes nothing of a trial's time.
             timed = self._timeout_s is not None and not running.task.job.training
             running.deadline = time.monotonic() + (self._timeout_s or 0.0) if timed else None
+            running.begun = True
+            self._proven.add(message.slot)
+            self._stillborn = 0
         elif message.kind == "lost":
             self._bury(message.slot, running, str(message.payload))
         else:
@@ -198,27 +239,46 @@ class Dispatcher:
             self._take(message.slot, running, message.payload)
 
     def _take(self, slot: int, running: _Running, report: Report) -> None:
-        self._place(report.files)
+        self._holds(slot, report.files)
         if report.transient and running.task.attempts <= self._retries:
             self._again(slot, running.task, report.outcome.reason or "")
-        else:
-            self._end(slot, running.task, report.outcome)
+            return
+        if report.transient:
+            self._probe()
+        self._end(slot, running.task, report.outcome)
+
+    def _probe(self) -> None:
+        """Write something into the study; where even that fails, it is not the trial that does.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        write_atomic(self._folder / _PROBE, bytes(2**16))
+        (self._folder / _PROBE).unlink(missing_ok=True)
 
     def _bury(self, slot: int, running: _Running | None, why: str) -> None:
         """A worker died."""
         self._held.pop(slot, None)
-        self._stillborn += 1
+        if slot in self._proven:
+            self._proven.discard(slot)
+        else:
+            self._stillborn += 1
         if self._stillborn >= _STILLBORN * max(1, self.slots):
-            raise RuntimeError(f"{self._stillborn} workers died one after another, the last one so: {why}")
+            raise RuntimeError(
+                f"{self._stillborn} workers died one after another before they began a trial, the last one so: {why}; "
+                "mend the cause, or use the runner 'serial' to see it"
+            )
         if running is None:
             return
+        if not running.begun:
+            running.task.attempts -= 1
         if running.task.attempts <= self._retries:
             self._again(slot, running.task, why)
         else:
             self._end(slot, running.task, failed(f"its worker died {running.task.attempts} times: {why}"))
 
     def _again(self, slot: int, task: _Task, why: str) -> None:
-        logger.warning("%s is tried again (attempt %d failed): %s", _named(task.job), task.attempts, why)
+        logger.warning("%s is tried again after %d attempts: %s", _named(task.job), task.attempts, why)
         self._tell("lost", slot)
         del self._running[slot]
         self._waiting.appendleft(task)
@@ -237,11 +297,16 @@ class Dispatcher:
             if running.deadline is not None and now >= running.deadline:
                 self._executor.cancel(slot)
                 self._held.pop(slot, None)
+                self._proven.discard(slot)
                 self._end(slot, running.task, failed(timed_out(self._timeout_s), self._timeout_s or 0.0))
-
-    def _place(self, files: Mapping[str, bytes | None]) -> None:
-        for name, data in files.items():
-            place_artifact(self._folder, name, data)
+            elif not running.begun and not running.slow and now >= running.submitted + _SLOW_S:
+                running.slow = True
+                logger.warning(
+                    "slot %d has not begun %s in %g s: its worker is still starting, or waits for room",
+                    slot,
+                    _named(running.task.job),
+                    _SLOW_S,
+                )
 
     def _tell(self, event: str, slot: int) -> None:
         running = self._running.get(slot)
@@ -253,7 +318,12 @@ class Dispatcher:
                 "attempt": running.task.attempts,
                 **running.said,
             }
-        self._board(said)
+        try:
+            self._board(said)
+        except OSError as error:  # a search does not end because nobody can look at it
+            if not self._board_fails:
+                logger.warning("what the slots do can't be shown: %s", error)
+            self._board_fails = True
 
 
 def _named(job: Job) -> str:

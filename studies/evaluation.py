@@ -57,7 +57,7 @@ class Evaluation:
         Args:
             trial: what to evaluate, with its measured latency where there is one.
             earlier: the trials that early stopping compares it with.
-            say: called with `{"epoch", "epochs", "loss"}` after every epoch.
+            say: called with `{"epoch", "epochs", "loss"}` after every epoch, and `{"rung", "error"}` after every rung.
         """
         start = time.perf_counter()
         latency_ms = trial.measures.get("latency_ms")
@@ -65,13 +65,19 @@ class Evaluation:
         stopping = None if reference or self.stopping is None else replace(self.stopping, trials=earlier)
         if hasattr(self.evaluator, "callbacks"):
             self.evaluator.callbacks = () if say is None else (_Epochs(say),)
+
+        def climbed(rung: str, error: float) -> bool:
+            if say is not None:
+                say({"rung": rung, "error": error})
+            return stopping is not None and stopping.stops(trial, rung, error)
+
         result = self.evaluator(
             lambda: self.build(trial),
             candidate=trial.candidate,
             resolution=self.space.side(trial.candidate) or None,
             fidelity=trial.fidelity,
             seed=seed_of(self.seed, trial.number),
-            report=None if stopping is None else lambda rung, error: stopping.stops(trial, rung, error),
+            report=climbed,
         )
         if stopping is not None and getattr(result, "stopped", False):
             seconds = time.perf_counter() - start

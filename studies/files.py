@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # EFBIG is what a quota by `ulimit -f` says.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FormatError(ValueError):
@@ -27,7 +28,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         OSError: what the file system says; a full disk is said so, and the old file stays.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}@{platform.node()}")
     try:
         write(aside, data)
         os.replace(aside, path)
@@ -35,6 +36,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         aside.unlink(missing_ok=True)
         raise _explained(error, path) from error
     _flush_folder(path.parent)
+
+
+def sweep_files(*folders: Path) -> None:
+    """Remove what `write_atomic` left in these folders when its process was killed, if that was on this machine."""
+    for folder in folders:
+        for entry in folder.glob(f".*.partial-*@{platform.node()}") if folder.is_dir() else ():
+            process = entry.name.rpartition(".partial-")[2].partition("@")[0]
+            if process.isdigit() and not _alive(int(process)):
+                entry.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes | memoryview | str) -> None:
@@ -108,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _explained(error: BaseException, path: Path) -> BaseException:
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return OSError(
             error.errno, f"the disk is full: {path} could not be written and nothing of it was left; free some space"
         )

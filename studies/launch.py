@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
 from .config import StudyFile, read
@@ -20,10 +22,13 @@ from .folder import STUDY_JSON
 from .lock import locked
 from .parts import make_model, make_task, named, part_of, traced, train_base
 from .progress import Listener
+from .runner import check
 from .settings import settle
 from .study import Study
 
 STUDY_TOML = "study.toml"
+
+_OF_A_RUN = ("trials", "keep_gb")  # of the table [study], but no settings of the study itself
 
 
 def trace(file: StudyFile) -> Space:
@@ -50,7 +55,7 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists and is no study; remove it or choose another folder")
     study = _create(file, out, progress)
-    study.run(file.study.trials, progress, runner=file.runner)
+    study.run(file.study.trials, progress, runner=file.runner, keep_gb=file.study.keep_gb)
     return study
 
 
@@ -60,6 +65,7 @@ def resume(
     budget: Budget | None = None,
     trials: int | None = None,
     runner: Mapping[str, Any] | None = None,
+    join: bool = False,
     progress: Listener | None = None,
 ) -> Study:
     """The study in a folder, run further: to its number of trials, or to another total, under another budget.
@@ -69,6 +75,7 @@ def resume(
         budget: in place of the last one.
         trials: the total.
         runner: settings of `Runner` that change, by name; the last ones where None.
+        join: share the study with other drivers that join it.
         progress: called with events.
 
     Raises:
@@ -76,6 +83,7 @@ def resume(
         ValueError: it is locked, damaged, read-only, or no longer what its model and data say.
     """
     folder = Path(folder)
+    before: StudyFile | None = None
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
         file = read(part_of(folder) / STUDY_TOML).changed(budget=budget, trials=trials, runner=runner)
         study = _create(file, folder, progress)
@@ -85,7 +93,12 @@ def resume(
         study = _opened(file, folder)
         if file != before:
             write_atomic(folder / STUDY_TOML, file.to_toml())
-    study.run(file.study.trials, progress, runner=file.runner)
+    try:
+        study.run(file.study.trials, progress, runner=file.runner, join=join, keep_gb=file.study.keep_gb)
+    except (ValueError, ImportError):  # nothing ran, so nothing is to be remembered
+        if before is not None and file != before:
+            write_atomic(folder / STUDY_TOML, before.to_toml())
+        raise
     return study
 
 
@@ -141,7 +154,10 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     model, task = make_model(file), make_task(file)
     space = traced(file, model, task)
     space.check_limits(_arithmetic_limits(file.budget, space))  # before minutes of training
-    settle(file.budget, **{name: value for name, value in _settings(file).items() if name != "storage"})
+    check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
+    settle(
+        file.budget, **{name: value for name, value in _settings(file).items() if name not in ("storage", "artifacts")}
+    )
     part = part_of(out)
     try:
         part.mkdir(parents=True, exist_ok=True)
@@ -159,7 +175,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
 
 
 def _settings(file: StudyFile) -> dict[str, Any]:
-    settings = {name: getattr(file.study, name) for name in type(file.study).model_fields if name != "trials"}
+    settings = {name: getattr(file.study, name) for name in type(file.study).model_fields if name not in _OF_A_RUN}
     return settings | {"sampler": _sampler(file), "training": file.training, "latency": file.latency}
 
 

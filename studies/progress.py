@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..evaluators import Loop
+from .board import Board
 from .trial import Trial
 
 Listener = Callable[[dict[str, Any]], object]
@@ -15,33 +16,42 @@ Listener = Callable[[dict[str, Any]], object]
 class Progress:
     """Turns told trials into events for a listener.
 
-    An event is `{"event": "trial", "done", "total", "left", "eta" (seconds, None before the first evaluation), "best",
-    "last"}`. `last` is the trial that was just told, `best` the one with the lowest error within the budget, or None:
-    `{"trial", "key", "source", "state", "error", "reason", ...every cost}`.
+    An event is `{"event": "trial", "done", "total", "left", "eta" (seconds), "running", "best", "last"}`. `running` is
+    how many other trials are on the way; `last` is the trial that was just told, `best` the one with the lowest error
+    within the budget, or None: `{"trial", "key", "source", "state", "error", "reason", ...every cost}`.
     """
 
     def __init__(
-        self, listener: Listener | None, total: int, objectives: Sequence[str], limits: Mapping[str, float]
+        self,
+        listener: Listener | None,
+        total: int,
+        objectives: Sequence[str],
+        limits: Mapping[str, float],
+        board: Board | None = None,
     ) -> None:
         self._listener = listener
         self._total = total
         self._objectives = objectives
         self._limits = limits
+        self._board = board
         self._best: Trial | None = None
         self._started = time.perf_counter()
-        self._told = 0
+        self._done: set[int] = set()
+        self._told = 0  # in this run: what an earlier one did says nothing of how fast this one is
 
     def recall(self, trial: Trial) -> None:
-        """Take note of a trial that was told in an earlier run."""
+        """Take note of a trial that is told already; again and again does no harm."""
         self._consider(trial)
 
     def tell(self, trial: Trial) -> None:
         """Announce a trial that was just told."""
         self._consider(trial)
         self._told += 1
+        if self._board is not None:
+            self._board.told()
         if self._listener is None:
             return
-        done = trial.number + 1
+        done = len(self._done)  # not the number: they end in any order where nobody waits for a batch
         each = (time.perf_counter() - self._started) / self._told
         self._listener(
             {
@@ -50,12 +60,14 @@ class Progress:
                 "total": self._total,
                 "left": self._total - done,
                 "eta": each * (self._total - done),
+                "running": 0 if self._board is None else self._board.running,
                 "best": None if self._best is None else described(self._best),
                 "last": described(trial),
             }
         )
 
     def _consider(self, trial: Trial) -> None:
+        self._done.add(trial.number)
         if better(trial, self._best, self._objectives, self._limits):
             self._best = trial
 

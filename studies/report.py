@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ def event_line(event: Mapping[str, Any]) -> str:
         last, best = event["last"], event["best"]
         said = f"error {_percent(last['error'])}" if last["error"] is not None else last["reason"]
         known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
-        return f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{_left(event)}"
+        others = f"; {event['running']} running" if event.get("running") else ""
+        return (
+            f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{others}{_left(event)}"
+        )
     if kind == "calibration":
         return f"latency: {event['done']}/{event['total']} networks measured"
     if kind == "pruning":
@@ -52,18 +56,18 @@ def front_text(front: pd.DataFrame, full: Mapping[str, float], resolutions: Sequ
 
 
 def standing_text(standing: Mapping[str, Any]) -> str:
-    """What `Study.status` says, for people."""
+    """What `Study.status` or `View.status` says, for people: 80 columns."""
     best = standing["best"]
     found = "none yet" if best is None else f"trial {best['trial']}, error {_percent(best['error'])}, {_costs(best)}"
-    counts = [f"{standing['told']} done"]
-    counts += [f"{standing[name]} {name}" for name in ("running", "failed", "skipped") if standing[name]]
     asked = ", ".join(f"{name}={limit}" for name, limit in standing["budget"].items()) or "none"
     foretold: dict[str, str] = {}
     for proxy in standing["proxies"]:  # best first; a method that was asked at several costs is named once
         name = proxy["proxy"].partition(":")[0]
         foretold.setdefault(name, f"{name} {proxy['correlation']:.2f}")
     rows = [
-        ["trials", ", ".join(counts)],
+        ["trials", _counts(standing)],
+        *([["left", f"about {duration(standing['left_s'])}"]] if standing.get("left_s") is not None else []),
+        *(["driver", _driver(driver)] for driver in standing.get("drivers", [])),
         ["front", f"{standing['front']} networks"],
         ["best", found],
         ["budget", asked],
@@ -73,8 +77,18 @@ def standing_text(standing: Mapping[str, Any]) -> str:
         *([["surrogate", _foresight(standing["foresight"])]] if standing["foresight"] else []),
         *([["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]] if foretold else []),
         ["spent", f"{duration(standing['seconds'])} evaluating"],
+        *(["failed", _failure(failure)] for failure in standing["failures"][:_REASONS]),
+        *(["gpu", _gpu(gpu)] for gpu in standing.get("gpus", [])),
     ]
-    return table(rows)
+    slots = [slot for driver in standing.get("drivers", []) for slot in driver["slots"]]
+    return _wrapped(rows) + (f"\n\n{_slots(slots)}" if slots else "")
+
+
+def standing_line(standing: Mapping[str, Any]) -> str:
+    """The same in one line, for a log."""
+    best, left_s = standing["best"], standing.get("left_s")
+    said = _counts(standing) + ("" if best is None else f"; best {_percent(best['error'])} (trial {best['trial']})")
+    return said + ("" if left_s is None else f"; {duration(left_s)} left")
 
 
 def pruned_text(config: Mapping[str, Any]) -> str:
@@ -118,6 +132,82 @@ def duration(seconds: float) -> str:
 
 
 _DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
+_COLUMNS = 80
+_REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
+
+
+def _counts(standing: Mapping[str, Any]) -> str:
+    drivers, left = standing.get("drivers"), standing["running"]
+    active = [driver for driver in drivers or () if driver["state"] == "running"]
+    slots = [slot for driver in active for slot in driver["slots"]]
+    busy = min(left, sum(slot["state"] == "busy" and not slot.get("training") for slot in slots)) if slots else left
+    # What nobody runs is not running; `Study.status` does not know who runs it.
+    counts = {"running": busy, "waiting": left - busy} if active or drivers is None else {"unfinished": left}
+    counts |= {"failed": standing["failed"], "skipped": standing["skipped"]}
+    goal = f" of {standing['goal']}" if standing.get("goal") else ""
+    said = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([f"{standing['told']}{goal} done", *said])
+
+
+def _driver(driver: Mapping[str, Any]) -> str:
+    who = f"process {driver['pid']} on {driver['host']}"
+    if driver["state"] == "gone":
+        return f"{who} is gone; resume the study to go on: what it had not finished is done again"
+    if driver["state"] == "silent":
+        return f"{who}, not heard of for {duration(driver['heard_s'])}"
+    return who + ("" if driver["elapsed_s"] is None else f", since {duration(driver['elapsed_s'] + driver['heard_s'])}")
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    numbers, reason = ", ".join(map(str, failure["trials"])), _short(failure["reason"], _REASON)
+    if failure["count"] == 1:
+        return f"trial {numbers}: {reason}"
+    more = "... " if failure["count"] > len(failure["trials"]) else ""
+    return f"{failure['count']} times: {reason} (trials {more}{numbers})"
+
+
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    said = f"{gpu['gpu']}, {gpu['name']}"
+    said += "" if gpu["busy"] is None else f": {100 * gpu['busy']:.0f}% busy"
+    if gpu["used_bytes"] is None or gpu["total_bytes"] is None:
+        return said
+    return f"{said}, {gpu['used_bytes'] / 2**30:.1f} of {gpu['total_bytes'] / 2**30:.1f} GiB"
+
+
+def _slots(slots: Sequence[Mapping[str, Any]]) -> str:
+    rows = [["slot", "does", "for", "process", "on", "gpus"]]
+    for slot in slots:
+        pid, gpus = slot.get("pid"), slot.get("gpus") or ()
+        place = ["" if pid is None else str(pid), _short(str(slot.get("host") or ""), 16), ",".join(map(str, gpus))]
+        rows.append([str(slot["slot"]), _does(slot), duration(slot["seconds"]), *place])
+    used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    return "\n".join(_short(line, _COLUMNS) for line in table([[row[i] for i in used] for row in rows]).splitlines())
+
+
+def _does(slot: Mapping[str, Any]) -> str:
+    if slot["state"] == "free":
+        return "nothing"
+    what = "shared weights" if slot.get("training") else f"trial {slot.get('trial')}"
+    if slot["state"] == "lost":
+        return f"its worker died in {what}" if "trial" in slot else "its worker died"
+    said = what + (f", attempt {slot['attempt']}" if slot.get("attempt", 1) > 1 else "")
+    if slot.get("epoch") is not None:
+        said += f", epoch {slot['epoch']}" + (f"/{slot['epochs']}" if slot.get("epochs") else "")
+    return said + (f", loss {slot['loss']:.4f}" if isinstance(slot.get("loss"), float) else "")
+
+
+def _wrapped(rows: Sequence[Sequence[str]]) -> str:
+    """Names, and what is said of them beside, within the columns."""
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, said in rows:
+        broken = textwrap.wrap(said, _COLUMNS - width - 2, break_long_words=False, break_on_hyphens=False)
+        lines += [f"{title:{width}}  {line}" for title, line in zip([name, *[""] * len(broken)], broken, strict=False)]
+    return "\n".join(lines)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _left(event: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ A runner has slots, each of which does one job at a time. `dispatch.py` gives th
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .work import Job, Work
 
 KINDS = ("serial", "processes", "ray", "tune")
+SCHEDULERS = ("asha", "median")  # of Ray Tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Runner:
         kind: `"serial"`, in this process; `"processes"` on this machine; `"ray"`, warm actors of a Ray cluster;
             `"tune"`, trials of Ray Tune.
         workers: how many trials run at a time; as many as the machine or the cluster has room for when None.
-        cpus_per_trial: cores that a trial takes; the study's threads when None.
+        cpus_per_trial: cores that a trial takes; when None the study's threads, or one beside a GPU on Ray.
         gpus_per_trial: GPUs that a trial takes, a share of one where below 1; one on CUDA and none elsewhere when None.
         resources: further resources of the Ray cluster that a trial takes, by name.
         address: of a running Ray cluster (`"auto"`, `"ray://HOST:10001"`); a local one is started when None.
@@ -34,6 +36,8 @@ class Runner:
         retries: how often a trial whose worker died is tried again.
         asynchronous: propose whenever a slot is free instead of a batch at a time: more throughput, and trials that
             depend on timing.
+        scheduler: of Ray Tune, which ends trials early: `"asha"` or `"median"`; none when None.
+        folder: where Ray Tune writes its results; `tune` in the study's folder when None.
     """
 
     kind: str = "serial"
@@ -45,6 +49,8 @@ class Runner:
     timeout_s: float | None = None
     retries: int = 2
     asynchronous: bool = False
+    scheduler: str | None = None
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no runner could follow."""
@@ -65,12 +71,19 @@ class Runner:
         gpus = self.gpus_per_trial
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus_per_trial={gpus!r}: expected a share of one GPU, or a whole number of them")
+        if self.kind == "serial" and (gpus or 0) > 1:
+            raise ValueError(f"gpus_per_trial={gpus!r} with kind='serial', which trains on one; expected another kind")
         if self.timeout_s == 0:
             raise ValueError("timeout_s=0: expected more than 0 seconds, or nothing for no limit")
         if self.kind == "serial" and (self.workers or 1) > 1:
             raise ValueError(f"workers={self.workers} with kind='serial', which has one; expected another kind")
         if self.address is not None and self.kind not in ("ray", "tune"):
             raise ValueError(f"address={self.address!r} with kind={self.kind!r}; expected kind='ray' or 'tune'")
+        if self.scheduler not in (None, *SCHEDULERS):
+            raise ValueError(f"scheduler={self.scheduler!r}: expected one of {', '.join(SCHEDULERS)}")
+        for name in ("scheduler", "folder"):
+            if getattr(self, name) is not None and self.kind != "tune":
+                raise ValueError(f"{name}={getattr(self, name)!r} with kind={self.kind!r}; expected kind='tune'")
         if self.resources and self.kind not in ("ray", "tune"):
             raise ValueError(f"resources={dict(self.resources)} with kind={self.kind!r}; expected kind='ray' or 'tune'")
 
@@ -138,6 +151,21 @@ class Executor(ABC):
         return {}
 
 
+def check(runner: Runner, *, threads: int, device: str) -> None:
+    """Refuse what this machine can't do, before anything is made; a Ray cluster is asked when it is opened.
+
+    Raises:
+        ValueError: it has not got so many GPUs.
+        ImportError: Ray is not installed.
+    """
+    if runner.kind == "processes":
+        from .processes import room
+
+        room(runner, threads=threads, cuda=device.startswith("cuda"))
+    elif runner.kind in ("ray", "tune") and importlib.util.find_spec("ray") is None:
+        raise ImportError("Ray is not installed: pip install 'secateur[ray]'")
+
+
 def executor(runner: Runner) -> Executor:
     """An executor of the runner's kind, not yet open."""
     if runner.kind == "serial":
@@ -154,4 +182,4 @@ def executor(runner: Runner) -> Executor:
         return Actors(runner)
     from .tuning import Tune
 
-    return Tune(runner)
+    return Tune(runner, folder=runner.folder, scheduler=runner.scheduler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
@@ -12,6 +13,8 @@ from .evaluation import Evaluation
 from .runner import Executor, Listen, Message
 from .trial import failed
 from .work import Job, Report, Work, perform
+
+_AGAIN_S = 10.0
 
 
 class _TimeOut(BaseException):
@@ -75,17 +78,27 @@ def timed_out(limit_s: float | None) -> str:
 
 @contextmanager
 def _alarm(seconds: float | None) -> Iterator[None]:
+    """Raise within the block when it takes too long; an alarm that was set before is put back with what is left."""
     if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
+    armed = True
 
     def ring(_number: int, _frame: object) -> None:
-        raise _TimeOut
+        if armed:
+            raise _TimeOut
 
+    start = time.monotonic()
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: Python drops what is raised while it collects garbage, and so does a bare `except`.
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
     try:
-        yield
+        try:
+            yield
+        finally:
+            armed = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)

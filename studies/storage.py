@@ -1,12 +1,17 @@
 """The database behind a study, opened with settings that survive a kill and never wait long.
 
 SQLite with a write-ahead log and `synchronous=NORMAL`: a killed process loses nothing that was committed, readers never
-block the writer, and a commit costs no disk flush.
+block the writer, and a commit costs no disk flush. Journals of network file systems are in `journal.py`.
+
+A storage that is away raises a `ConnectionError`, one that is full another `OSError`; neither shows a password.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,9 +19,29 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from .journal import JournalFile
+from .urls import SERVERS, is_journal, is_server, journal_path, masked, parsed, without_password
 
 _TIMEOUT_S = 60  # how long one connection waits for another's transaction
+_CONNECT_S = 10  # how long a server may take to answer
+
+# A server whose machine is gone never says so: these find out within half a minute.
+_LIVELY = {
+    "postgresql": {
+        "connect_timeout": _CONNECT_S,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    },
+    "mysql": {"connect_timeout": _CONNECT_S, "read_timeout": 30, "write_timeout": 30},
+}
+_FULL = {"53100", 1021, 1114, "SQLITE_FULL"}  # PostgreSQL, MySQL twice, SQLite
+_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PROTOCOL")
 
 
 def sqlite_url(path: Path) -> str:
@@ -24,23 +49,44 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string()
 
 
-def connect(url: str) -> BaseStorage:
-    """The Optuna storage at `url`; tables are made where they are missing.
+def connect(url: str, folder: Path | None = None) -> BaseStorage:
+    """The Optuna storage at `url`; tables, or the journal, are made where they are missing.
+
+    Args:
+        url: see `urls.py`.
+        folder: where the relative path of a journal starts; the working directory when None.
 
     Raises:
         ValueError: the storage can't be reached or read.
     """
-    engine: dict[str, Any] = {"connect_args": {"timeout": _TIMEOUT_S}} if url.startswith("sqlite") else {}
-    with quiet():
+    if is_journal(url):
+        path = journal_path(url, folder)
         try:
-            storage = RDBStorage(url, engine_kwargs=engine)
-        except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
-            raise ValueError(f"storage {url!r} can't be opened: {_first_line(error)}") from error
-    if url.startswith("sqlite"):
+            return JournalStorage(JournalFile(path))
+        except OSError as error:
+            raise ValueError(f"storage {path} can't be opened ({error.strerror}); give a file that can") from error
+    named = parsed(url).render_as_string(hide_password=False)
+    try:
+        with quiet():
+            storage = RDBStorage(named, engine_kwargs=_options(url))
+    except ImportError:
+        raise ValueError(f"storage {without_password(url)!r} can't be opened: {_driver_missing(url)}") from None
+    except (SQLAlchemyError, RuntimeError) as error:
+        said = masked(_first_line(error), url) + _password_missing(url, str(error))
+        # What is raised from something shows it in tracebacks, password and all.
+        raise ValueError(f"storage {without_password(url)!r} can't be opened: {said}") from None
+    if parsed(url).get_backend_name() == "sqlite":
         # A pragma belongs to a connection: this sets it on each that the pool opens from now on.
         sqlalchemy.event.listen(storage.engine, "connect", _relax)
         storage.engine.dispose()
+    sqlalchemy.event.listen(storage.engine, "handle_error", _Translation(url))
+    weakref.finalize(storage, _close, storage.engine, os.getpid())
     return storage
+
+
+def is_shared(storage: BaseStorage) -> bool:
+    """Whether it is a database server, which drivers on several machines can use at once."""
+    return isinstance(storage, RDBStorage) and storage.engine.dialect.name in SERVERS
 
 
 def disconnect(storage: BaseStorage) -> None:
@@ -85,9 +131,69 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
+class _Translation:
+    """Says what went wrong in a database by built-in exceptions, so that it is known what may be tried again.
+
+    Optuna would take a broken connection for bad data, and write a trial a second time whose first writing may have
+    been carried out (5.0): it tries again where it meets an error of SQLAlchemy's.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __call__(self, context: Any) -> None:
+        """Called by SQLAlchemy with every error; what it raises takes that one's place."""
+        error = context.original_exception
+        code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+        code = error.args[0] if code is None and error.args else code
+        said = masked(_first_line(error), self._url)
+        if code in _FULL:
+            place = without_password(self._url)
+            raise OSError(errno.ENOSPC, f"the disk of the storage {place} is full ({said}); free some space and go on")
+        kind = context.sqlalchemy_exception
+        if isinstance(error, sqlite3.Error):
+            if code == "SQLITE_READONLY":
+                raise PermissionError(errno.EROFS, f"the storage {without_password(self._url)} is read-only ({said})")
+            if not str(code).startswith(_AWAY):
+                return
+        elif not (context.is_disconnect or isinstance(kind, OperationalError | InterfaceError | PoolTimeoutError)):
+            return
+        raise ConnectionError(said)
+
+
+def _options(url: str) -> dict[str, Any]:
+    # A message of SQLAlchemy's would otherwise hold all that a statement was to write.
+    options: dict[str, Any] = {"hide_parameters": True}
+    backend = parsed(url).get_backend_name()
+    if backend == "sqlite":
+        return options | {"connect_args": {"timeout": _TIMEOUT_S}}
+    lively = _LIVELY.get("mysql" if backend == "mariadb" else backend, {})
+    given = parsed(url).query
+    return options | {"connect_args": {name: value for name, value in lively.items() if name not in given}}
+
+
+def _close(engine: sqlalchemy.Engine, process: int) -> None:
+    """Say goodbye to the server; not from a process that was forked, whose connections are the parent's."""
+    if os.getpid() == process:
+        engine.dispose()
+
+
 def _relax(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def _password_missing(url: str, said: str) -> str:
+    if parsed(url).get_backend_name() != "postgresql" or "no password supplied" not in said:
+        return ""
+    return "; give the URL with the password, set PGPASSWORD, or write the password to ~/.pgpass"
+
+
+def _driver_missing(url: str) -> str:
+    extra = "postgresql" if parsed(url).get_backend_name() == "postgresql" else "mysql"
+    if not is_server(url):
+        return "its driver is not installed"
+    return f"its driver is not installed; pip install 'secateur[{extra}]'"
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).strip().split("\n", 1)[0].split()) or type(error).__name__

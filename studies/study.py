@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -17,24 +19,42 @@ from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
 from .board import Board
+from .crew import Crew
 from .determinism import reproducible
 from .dispatch import Dispatcher
 from .engine import Engine
 from .files import new_folder, to_json, write
-from .folder import BASE, DATABASE, FORMAT, SCORES, STUDY_JSON, VERSION, check_same, read_study_json
+from .folder import (
+    BASE,
+    DATABASE,
+    FORMAT,
+    SCORES,
+    STUDY_JSON,
+    VERSION,
+    check_same,
+    described_storage,
+    read_study_json,
+    storage_lock,
+    storage_url,
+)
 from .front import front_table, on_front, trial_table
 from .identity import evaluator_name, fingerprint, ranking_name
 from .interrupts import Interrupts
+from .joined import JoinedSearch
+from .keeping import Keeping
 from .ledger import Ledger, make_ledger
 from .lock import locked
 from .loop import Search
+from .patience import Patience
 from .progress import Listener, Progress
 from .proxies import known
 from .runner import Executor, Runner, executor
 from .seeds import DEFAULT
-from .settings import EVALUATORS, LADDER, Settings, settle
-from .storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
+from .settings import EVALUATORS, LADDER, SHARED, Settings, settle
+from .shelf import PROPOSALS, Shelf
+from .storage import connect, disconnect, is_shared, make_sqlite, sqlite_url
 from .trial import Trial
+from .urls import without_password
 from .view import standing
 from .weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 
@@ -72,6 +92,7 @@ class Study:
         factory: SamplerFactory,
         evaluator: Callable[..., Any] | None,
         ledger: Ledger,
+        shelf: Shelf | None = None,
     ) -> None:
         """Use `Study.create` or `Study.open`."""
         self.path = path
@@ -82,6 +103,7 @@ class Study:
         self.settings = settings
         self.fingerprint = dict(fingerprint)
         self._ledger = ledger
+        self._shelf = shelf
         self._engine = Engine(
             path=path,
             model=self.model,
@@ -119,6 +141,7 @@ class Study:
         threads: int | None = None,
         dtype: str | torch.dtype | None = None,
         storage: str | None = None,
+        artifacts: str | None = None,
         training: Training | None = None,
         latency: Latency | None = None,
         evaluator: str | Callable[..., Any] | None = None,
@@ -145,7 +168,11 @@ class Study:
             device: where networks are trained and measured.
             threads: of PyTorch; as many as it has now when None.
             dtype: of the networks; their own when None.
-            storage: any Optuna storage URL; an SQLite file in the folder when None.
+            storage: URL of where the trials are kept; an SQLite file in the folder when None. `"journal:PATH"` is a
+                file for network file systems, a relative path in the folder; `"postgresql://USER@HOST/DATABASE"` and
+                `mysql` are servers, which several drivers may share. A password in it is used and never written down.
+            artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
+                are copied there too, and fetched from there where the folder lacks them.
             training: how networks are trained; `Training()` when None.
             latency: how networks are timed; `Latency()` when None: one example, the study's threads and dtype.
             evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all
@@ -177,6 +204,7 @@ class Study:
             evaluator=evaluator,
         )
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
+        shelf = None if artifacts is None else Shelf(path, artifacts)
         model, base = copy.deepcopy(model), state_of(model)
         build(model, space, space.smallest, scores)  # refuses a space or scores that are not of this model
         kept = fingerprint(base, space, scores, task, evaluator, settings)
@@ -187,14 +215,15 @@ class Study:
                 write_tensors(making / SCORES, scores)
             if storage is None:
                 make_sqlite(making / DATABASE)
-            opened = connect(sqlite_url(making / DATABASE) if storage is None else storage)
+            opened = connect(sqlite_url(making / DATABASE) if storage is None else storage, making)
             make_ledger(opened, study_name, settings.objectives, budget.given())
             disconnect(opened)
             described = {
                 "format": FORMAT,
                 "format_version": VERSION,
                 "name": study_name,
-                "storage": storage,
+                "storage": None if storage is None else without_password(storage),
+                "artifacts": artifacts,
                 "scores": None if scores is None else digest(scores),
                 "settings": settings.to_json(),
                 "space": space.settings,
@@ -214,7 +243,8 @@ class Study:
             fingerprint=kept,
             factory=factory,
             evaluator=None if isinstance(evaluator, str) else evaluator,
-            ledger=_ledger(path, described, space, settings),
+            ledger=_ledger(path, described, space, settings, storage),
+            shelf=shelf,
         )
 
     @classmethod
@@ -227,6 +257,7 @@ class Study:
         budget: Budget | None = None,
         sampler: SamplerFactory | None = None,
         evaluator: Callable[..., Any] | None = None,
+        storage: str | None = None,
     ) -> Study:
         """The study in the folder `path`, ready to go on; nothing is written before it runs.
 
@@ -238,6 +269,8 @@ class Study:
             budget: other limits from now on; all trials are used again. The last ones when None.
             sampler: the same factory as at the start, where it was no name.
             evaluator: the same as at the start, where there was one.
+            storage: the URL of the start again, with the password that it needs; None where the database knows the
+                user without, or PostgreSQL finds the password in `PGPASSWORD` or `~/.pgpass`.
 
         Raises:
             FileNotFoundError: there is no study.
@@ -256,7 +289,7 @@ class Study:
         model = with_kept_weights(model, base)
         space = Space.from_settings(model, found["space"])
         check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, scores)}, path)
-        ledger = _ledger(path, found, space, settings)
+        ledger = _ledger(path, found, space, settings, storage)
         budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
         space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
         return cls(
@@ -271,11 +304,20 @@ class Study:
             factory=factory,
             evaluator=evaluator,
             ledger=ledger,
+            shelf=None if found.get("artifacts") is None else Shelf(path, found["artifacts"]),
         )
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
-    def run(self, trials: int, progress: Listener | None = None, *, runner: str | Runner | Executor = "serial") -> None:
+    def run(
+        self,
+        trials: int,
+        progress: Listener | None = None,
+        *,
+        runner: str | Runner | Executor = "serial",
+        join: bool = False,
+        keep_gb: float | None = None,
+    ) -> None:
         """Search until there are so many trials in all; safe to kill and to call again.
 
         An interrupt (Ctrl-C) lets the trials that run end first; a second one leaves at once.
@@ -284,26 +326,40 @@ class Study:
             trials: the total, those of earlier runs included.
             progress: called with an event after every trial; see `Progress`.
             runner: where trials run: a kind, such as `"processes"`, or a `Runner` with its settings.
+            join: share the study with other drivers that join it, here or on other machines with the same folder or a
+                copy of it. The trials must be on a database server. Each driver proposes whenever a slot of its own is
+                free, so no two searches are the same; the trials of a driver that is gone are taken over.
+            keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
+                folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
 
         Raises:
             ValueError: another process runs this study, the folder can't be written, or the runner asks for more than
                 there is.
+            ConnectionError: the storage stayed away; nothing that was told is lost.
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
         options, where = (Runner(), runner) if isinstance(runner, Executor) else (runner, executor(runner))
-        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+        beside = storage_lock(self.path, read_study_json(self.path))
+        if join:
+            self._check_shareable()
+        with (
+            locked(self.path, shared=join, also=beside),
+            self._crew(join) as crew,
+            reproducible(self.settings.threads, self.settings.torch_device),
+        ):
             self._ledger.refresh()
             if "trials" not in self._ledger.notes():
                 self._ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
             limits = self._settle_limits(progress)
-            board = Board(self.path)
+            board = Board(self.path, goal=trials, owner=crew.id if join and crew is not None else None)
             with Interrupts() as interrupts:
+                work = self._engine.work(limits)
                 dispatcher = Dispatcher(
                     where,
-                    self._engine.work(limits),
+                    work,
                     folder=self.path,
                     gate=self._engine.gate(limits),
                     timeout_s=options.timeout_s,
@@ -311,15 +367,30 @@ class Study:
                     interrupts=interrupts,
                     board=board,
                 )
+                keeping = Keeping(
+                    self.path,
+                    keep_gb,
+                    objectives=self.settings.objectives,
+                    ranking=self._engine.ranking,
+                    parents=work.evaluation.keeps_weights,
+                )
+                if self._shelf is not None:
+                    names = self._shelf.names()
+                    proposals = [name for name in names if name.startswith(PROPOSALS)]
+                    self._shelf.pull([*keeping.needed(self._ledger.trials, limits, names), *proposals])
+                listener = partial(self._tidy, keeping, limits, progress)
                 search = Search(
                     ledger=self._ledger,
                     proposer=self._engine.proposer(limits, progress),
                     dispatcher=dispatcher,
                     limits=limits,
-                    watch=Progress(progress, trials, self.settings.objectives, limits),
+                    watch=Progress(listener, trials, self.settings.objectives, limits, board),
                 )
                 try:
-                    if options.asynchronous:
+                    if join and crew is not None:
+                        renew = partial(self._engine.proposer, limits, progress)
+                        JoinedSearch(search, crew, renew=renew, fetch=self._fetch).run(trials)
+                    elif options.asynchronous:
                         search.run_asynchronous(trials)
                     else:
                         search.run(trials, self.settings.batch)
@@ -329,6 +400,57 @@ class Study:
             self._ledger.note("proxies", known(self.proxies()))
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
+
+    def _check_shareable(self) -> None:
+        """Refuse to join where drivers can't work together."""
+        if not is_shared(self._ledger.storage):
+            raise ValueError(
+                f"join=True needs a database server, and the trials of {self.path} are in a file, which one driver has "
+                "to itself; make the study with storage='postgresql://USER@HOST/DATABASE', or give one driver more "
+                "workers"
+            )
+        if self.fingerprint["evaluator"] == SHARED or self._engine.work(self._limits()).evaluation.keeps_weights:
+            raise ValueError(
+                f"join=True with the sampler {self.settings.sampler!r} and the evaluator "
+                f"{self.fingerprint['evaluator']!r}: their trials start from weights that one driver keeps in its "
+                "folder; run it alone with more workers, or take a sampler that does not, such as 'tpe'"
+            )
+
+    @contextmanager
+    def _crew(self, joined: bool) -> Iterator[Crew | None]:
+        """This driver among those of the study; None where the folder's lock is enough."""
+        if not is_shared(self._ledger.storage):
+            yield None
+            return
+        with Crew(self._ledger, joined=joined) as crew:
+            self._ledger.refresh()
+            noted = self._ledger.notes()["budget"]
+            if joined and crew.others() and noted != self.budget.given():
+                raise ValueError(
+                    f"the drivers that share {self.path} search within {noted}, and this one is given "
+                    f"{self.budget.given()}; give the same budget"
+                )
+            self._ledger.guard = crew.check
+            try:
+                yield crew
+            finally:
+                self._ledger.guard = lambda: None
+
+    def _tidy(
+        self, keeping: Keeping, limits: Mapping[str, float], progress: Listener | None, event: dict[str, Any]
+    ) -> None:
+        """After every trial: copy what is new, and remove what is too much."""
+        removed = keeping(self._ledger.trials, limits)
+        if self._shelf is not None:
+            self._shelf.push()
+            self._shelf.remove(removed)
+        if progress is not None:
+            progress(event)
+
+    def _fetch(self, trial: Trial) -> None:
+        """Have what a trial is built from in the folder, where it is kept elsewhere too."""
+        if self._shelf is not None:
+            self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
 
     def _settle_limits(self, progress: Listener | None) -> dict[str, float]:
         """Today's limits; remembers the budget, and measures what only now is limited."""
@@ -426,6 +548,8 @@ class Study:
         exporter = self._engine.exporter(limits)
         picked = exporter.pick(self._ledger.trials, front, self._limits_of(pick) if isinstance(pick, Budget) else pick)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+            for trial in picked:
+                self._fetch(trial)
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
 
     def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
@@ -451,11 +575,10 @@ class Study:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
 
 
-def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settings) -> Ledger:
-    if found["storage"] is None:
-        check_sqlite(path / DATABASE)
-    url = sqlite_url(path / DATABASE) if found["storage"] is None else found["storage"]
-    return Ledger(connect(url), found["name"], space.axes, settings.objectives)
+def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settings, given: str | None) -> Ledger:
+    patience = Patience(described_storage(path, found["storage"]))
+    storage = connect(storage_url(path, found, given), path)
+    return Ledger(storage, found["name"], space.axes, settings.objectives, patience=patience)
 
 
 def _calibration(progress: Listener | None) -> Callable[[int, int], None]:

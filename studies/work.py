@@ -8,7 +8,6 @@ writes into the study.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from .determinism import reproducible
 from .evaluation import Evaluation, Say
 from .files import write_atomic
+from .scratch import Scratch
 from .trial import Outcome, Trial, failed
 
 FOLDERS = ("rankings", "weights")  # of a study, that hold artifacts
@@ -127,8 +127,8 @@ class Worker:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={work.device!r}: a worker on {os.uname().nodename} sees no CUDA device")
         self._threads = work.threads
-        self._scratch = tempfile.TemporaryDirectory(prefix="secateur-", ignore_cleanup_errors=True)
-        self.folder = Path(self._scratch.name)
+        self._scratch = Scratch()
+        self.folder = self._scratch.path
         self._evaluation = work.evaluation.at(self.folder)
 
     def run(self, job: Job, say: Say) -> Report:
@@ -155,7 +155,7 @@ class Worker:
 
     def close(self) -> None:
         """Remove the folder."""
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def _supply(self, job: Job) -> None:
         for name in self._stamps():

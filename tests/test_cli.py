@@ -1,21 +1,28 @@
 """The command line as a user meets it: real searches of a tiny network, and every bad input as one line and code 2."""
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
+import postgresql
 import pytest
+import sleeper
 import torch
 from study_file import STUDY, write
 
-from secateur import __version__, load
+from secateur import Study, __version__, load
 from secateur.__main__ import main
 from secateur.studies import config
+from secateur.studies.storage import disconnect
 from secateur.studies.view import View
 
 
@@ -229,6 +236,16 @@ BAD_FILES = {
     'model = "cli_tiny:Tiny"\ndata = "cli_tiny:number"': "gave a int without fingerprint",
     'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "images.npz"\nclasses = 1': "label",
     '[model]\nfactory = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "colour.npz"': "does not take the data",
+    '{good}[runner]\nkind = "rya"': "[runner]: kind='rya': expected one of serial, processes, ray, tune",
+    '{good}[runner]\nkind = "processes"\nworker = 2': "[runner]: unknown key 'worker'; did you mean 'workers'?",
+    '{good}[runner]\nkind = "processes"\nworkers = "all"': '[runner] workers: given "all"; expected a whole number',
+    '{good}[runner]\nkind = "processes"\nworkers = 0': "[runner]: workers=0: expected an integer of at least 1",
+    '{good}[runner]\nkind = "ray"\ngpus_per_trial = 1.5': "[runner]: gpus_per_trial=1.5: expected a share of one GPU",
+    '{good}[runner]\nkind = "ray"\nresources = {{ tpu = -1 }}': "[runner]: resources.tpu=-1.0: expected a number",
+    '{good}[runner]\naddress = "auto"': "[runner]: address='auto' with kind='serial'; expected kind='ray' or 'tune'",
+    '{good}[runner]\nkind = "processes"\nasynchronous = "yes"': "[runner] asynchronous: given",
+    'model = "cli_tiny:Tiny"\nrunner = "rya"\n{data}': "[runner]: kind='rya'",
+    'model = "cli_tiny:Tiny"\nrunner = 3\n{data}': "[runner]: given 3; expected a table",
 }
 
 
@@ -261,6 +278,77 @@ def test_bad_usage_is_one_line(folder, run, tmp_path, capsys):
     assert refused(capsys, "search", folder / "study.toml", "--out", tmp_path / "file" / "run")
 
 
+BAD_RUNNERS = {
+    "--runner rya": "'rya' is none of serial, processes, ray, tune; did you mean 'ray'?",
+    "--runner gpu": "'gpu' is none of serial, processes, ray, tune",
+    "--workers 0": "Invalid value for '--workers'",
+    "--workers two": "Invalid value for '--workers'",
+    "--workers 2": "workers=2 with kind='serial', which has one",
+    "--runner processes --gpus-per-trial 1.5": "gpus_per_trial=1.5: expected a share of one GPU, or a whole number",
+    "--runner processes --gpus-per-trial -1": "gpus_per_trial=-1.0: expected a number of at least 0",
+    "--runner processes --address auto": "address='auto' with kind='processes'; expected kind='ray' or 'tune'",
+    "--timeout 0": "expected more than 0 seconds",
+    "--timeout soon": "Invalid value for '--timeout'",
+    "--retries -1": "Invalid value for '--retries'",
+    "--runer ray": "No such option: --runer",
+    "--track tensorbord": "tracker 'tensorbord' is not known; did you mean 'tensorboard'?",
+}
+
+
+@pytest.mark.parametrize("options", BAD_RUNNERS)
+def test_a_bad_runner_is_one_line(folder, run, tmp_path, capsys, options):
+    search = ("search", folder / "study.toml", "--out", tmp_path / "run", "--quiet")
+    assert BAD_RUNNERS[options] in refused(capsys, *search, *options.split())
+    assert not list(tmp_path.iterdir())
+    before = (run / "study.toml").read_text()
+    assert BAD_RUNNERS[options] in refused(capsys, "resume", run, "--quiet", *options.split())
+    assert (run / "study.toml").read_text() == before
+
+
+def test_more_gpus_than_there_are_is_one_line(folder, tmp_path, capsys):
+    search = ("search", folder / "study.toml", "--out", tmp_path / "run", "--quiet")
+    options = ("--runner", "processes", "--workers", "99", "--gpus-per-trial", "1")
+    assert "99 workers with gpus_per_trial=1 ask for 99 GPUs" in refused(capsys, *search, *options)
+    assert not list(tmp_path.iterdir()), "it is refused before anything is made"
+
+
+def test_what_is_refused_on_resume_is_not_kept(run, capsys):
+    before = (run / "study.toml").read_text()
+    options = ("--trials", "50", "--runner", "processes", "--workers", "99", "--gpus-per-trial", "1")
+    assert "ask for 99 GPUs" in refused(capsys, "resume", run, "--quiet", *options)
+    assert (run / "study.toml").read_text() == before
+    assert "join=True needs a database server" in refused(capsys, "resume", run, "--quiet", "--join", "--trials", "50")
+    assert (run / "study.toml").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_search_in_processes_is_resumed_here(folder, tmp_path, capsys):
+    """The options make the runner of the study file; those that are given again change it one by one."""
+    out = tmp_path / "run"
+    options = ["--runner", "processes", "--workers", "2", "--timeout", "60", "--retries", "0", "--async"]
+    assert main(["search", str(folder / "study.toml"), "--out", str(out), "--trials", "4", "--quiet", *options]) == 0
+    given = {"kind": "processes", "workers": 2, "timeout_s": 60.0, "retries": 0, "asynchronous": True}
+    assert config.read(out).runner == config.Runner(**given)
+    assert main(["resume", str(out), "--trials", "6", "--batches", "--workers", "1", "--quiet"]) == 0
+    assert config.read(out).runner == config.Runner(**given | {"workers": 1, "asynchronous": False})
+    assert main(["resume", str(out), "--trials", "7", "--runner", "serial", "--quiet"]) == 0
+    assert config.read(out).runner == config.Runner(), "another kind begins with the defaults"
+    assert View(out).status()["told"] == 7
+    assert not list(out.glob("*slots*")) and not (out / "driver.json").exists()
+
+
+def test_an_error_in_a_search_says_that_the_study_is_kept(folder, tmp_path, capsys, monkeypatch):
+    def failing(self, *given, **named):
+        raise RuntimeError("the last 10 trials all failed")
+
+    monkeypatch.setattr(Study, "run", failing)
+    out = tmp_path / "run"
+    said = refused(capsys, "search", folder / "study.toml", "--out", out, "--quiet")
+    assert said.endswith(f"all failed; the study is kept, go on with: secateur resume {out}\n")
+    said = refused(capsys, "resume", out, "--quiet")
+    assert said.endswith("all failed\n")
+
+
 def test_a_damaged_study_is_one_line(run, tmp_path, capsys):
     for name, contents in (("study.json", b'{"format'), ("study.db", b"SQLite"), ("base.safetensors", b"12345678")):
         broken = tmp_path / name
@@ -290,6 +378,71 @@ def test_version(capsys):
 
 
 def test_without_the_dashboard_the_line_says_what_to_install(run, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     assert "secateur[dashboard]" in refused(capsys, "dashboard", run)
+
+
+@pytest.fixture(params=["file", "journal", "postgresql"])
+def looked_at(request, tmp_path, monkeypatch):
+    """A study with trials within its budget and over it, wherever it is kept, and its dashboard's address."""
+    pytest.importorskip("optuna_dashboard")
+    with contextlib.ExitStack() as stack:
+        storage = {"file": None, "journal": "journal:trials.log"}.get(request.param)
+        if request.param == "postgresql":
+            if postgresql.missing():
+                pytest.skip(postgresql.missing())
+            storage = stack.enter_context(postgresql.Server()).url
+            monkeypatch.setenv("PGPASSWORD", postgresql.PASSWORD)
+        study = sleeper.create(tmp_path / "s", 0.0, storage=storage)
+        study.run(12)
+        command = [sys.executable, "-P", "-m", "secateur", "dashboard", str(study.path), "--port", "0"]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            address = process.stdout.readline().strip()
+            assert postgresql.PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            yield study, address
+        finally:
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)
+            disconnect(study._ledger.storage)
+        assert (process.returncode, *said) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_trials_and_constraints_and_changes_nothing(looked_at):
+    study, address = looked_at
+    page = urllib.request.urlopen(address).read().decode()
+    assert "<html" in page and postgresql.PASSWORD not in page
+    api, _, number = address.partition("/dashboard/studies/")
+    (summary,) = json.load(urllib.request.urlopen(f"{api}/api/studies"))["study_summaries"]
+    assert summary["study_id"] == int(number)
+    shown = json.load(urllib.request.urlopen(f"{api}/api/studies/{number}"))
+    assert shown["objective_names"] == ["error", "macs"]
+    trials = study.trials()
+    assert len(shown["trials"]) == 12
+    assert {"Complete", "Fail"} == {trial["state"] for trial in shown["trials"]}
+    for trial, row in zip(shown["trials"], trials.itertuples(), strict=True):
+        if row.state == "complete":
+            assert trial["values"] == [row.error, row.macs]
+            (over,) = trial["constraints"]
+            assert (over <= 0) == row.within
+    assert not trials.within.all() and trials.within.any()
+    for method, place in (("DELETE", ""), ("PUT", "/note"), ("POST", "/rename")):
+        request = urllib.request.Request(f"{api}/api/studies/{number}{place}", data=b"{}", method=method)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
+    assert len(study.trials()) == 12
+
+
+def test_a_port_that_is_taken_is_one_line(run, capsys):
+    pytest.importorskip("optuna_dashboard")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(capsys, "dashboard", run, "--port", port)
+    assert f"can't listen on 127.0.0.1:{port}" in said and "give another --port" in said

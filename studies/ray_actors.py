@@ -1,0 +1,484 @@
+"""Trials in warm actors of a Ray cluster, one a slot: loaded once, heard as they go, replaced when they die.
+
+An actor has a thread that does jobs. `take` hands it one, and `listen`, of which one call is always under way, returns
+what it says; so a death is noticed whether or not it had a job. (Streaming generators would do the same, but Ray's
+client, `ray://`, has none: Ray 2.60.) Ray itself never retries: attempts are counted in `dispatch.py` alone.
+
+**Clusters.** Without an address a Ray that is initialised already is used, and left running; else one is started on
+this machine for the length of a run. `"auto"` is the running cluster of this machine, `"HOST:PORT"` that of a head node
+this machine belongs to, `"ray://HOST:10001"` one that it does not belong to (which takes `pip install "ray[client]"`).
+Python and Ray must be of the same version everywhere. A job of `ray job submit` passes `"auto"`.
+
+**Code.** What the driver can import, actors on this machine can. Other nodes must have secateur installed, and the
+modules that model, task and evaluator come from: installed, or in the same folder of a shared disk; or initialise Ray
+before the search, with `ray.init(address, runtime_env={"working_dir": "."})`. What was defined in the script itself
+travels by value.
+
+**Tokens.** Ray (2.59 and later) asks for a token where a local cluster is started: it makes one in `~/.ray/auth_token`.
+A cluster that was started elsewhere with tokens wants the same file here, or `RAY_AUTH_TOKEN`; none is ever read,
+written or shown by secateur.
+
+**Ctrl-C.** Ray blocks it in the processes that it starts, so the workers of a local cluster finish what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import platform
+import queue
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from .runner import Executor, Listen, Message, Runner
+from .work import Job, Work, Worker
+
+logger = logging.getLogger("secateur")
+
+_GRACE_S = 5.0  # how long workers that were asked to leave may take
+_CONNECT_S = 5.0  # how long a head node may take to answer at all; Ray itself tries for minutes
+_OBJECTS = 2**28  # bytes of a local cluster's object store, beside the work itself
+
+
+@dataclass(kw_only=True)
+class _Hand:
+    """An actor as the driver knows it.
+
+    Attributes:
+        actor: Ray's handle.
+        heard: the call of `listen` that is under way.
+        facts: of its process; None until it is up.
+    """
+
+    actor: Any
+    heard: Any
+    facts: dict[str, Any] | None = None
+
+
+@final
+class Actors(Executor):
+    """Does jobs in actors of a Ray cluster.
+
+    There are as many slots as at the start whatever happens to nodes. An actor whose node is gone is made anew where
+    there is room, at once or when there will be; until then its slot uses any other's actor that has nothing to do.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        """Take a runner's settings; nothing is started yet."""
+        self._runner = runner
+        self._cluster: Cluster | None = None
+        self._work: Any = None
+        self._kind: Any = None
+        self._hands: list[_Hand] = []
+        self._waiting: dict[int, Job] = {}
+        self._busy: set[int] = set()
+        self._folders: list[dict[str, Any]] = []
+
+    def open(self, work: Work, listen: Listen) -> None:
+        """Connect, or start a cluster, and start an actor a slot."""
+        packed = work.pickled()
+        cuda = torch.device(work.device).type == "cuda"
+        self._cluster = Cluster(self._runner.address, objects=_OBJECTS + 2 * len(packed))
+        try:
+            request, self.slots = plan(
+                self._runner,
+                threads=work.threads,
+                cuda=cuda,
+                nodes=self._cluster.nodes(),
+                free=None if self._cluster.own else self._cluster.free(),
+                own=self._cluster.own,
+            )
+            self._kind = self._cluster.ray.remote(_Actor).options(
+                num_cpus=request.get("CPU", 0),
+                num_gpus=request.get("GPU", 0),
+                resources={name: amount for name, amount in request.items() if name not in ("CPU", "GPU")},
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=2,  # `take`, and `listen`
+            )
+            self._work = self._cluster.ray.put(packed)
+            self._hands = [self._start() for _ in range(self.slots)]
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, slot: int, job: Job) -> None:
+        """Hand the job to the slot's actor, or keep it until one is up."""
+        self._waiting[slot] = job
+        self._give(slot)
+
+    def wait(self, timeout_s: float | None) -> Sequence[Message]:
+        """What actors say, or that they died."""
+        found = self._share()
+        ray, refs = self._ray, {hand.heard: slot for slot, hand in enumerate(self._hands)}
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=0 if found else timeout_s)
+        if ready:
+            ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        for slot in sorted(refs[ref] for ref in ready):
+            found += self._hear(slot)
+        return [*found, *self._share()]
+
+    def cancel(self, slot: int) -> None:
+        """Kill the slot's actor and start another: nothing gentler stops a trial that hangs."""
+        self._waiting.pop(slot, None)
+        self._replace(slot)
+
+    def close(self) -> None:
+        """Have actors that wait leave, and kill those that work; a cluster that was started here ends."""
+        cluster, self._cluster = self._cluster, None
+        hands, self._hands = self._hands, []
+        if cluster is None:
+            return
+        self._note_folders(hands)
+        try:
+            with contextlib.suppress(Exception):  # a cluster that is gone has no actors left to end
+                idle = [hand for slot, hand in enumerate(hands) if hand.facts is not None and slot not in self._busy]
+                for hand in idle:
+                    hand.actor.take.remote(None)
+                if idle:
+                    cluster.ray.wait([hand.heard for hand in idle], num_returns=len(idle), timeout=_GRACE_S)
+            for hand in hands:
+                with contextlib.suppress(Exception):
+                    cluster.ray.kill(hand.actor)
+        finally:
+            self._waiting, self._busy, self._work, self._kind = {}, set(), None, None
+            cluster.close()
+        if cluster.own:
+            _clean_up(self._folders)
+        self._folders = []
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """Process, host and GPUs of a slot; nothing until its actor is up."""
+        facts = self._hands[slot].facts if slot < len(self._hands) else None
+        return {} if facts is None else {name: facts[name] for name in ("pid", "host", "gpus")}
+
+    @property
+    def _ray(self) -> Any:
+        assert self._cluster is not None, "an executor is opened before it is used"
+        return self._cluster.ray
+
+    def _start(self) -> _Hand:
+        actor = self._kind.remote(self._work, list(sys.path))
+        return _Hand(actor=actor, heard=actor.listen.remote())
+
+    def _give(self, slot: int) -> None:
+        hand = self._hands[slot]
+        if slot in self._waiting and hand.facts is not None:
+            hand.actor.take.remote(self._waiting.pop(slot))
+            self._busy.add(slot)
+
+    def _share(self) -> list[Message]:
+        """Let jobs whose actor is not up have another slot's that has nothing to do.
+
+        That slot is told that its worker is gone: the other one has none of the files it sent there.
+        """
+        found = []
+        for slot in sorted(self._waiting):
+            idle = [
+                other
+                for other, hand in enumerate(self._hands)
+                if hand.facts is not None and other not in self._busy and other not in self._waiting
+            ]
+            if not idle:
+                break
+            other = idle[0]
+            self._hands[slot], self._hands[other] = self._hands[other], self._hands[slot]
+            self._give(slot)
+            found.append(Message(slot=other, kind="lost", payload="another slot needed its worker"))
+        return found
+
+    def _hear(self, slot: int) -> Iterator[Message]:
+        hand = self._hands[slot]
+        try:
+            said = self._ray.get(hand.heard)
+        except self._ray.exceptions.RayError as error:
+            said = [_last_words(error)]
+        else:
+            hand.heard = hand.actor.listen.remote()
+        for kind, payload in said:
+            if kind == "ready":
+                hand.facts = payload
+                self._give(slot)
+                continue
+            if kind == "lost":
+                self._waiting.pop(slot, None)
+                self._replace(slot)
+            elif kind == "done":
+                self._busy.discard(slot)
+            yield Message(slot=slot, kind=kind, payload=payload)
+
+    def _replace(self, slot: int) -> None:
+        before = self._hands[slot]
+        with contextlib.suppress(Exception):  # it may be dead already
+            self._ray.kill(before.actor)
+        self._busy.discard(slot)
+        self._note_folders([before])
+        self._hands[slot] = self._start()
+
+    def _note_folders(self, hands: Sequence[_Hand]) -> None:
+        self._folders += [hand.facts for hand in hands if hand.facts is not None]
+
+
+class _Actor:
+    """What runs on a node: a worker in a thread, its jobs and what it says about them."""
+
+    def __init__(self, work: bytes, path: list[str]) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        # One thread for all jobs: each new one would have PyTorch start threads of its own (OpenMP).
+        threading.Thread(target=self._serve, args=(work, path), daemon=True).start()
+
+    def take(self, job: Job | None) -> None:
+        """Do this job next; None for no more."""
+        self._jobs.put(job)
+
+    def listen(self) -> list[tuple[str, Any]]:
+        """What was said since the last time, as soon as there is something."""
+        found = [self._said.get()]
+        while not self._said.empty():
+            found.append(self._said.get())
+        return found
+
+    def _serve(self, packed: bytes, path: list[str]) -> None:
+        try:
+            import cloudpickle
+
+            sys.path += [place for place in path if place not in sys.path]
+            work: Work = cloudpickle.loads(packed)  # from the driver
+            worker = Worker(work)
+        except BaseException as error:
+            self._said.put(("unable", f"{type(error).__name__}: {error}"))
+            return
+        try:
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            facts = {"pid": os.getpid(), "host": platform.node(), "gpus": [name for name in gpus.split(",") if name]}
+            self._said.put(("ready", facts | {"folder": str(worker.folder)}))
+            while (job := self._jobs.get()) is not None:
+                self._said.put(("begun", None))
+                report = worker.run(job, lambda event: self._said.put(("event", event)))
+                self._said.put(("done", report))
+        except BaseException as error:  # a full disk, or an evaluator that wants to leave
+            self._said.put(("lost", f"the worker ended with {type(error).__name__}: {error}"))
+        finally:
+            worker.close()
+        self._said.put(("left", None))
+
+
+@final
+class Cluster:
+    """A connection to Ray; what was started for it ends when it is closed, and what was found stays.
+
+    Args:
+        address: of a running cluster; one that is initialised already, or else a new one on this machine, when None.
+        objects: bytes of a new cluster's object store.
+
+    Attributes:
+        ray: the module.
+        own: whether the cluster was started here, for this.
+
+    Raises:
+        ValueError: Ray is not installed, or the cluster can't be used.
+    """
+
+    def __init__(self, address: str | None, *, objects: int) -> None:
+        try:
+            self.ray: Any = importlib.import_module("ray")
+        except ImportError as error:
+            raise ValueError(f"Ray can't be imported ({error}); install it with: pip install 'secateur[ray]'") from None
+        self._found = bool(self.ray.is_initialized())
+        self.own = not self._found and address is None
+        if self._found:
+            return
+        self._environment = dict(os.environ)
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+        self._hush = _hushed()
+        self._hush.__enter__()
+        try:
+            quiet = {"include_dashboard": False} if self.own else {}
+            size = {"num_cpus": _cores(), "object_store_memory": objects} if self.own else {}
+            if address is not None:
+                _knock(address)
+            self.ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size)
+        except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, and its own
+            self.close()
+            said = " ".join(str(error).split())
+            what = "a local Ray cluster can't be started" if self.own else f"Ray cluster address={address!r}"
+            raise ValueError(f"{what}: {said}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node has, by name."""
+        return [dict(node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+
+    def free(self) -> dict[str, float]:
+        """What nobody uses now, by name."""
+        return dict(self.ray.available_resources())
+
+    def close(self) -> None:
+        """Disconnect, and end what was started."""
+        if self._found:
+            return
+        with contextlib.suppress(Exception):  # a cluster that is gone
+            self.ray.shutdown()
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Ray leaves a signal handler and environment variables behind."""
+        self._hush.__exit__(None, None, None)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_terminate)
+        for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT"):
+            if name not in self._environment:
+                os.environ.pop(name, None)
+
+
+def plan(
+    runner: Runner,
+    *,
+    threads: int,
+    cuda: bool,
+    nodes: Sequence[Mapping[str, float]],
+    free: Mapping[str, float] | None = None,
+    own: bool = False,
+) -> tuple[dict[str, float], int]:
+    """What each worker asks for, and how many workers there are.
+
+    A worker is on one node. It takes the cores asked for; else those of its threads, or one core beside a GPU.
+
+    Args:
+        runner: what is asked.
+        threads: of a trial.
+        cuda: whether the study runs on CUDA.
+        nodes: what each node has, by name.
+        free: what nobody uses; None where that is all.
+        own: whether nobody else uses the cluster: a number of workers that was asked for shares the cores then.
+
+    Raises:
+        ValueError: more is asked than there is.
+
+    >>> plan(Runner(kind="ray", gpus_per_trial=0.5), threads=8, cuda=True, nodes=[{"CPU": 8, "GPU": 2}])
+    ({'CPU': 1.0, 'GPU': 0.5}, 4)
+    """
+    gpus = float(cuda) if runner.gpus_per_trial is None else runner.gpus_per_trial
+    if cuda and not gpus:
+        raise ValueError("gpus_per_trial=0 on CUDA: Ray shows such workers no GPU; give them a share such as 0.1")
+    cpus = float(runner.cpus_per_trial or (1 if gpus else threads))
+    if own and runner.workers and not runner.cpus_per_trial:
+        cpus = min(cpus, int(1e4 * sum(node.get("CPU", 0) for node in nodes) / runner.workers) / 1e4)
+    asked = {"CPU": cpus, "GPU": float(gpus), **runner.resources}
+    request = {name: amount for name, amount in asked.items() if amount}
+    room = sum(_fits(node, request) for node in nodes)
+    if room < (runner.workers or 1):
+        each = ", ".join(f"{name}={amount:g}" for name, amount in request.items())
+        raise ValueError(
+            f"workers={runner.workers or 1} of {each} ask for more than the Ray cluster has: "
+            f"{_inventory(nodes, request)}, room for {room}; lower workers, cpus_per_trial, gpus_per_trial or "
+            "resources, or add nodes first"
+        )
+    if runner.workers is not None:
+        return request, runner.workers
+    return request, room if free is None else max(1, min(room, _fits(free, request)))
+
+
+def _fits(node: Mapping[str, float], request: Mapping[str, float]) -> int:
+    """How many times the request fits; no share of a GPU spans two."""
+    found = []
+    for name, amount in request.items():
+        there = node.get(name, 0.0)
+        if name == "GPU" and amount < 1:
+            found.append(int(there + 1e-6) * int(1 / amount + 1e-6))
+        else:
+            found.append(int(there / amount + 1e-6))
+    return min(found)
+
+
+def _inventory(nodes: Sequence[Mapping[str, float]], request: Mapping[str, float]) -> str:
+    kinds: dict[str, int] = {}
+    for node in nodes:
+        text = ", ".join(f"{name}={node.get(name, 0):g}" for name in dict.fromkeys(("CPU", "GPU", *request)))
+        kinds[text] = kinds.get(text, 0) + 1
+    return "; ".join(
+        f"{count} {'node' if count == 1 else 'nodes'} with {text}"
+        for text, count in sorted(kinds.items(), reverse=True)
+    )
+
+
+def _knock(address: str) -> None:
+    """Refuse a head node that does not answer, before Ray waits for it."""
+    host, colon, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ValueError(f"nothing answers there ({error}); is it the address that `ray start --head` said?") from None
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Have Ray log what it prints to the terminal whenever a worker dies (2.60 has no setting for it)."""
+    module: Any = sys.modules.get("ray._private.worker")
+    printed = getattr(module, "print_to_stdstream", None)
+
+    def note(data: Mapping[str, Any], *_arguments: Any, **_named: Any) -> None:
+        logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+    if printed is not None:
+        module.print_to_stdstream = note
+    try:
+        yield
+    finally:
+        if printed is not None:
+            module.print_to_stdstream = printed
+
+
+def _last_words(error: Exception) -> tuple[str, str]:
+    """What to say of an actor that can't be heard."""
+    said = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    if "creation task" in said or type(error).__name__ == "RuntimeEnvSetupError":
+        # Ours raises nothing there: the node could not import secateur, or not make the runtime environment.
+        return "unable", f"an actor can't be made on its node: ...{said[-500:]}"
+    if "is unavailable" in said:
+        return "lost", "the worker died: its node can't be reached"
+    for cause in ("its node has died", "its worker process has died", "its owner has died"):
+        if cause in said:
+            memory = ", for want of memory" if "OutOfMemory" in said or "due to OOM" in said else ""
+            return "lost", f"the worker died: {cause}{memory}"
+    return "lost", f"the worker died: {said[:300]}"
+
+
+def _clean_up(workers: Sequence[Mapping[str, Any]]) -> None:
+    """Remove the folders of workers on this machine that had no time to do so; waits until they are gone."""
+    until = time.monotonic() + _GRACE_S
+    for facts in workers:
+        while _alive(facts["pid"]) and time.monotonic() < until:
+            time.sleep(0.01)
+        shutil.rmtree(facts["folder"], ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

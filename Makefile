@@ -10,8 +10,9 @@ demo: .venv/demo
 	@if [ -e runs/mnist ]; then $(BIN)/secateur resume runs/mnist; else $(BIN)/secateur search mnist --out runs/mnist; fi
 	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
 
+# One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
 test: lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The same numbers from the same seeds: threads and algorithms of PyTorch, for as long as a block runs."""
+"""Devices of this machine, and the same numbers from the same seeds on them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def reproducible(threads: int, device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict, warn_only=warned)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+
+
+def present(name: str) -> torch.device:
+    """A device by its name, for work of this process; workers may have what this machine has not.
+
+    Raises:
+        ValueError: it is not here.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={name!r}: no CUDA device is here; use device='cpu', or a runner whose workers have one"
+        )
+    return device

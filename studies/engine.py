@@ -94,7 +94,7 @@ class Engine:
             self.path,
             model=self.model,
             space=self.space,
-            device=settings.torch_device,
+            device=settings.here,
             options=replace(options, threads=settings.threads if options.threads is None else options.threads),
         )
 
@@ -124,7 +124,7 @@ class Engine:
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
         """What samplers are asked to solve; latencies are foretold once enough were measured."""
-        foretold = self.latencies.model() if self.latencies.rows and self.wants_latency(limits) else None
+        foretold = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
         return Problem(
             space=self.space,
             objectives=self.settings.objectives,

@@ -140,7 +140,7 @@ class Exporter:
             epochs=epochs,
             side=self.space.side(trial.candidate) or None,
             seed=seed_of(self.settings.seed, trial.number, 1),
-            device=self.settings.torch_device,
+            device=self.settings.here,
             folder=self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}",
             say=say,
         )

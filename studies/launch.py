@@ -17,6 +17,7 @@ import torch
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
 from .config import StudyFile, read
+from .determinism import present
 from .files import write_atomic
 from .folder import STUDY_JSON
 from .lock import locked
@@ -24,7 +25,9 @@ from .parts import make_model, make_task, named, part_of, traced, train_base
 from .progress import Listener
 from .runner import check
 from .settings import settle
+from .storage import connect, disconnect
 from .study import Study
+from .urls import is_server
 
 STUDY_TOML = "study.toml"
 
@@ -154,10 +157,14 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     model, task = make_model(file), make_task(file)
     space = traced(file, model, task)
     space.check_limits(_arithmetic_limits(file.budget, space))  # before minutes of training
+    if file.model.train:
+        present(file.study.device)
     check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
     settle(
         file.budget, **{name: value for name, value in _settings(file).items() if name not in ("storage", "artifacts")}
     )
+    if file.study.storage is not None and is_server(file.study.storage):
+        disconnect(connect(file.study.storage))
     part = part_of(out)
     try:
         part.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from ..spaces import Space
 from .checkpoints import load_checkpoint
 from .config import StudyFile
 from .data import Data
-from .determinism import reproducible
+from .determinism import present, reproducible
 from .keeper import Keeper
 from .progress import Listener, Watch
 
@@ -139,7 +139,7 @@ def train_base(
     keeper = Keeper(part / "base.pt")
     state = keeper.kept()
     watch = Watch(progress, {"event": "base"}, began=0 if state is None else state["epoch"])
-    device = torch.device(file.study.device)
+    device = present(file.study.device)
     with reproducible(file.study.threads or torch.get_num_threads(), device):
         train(
             model,

@@ -22,7 +22,7 @@ from ..pruners import Even, Method, TrainingPruner
 from ..spaces import Candidate, Space
 from .artifacts import Artifacts
 from .config import StudyFile, read
-from .determinism import reproducible
+from .determinism import present, reproducible
 from .export import write_model
 from .files import read_json, to_json, write_atomic
 from .finish import errors, finished
@@ -80,8 +80,8 @@ def prune(
     space = traced(file, model, task)
     full = {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
     space.check_limits(file.budget.limits(full | {"latency_ms": 1.0}))
+    device = present(file.study.device)
     part = _begun(part_of(out), {"file": file.to_toml(), "finetune_epochs": epochs, **settings_of(pruner)})
-    device = torch.device(file.study.device)
     say = progress or (lambda event: None)
     with locked(part), reproducible(file.study.threads or torch.get_num_threads(), device):
         if file.model.train and kept is None:

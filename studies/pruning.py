@@ -22,6 +22,7 @@ from ..pruners import METHODS, Examples, Method, Proposal, TrainingPruner
 from ..search import compound
 from ..spaces import Candidate, Scores, Space, threshold_candidate, within
 from .artifacts import Artifacts
+from .determinism import present
 from .keeper import Keeper
 from .mirror import seed_of
 from .progress import Listener, Watch
@@ -116,7 +117,7 @@ class Pruning:
                 of reach.
         """
         self.space.check_limits(limits)
-        model = copy.deepcopy(self.model).to(self.device)
+        model = copy.deepcopy(self.model).to(present(str(self.device)))
         if isinstance(method, TrainingPruner):
             proposal = self._trained(method, model, limits, state, say)
         else:

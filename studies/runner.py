@@ -155,10 +155,14 @@ def check(runner: Runner, *, threads: int, device: str) -> None:
     """Refuse what this machine can't do, before anything is made; a Ray cluster is asked when it is opened.
 
     Raises:
-        ValueError: it has not got so many GPUs.
+        ValueError: it has no GPU, or not so many.
         ImportError: Ray is not installed.
     """
-    if runner.kind == "processes":
+    if runner.kind == "serial":
+        from .determinism import present
+
+        present(device)
+    elif runner.kind == "processes":
         from .processes import room
 
         room(runner, threads=threads, cuda=device.startswith("cuda"))

@@ -11,6 +11,7 @@ import torch
 from ..evaluators import FIDELITIES, Latency, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import COSTS, Budget
+from .determinism import present
 from .seeds import check_seeds
 
 OBJECTIVES = ("error", *COSTS, "latency_ms")
@@ -75,13 +76,18 @@ class Settings:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ValueError(f"device={self.device!r}: expected 'cpu', 'cuda' or 'cuda:N'") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={self.device!r}: no CUDA device is here; use device='cpu'")
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device={self.device!r}: expected 'cpu', 'cuda' or 'cuda:N'")
 
     @property
     def torch_device(self) -> torch.device:
         """`device`, as PyTorch's."""
         return torch.device(self.device)
+
+    @property
+    def here(self) -> torch.device:
+        """`device`, for work of this process; a ValueError where it is not here."""
+        return present(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -342,6 +342,8 @@ class Study:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
         options, where = (Runner(), runner) if isinstance(runner, Executor) else (runner, executor(runner))
+        if not where.apart:
+            _ = self.settings.here
         beside = storage_lock(self.path, read_study_json(self.path))
         if join:
             self._check_shareable()

@@ -300,3 +300,14 @@ def test_an_empty_study_has_empty_tables(tmp_path):
     assert len(study.front()) == 0 and len(study.trials()) == 0
     assert set(study.front().columns) >= {"trial", "key", "error", "macs", "resolution"}
     assert study.status()["best"] is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_here_is_refused_where_this_process_needs_it(tmp_path):
+    study = create(tmp_path / "s", device="cuda")
+    for runner, said in (("serial", "no CUDA device is here"), ("processes", "this machine has 0")):
+        with pytest.raises(ValueError, match=said):
+            study.run(4, runner=runner)
+    assert len(study.trials()) == 0
+    with pytest.raises(ValueError, match="expected 'cpu', 'cuda' or 'cuda:N'"):
+        create(tmp_path / "t", device="meta")

@@ -394,6 +394,14 @@ class _Bench:
             self._jobs.put((self._next, self._mouth))  # as soon as the last one has ended
             self._next = None
         kind, payload = self._mouth.said.get()
+        rung: dict[str, Any] = {}
+        while kind == "event" and "rung" in payload:  # part of the next result: schedulers count results as epochs
+            rung = {**payload, "files": {**rung.get("files", {}), **payload.get("files", {})}}
+            kind, payload = self._mouth.said.get()
+        if kind == "event" and rung:
+            payload = {**rung, **payload, "files": {**rung["files"], **payload.get("files", {})}}
+        if kind == "done" and rung:
+            payload = replace(payload, files={**rung["files"], **payload.files})
         if kind == "broken":
             raise RuntimeError(payload)
         return _numbers(kind, payload) | {_SAID: (kind, payload), "done": kind == "done"}

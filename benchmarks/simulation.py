@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
-from secateur.studies import study as study_module  # noqa: E402
 from secateur.studies.networks import resnet20  # noqa: E402
 from secateur.studies.runner import Executor, Listen, Message, Runner  # noqa: E402
 from secateur.studies.work import Job, Report, Work  # noqa: E402
@@ -186,9 +185,9 @@ def simulate(space: Space, model, mode: str, sampler: str, workers: int, trials:
         fsync(handle)
         clock.writes += max(0.0, time.perf_counter() - begin - (time.process_time() - busy))
 
-    runner = Runner(kind="processes", workers=workers, asynchronous=mode == "asynchronous")
-    with mock.patch.object(study_module, "executor", lambda runner: virtual), mock.patch.object(os, "fsync", timed):
-        study.run(trials, runner=runner)
+    virtual.options = Runner(kind="processes", workers=workers, asynchronous=mode == "asynchronous")
+    with mock.patch.object(os, "fsync", timed):
+        study.run(trials, runner=virtual)
     costs = np.diff(np.array([0.0, *virtual.costs]))
     tail = costs[-max(workers, len(costs) // 10) :]  # from begin to begin: a whole batch, with what it costs to end one
     return Row(

@@ -31,7 +31,6 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 from scripted import Sleeper, job  # noqa: E402
 
 from secateur import Budget, Study  # noqa: E402
-from secateur.studies import study as study_module  # noqa: E402
 from secateur.studies.ledger import Ledger  # noqa: E402
 from secateur.studies.proposer import Proposer  # noqa: E402
 from secateur.studies.runner import Executor, Listen, Message, Runner, executor  # noqa: E402
@@ -71,7 +70,7 @@ class Warm(Executor):
 
     def __init__(self, inner: Executor) -> None:
         self._inner = inner
-        self.apart = inner.apart
+        self.apart, self.options = inner.apart, inner.options
 
     def open(self, work: Work, listen: Listen) -> None:
         self._inner.open(work, listen)
@@ -131,8 +130,7 @@ def measure(folder: Path, kind: str, workers: int, storage: str, asynchronous: b
                 marks[event["done"]] = time.perf_counter(), spent["storage"], spent["proposing"]
 
         runner = Runner(kind=kind, workers=workers, cpus_per_trial=0.5, asynchronous=asynchronous)
-        with mock.patch.object(study_module, "executor", lambda runner: Warm(executor(runner))):
-            study.run(trials + BATCH, note, runner=runner)
+        study.run(trials + BATCH, note, runner=Warm(executor(runner)))
     begin, end = marks[BATCH], marks[max(marks)]
     return Row(*(1e3 * (last - first) / trials for first, last in zip(begin, end, strict=True)))
 

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+from .liveness import alive
+
 logger = logging.getLogger("secateur")
 
 DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see lock.py); how the boards' files begin
@@ -172,7 +174,7 @@ def _driver(board: Mapping[str, Any]) -> dict[str, Any]:
     written = board.get("written")
     # A clock that is set back, or another machine's, must not make times negative.
     heard_s = max(0.0, time.time() - written) if isinstance(written, int | float) else None
-    gone = board["host"] == platform.node() and not _alive(board["pid"])
+    gone = board["host"] == platform.node() and not alive(board["pid"])
     silent = heard_s is not None and heard_s > _SILENT_S
     slots = [slot for slot in board.get("slots", []) if isinstance(slot, dict) and "slot" in slot]
     return {
@@ -204,16 +206,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     fits = isinstance(found, dict) and isinstance(found.get("pid"), int) and isinstance(found.get("host"), str)
     return found if fits else None
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of this machine runs; one that ended and that nobody waited for (a zombie) does not."""
-    with suppress(OSError, IndexError):  # no such process, or no Linux
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

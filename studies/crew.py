@@ -29,6 +29,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Connection, text
 
 from .ledger import Ledger
+from .liveness import began
 
 logger = logging.getLogger("secateur")
 
@@ -268,14 +269,14 @@ def _notes(notes: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
 
 def _place() -> dict[str, Any]:
     """Where this process is."""
-    return {"pid": os.getpid(), "host": platform.node(), "machine": _machine(), "began": _began(os.getpid())}
+    return {"pid": os.getpid(), "host": platform.node(), "machine": _machine(), "began": began(os.getpid())}
 
 
 def _lives(one: Mapping[str, Any]) -> bool:
     """Whether a driver is a process of this machine that runs, and goes on driving."""
-    if one["pid"] == os.getpid() and one["began"] == _began(os.getpid()) and one["id"] not in _HERE:
+    if one["pid"] == os.getpid() and one["began"] == began(os.getpid()) and one["id"] not in _HERE:
         return False  # it could not even say that it ended
-    return one["machine"] is not None and one["machine"] == _machine() and _began(one["pid"]) == one["began"]
+    return one["machine"] is not None and one["machine"] == _machine() and began(one["pid"]) == one["began"]
 
 
 def _died(one: Mapping[str, Any]) -> bool:
@@ -290,15 +291,6 @@ def _machine() -> str | None:
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
-
-
-def _began(process: int) -> str | None:
-    """When a process began, in the kernel's own time; None where there is none, or it has ended."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def _silent(one: Mapping[str, Any]) -> str:

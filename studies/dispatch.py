@@ -101,14 +101,22 @@ class Dispatcher:
 
     @property
     def slots(self) -> int:
-        """How many trials can run at a time; opens the executor."""
-        if not self._open:
-            sweep_files(self._folder, *(self._folder / name for name in FOLDERS))
-            self._executor.open(self._work, self._hear)
-            self._open = True
-            for slot in range(self._executor.slots):
-                self._tell("open", slot)
+        """How many trials can run at a time; known once it is open."""
         return self._executor.slots
+
+    def open(self) -> None:
+        """Have slots for trials; once is enough.
+
+        Raises:
+            ValueError: what was asked for can never be had.
+        """
+        if self._open:
+            return
+        sweep_files(self._folder, *(self._folder / name for name in FOLDERS))
+        self._executor.open(self._work, self._hear)
+        self._open = True
+        for slot in range(self._executor.slots):
+            self._tell("open", slot)
 
     @property
     def free(self) -> bool:
@@ -235,7 +243,6 @@ class Dispatcher:
         elif message.kind == "lost":
             self._bury(message.slot, running, str(message.payload))
         else:
-            self._stillborn = 0
             self._take(message.slot, running, message.payload)
 
     def _take(self, slot: int, running: _Running, report: Report) -> None:

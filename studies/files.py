@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .liveness import alive
+
 # EFBIG is what a quota by `ulimit -f` says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -43,7 +45,7 @@ def sweep_files(*folders: Path) -> None:
     for folder in folders:
         for entry in folder.glob(f".*.partial-*@{platform.node()}") if folder.is_dir() else ():
             process = entry.name.rpartition(".partial-")[2].partition("@")[0]
-            if process.isdigit() and not _alive(int(process)):
+            if process.isdigit() and _is_left(int(process)):
                 entry.unlink(missing_ok=True)
 
 
@@ -139,17 +141,10 @@ def _sweep(path: Path) -> None:
     prefix = f".{path.name}.partial-"
     for entry in path.parent.iterdir():
         process = entry.name.removeprefix(prefix)
-        if entry.name.startswith(prefix) and process.isdigit() and not _alive(int(process)):
+        if entry.name.startswith(prefix) and process.isdigit() and _is_left(int(process)):
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False  # a folder of our own number was left by an earlier process of that number
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _is_left(process: int) -> bool:
+    """Whether nobody writes any more what has this process's number."""
+    return process == os.getpid() or not alive(process)  # ours was left by an earlier process of that number

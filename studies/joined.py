@@ -65,6 +65,7 @@ class JoinedSearch:
 
     def _run(self, trials: int) -> None:
         waiting = False
+        self._search.dispatcher.open()
         self._catch_up()
         while True:
             while self._dispatcher.free:

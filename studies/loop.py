@@ -45,7 +45,7 @@ class Search:
             RuntimeError: the last ten trials all failed, or every trial so far raised the same.
             KeyboardInterrupt: somebody asked to stop; what was running has ended and is kept.
         """
-        _ = self.dispatcher.slots  # what can't be had is refused before anything is proposed
+        self.dispatcher.open()  # what can't be had is refused before anything is proposed
         for numbers in _batches(trials, batch_size):
             batch = self._batch(numbers)
             fresh = any(not trial.told for trial in batch)
@@ -73,6 +73,7 @@ class Search:
             RuntimeError: the last ten trials all failed, or every trial so far raised the same.
             KeyboardInterrupt: somebody asked to stop; what was running has ended and is kept.
         """
+        self.dispatcher.open()
         known = [self.proposer.recall(trial) for trial in self.ledger.trials[:trials]]
         exhausted = False
         with self._parked():

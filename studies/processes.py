@@ -34,7 +34,7 @@ from typing import Any, final
 import torch
 
 from .channel import Channel, receive, send
-from .runner import Executor, Listen, Message, Runner
+from .runner import Executor, Listen, Message, Runner, cores
 from .scratch import Scratch
 from .trial import failed
 from .work import Job, Report, Work, Worker
@@ -59,11 +59,11 @@ class _Slot:
 
 @final
 class Processes(Executor):
-    """Does jobs in spawned processes, each of which sees the GPUs of its slot only."""
+    """Does jobs in processes, forked from a server of this one's; each sees the GPUs of its slot only."""
 
     def __init__(self, runner: Runner) -> None:
         """Take a runner's settings; nothing is started yet."""
-        self._runner = runner
+        self.options = runner
         self._context = multiprocessing.get_context("forkserver")
         self._work = b""
         self._gpus: list[list[str]] = []
@@ -73,7 +73,7 @@ class Processes(Executor):
     def open(self, work: Work, listen: Listen) -> None:
         """Start a process a slot."""
         cuda = torch.device(work.device).type == "cuda"
-        count, self._gpus = room(self._runner, threads=work.threads, cuda=cuda)
+        count, self._gpus = room(self.options, threads=work.threads, cuda=cuda)
         self._work, self.slots = work.pickled(), count
         self._slots = [None] * count
         for slot in range(count):
@@ -223,7 +223,10 @@ def serve(jobs: socket.socket, life: socket.socket, path: list[str], environment
     os.environ.update(environment)  # before CUDA is: the server has not touched it
     try:
         try:
-            worker = _worker(receive(jobs), scratch, gpus)
+            import cloudpickle
+
+            # From the driver's own socket.
+            worker = Worker(cloudpickle.loads(receive(jobs)), gpus=gpus, scratch=scratch)
         except EOFError:
             return
         except BaseException as error:
@@ -239,21 +242,6 @@ def serve(jobs: socket.socket, life: socket.socket, path: list[str], environment
         pass
     finally:
         scratch.remove()
-
-
-def spread(work: Work, gpus: int) -> Work:
-    """The work, which trains over so many GPUs at a time where its evaluator can; changed in place."""
-    if gpus > 1 and hasattr(work.evaluation.evaluator, "devices"):
-        work.evaluation.evaluator.devices = tuple(torch.device("cuda", index) for index in range(gpus))
-    return work
-
-
-def _worker(work: bytes, scratch: Scratch, gpus: int) -> Worker:
-    import cloudpickle
-
-    found: Work = cloudpickle.loads(work)  # from the driver's own socket
-    with scratch.used():
-        return Worker(spread(found, gpus))
 
 
 def _leave_with(life: socket.socket, parent: int, scratch: Scratch) -> None:
@@ -322,7 +310,7 @@ def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda
 
 def room(runner: Runner, *, threads: int, cuda: bool) -> tuple[int, list[list[str]]]:
     """`layout` on this machine."""
-    return layout(runner, threads=threads, cpus=_cpus(), gpus=_visible_gpus(), cuda=cuda)
+    return layout(runner, threads=threads, cpus=cores(), gpus=_visible_gpus(), cuda=cuda)
 
 
 def _visible_gpus() -> list[str]:
@@ -330,10 +318,6 @@ def _visible_gpus() -> list[str]:
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cause(code: int | None) -> str:

@@ -30,7 +30,6 @@ import os
 import platform
 import queue
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -38,11 +37,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
 
-from .runner import Executor, Listen, Message, Runner
+from .runner import Executor, Listen, Message, Runner, cores
+from .scratch import sweep
 from .work import Job, Work, Worker
 
 logger = logging.getLogger("secateur")
@@ -77,23 +78,23 @@ class Actors(Executor):
 
     def __init__(self, runner: Runner) -> None:
         """Take a runner's settings; nothing is started yet."""
-        self._runner = runner
+        self.options = runner
         self._cluster: Cluster | None = None
         self._work: Any = None
         self._kind: Any = None
         self._hands: list[_Hand] = []
         self._waiting: dict[int, Job] = {}
         self._busy: set[int] = set()
-        self._folders: list[dict[str, Any]] = []
+        self._folders: list[Path] = []
 
     def open(self, work: Work, listen: Listen) -> None:
         """Connect, or start a cluster, and start an actor a slot."""
         packed = work.pickled()
         cuda = torch.device(work.device).type == "cuda"
-        self._cluster = Cluster(self._runner.address, objects=_OBJECTS + 2 * len(packed))
+        self._cluster = Cluster(self.options.address, objects=_OBJECTS + 2 * len(packed))
         try:
             request, self.slots = plan(
-                self._runner,
+                self.options,
                 threads=work.threads,
                 cuda=cuda,
                 nodes=self._cluster.nodes(),
@@ -156,7 +157,7 @@ class Actors(Executor):
             self._waiting, self._busy, self._work, self._kind = {}, set(), None, None
             cluster.close()
         if cluster.own:
-            _clean_up(self._folders)
+            _swept(self._folders)
         self._folders = []
 
     def describe(self, slot: int) -> dict[str, Any]:
@@ -228,7 +229,7 @@ class Actors(Executor):
         self._hands[slot] = self._start()
 
     def _note_folders(self, hands: Sequence[_Hand]) -> None:
-        self._folders += [hand.facts for hand in hands if hand.facts is not None]
+        self._folders += [Path(hand.facts["folder"]) for hand in hands if hand.facts is not None]
 
 
 class _Actor:
@@ -256,14 +257,13 @@ class _Actor:
             import cloudpickle
 
             sys.path += [place for place in path if place not in sys.path]
-            work: Work = cloudpickle.loads(packed)  # from the driver
-            worker = Worker(work)
+            gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            worker = Worker(cloudpickle.loads(packed), gpus=len(gpus))  # from the driver
         except BaseException as error:
             self._said.put(("unable", f"{type(error).__name__}: {error}"))
             return
         try:
-            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            facts = {"pid": os.getpid(), "host": platform.node(), "gpus": [name for name in gpus.split(",") if name]}
+            facts = {"pid": os.getpid(), "host": platform.node(), "gpus": gpus}
             self._said.put(("ready", facts | {"folder": str(worker.folder)}))
             while (job := self._jobs.get()) is not None:
                 self._said.put(("begun", None))
@@ -307,7 +307,7 @@ class Cluster:
         self._hush.__enter__()
         try:
             quiet = {"include_dashboard": False} if self.own else {}
-            size = {"num_cpus": _cores(), "object_store_memory": objects} if self.own else {}
+            size = {"num_cpus": cores(), "object_store_memory": objects} if self.own else {}
             if address is not None:
                 _knock(address)
             self.ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size)
@@ -461,24 +461,9 @@ def _last_words(error: Exception) -> tuple[str, str]:
     return "lost", f"the worker died: {said[:300]}"
 
 
-def _clean_up(workers: Sequence[Mapping[str, Any]]) -> None:
-    """Remove the folders of workers on this machine that had no time to do so; waits until they are gone."""
+def _swept(folders: Sequence[Path]) -> None:
+    """Have the folders removed of workers on this machine that had no time to do so, as soon as they have ended."""
     until = time.monotonic() + _GRACE_S
-    for facts in workers:
-        while _alive(facts["pid"]) and time.monotonic() < until:
-            time.sleep(0.01)
-        shutil.rmtree(facts["folder"], ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    while any(folder.exists() for folder in folders) and time.monotonic() < until:
+        sweep(folders[0].parent)
+        time.sleep(0.01)

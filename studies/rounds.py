@@ -32,7 +32,7 @@ from .artifacts import ROUND
 from .files import write_atomic
 from .keeper import Keeper
 from .mirror import seed_of
-from .weights import read_described
+from .weights import read_described, read_description
 
 logger = logging.getLogger("secateur")
 
@@ -103,7 +103,7 @@ class Rounds:
         asked = self._asked(number, center, limits)
         path = self.path(number)
         if path.exists():
-            kept = json.loads(read_described(path)[1]["asked"])
+            kept = json.loads(read_description(path)["asked"])
             # A round over the whole space serves another budget as well.
             same = asked if asked["center"] is not None else {**asked, "limits": kept.get("limits")}
             other = [name for name, value in json.loads(json.dumps(same)).items() if value != kept.get(name)]
@@ -122,7 +122,7 @@ class Rounds:
 
     def seconds(self, number: int) -> float:
         """How long a round took to train, without what a kill cost."""
-        return float(read_described(self.path(number))[1]["seconds"])
+        return float(read_description(self.path(number))["seconds"])
 
     def _asked(self, number: int, center: Sequence[float] | None, limits: Mapping[str, float] | None) -> dict[str, Any]:
         """All that the weights of a round are a function of, beside the round before and what a study never changes."""

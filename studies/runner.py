@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,10 +114,12 @@ class Executor(ABC):
     Attributes:
         slots: how many there are; known once it is open.
         apart: whether workers have a folder of their own, so that files must travel with the jobs.
+        options: the settings it was made from; the dispatcher keeps to their time-out, retries and `asynchronous`.
     """
 
     slots: int
     apart: bool = True
+    options: Runner = Runner()
 
     @abstractmethod
     def open(self, work: Work, listen: Listen) -> None:
@@ -151,6 +154,11 @@ class Executor(ABC):
         return {}
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check(runner: Runner, *, threads: int, device: str) -> None:
     """Refuse what this machine can't do, before anything is made; a Ray cluster is asked when it is opened.
 
@@ -175,7 +183,7 @@ def executor(runner: Runner) -> Executor:
     if runner.kind == "serial":
         from .serial import Serial
 
-        return Serial(timeout_s=runner.timeout_s)
+        return Serial(runner)
     if runner.kind == "processes":
         from .processes import Processes
 

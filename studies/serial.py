@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, final
 
 from .evaluation import Evaluation
-from .runner import Executor, Listen, Message
+from .runner import Executor, Listen, Message, Runner
 from .trial import failed
 from .work import Job, Report, Work, perform
 
@@ -32,9 +32,9 @@ class Serial(Executor):
     slots = 1
     apart = False
 
-    def __init__(self, *, timeout_s: float | None = None) -> None:
-        """Give up a trial after so many seconds."""
-        self._timeout_s = timeout_s
+    def __init__(self, runner: Runner = Runner()) -> None:  # noqa: B008
+        """Give up a trial after the settings' time-out."""
+        self.options = runner
         self._evaluation: Evaluation | None = None
         self._listen: Listen = lambda message: None
         self._job: Job | None = None
@@ -55,7 +55,7 @@ class Serial(Executor):
         def say(event: dict[str, Any]) -> None:
             self._listen(Message(slot=0, kind="event", payload=event))
 
-        limit = None if job.training else self._timeout_s
+        limit = None if job.training else self.options.timeout_s
         try:
             with _alarm(limit):
                 report = perform(self._evaluation, job, say)

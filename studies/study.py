@@ -341,7 +341,7 @@ class Study:
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
-        options, where = (Runner(), runner) if isinstance(runner, Executor) else (runner, executor(runner))
+        where = runner if isinstance(runner, Executor) else executor(runner)
         if not where.apart:
             _ = self.settings.here
         beside = storage_lock(self.path, read_study_json(self.path))
@@ -364,8 +364,8 @@ class Study:
                     work,
                     folder=self.path,
                     gate=self._engine.gate(limits),
-                    timeout_s=options.timeout_s,
-                    retries=options.retries,
+                    timeout_s=where.options.timeout_s,
+                    retries=where.options.retries,
                     interrupts=interrupts,
                     board=board,
                 )
@@ -392,13 +392,13 @@ class Study:
                     if join and crew is not None:
                         renew = partial(self._engine.proposer, limits, progress)
                         JoinedSearch(search, crew, renew=renew, fetch=self._fetch).run(trials)
-                    elif options.asynchronous:
+                    elif where.options.asynchronous:
                         search.run_asynchronous(trials)
                     else:
                         search.run(trials, self.settings.batch)
                 finally:
-                    dispatcher.close()
                     board.close()
+                    dispatcher.close()
             self._ledger.note("proxies", known(self.proxies()))
             if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])

@@ -28,10 +28,8 @@ from typing import Any, final
 
 import torch
 
-from .processes import spread
 from .ray_actors import Cluster, plan
 from .runner import Executor, Listen, Message, Runner
-from .scratch import Scratch
 from .trial import Outcome, failed
 from .work import Job, Report, Work, Worker
 
@@ -104,7 +102,7 @@ class Tune(Executor):
             raise ValueError(
                 f"scheduler={scheduler!r}: expected one of {', '.join(SCHEDULERS)}, or an object of Tune's"
             )
-        self._runner, self._folder, self._scheduler = runner, folder, scheduler
+        self.options, self._folder, self._scheduler = runner, folder, scheduler
         self._cluster: Cluster | None = None
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
@@ -120,7 +118,7 @@ class Tune(Executor):
             raise ValueError(
                 f"Ray Tune can't be imported ({error}); install it with: pip install 'secateur[ray]'"
             ) from None
-        address = self._runner.address
+        address = self.options.address
         if address is not None and address.startswith("ray://"):
             raise ValueError(
                 f"address={address!r} with kind='tune', whose loop runs in this process; expected 'auto' on a machine "
@@ -130,7 +128,7 @@ class Tune(Executor):
         self._cluster = Cluster(address, objects=_OBJECTS + 2 * len(packed))
         try:
             needs, self.slots = plan(
-                self._runner,
+                self.options,
                 threads=work.threads,
                 cuda=torch.device(work.device).type == "cuda",
                 nodes=self._cluster.nodes(),
@@ -373,10 +371,8 @@ class _Abandoned(BaseException):
 class _Bench:
     """Does jobs in a thread, at most one event ahead of whoever asks for them."""
 
-    def __init__(self, work: Work) -> None:
-        self._scratch = Scratch()
-        with self._scratch.used():
-            self._worker = Worker(work)
+    def __init__(self, work: Work, *, gpus: int) -> None:
+        self._worker = Worker(work, gpus=gpus)
         self._jobs: queue.SimpleQueue[tuple[Job, _Mouth]] = queue.SimpleQueue()
         self._mouth = _Mouth()
         self._next: Job | None = None
@@ -414,7 +410,7 @@ class _Bench:
 
     def close(self) -> None:
         """Remove the worker's folder."""
-        self._scratch.remove()
+        self._worker.close()
 
     def _serve(self) -> None:
         while True:
@@ -487,7 +483,7 @@ def _trainable() -> Any:
             try:
                 if self.bench is None:
                     sys.path += [entry for entry in path if entry not in sys.path]
-                    self.bench = _Bench(spread(cloudpickle.loads(ray.get(work[0])), len(gpus)))  # from the driver
+                    self.bench = _Bench(cloudpickle.loads(ray.get(work[0])), gpus=len(gpus))  # from the driver
             except Exception as error:
                 return {"unable": f"{type(error).__name__}: {error}"}
             self.bench.take(job)

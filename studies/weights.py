@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,13 +69,29 @@ def read_described(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: the file is missing or damaged.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; restore it from a copy or start a new study") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a copy or start a new study") from error
+
+
+def read_description(path: Path) -> dict[str, str]:
+    """What was written beside the tensors in a file, which are not read.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def with_kept_weights(source: ModelSource, kept: Mapping[str, Tensor]) -> nn.Module:

@@ -117,8 +117,13 @@ def perform(evaluation: Evaluation, job: Job, say: Say) -> Report:
 class Worker:
     """Does jobs in a folder of its own, which is gone when it is closed."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, gpus: int = 0, scratch: Scratch | None = None) -> None:
         """Be ready.
+
+        Args:
+            work: of this worker alone; its evaluator is told to use several GPUs, where it can.
+            gpus: how many this process sees.
+            scratch: its folder; a new one when None.
 
         Raises:
             ValueError: the device is not here.
@@ -127,7 +132,9 @@ class Worker:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={work.device!r}: a worker on {os.uname().nodename} sees no CUDA device")
         self._threads = work.threads
-        self._scratch = Scratch()
+        if gpus > 1 and hasattr(work.evaluation.evaluator, "devices"):
+            work.evaluation.evaluator.devices = tuple(torch.device("cuda", index) for index in range(gpus))
+        self._scratch = Scratch() if scratch is None else scratch
         self.folder = self._scratch.path
         self._evaluation = work.evaluation.at(self.folder)
 

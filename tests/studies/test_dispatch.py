@@ -86,7 +86,9 @@ STILLBORN = [("lost", "the worker ended with exit code 1")]
 
 def dispatcher(executor, folder, evaluation=None, **settings):
     work = Work(evaluation=evaluation or Needy(), threads=1, device="cpu")
-    return Dispatcher(executor, work, folder=folder, **{"interrupts": Interrupts()} | settings)
+    found = Dispatcher(executor, work, folder=folder, **{"interrupts": Interrupts()} | settings)
+    found.open()
+    return found
 
 
 def all_of(one):
@@ -333,8 +335,8 @@ def test_what_ended_while_a_round_waited_is_not_lost(tmp_path):
     assert one.rest() == [(trial(0), DONE)] and one.rest() == []
 
 
-def test_nobody_asked_and_nothing_runs():
-    one = dispatcher(Scripted(), None)
+def test_nobody_asked_and_nothing_runs(tmp_path):
+    one = dispatcher(Scripted(), tmp_path)
     one.heed()
     one._interrupts.asked = True
     with pytest.raises(KeyboardInterrupt):
@@ -361,6 +363,6 @@ def test_what_a_killed_driver_was_writing_is_removed(tmp_path):
     for folder in (tmp_path, tmp_path / "weights"):
         for name in (mine, other):
             (folder / name).touch()
-    assert dispatcher(Scripted(), tmp_path).slots == 1
+    dispatcher(Scripted(), tmp_path)
     left = {path.name for folder in (tmp_path, tmp_path / "weights") for path in folder.iterdir()}
     assert left == {"weights", other}

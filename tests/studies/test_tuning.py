@@ -247,7 +247,7 @@ def bench(tmp_path):
     study = create(tmp_path / "a", evaluator=chatty)
     study.run(1)
     trial = study._ledger.trials[0]
-    made = _Bench(study._engine.work({}))
+    made = _Bench(study._engine.work({}), gpus=0)
     chatty.ended = 0
     return made, chatty, Job(trial=replace(trial, outcome=None))
 

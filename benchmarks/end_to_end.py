@@ -36,6 +36,7 @@ from secateur import Budget, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, recalibrate, train
 from secateur.search import compound
 from secateur.spaces import build
+from secateur.studies.finalists import finalists
 
 KEPT = Path(__file__).parents[1] / "build" / "end_to_end"
 SHARES, EPOCHS, SHARED, TRIALS, FINALISTS = (0.5, 0.25, 0.1), 32, 2, 40, 8
@@ -94,27 +95,17 @@ def searched(name, model, share, seed, task):
             threads=1,
         )
         study.run(TRIALS)
-        trials = study.trials()
-        trials = trials[trials.within & trials.evaluated].sort_values("error")
-        if trials.empty:
+        limits = study._limits()
+        fit = [trial for trial in study._ledger.trials if trial.told and trial.scored and trial.within(limits)]
+        if not fit:
             raise ValueError("nothing is within the budget")
         found = []
-        for number in finalists(trials):
-            trial = study._ledger.trials[number]
+        for trial in finalists(fit, space, ("error",), FINALISTS):
             small = study._engine.artifacts.build(model, trial.candidate, trial.ranking, trial.weights)
-            found.append((tried(small, space.side(trial.candidate), model, seed, task), number))
+            found.append((tried(small, space.side(trial.candidate), model, seed, task), trial.number))
         trial = study._ledger.trials[min(found)[1]]
         small = study._engine.artifacts.build(model, trial.candidate, trial.ranking, trial.weights)
     return small, space, trial.candidate, EPOCHS - SHARED * PASSES - len(found)
-
-
-def finalists(trials):
-    """Numbers of the best trials of every resolution in turn.
-
-    Shared weights foretell errors at one resolution well, and favour the one that the base network was trained at.
-    """
-    place = trials.groupby("resolution").cumcount() if "resolution" in trials else trials.error.rank(method="first")
-    return list(trials.assign(place=place).sort_values(["place", "error"]).trial.head(FINALISTS))
 
 
 def tried(small, side, model, seed, task):

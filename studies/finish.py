@@ -36,6 +36,7 @@ from .weights import digest, read_tensors, state_of
 logger = logging.getLogger("secateur")
 
 FORMATS = ("safetensors", "pt2", "onnx")
+SPLITS = ("validation", "test")
 _ALWAYS = ("safetensors", "pt2")
 Side = tuple[int, ...]
 
@@ -85,6 +86,16 @@ class Exporter:
             raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
         return [trials[pick]]
 
+    def best_of(self, finalists: Sequence[Trial], progress: Listener | None) -> Trial:
+        """The one with the lowest validation error after `short_epochs`; kept in the study, as is all training."""
+        say = progress or (lambda event: None)
+        found = []
+        for place, trial in enumerate(finalists):
+            tagged = _tagged(say, trial, place, len(finalists))
+            _, figures = self._finished(trial, self.settings.training.short_epochs, tagged, tried=True)
+            found.append((figures["validation_error"], place))
+        return finalists[min(found)[1]]
+
     def export(
         self,
         to: Path,
@@ -129,8 +140,13 @@ class Exporter:
     def _best(self, trials: Sequence[Trial]) -> Trial:
         return min(trials, key=lambda trial: trial.merit(self.settings.objectives))
 
-    def _finished(self, trial: Trial, epochs: int, say: Listener) -> tuple[nn.Module, dict[str, Any]]:
-        """The network trained to the end, on the CPU, and its figures; from the study where it was trained before."""
+    def _finished(
+        self, trial: Trial, epochs: int, say: Listener, *, tried: bool = False
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """The network trained to the end, on the CPU, and its figures; from the study where it was trained before.
+
+        One that is only tried is not tested.
+        """
         small = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
         found = finished(
             small,
@@ -141,8 +157,9 @@ class Exporter:
             side=self.space.side(trial.candidate) or None,
             seed=seed_of(self.settings.seed, trial.number, 1),
             device=self.settings.here,
-            folder=self.study / EXPORTS / f"{_name(trial)}-epochs-{epochs}",
+            folder=self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}",
             say=say,
+            splits=("validation",) if tried else SPLITS,
         )
         return small, found
 
@@ -189,6 +206,7 @@ def finished(
     device: torch.device,
     folder: Path,
     say: Listener,
+    splits: Sequence[str] = SPLITS,
 ) -> dict[str, Any]:
     """The figures a network ends with, after training it in place; it ends on the CPU.
 
@@ -219,7 +237,7 @@ def finished(
         state=state,
         teacher=teacher,
     )
-    figures = {"epochs": epochs, **errors(small, task, side, device)}
+    figures = {"epochs": epochs, **errors(small, task, side, device, splits)}
     tensors = state_of(small)
     write_atomic(weights, save(tensors, metadata={"format": "pt"}))
     write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
@@ -229,10 +247,12 @@ def finished(
     return figures
 
 
-def errors(model: nn.Module, task: Task, side: Side | None, device: torch.device) -> dict[str, Any]:
+def errors(
+    model: nn.Module, task: Task, side: Side | None, device: torch.device, splits: Sequence[str] = SPLITS
+) -> dict[str, Any]:
     """Error, its standard error and the number of examples of the validation split, and of the test split if any."""
     found: dict[str, Any] = {}
-    for split in ["validation", *(["test"] if task.sizes.get("test") else [])]:
+    for split in (split for split in splits if split == "validation" or task.sizes.get(split)):
         error: Metric = measure_error(model, task, split=split, resolution=side, device=device)
         found |= {
             f"{split}_error": error.compute(),

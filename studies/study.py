@@ -24,6 +24,7 @@ from .determinism import reproducible
 from .dispatch import Dispatcher
 from .engine import Engine
 from .files import new_folder, to_json, write
+from .finalists import finalists as finalists_of
 from .folder import (
     BASE,
     DATABASE,
@@ -522,6 +523,8 @@ class Study:
         finetune_epochs: int | None = None,
         progress: Listener | None = None,
         formats: Sequence[str] | None = None,
+        *,
+        finalists: int = 1,
     ) -> list[Path]:
         """Train the picked networks to the end, write each to its own folder in `to`, and return those folders.
 
@@ -534,6 +537,9 @@ class Study:
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
             progress: called with an event after every epoch and every network.
             formats: some of `"safetensors"`, `"pt2"` (both always written) and `"onnx"`; all that can be when None.
+            finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for
+                `short_epochs` to find the best of them. More than 1 is worth it where a search has scored networks
+                with shared weights, which favour the resolution of the full network. For `"best"` and a `Budget`.
 
         Raises:
             FileExistsError: `to` exists; nothing was trained.
@@ -548,11 +554,27 @@ class Study:
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self._engine.exporter(limits)
-        picked = exporter.pick(self._ledger.trials, front, self._limits_of(pick) if isinstance(pick, Budget) else pick)
+        wanted = self._limits_of(pick) if isinstance(pick, Budget) else pick
+        picked = exporter.pick(self._ledger.trials, front, wanted)
+        tried = self._finalists(finalists, limits if pick == "best" else wanted)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
-            for trial in picked:
+            for trial in [*picked, *tried]:
                 self._fetch(trial)
+            if tried:
+                picked = [exporter.best_of(tried, progress)]
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
+
+    def _finalists(self, count: int, within: object) -> list[Trial]:
+        """The trials within absolute limits that are tried before one is exported; none where the best is taken."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"finalists={count!r}: expected an integer of at least 1")
+        if count == 1:
+            return []
+        if not isinstance(within, Mapping):
+            raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
+        fit = [trial for trial in self._ledger.trials if trial.told and trial.scored and trial.within(within)]
+        found = finalists_of(fit, self.space, self.settings.objectives, count)
+        return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
 
     def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
         """The trials of a front that are within the latency budget also when they are measured again."""

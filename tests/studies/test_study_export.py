@@ -9,6 +9,7 @@ from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study, load
 from secateur.evaluators import measure_error
+from secateur.studies.finalists import finalists
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -125,6 +126,42 @@ def test_a_network_is_trained_and_tested_once(study, tmp_path):
     study.export(tmp_path / "a", finetune_epochs=2, formats=())
     study.export(tmp_path / "b", finetune_epochs=2, formats=(), progress=events.append)
     assert [event["event"] for event in events] == ["finished", "export"]
+
+
+def test_finalists_are_tried_and_the_best_of_them_exported(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append, finalists=4)
+    tries = [event for event in events if event["event"] == "finished" and event["networks"] == 4]
+    numbers = [event["trial"] for event in tries]
+    assert len(set(numbers)) == 4 and study.trials().set_index("trial").within[numbers].all()
+    assert all("test_error" not in event for event in tries)  # nothing is chosen by the test split
+    best = min(tries, key=lambda event: event["validation_error"])
+    assert config(folder)["trial"] == best["trial"] and config(folder)["errors"]["epochs"] == 1
+
+    again = []
+    study.export(tmp_path / "again", finetune_epochs=1, formats=("pt2",), progress=again.append, finalists=4)
+    assert not [event for event in again if event["event"] == "epoch"]
+
+
+def test_finalists_come_from_every_resolution(study):
+    trials = [trial for trial in study._ledger.trials if trial.scored]
+    sides = {SPACE.side(trial.candidate) for trial in trials}
+    found = finalists(trials, SPACE, ("error", "macs"), len(sides))
+    assert len(sides) > 1 and {SPACE.side(trial.candidate) for trial in found} == sides
+    for trial in found:
+        rivals = [one.measures["error"] for one in trials if SPACE.side(one.candidate) == SPACE.side(trial.candidate)]
+        assert trial.measures["error"] == min(rivals)
+    assert len(finalists(trials, SPACE, ("error",), 1000)) == len(trials)
+        trials
+    )
+
+
+@pytest.mark.parametrize(("pick", "count"), [("best", 0), ("best", True), ("best", 1.5), (0, 2), ("all", 2)])
+def test_wrong_finalists_are_refused_before_any_training(study, tmp_path, pick, count):
+    events = []
+    with pytest.raises(ValueError, match="finalists="):
+        study.export(tmp_path / "out", pick=pick, progress=events.append, finalists=count)
+    assert not events and not (tmp_path / "out").exists()
 
 
 def test_the_search_never_reads_the_test_split(tmp_path):

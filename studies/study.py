@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -18,10 +16,9 @@ from torch import nn
 from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
-from .board import Board
-from .crew import Crew
+from .bounds import Bounds
 from .determinism import reproducible
-from .dispatch import Dispatcher
+from .driver import Driver
 from .engine import Engine
 from .files import new_folder, to_json, write
 from .finalists import finalists as finalists_of
@@ -35,25 +32,19 @@ from .folder import (
     check_same,
     described_storage,
     read_study_json,
-    storage_lock,
     storage_url,
 )
 from .front import front_table, on_front, trial_table
 from .identity import evaluator_name, fingerprint, ranking_name
-from .interrupts import Interrupts
-from .joined import JoinedSearch
-from .keeping import Keeping
 from .ledger import Ledger, make_ledger
 from .lock import locked
-from .loop import Search
 from .patience import Patience
-from .progress import Listener, Progress
-from .proxies import known
+from .progress import Listener
 from .runner import Executor, Runner, executor
 from .seeds import DEFAULT
-from .settings import EVALUATORS, LADDER, SHARED, Settings, settle
-from .shelf import PROPOSALS, Shelf
-from .storage import connect, disconnect, is_shared, make_sqlite, sqlite_url
+from .settings import EVALUATORS, LADDER, Settings, settle
+from .shelf import Shelf
+from .storage import connect, disconnect, make_sqlite, sqlite_url
 from .trial import Trial
 from .urls import without_password
 from .view import standing
@@ -117,7 +108,7 @@ class Study:
             given_evaluator=evaluator,
             ledger=ledger,
         )
-        self._full_latency_ms: float | None = ledger.notes().get("full_latency_ms")
+        self._bounds = Bounds(self._engine, ledger)
 
     # --- making and finding -------------------------------------------------------------------------------------------
 
@@ -342,144 +333,19 @@ class Study:
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
-        where = runner if isinstance(runner, Executor) else executor(runner)
-        if not where.apart:
-            _ = self.settings.here
-        beside = storage_lock(self.path, read_study_json(self.path))
-        if join:
-            self._check_shareable()
-        with (
-            locked(self.path, shared=join, also=beside),
-            self._crew(join) as crew,
-            reproducible(self.settings.threads, self.settings.torch_device),
-        ):
-            self._ledger.refresh()
-            if "trials" not in self._ledger.notes():
-                self._ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
-            limits = self._settle_limits(progress)
-            board = Board(self.path, goal=trials, owner=crew.id if join and crew is not None else None)
-            with Interrupts() as interrupts:
-                work = self._engine.work(limits)
-                dispatcher = Dispatcher(
-                    where,
-                    work,
-                    folder=self.path,
-                    gate=self._engine.gate(limits),
-                    timeout_s=where.options.timeout_s,
-                    retries=where.options.retries,
-                    interrupts=interrupts,
-                    board=board,
-                )
-                keeping = Keeping(
-                    self.path,
-                    keep_gb,
-                    objectives=self.settings.objectives,
-                    ranking=self._engine.ranking,
-                    parents=work.evaluation.keeps_weights,
-                )
-                if self._shelf is not None:
-                    names = self._shelf.names()
-                    proposals = [name for name in names if name.startswith(PROPOSALS)]
-                    self._shelf.pull([*keeping.needed(self._ledger.trials, limits, names), *proposals])
-                listener = partial(self._tidy, keeping, limits, progress)
-                search = Search(
-                    ledger=self._ledger,
-                    proposer=self._engine.proposer(limits, progress),
-                    dispatcher=dispatcher,
-                    limits=limits,
-                    watch=Progress(listener, trials, self.settings.objectives, limits, board),
-                )
-                try:
-                    if join and crew is not None:
-                        renew = partial(self._engine.proposer, limits, progress)
-                        JoinedSearch(search, crew, renew=renew, fetch=self._fetch).run(trials)
-                    elif where.options.asynchronous:
-                        search.run_asynchronous(trials)
-                    else:
-                        search.run(trials, self.settings.batch)
-                finally:
-                    board.close()
-                    dispatcher.close()
-            self._ledger.note("proxies", known(self.proxies()))
-            if "latency_ms" in limits and not on_front(self._ledger.trials, self.settings.objectives, limits):
-                logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
-
-    def _check_shareable(self) -> None:
-        """Refuse to join where drivers can't work together."""
-        if not is_shared(self._ledger.storage):
-            raise ValueError(
-                f"join=True needs a database server, and the trials of {self.path} are in a file, which one driver has "
-                "to itself; make the study with storage='postgresql://USER@HOST/DATABASE', or give one driver more "
-                "workers"
-            )
-        if self.fingerprint["evaluator"] == SHARED or self._engine.work(self._limits()).evaluation.keeps_weights:
-            raise ValueError(
-                f"join=True with the sampler {self.settings.sampler!r} and the evaluator "
-                f"{self.fingerprint['evaluator']!r}: their trials start from weights that one driver keeps in its "
-                "folder; run it alone with more workers, or take a sampler that does not, such as 'tpe'"
-            )
-
-    @contextmanager
-    def _crew(self, joined: bool) -> Iterator[Crew | None]:
-        """This driver among those of the study; None where the folder's lock is enough."""
-        if not is_shared(self._ledger.storage):
-            yield None
-            return
-        with Crew(self._ledger, joined=joined) as crew:
-            self._ledger.refresh()
-            noted = self._ledger.notes()["budget"]
-            if joined and crew.others() and noted != self.budget.given():
-                raise ValueError(
-                    f"the drivers that share {self.path} search within {noted}, and this one is given "
-                    f"{self.budget.given()}; give the same budget"
-                )
-            self._ledger.guard = crew.check
-            try:
-                yield crew
-            finally:
-                self._ledger.guard = lambda: None
-
-    def _tidy(
-        self, keeping: Keeping, limits: Mapping[str, float], progress: Listener | None, event: dict[str, Any]
-    ) -> None:
-        """After every trial: copy what is new, and remove what is too much."""
-        removed = keeping(self._ledger.trials, limits)
-        if self._shelf is not None:
-            self._shelf.push()
-            self._shelf.remove(removed)
-        if progress is not None:
-            progress(event)
-
-    def _fetch(self, trial: Trial) -> None:
-        """Have what a trial is built from in the folder, where it is kept elsewhere too."""
-        if self._shelf is not None:
-            self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
-
-    def _settle_limits(self, progress: Listener | None) -> dict[str, float]:
-        """Today's limits; remembers the budget, and measures what only now is limited."""
-        notes, limits = self._ledger.notes(), self._limits()
-        if notes.get("budget") != self.budget.given():
-            self._ledger.note("budget", self.budget.given())
-        if self._full_latency_ms is not None and "full_latency_ms" not in notes:
-            self._ledger.note("full_latency_ms", self._full_latency_ms)
-        if self._engine.wants_latency(limits):
-            self._engine.latencies.calibrate(seed=self.settings.seed, progress=_calibration(progress))
-        if "latency_ms" in limits:
-            self._engine.latencies.check_limit(limits["latency_ms"])
-            for trial in self._ledger.trials:
-                if trial.told and trial.scored and "latency_ms" not in trial.measures:
-                    self._ledger.note_latency(trial, self._engine.latencies.measure([trial.candidate])[0].ms)
-        return limits
+        Driver(
+            path=self.path,
+            engine=self._engine,
+            ledger=self._ledger,
+            shelf=self._shelf,
+            settings=self.settings,
+            bounds=self._bounds,
+            budget=self.budget,
+        ).run(trials, runner if isinstance(runner, Executor) else executor(runner), progress, join, keep_gb)
 
     def _limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""
-        full = dict(self._engine.full_costs)
-        if self.budget.needs_full("latency_ms"):
-            if self._full_latency_ms is None:
-                with reproducible(self.settings.threads, self.settings.torch_device):
-                    self._full_latency_ms = self._engine.latencies.measure([self.space.full])[0].ms
-            full["latency_ms"] = self._full_latency_ms
-        return self.budget.limits(full)
+        return self._bounds.of(self.budget)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -554,12 +420,13 @@ class Study:
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self._engine.exporter(limits)
-        wanted = self._limits_of(pick) if isinstance(pick, Budget) else pick
+        wanted = self._bounds.of(pick) if isinstance(pick, Budget) else pick
         picked = exporter.pick(self._ledger.trials, front, wanted)
         tried = self._finalists(finalists, limits if pick == "best" else wanted)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
-            for trial in [*picked, *tried]:
-                self._fetch(trial)
+            if self._shelf is not None:
+                for trial in [*picked, *tried]:
+                    self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
                 picked = [exporter.best_of(tried, progress)]
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
@@ -590,11 +457,6 @@ class Study:
                 )
         return [trial for trial, timing in zip(front, again, strict=True) if timing.ms <= limit_ms]
 
-    def _limits_of(self, budget: Budget) -> dict[str, float]:
-        other = copy.copy(self)
-        other.budget = budget
-        return other._limits()
-
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
 
@@ -603,14 +465,6 @@ def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settin
     patience = Patience(described_storage(path, found["storage"]))
     storage = connect(storage_url(path, found, given), path)
     return Ledger(storage, found["name"], space.axes, settings.objectives, patience=patience)
-
-
-def _calibration(progress: Listener | None) -> Callable[[int, int], None]:
-    def say(done: int, total: int) -> None:
-        if progress is not None:
-            progress({"event": "calibration", "done": done, "total": total, "left": total - done, "eta": None})
-
-    return say
 
 
 def _full_costs(space: Space) -> dict[str, float]:

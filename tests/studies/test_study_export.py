@@ -152,8 +152,6 @@ def test_finalists_come_from_every_resolution(study):
         rivals = [one.measures["error"] for one in trials if SPACE.side(one.candidate) == SPACE.side(trial.candidate)]
         assert trial.measures["error"] == min(rivals)
     assert len(finalists(trials, SPACE, ("error",), 1000)) == len(trials)
-        trials
-    )
 
 
 @pytest.mark.parametrize(("pick", "count"), [("best", 0), ("best", True), ("best", 1.5), (0, 2), ("all", 2)])

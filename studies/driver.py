@@ -1,0 +1,177 @@
+"""A run of a study: a place among its drivers, and all that a search is put together from.
+
+Start reading at `Driver.run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+from ..spaces import Budget
+from .board import Board
+from .bounds import Bounds
+from .crew import Crew
+from .determinism import reproducible
+from .dispatch import Dispatcher
+from .engine import Engine
+from .folder import read_study_json, storage_lock
+from .front import on_front
+from .interrupts import Interrupts
+from .joined import JoinedSearch
+from .keeping import Keeping
+from .ledger import Ledger
+from .lock import locked
+from .loop import Search
+from .progress import Listener, Progress
+from .proxies import known
+from .runner import Executor
+from .settings import SHARED, Settings
+from .shelf import PROPOSALS, Shelf
+from .storage import is_shared
+from .trial import Trial
+
+logger = logging.getLogger("secateur")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """Brings a study to a number of trials, alone or with others.
+
+    Attributes:
+        path: the study's folder.
+        engine: makes what the search is made of.
+        ledger: the trials.
+        shelf: where artifacts are kept besides, if anywhere.
+        settings: of the study.
+        bounds: turn the budget into limits.
+        budget: of this run.
+    """
+
+    path: Path
+    engine: Engine
+    ledger: Ledger
+    shelf: Shelf | None
+    settings: Settings
+    bounds: Bounds
+    budget: Budget
+
+    def run(self, trials: int, where: Executor, progress: Listener | None, join: bool, keep_gb: float | None) -> None:
+        """Go on until there are so many trials in all; the arguments and errors are those of `Study.run`."""
+        if not where.apart:
+            _ = self.settings.here
+        beside = storage_lock(self.path, read_study_json(self.path))
+        if join:
+            self._check_shareable()
+        with (
+            locked(self.path, shared=join, also=beside),
+            self._crew(join) as crew,
+            reproducible(self.settings.threads, self.settings.torch_device),
+        ):
+            self.ledger.refresh()
+            if "trials" not in self.ledger.notes():
+                self.ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
+            limits = self.bounds.settle(self.budget, progress)
+            board = Board(self.path, goal=trials, owner=crew.id if join and crew is not None else None)
+            with Interrupts() as interrupts:
+                dispatcher = Dispatcher(
+                    where,
+                    self.engine.work(limits),
+                    folder=self.path,
+                    gate=self.engine.gate(limits),
+                    timeout_s=where.options.timeout_s,
+                    retries=where.options.retries,
+                    interrupts=interrupts,
+                    board=board,
+                )
+                tidy = self._tidying(limits, keep_gb, dispatcher.evaluation.keeps_weights, progress)
+                proposer = partial(self.engine.proposer, limits, progress)
+                search = Search(
+                    ledger=self.ledger,
+                    proposer=proposer(),
+                    dispatcher=dispatcher,
+                    limits=limits,
+                    watch=Progress(tidy, trials, self.settings.objectives, limits, board),
+                )
+                try:
+                    if join and crew is not None:
+                        JoinedSearch(search, crew, renew=proposer, fetch=self._fetch).run(trials)
+                    elif where.options.asynchronous:
+                        search.run_asynchronous(trials)
+                    else:
+                        search.run(trials, self.settings.batch)
+                finally:
+                    board.close()
+                    dispatcher.close()
+            self.ledger.note("proxies", known(self.engine.proxies()))
+            if "latency_ms" in limits and not on_front(self.ledger.trials, self.settings.objectives, limits):
+                logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
+
+    def _check_shareable(self) -> None:
+        """Refuse to join where drivers can't work together."""
+        if not is_shared(self.ledger.storage):
+            raise ValueError(
+                f"join=True needs a database server, and the trials of {self.path} are in a file, which one driver has "
+                "to itself; make the study with storage='postgresql://USER@HOST/DATABASE', or give one driver more "
+                "workers"
+            )
+        evaluator = self.engine.fingerprint["evaluator"]
+        if evaluator == SHARED or self.engine.work(self.bounds.of(self.budget)).evaluation.keeps_weights:
+            raise ValueError(
+                f"join=True with the sampler {self.settings.sampler!r} and the evaluator {evaluator!r}: their trials "
+                "start from weights that one driver keeps in its folder; run it alone with more workers, or take a "
+                "sampler that does not, such as 'tpe'"
+            )
+
+    @contextmanager
+    def _crew(self, joined: bool) -> Iterator[Crew | None]:
+        """This driver among those of the study; None where the folder's lock is enough."""
+        if not is_shared(self.ledger.storage):
+            yield None
+            return
+        with Crew(self.ledger, joined=joined) as crew:
+            self.ledger.refresh()
+            noted = self.ledger.notes()["budget"]
+            if joined and crew.others() and noted != self.budget.given():
+                raise ValueError(
+                    f"the drivers that share {self.path} search within {noted}, and this one is given "
+                    f"{self.budget.given()}; give the same budget"
+                )
+            self.ledger.guard = crew.check
+            try:
+                yield crew
+            finally:
+                self.ledger.guard = lambda: None
+
+    def _tidying(
+        self, limits: Mapping[str, float], keep_gb: float | None, parents: bool, progress: Listener | None
+    ) -> Callable[[dict[str, Any]], None]:
+        """What happens after every trial: what is new is copied, and what is too much removed."""
+        keeping = Keeping(
+            self.path, keep_gb, objectives=self.settings.objectives, ranking=self.engine.ranking, parents=parents
+        )
+        if self.shelf is not None:
+            names = self.shelf.names()
+            proposals = [name for name in names if name.startswith(PROPOSALS)]
+            self.shelf.pull([*keeping.needed(self.ledger.trials, limits, names), *proposals])
+
+        def tidy(event: dict[str, Any]) -> None:
+            removed = keeping(self.ledger.trials, limits)
+            if self.shelf is not None:
+                self.shelf.push()
+                self.shelf.remove(removed)
+            if progress is not None:
+                progress(event)
+
+        return tidy
+
+    def _fetch(self, trial: Trial) -> None:
+        """Have what a trial is built from in the folder, where it is kept elsewhere too."""
+        if self.shelf is not None:
+            self.shelf.pull(self.engine.artifacts.paths(trial.ranking, trial.weights))

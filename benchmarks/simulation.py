@@ -280,9 +280,12 @@ def page(rows: Sequence[Row], axes: int, network: str, durations: Sequence[float
         f"| {row.disk_ms:.0f} | {row.busy:.1%} | {row.free:.1%} | {row.limit} |"
         for row in rows
     ]
+    kept: dict[str, int] = {}
+    for row in rows:
+        if row.mode == "asynchronous" and row.busy >= 0.95 * row.free:
+            kept[row.sampler] = max(row.workers, kept.get(row.sampler, 0))
     least = min(rows, key=lambda row: row.limit)
-    kept = [row for row in rows if row.mode == "asynchronous" and row.busy >= 0.95 * row.free]
-    most = max((row.workers for row in kept), default=0)
+    said = ", ".join(f"{most} with `{sampler}`" for sampler, most in kept.items())
     return f"""# How many workers one driver keeps busy
 
 One process proposes, and is the only one that writes. This page says at which number of workers it is too slow. It is
@@ -305,8 +308,8 @@ A trial takes the time of one that was really trained, scaled to a mean of a min
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|
 {chr(10).join(table)}
 
-With trials of a minute, one driver keeps up to {most} workers of this table as busy as a driver that takes no time
-would, to one part in twenty; the least of all limits is {least.limit} workers ({least.mode}, {least.sampler},
+With trials of a minute and `--async`, the driver costs at most one part in twenty of the workers' time up to these
+numbers of workers of the table: {said}. The least of all limits is {least.limit} workers ({least.mode}, {least.sampler},
 after {least.trials} trials). Longer trials move the limit in proportion: trials of ten minutes allow ten times as many.
 Batches wait for their longest trial, whatever the driver does; `--async` does not.
 """

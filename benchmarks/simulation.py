@@ -309,7 +309,7 @@ A trial takes the time of one that was really trained, scaled to a mean of a min
 {chr(10).join(table)}
 
 With trials of a minute and `--async`, the driver costs at most one part in twenty of the workers' time up to these
-numbers of workers of the table: {said}. The least of all limits is {least.limit} workers ({least.mode}, {least.sampler},
+numbers of workers of the table: {said}. The least of all limits is {least.limit} ({least.mode}, {least.sampler},
 after {least.trials} trials). Longer trials move the limit in proportion: trials of ten minutes allow ten times as many.
 Batches wait for their longest trial, whatever the driver does; `--async` does not.
 """

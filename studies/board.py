@@ -26,7 +26,7 @@ DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see lock.py)
 _EVERY_S = 1.0  # the file is written no more often
 _ALIVE_S = 5.0  # and no more seldom: who reads it elsewhere sees that the driver lives
 _SILENT_S = 120.0  # a driver that wrote nothing for so long may be gone; network file systems show files late
-_KINDS = {"open": "free", "started": "busy", "epoch": "busy", "ended": "free", "lost": "lost"}
+_KINDS = {"open": "free", "started": "busy", "begun": "busy", "epoch": "busy", "ended": "free", "lost": "lost"}
 _JOB = ("trial", "training", "attempt", "epoch", "epochs", "loss")
 
 

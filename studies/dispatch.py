@@ -61,7 +61,7 @@ class Dispatcher:
         timeout_s: seconds that a trial may take.
         retries: how often a trial is tried again whose worker died.
         interrupts: says when to stop.
-        board: told what each slot does: `{"event": "open" | "started" | "epoch" | "ended" | "lost", "slot", ...}`.
+        board: told what each slot does: `{"event": "open" | "started" | "begun" | "epoch" | "ended" | "lost", "slot", ...}`.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Dispatcher:
                 task.attempts += 1
                 self._running[slot] = _Running(task=task, submitted=time.monotonic())
                 self._executor.submit(slot, self._supplied(slot, task.job))
-                self._tell("started", slot)  # now its worker is known, which may be a new one
+                self._tell("started", slot)
 
     def _supplied(self, slot: int, job: Job) -> Job:
         """The job with the artifacts that the slot's worker has not got; a worker keeps those of its last job."""
@@ -240,6 +240,7 @@ class Dispatcher:
             running.begun = True
             self._proven.add(message.slot)
             self._stillborn = 0
+            self._tell("begun", message.slot)  # now its worker is known on every runner
         elif message.kind == "lost":
             self._bury(message.slot, running, str(message.payload))
         else:

@@ -273,8 +273,17 @@ def test_states_travel_every_time_and_events_bring_them(tmp_path):
     one.next()
     assert [dict(job.files) for _, job in executor.jobs] == [{}, {"weights/round-0.state": b"1"}]
     assert not (tmp_path / "weights" / "round-0.state").exists()
-    assert [event["event"] for event in seen] == ["open", "started", "epoch", "lost", "started", "ended"]
-    assert seen[2]["epoch"] == 1 and "files" not in seen[2] and seen[4]["attempt"] == 2
+    assert [event["event"] for event in seen] == [
+        "open",
+        "started",
+        "begun",
+        "epoch",
+        "lost",
+        "started",
+        "begun",
+        "ended",
+    ]
+    assert seen[3]["epoch"] == 1 and "files" not in seen[3] and seen[5]["attempt"] == 2
 
 
 def test_artifacts_cannot_leave_their_folder(tmp_path):

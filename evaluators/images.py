@@ -6,6 +6,7 @@ on the model's device. Reading order: `Images`, then `Batch`, then the two kinds
 
 import copy
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from torch import Tensor
 from .augment import Augment
 from .modes import derived_seed
 from .splitting import bounds
+
+logger = logging.getLogger("secateur")
 
 Side = tuple[int, ...]
 
@@ -188,11 +191,15 @@ class Images:
         source = self.sources["train"]
         step = max(1, len(source) // _SAMPLE)
         images = source.fetch(list(range(0, len(source), step))[:_SAMPLE])[0].transpose(0, 1).flatten(1)
-        # One channel at a time: float64 of all at once would be eight times the stored bytes.
-        values = [channel.double() * self._scale for channel in images]
-        return [float(value.mean()) for value in values], [
-            max(float(value.std(correction=0)), 1e-6) for value in values
-        ]
+        # One channel at a time: float64 of all at once would be eight times the stored bytes. By numpy: the last digits
+        # of PyTorch's sums depend on the number of threads, and these numbers are part of the fingerprint.
+        values = [channel.double().numpy() * self._scale for channel in images]
+        return [_rounded(value.mean()) for value in values], [max(_rounded(value.std()), 1e-6) for value in values]
+
+
+def _rounded(value: float) -> float:
+    """The number to seven digits, which is all that single precision has."""
+    return float(f"{value:.7g}")
 
 
 class Batches:
@@ -306,6 +313,12 @@ def _source(name: str, split: Any) -> _Source:
         raise ValueError(f"the {name} split is empty; give at least one example")
     if not 3 <= inputs.ndim <= 5:
         raise ValueError(f"{name} images have shape {tuple(inputs.shape)}; expected (n, channels, *sides)")
+    if inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] == inputs.shape[2] > 4:
+        logger.warning(
+            "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
+            "numpy.moveaxis(images, -1, 1)",
+            *(name, tuple(inputs.shape), *inputs.shape[1:]),
+        )
     if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
         raise TypeError(f"{name} images are {inputs.dtype}; expected uint8 (0..255) or floating point")
     return _Stored(inputs, targets)

@@ -210,3 +210,28 @@ def test_autocast_does_not_blur_the_images(dtype):
     plain = prepared(task, resolution=(6, 6), seed=1)[0][0]
     with torch.autocast("cpu", dtype=dtype):
         assert torch.equal(prepared(task, resolution=(6, 6), seed=1)[0][0], plain)
+
+
+def test_images_whose_channels_come_last_are_told_of(caplog):
+    images, labels = torch.zeros(6, 24, 24, 3, dtype=torch.uint8), torch.arange(6) % 2
+    for given, told in ((images, True), (images.permute(0, 3, 1, 2), False), (images[:, :3], False)):
+        caplog.clear()
+        Classification(train=(given, labels), validation=(given, labels))
+        said = [one.getMessage() for one in caplog.records if "where channels come last" in one.getMessage()]
+        assert len(said) == 2 * told
+    caplog.clear()
+    Classification(train=(images, labels), validation=(images, labels))
+    assert "train images have shape (6, 24, 24, 3), which is 24 channels of 24 x 3;" in caplog.text
+
+
+def test_a_fingerprint_does_not_depend_on_threads():
+    """A study that was made with eight threads is found again with two."""
+    images = torch.rand(500, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    labels, before, found = torch.arange(500) % 10, torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            found.add(Classification(train=(images, labels), validation=(images[:10], labels[:10])).fingerprint)
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from torch import nn
 from torch.fx import Node
 
 from .alive import Span, Value, dtype, largest, owners, spans
+from .breakdown import INPUT, SUMS, Part, home, ordered
+from .budget import COSTS
 from .depth import Stage
 from .flow import Flow
 from .formulas import products
@@ -31,7 +33,6 @@ from .sizes import Size, Sizes, batched
 Array = npt.NDArray[np.float64]
 CostTable = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
 """`(n, d)` candidates to `(n,)` costs by name."""
-COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
 CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
 
 
@@ -61,6 +62,8 @@ class CostModel:
         sums: `(sides, 4, k)` factors of the costs that are sums, in the order of `COSTS`.
         moments: for each side, `(t, m)` factors of the bytes alive, on the first `m` monomials.
         unknown: operators without a formula; there are no costs where there is any.
+        parts: every monomial of every cost with the module that it comes from.
+        modules: those modules, in the order of the forward.
     """
 
     channels: Array
@@ -72,6 +75,8 @@ class CostModel:
     sums: Array
     moments: tuple[Array, ...]
     unknown: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = field(default=(), repr=False)
+    modules: tuple[str, ...] = field(default=(), repr=False)
 
     def table(self, encoded: Ids) -> dict[str, npt.NDArray[np.int64]]:
         """Costs by name, `(n,)` each.
@@ -102,6 +107,20 @@ class CostModel:
 
     def _chunk(self, encoded: Ids, side: int, gates: Sequence[Array]) -> Array:
         """`(5, n)` costs at one side."""
+        monomials = self._gated(encoded, gates)
+        moments = self.moments[side]
+        result = np.empty((len(COSTS), len(encoded)))
+        result[:-1] = self.sums[side] @ monomials
+        result[-1] = result[COSTS.index("param_bytes")]
+        if len(moments):
+            result[-1] += (moments @ monomials[: moments.shape[1]]).max(axis=0)
+        return np.rint(result, out=result)
+
+    def monomials(self, encoded: Ids) -> Array:
+        """`(k, n)` values of all monomials of `(n, d)` candidates."""
+        return self._gated(encoded, [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates])
+
+    def _gated(self, encoded: Ids, gates: Sequence[Array]) -> Array:
         monomials = self._monomials(encoded[:, : len(self.channels)].T / self.channels[:, None])
         gated = np.flatnonzero(self.gate)
         if len(gated):
@@ -110,13 +129,7 @@ class CostModel:
                 if gate is not None:
                     stays[number] = gates[number][encoded[:, len(self.channels) + gate.stage]]
             monomials[gated] *= stays[self.gate[gated]]
-        moments = self.moments[side]
-        result = np.empty((len(COSTS), len(encoded)))
-        result[:-1] = self.sums[side] @ monomials
-        result[-1] = result[COSTS.index("param_bytes")]
-        if len(moments):
-            result[-1] += (moments @ monomials[: moments.shape[1]]).max(axis=0)
-        return np.rint(result, out=result)
+        return monomials
 
     def _monomials(self, units: Array) -> Array:
         """`(k, n)` monomials where every gate is 1, of `(g, n)` units kept."""
@@ -159,42 +172,52 @@ def cost_model(
         bytes_each = dtype(network, value).itemsize / sizes.examples(value[0])
         return [*sizes.axes(*value), terms.scalar(bytes_each)]
 
+    called = [_caller(network, node) for node in network.operators]
+    parts: list[Part] = []
+
+    def note(cost: str, module: str, found: Found, start: int = 0, end: int = 0) -> None:
+        parts.append(Part(cost, module, *found, start, end))
+
     lives = [
         (terms.found(stored(span.value), span.blocks), span)
         for span in spans(network, stages, storages, block_of, entries)
     ]
     wide = len(terms.keys)
-    sums: dict[str, list[Found]] = {name: [] for name in COSTS[:-1]}
+    for found, span in lives:
+        note("alive", _caller(network, span.value[0]), found, span.start, span.end)
     for value in owners(network, storages):
-        sums["activation_bytes"].append(terms.found(stored(value), _block(block_of.get(value[0]))))
+        found = terms.found(stored(value), _block(block_of.get(value[0])))
+        note("activation_bytes", _caller(network, value[0]), found)
     for name, parameter, inside in _parameters(model, stages):
-        axes = sizes.of_tensor(name)
-        sums["params"].append(terms.found(axes, inside))
-        sums["param_bytes"].append(terms.found([*axes, terms.scalar(parameter.element_size())], inside))
+        axes, owner = sizes.of_tensor(name), home(name, set(called))
+        note("params", owner, terms.found(axes, inside))
+        note("param_bytes", owner, terms.found([*axes, terms.scalar(parameter.element_size())], inside))
     unknown: dict[str, None] = {}
     for node in network.operators:
         try:
             for product in products(node, sizes, (steps or {}).get(node, ())):
                 share = terms.scalar(1 / sizes.examples(node))
-                sums["macs"].append(terms.found([*product, share], _block(block_of.get(node))))
+                note("macs", _caller(network, node), terms.found([*product, share], _block(block_of.get(node))))
         except NotImplementedError as error:
             unknown[str(error)] = None
 
-    found = CostModel(
+    costs = CostModel(
         channels=np.array([group.unit for group in layout.groups], float),
         constants=np.array([constant for constant, _ in sizes.forms]),
         factors=_matrix((dict(pairs) for _, pairs in sizes.forms), len(layout.groups)),
         forms=terms.forms(),
         gate=np.array([gate for _, gate in terms.keys], np.int64),
         gates=tuple(terms.gates),
-        sums=np.stack([_summed(sums[name], terms) for name in COSTS[:-1]], axis=1),
+        sums=np.stack([_summed((part for part in parts if part.cost == name), terms) for name in SUMS], axis=1),
         moments=(),
         unknown=tuple(unknown),
+        parts=tuple(parts),
+        modules=ordered(called, parts),
     )
     least = np.array([[group.widths[0] / group.unit, group.units] for group in layout.groups]).reshape(-1, 2)
-    low, high = found._monomials(least)[:wide].T
-    low[found.gate[:wide] > 0] = 0
-    return replace(found, moments=tuple(largest(rows, low, high) for rows in _alive(lives, wide, terms.sides)))
+    low, high = costs._monomials(least)[:wide].T
+    low[costs.gate[:wide] > 0] = 0
+    return replace(costs, moments=tuple(largest(rows, low, high) for rows in _alive(lives, wide, terms.sides)))
 
 
 Found = tuple[int, tuple[float, ...]]
@@ -271,12 +294,20 @@ def _matrix(rows: Iterable[Mapping[int, float]], width: int) -> Array:
     return matrix
 
 
-def _summed(found: Sequence[Found], terms: _Terms) -> Array:
+def _summed(parts: Iterable[Part], terms: _Terms) -> Array:
     """`(sides, k)` factors."""
     matrix = np.zeros((terms.sides, len(terms.keys)))
-    for monomial, by_side in found:
-        matrix[:, monomial] += by_side
+    for part in parts:
+        matrix[:, part.monomial] += part.factors
     return matrix
+
+
+def _caller(network: Network, node: Node) -> str:
+    """The innermost module that calls an operator; what the network is given has none."""
+    if node.op == "placeholder":
+        return INPUT
+    calls = network.calls.get(node)
+    return calls[-1] if calls else ""
 
 
 def _alive(lives: Sequence[tuple[Found, Span]], width: int, sides: int) -> Iterator[Array]:

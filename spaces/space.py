@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .breakdown import breakdown
+from .budget import COSTS
 from .candidate import Axis, Candidate
-from .costs import COSTS, CostModel, CostTable
+from .costs import CostModel, CostTable
 from .depth import Stage
 from .graph import Examples, Side, as_call, flat_examples, spatial_side
 from .layers import Layer
@@ -25,6 +27,7 @@ from .program import Program
 from .surgery import Scores, check_scores, l2_scores
 
 Encoded = npt.NDArray[np.int64]
+"""`(n, d)` candidates as integers, in the order of the axes."""
 Candidates = Sequence[Candidate] | Encoded
 
 
@@ -321,6 +324,21 @@ class Space:
         if encoded.ndim != 2 or encoded.shape[1] != len(self.axes):
             raise ValueError(f"encoded candidates are {encoded.shape}; expected (n, {len(self.axes)})")
         return self.cost_model.table(encoded)
+
+    def breakdown(self, candidate: Sequence[int]) -> pd.DataFrame:
+        """Where a candidate's costs are: a row a module in the order of the forward; columns sum to `costs`.
+
+        `peak_bytes` of a module are its parameters and what it gave that is alive when most bytes are. The module `""`
+        is the network itself, `"(input)"` what it is given.
+
+        Raises:
+            NotImplementedError: an operator multiplies and has no formula.
+        """
+        candidate = self.check(candidate)
+        self.cost_table([candidate])
+        encoded, side = self.encode([candidate]), candidate[-1] if self.resolutions else 0
+        model = self.cost_model
+        return breakdown(model.parts, model.modules, model.monomials(encoded)[:, 0], side)
 
     def repair(
         self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None

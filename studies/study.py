@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import platform
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .. import __version__
 from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
@@ -222,6 +224,7 @@ class Study:
                 "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
                 "full_costs": _full_costs(space),
                 "fingerprint": kept,
+                "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
             }
             write(making / STUDY_JSON, to_json(described))
         return cls(
@@ -371,6 +374,20 @@ class Study:
             self.settings.to_json(),
             self._ledger.notes().get("proxies", []),
         )
+
+    def report(self, to: str | Path | None = None) -> Path:
+        """The report of this study, one HTML page, and where it lies; see `pages.report`.
+
+        Args:
+            to: the file; `report.html` in the study's folder when None.
+
+        Raises:
+            FileExistsError: the file is there and is no report.
+            ImportError: plotly or jinja2 is missing; the extra `report` brings them.
+        """
+        from .pages import report
+
+        return report(self.path, to, model=self.model).page
 
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
         """How well rankings foretell the errors of the trials so far, best first; see `proxies.proxy_table`.

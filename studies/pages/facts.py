@@ -1,0 +1,211 @@
+"""What a report says, as plain values: read from a study's folder alone, or together with its network."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ... import __version__
+from ...spaces import Axis
+from ..folder import read_study_json
+from ..front import on_front
+from ..ledger import Ledger
+from ..trial import Trial
+from ..view import View
+from .anatomy import Anatomy, anatomy
+from .learned import foretold, importance, proxies, said_of_model
+
+PACKAGES = ("torch", "optuna", "numpy", "scikit-learn", "scipy")
+DERIVED = ("param_bytes", "activation_bytes")  # costs that follow from others: on no chart
+MOST_CHOICES = 12  # networks of the front whose widths can be chosen on the page
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """One study.
+
+    Attributes:
+        name: of its folder.
+        state: `"empty"`, `"running"`, `"stopped"` short of its goal, or `"done"`.
+        standing: as `View.status`.
+        trials: all of them, in number order.
+        front: the trials that no other one beats within the budget, cheapest first.
+        best: the one of them with the lowest error; None where the front is empty.
+        axes: of the space.
+        full: costs of the full network, by name; `latency_ms` where it was measured.
+        full_error: of the full network under the study's conditions; None where that was not tried.
+        resolutions: sides that the resolution axis is an index into.
+        costs: names of the costs that a chart may have as its axis, the objective first.
+        foretold: trials whose error was foretold; see `learned.foretold`.
+        models: what the sampler said of its model, trial by trial; see `learned.said_of_model`.
+        proxies: rank correlations with the errors, best first.
+        importance: see `learned.importance`.
+        anatomy: layer by layer; None where the network is not there, and `no_anatomy` says why.
+        no_anatomy: the reason, or empty.
+        origin: how to make the study again; see `_origin`.
+    """
+
+    name: str
+    state: str
+    standing: dict[str, Any]
+    trials: tuple[Trial, ...]
+    front: tuple[Trial, ...]
+    best: Trial | None
+    axes: tuple[Axis, ...]
+    full: dict[str, float]
+    full_error: float | None
+    resolutions: list[list[int]]
+    costs: tuple[str, ...]
+    foretold: list[dict[str, float]]
+    models: list[dict[str, Any]]
+    proxies: list[dict[str, Any]]
+    importance: dict[str, Any]
+    anatomy: Anatomy | None
+    no_anatomy: str
+    origin: dict[str, Any]
+
+    @property
+    def objectives(self) -> list[str]:
+        """What is minimised."""
+        return list(self.standing["objectives"])
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Absolute, by cost."""
+        return dict(self.standing["limits"])
+
+    @property
+    def scored(self) -> list[Trial]:
+        """Trials with a measured error."""
+        return [trial for trial in self.trials if trial.told and trial.scored]
+
+    @property
+    def on_front(self) -> frozenset[int]:
+        """Numbers of the trials on the front."""
+        return frozenset(trial.number for trial in self.front)
+
+    @property
+    def shown(self) -> list[Trial]:
+        """Networks whose widths can be looked at: the best one first, then the front from the dearest to the cheapest.
+
+        A long front is thinned out evenly.
+        """
+        others = [trial for trial in reversed(self.front) if trial is not self.best]
+        step = max(1, -(-len(others) // (MOST_CHOICES - 1)))
+        return ([] if self.best is None else [self.best]) + others[::step]
+
+
+def facts(
+    folder: str | Path, *, model: nn.Module | None = None, storage: str | None = None, timed: bool = True
+) -> Facts:
+    """What is known of the study in a folder.
+
+    Args:
+        folder: the study's.
+        model: the full network, with any weights; it is made as the folder's study file says when None.
+        storage: the storage's URL again, with a password that it needs; see `Study.open`.
+        timed: whether the full network and the best one are timed layer by layer, for a few seconds. They never are
+            while the study runs.
+
+    Raises:
+        FileNotFoundError: there is no study.
+        ValueError: it is damaged, or of another version.
+    """
+    folder = Path(folder)
+    view = View(folder, storage=storage)
+    found, standing = read_study_json(folder, to_write=False), view.status()
+    axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
+    ledger = Ledger(view.database, view.name, axes, standing["objectives"])
+    trials, notes = tuple(ledger.trials), ledger.notes()
+    front = on_front(trials, standing["objectives"], standing["limits"])
+    best = min(front, key=lambda trial: trial.merit(standing["objectives"]), default=None)
+    running = any(driver["state"] == "running" for driver in standing["drivers"])
+    whole = [trial for trial in trials if trial.told and trial.scored and _is_full(trial, axes)]
+    timings = [trial.measures["latency_ms"] for trial in whole if "latency_ms" in trial.measures]
+    latency_ms = notes.get("full_latency_ms", timings[0] if timings else None)
+    full = view.full | ({} if latency_ms is None else {"latency_ms": float(latency_ms)})
+    made: Anatomy | None = None
+    try:
+        untimed = "not asked for" if not timed else "not measured, because the study runs" if running else ""
+        made = anatomy(folder, found, model=model, picked=best, front=front, untimed=untimed)
+        reason = ""
+    except Exception as error:  # a user's code may raise anything, and the rest of the report needs none of it
+        reason = str(error).strip() or type(error).__name__
+    return Facts(
+        name=folder.resolve().name,
+        state=_state(standing, running),
+        standing=standing,
+        trials=trials,
+        front=tuple(front),
+        best=best,
+        axes=axes,
+        full=full,
+        full_error=whole[0].measures["error"] if whole else None,
+        resolutions=view.resolutions,
+        costs=_cost_names(standing, trials),
+        foretold=foretold(trials),
+        models=said_of_model(trials),
+        proxies=proxies(trials, standing["proxies"]),
+        importance=importance(trials, axes),
+        anatomy=made,
+        no_anatomy=reason,
+        origin=_origin(folder, found, standing),
+    )
+
+
+def _is_full(trial: Trial, axes: Sequence[Axis]) -> bool:
+    return list(trial.candidate) == [axis.choices[-1] for axis in axes]
+
+
+def _state(standing: Mapping[str, Any], running: bool) -> str:
+    if running:
+        return "running"
+    if not standing["told"]:
+        return "empty"
+    return "stopped" if standing["goal"] and standing["told"] < standing["goal"] else "done"
+
+
+def _cost_names(standing: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[str, ...]:
+    """The objectives' costs, then the limited ones; the multiply-adds where there is neither."""
+    names = [name for name in (*standing["objectives"], *standing["limits"]) if name != "error"]
+    known = {name for trial in trials for name in trial.measures} or set(names)
+    return tuple(dict.fromkeys(name for name in names if name in known)) or ("macs",)
+
+
+def _origin(folder: Path, found: Mapping[str, Any], standing: Mapping[str, Any]) -> dict[str, Any]:
+    """How to make the study again: `command`, its `file`, `fingerprint`, `settings`, `versions` and `made_with`.
+
+    `file` is the text of the study file; None for a study that Python made. `made_with` are the versions that the study
+    noted at its beginning, `versions` those of now.
+    """
+    try:
+        text: str | None = (folder / "study.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        text = None
+    command = f"secateur search study.toml --out {shlex.quote(folder.name)}"
+    return {
+        "command": command if text is not None else None,
+        "file": text,
+        "trials": standing["told"],
+        "fingerprint": found["fingerprint"],
+        "settings": found["settings"],
+        "made_with": found.get("versions"),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    known = {"secateur": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return known

@@ -1,0 +1,287 @@
+"""What stands on the page, in order: each section says in a sentence what it shows, and in one what it can't say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..trial import Trial
+from . import charts
+from .anatomy import QUANTITIES
+from .facts import DERIVED, Facts
+from .pieces import Block, Chart, Section, Table, Text
+from .rows import AXES, comparable
+from .words import UNITS, amount, percent, place
+
+
+def sections(studies: Sequence[Facts]) -> list[Section]:
+    """All sections of a report."""
+    return [
+        _front(studies),
+        _hypervolume(studies),
+        _each(
+            studies,
+            "widths",
+            "Width of every layer",
+            "How many outputs of each layer stay, in the order of the network; bars in the background are the full "
+            "network's. A layer without a bar is in a block that was dropped.",
+            _widths,
+        ),
+        _each(
+            studies,
+            "costs",
+            "Where the costs are",
+            "What each part of the network costs, before and after. Multiply-adds and bytes are counted; milliseconds "
+            "are measured when the page is made.",
+            _costs,
+        ),
+        _each(
+            studies,
+            "surrogate",
+            "How well errors were foretold",
+            "Samplers that model the error say what they expect of a proposal before it is tried. Points near the "
+            "dotted line were foretold well; a model that is no better than the mean error taught the search nothing.",
+            _surrogate,
+        ),
+        _each(
+            studies,
+            "proxies",
+            "What foretells errors without training",
+            "Rank correlation of what a method's scores retain, and of the costs, with the measured errors: 1 orders "
+            "networks as their errors do, 0 is chance. A method that does no better than the costs adds nothing.",
+            _proxies,
+        ),
+        _each(
+            studies,
+            "importance",
+            "Which axes mattered",
+            "By how many places of 100 a random forest orders trials worse where one axis is shuffled among those that "
+            "it has not seen; lines span two standard errors over five folds, pale bars may be chance. "
+            "It speaks of the networks tried, and axes that the budget moves together share what is theirs.",
+            _importance,
+        ),
+        _each(
+            studies,
+            "seeds",
+            "What the seeds were worth",
+            "Seeds are the networks tried first, before the sampler proposes any.",
+            _seeds,
+        ),
+        _each(studies, "failures", "Failures", "Trials that gave no error, and why.", _failures),
+        _each(studies, "again", "To make it again", "Command, study file, versions and fingerprint.", _again),
+    ]
+
+
+def _each(studies: Sequence[Facts], id: str, title: str, said: str, block: Callable[[Facts, str], Block]) -> Section:
+    """A section with a block for each study."""
+    blocks = []
+    for position, study in enumerate(studies):
+        made = block(study, f"{id}-{position}")
+        name = study.name if len(studies) > 1 else ""
+        blocks.append(Block(name, made.said, made.charts, made.tables, made.texts))
+    return Section(id, title, said, blocks)
+
+
+# --- of both studies together -----------------------------------------------------------------------------------------
+
+
+def _front(studies: Sequence[Facts]) -> Section:
+    said = (
+        "Every trial by its error and its cost. The front, in full colour and with standard errors, is what no other "
+        "trial beats within the budget; a line joins it where two things are minimised. Errors are those of the "
+        "search, at its fidelity; an export trains further."
+    )
+    made = [Chart("front-0", charts.front(studies))] if any(study.scored for study in studies) else []
+    names = [study.name if len(studies) > 1 else "trial" for study in studies]
+    tables = [_front_table(study, name) for study, name in zip(studies, names, strict=True) if study.front]
+    return Section(
+        "front", "The front", said, [Block("", () if made else ["No trial has an error yet."], made, tables)]
+    )
+
+
+def _front_table(study: Facts, name: str) -> Table:
+    costs = [
+        name
+        for name in (*study.full, "latency_ms")
+        if name not in DERIVED and any(name in t.measures for t in study.front)
+    ]
+    costs = list(dict.fromkeys(costs))
+    rows = []
+    for trial in study.front:
+        assert trial.outcome is not None
+        spread = "" if trial.outcome.error_std is None else f" ± {100 * trial.outcome.error_std:.2f}"
+        shown = [_with_share(study, name, trial) for name in costs]
+        rows.append(
+            [
+                str(trial.number),
+                f"{percent(trial.measures['error'])}{spread}",
+                *shown,
+                place(study, trial),
+                trial.source,
+            ]
+        )
+    heads = [name, "error", *(UNITS[cost] for cost in costs), "blocks and resolution", "source"]
+    picked = frozenset(i for i, trial in enumerate(study.front) if trial is study.best)
+    return Table(heads, rows, picked)
+
+
+def _with_share(study: Facts, name: str, trial: Trial) -> str:
+    if name not in trial.measures:
+        return "–"
+    said = amount(name, trial.measures[name])
+    return f"{said} ({trial.measures[name] / study.full[name]:.0%})" if study.full.get(name) else said
+
+
+def _hypervolume(studies: Sequence[Facts]) -> Section:
+    said = (
+        "The part of the space of errors and costs that the front dominates, as a share of what it was in the end: a "
+        "search whose line still climbs at the end was ended early."
+    )
+    if len(studies) > 1 and comparable(studies):
+        said += " Both are measured up to one corner, so the higher line is the better front."
+    if not any(study.front for study in studies):
+        return Section("hypervolume", "How the search went", said, [Block(said=["No trial is within the budget yet."])])
+    made = [Chart("hypervolume-0", charts.hypervolume(studies))]
+    return Section("hypervolume", "How the search went", said, [Block(charts=made)])
+
+
+# --- of one study -----------------------------------------------------------------------------------------------------
+
+
+def _widths(study: Facts, id: str) -> Block:
+    if not study.shown:
+        return Block(said=["No network is picked yet."])
+    said = []
+    if study.anatomy is None:
+        said.append(f"Layers are not known here ({study.no_anatomy}), so each bar is a group of channels cut together.")
+    depth = [axis for axis in study.axes if axis.kind == "depth"]
+    heads = ["trial", "error", *(f"blocks of {axis.name.partition(':')[2]}" for axis in depth)]
+    rows = [["full", percent(study.full_error), *(str(axis.full) for axis in depth)]]
+    for trial in study.shown:
+        kept = [
+            f"{value} of {axis.full}"
+            for axis, value in zip(study.axes, trial.candidate, strict=True)
+            if axis.kind == "depth"
+        ]
+        rows.append([str(trial.number), percent(trial.measures["error"]), *kept])
+    tables = [Table(heads, rows, frozenset({1}))] if depth else []
+    return Block("", said, [Chart(id, charts.widths(study))], tables)
+
+
+def _costs(study: Facts, id: str) -> Block:
+    if study.anatomy is None:
+        return Block(said=[f"Not known: {study.no_anatomy}."])
+    if study.best is None:
+        return Block(said=["No network is picked yet."])
+    made = [
+        Chart(f"{id}-{name}", charts.parts(study, name, UNITS[name]), title.capitalize())
+        for name, title in QUANTITIES.items()
+    ]
+    said = []
+    if study.anatomy.total_ms is not None:
+        made.append(Chart(f"{id}-ms", charts.parts(study, "ms", "milliseconds"), "Milliseconds"))
+        full, picked = study.anatomy.total_ms
+        said.append(
+            f"Milliseconds: {study.anatomy.timed}; {full:.3g} ms the full network, {picked:.3g} ms trial "
+            f"{study.best.number}. Every layer is waited for, so look at the shares."
+        )
+    elif study.anatomy.timed:
+        said.append(f"Milliseconds: {study.anatomy.timed}.")
+    return Block("", said, made)
+
+
+def _surrogate(study: Facts, id: str) -> Block:
+    made, said = [], []
+    found = study.standing["foresight"]
+    if study.foretold:
+        made.append(Chart(f"{id}-points", charts.foresight(study), "Foretold and measured"))
+        if "rmse" in found:
+            said.append(
+                f"{found['trials']} errors were foretold with a root mean square error of "
+                f"{100 * found['rmse']:.2f} points; the mean error so far would have missed by "
+                f"{100 * found['rmse_of_mean']:.2f}."
+            )
+    if any(isinstance(row.get("rmse"), int | float) for row in study.models):
+        made.append(Chart(f"{id}-models", charts.cross_validated(study), "Cross-validated, as trials came in"))
+    if not made:
+        said.append(f"The sampler {study.standing['sampler']} foretold no errors so far.")
+    return Block("", said, made)
+
+
+def _proxies(study: Facts, id: str) -> Block:
+    if not study.proxies:
+        return Block(said=["There are too few trials with different errors."])
+    said = []
+    if not any(row["proxy"] not in ("macs", "params") for row in study.proxies):
+        said.append("Rankings are held against the errors at the end of a run; so far there are the costs alone.")
+    return Block("", said, [Chart(id, charts.proxies(study))])
+
+
+def _importance(study: Facts, id: str) -> Block:
+    found = study.importance
+    if not found["axes"]:
+        return Block(said=[f"Not told: {found['reason']}."])
+    said = [f"{found['trials']} trials; the forest foretells {found['explained']:.0%} of the variance of unseen ranks."]
+    more = len(found["axes"]) - AXES
+    if more > 0:
+        said.append(f"{more} axes with a smaller part are left out.")
+    return Block("", said, [Chart(id, charts.importance(study))])
+
+
+def _seeds(study: Facts, id: str) -> Block:
+    planted = [trial for trial in study.trials if trial.told and trial.source.startswith("seed:")]
+    if not planted:
+        return Block(said=["No seed was evaluated."])
+    worth, said = study.standing["seeds"], []
+    if worth and worth["best_error"] is not None:
+        line = f"{worth['seeds']} seeds are within the budget, the best with an error of {percent(worth['best_error'])}"
+        since = worth["best_error_since"]
+        said.append(line + ("." if since is None else f"; {percent(since)} was found since."))
+    if worth and worth["share"] is not None:
+        said.append(f"The seeds' own front has {worth['share']:.0%} of the hypervolume of the whole front.")
+    cost, on_front, rows = study.costs[0], study.on_front, []
+    for trial in planted:
+        error = percent(trial.measures.get("error")) if trial.scored else "–"
+        where = "front" if trial.number in on_front else "within" if trial.within(study.limits) else "over the budget"
+        rows.append([trial.source.partition(":")[2], str(trial.number), error, _with_share(study, cost, trial), where])
+    return Block("", said, (), [Table(["seed", "trial", "error", UNITS.get(cost, cost), "budget"], rows)])
+
+
+def _failures(study: Facts, id: str) -> Block:
+    standing = study.standing
+    said = []
+    if standing["skipped"]:
+        reasons = [t.outcome.reason for t in study.trials if t.told and t.outcome is not None and t.outcome.complete]
+        example = next((reason for reason in reversed(reasons) if reason), "")
+        said.append(f"{standing['skipped']} trials were not trained{f', such as: {example}' if example else ''}.")
+    if not standing["failures"]:
+        return Block(said=[*said, "No trial failed."])
+    rows = []
+    for row in standing["failures"]:
+        more = "… " if row["count"] > len(row["trials"]) else ""
+        rows.append([str(row["count"]), more + ", ".join(map(str, row["trials"])), row["reason"]])
+    return Block("", said, (), [Table(["times", "trials", "reason of the newest"], rows)])
+
+
+def _again(study: Facts, id: str) -> Block:
+    origin = study.origin
+    said, texts = [], []
+    if origin["command"] is not None:
+        said.append("Beside the study file below, with whatever it names (network, data, checkpoint):")
+        texts += [Text(origin["command"]), Text(origin["file"], "study.toml")]
+    else:
+        said.append("The study was made in Python: call Study.create with these settings, and run as many trials.")
+    text = json.dumps(origin["settings"], indent=2)
+    texts.append(Text(text, "settings", open=origin["command"] is None))
+    texts.append(Text(json.dumps(origin["fingerprint"], indent=2), "fingerprint"))
+    made_with = origin["made_with"] or {}
+    names = list(dict.fromkeys([*made_with, *origin["versions"]]))
+    rows = [[name, str(made_with.get(name, "not noted")), origin["versions"].get(name, "–")] for name in names]
+    tables = [Table(["", "study begun with", "page made with"], rows)]
+    tables.insert(0, Table(["model", "weights", "space", "task"], [_digests(origin["fingerprint"])]))
+    return Block("", said, (), tables, texts)
+
+
+def _digests(fingerprint: dict[str, Any]) -> list[str]:
+    return [str(fingerprint.get(name, "–"))[:16] for name in ("model", "weights", "space", "task")]

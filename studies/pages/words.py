@@ -1,0 +1,115 @@
+"""Numbers and choices as a report writes them."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..trial import Trial
+
+if TYPE_CHECKING:
+    from .facts import Facts
+
+UNITS = {
+    "macs": "multiply-adds",
+    "params": "parameters",
+    "param_bytes": "bytes of parameters",
+    "activation_bytes": "bytes of activations",
+    "peak_bytes": "peak bytes",
+    "latency_ms": "milliseconds",
+    "error": "error",
+    "ms": "milliseconds",
+}
+
+
+def percent(share: float | None) -> str:
+    """Such as `1.25%`; a dash where there is none.
+
+    >>> percent(0.0125), percent(None)
+    ('1.25%', '–')
+    """
+    return "–" if share is None else f"{100 * share:.2f}%"
+
+
+def number(value: float | None) -> str:
+    """Three digits, and a letter for thousands and more.
+
+    >>> number(8523968), number(0.1234), number(None)
+    ('8.52 M', '0.123', '–')
+    """
+    if value is None:
+        return "–"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def amount(cost: str, value: float | None) -> str:
+    """A cost with its unit.
+
+    >>> amount("peak_bytes", 1126376), amount("ms", 1.234), amount("macs", 8523968)
+    ('1.13 MB', '1.23 ms', '8.52 M')
+    """
+    said = number(value)
+    if value is None:
+        return said
+    if cost.endswith("bytes"):
+        return f"{said}B" if " " in said else f"{said} B"
+    return f"{said} ms" if cost in ("ms", "latency_ms") else said
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(7.24), duration(130), duration(7300)
+    ('7.2 s', '2 min 10 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def in_chart(text: str) -> str:
+    """Text that plotly shows as it is: it reads tags, and formulas between dollar signs.
+
+    >>> in_chart("<b>$x$")
+    '&lt;b&gt;&#36;x&#36;'
+    """
+    return escape(text).replace("$", "&#36;")
+
+
+def short(text: str, width: int) -> str:
+    """The end of a long name: the beginning is what names have in common.
+
+    >>> short("features.denseblock3.denselayer24.conv2", 20)
+    '…3.denselayer24.conv2'
+    """
+    return text if len(text) <= width else f"…{text[-width:]}"
+
+
+def axis_name(axis: str) -> str:
+    """An axis without the beginning that most have in common.
+
+    >>> axis_name("width:layer1.conv1"), axis_name("depth:layer1"), axis_name("resolution")
+    ('layer1.conv1', 'blocks of layer1', 'resolution')
+    """
+    kind, _, name = axis.partition(":")
+    return f"blocks of {name}" if kind == "depth" else name or kind
+
+
+def place(study: Facts, trial: Trial) -> str:
+    """Blocks kept of each stage, and the resolution: `layer1 2 of 3, 20x20`."""
+    said = []
+    for axis, value in zip(study.axes, trial.candidate, strict=True):
+        if axis.kind == "depth":
+            said.append(f"{axis.name.partition(':')[2]} {value} of {axis.full}")
+        elif axis.kind != "width":
+            said.append(side(study, value))
+    return ", ".join(said)
+
+
+def side(study: Facts, value: int) -> str:
+    """A choice on the resolution axis, such as `28x28`."""
+    return "x".join(map(str, study.resolutions[value])) if value < len(study.resolutions) else str(value)

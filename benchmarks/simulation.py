@@ -296,7 +296,8 @@ written by
 which runs the real loop, with its ledger in a journal on disk, on a clock of its own: only the workers are not there.
 A trial takes the time of one that was really trained, scaled to a mean of a minute ({min(durations):.0f} to
 {max(durations):.0f} s). The driver takes its real processor time, and what it waits for the disk. The network is
-{network}, a space of {axes} axes; two objectives; one core.
+{network}, a space of {axes} axes; two objectives; one core. What else a machine does, to its caches and its disk, makes
+these figures worse and never better.
 
 - *ms*: what the driver spends on a trial; *last ms*: on one of the last batch, or tenth, of the trials, for a sampler
   that reads all trials takes longer with each; *disk ms*: what of it are writes to the journal.

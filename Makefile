@@ -3,15 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
-	@if [ -e runs/mnist ]; then $(BIN)/secateur resume runs/mnist; else $(BIN)/secateur search mnist --out runs/mnist; fi
+	@if [ -e runs/mnist ] || [ -e runs/mnist.part ]; then $(BIN)/secateur resume runs/mnist; else $(BIN)/secateur search mnist --out runs/mnist; fi
 	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
 
 # One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
-test: lint types
+test: lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: .venv/test
@@ -23,6 +23,10 @@ types: .venv/test
 	@link=$$(mktemp -d) && trap 'rm -r "$$link"' EXIT && ln -s "$(CURDIR)" "$$link/secateur" && cd "$$link" && \
 	"$(CURDIR)/$(BIN)/mypy" --cache-dir "$(CURDIR)/.mypy_cache" --config-file secateur/pyproject.toml secateur
 
+# The site of the docs, in site/: every warning and every dead link is an error.
+docs: .venv/test
+	$(BIN)/python -P docs/build.py
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && \
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
@@ -32,8 +36,8 @@ types: .venv/test
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[mnist,onnx,plot,images,dashboard,postgresql,ray,dev]'
+	$(INSTALL) -e '.[mnist,onnx,plot,report,images,dashboard,postgresql,ray,examples,docs,dev]'
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build site .cache *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache

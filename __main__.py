@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,26 +22,52 @@ import typer
 
 from . import __version__
 
+_VERBATIM = "\b\n"  # before lines that are not to be wrapped
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join([f"{_VERBATIM}Examples:", *(f"  {line}" for line in lines)])
+
+
 app = typer.Typer(
     rich_markup_mode=None,  # rich costs 80 ms at import
     pretty_exceptions_enable=False,
     add_completion=False,
     help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
+    epilog=_examples(
+        "secateur trace mnist                   what may be searched",
+        "secateur search mnist --out runs/a     train the network, then search",
+        "secateur status runs/a                 how far it is",
+        "secateur front runs/a                  what was found",
+        "secateur export runs/a --to out/a      train it to the end, and write it",
+    ),
 )
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
+_BUDGET = (
+    "A limit on macs, params, peak_bytes or latency_ms: macs=0.5 and macs=50% are shares of the full network, "
+    "params=30000 is a number. May be repeated; replaces the study file's."
+)
 Budgets = Annotated[
     list[str] | None,
-    typer.Option("--budget", metavar="NAME=LIMIT", help="Such as macs=0.5 or latency_ms=3; replaces the study file's."),
+    typer.Option("--budget", metavar="NAME=LIMIT", help=_BUDGET),
 ]
 Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
 Track = Annotated[
     list[str] | None,
-    typer.Option("--track", metavar="NAME", help="Show trials in tensorboard, mlflow or wandb too; may be repeated."),
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Show trials in tensorboard, mlflow or wandb too; may be repeated. none ends it.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+KeepGb = Annotated[
+    float | None,
+    typer.Option("--keep-gb", metavar="GB", help="What weights and rankings of trials may take in its folder."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
 
 
 def _known_kind(kind: str | None) -> str | None:
@@ -85,6 +112,10 @@ _RUNNER: dict[str, Any] = {
         bool | None,
         typer.Option("--async/--batches", help="Propose whenever a slot is free: faster, but no two runs are alike."),
     ],
+    "scheduler": Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="NAME", help="Of Ray Tune, which ends trials early: asha or median."),
+    ],
 }
 
 
@@ -116,7 +147,7 @@ _EXPECTED = (ValueError, TypeError, OSError, ImportError, NotImplementedError, R
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130."""
+    """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130, what nobody foresaw 1."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in arguments
     given = _with_seconds([one for one in arguments if one != "--debug"])
@@ -132,7 +163,12 @@ def main(arguments: list[str] | None = None) -> int:
     except _EXPECTED as error:
         if debug:
             raise
-        return _complain(str(error) or type(error).__name__)
+        return _complain(_said(error))
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error}; this was not foreseen: --debug before the command shows where")
+        return 1
     return code if isinstance(code, int) else 0
 
 
@@ -142,6 +178,13 @@ def _with_seconds(arguments: list[str]) -> list[str]:
     for one, after in zip(arguments, [*arguments[1:], ""], strict=True):
         found += [one, _WATCH_S] if one == "--watch" and not after.replace(".", "", 1).isdecimal() else [one]
     return found
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the number of an operating system's."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _complain(said: str) -> int:
@@ -163,48 +206,73 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(
+    short_help="Show what may be searched, and what a budget can reach.",
+    epilog=_examples(
+        "secateur trace mnist",
+        "secateur trace study.toml --budget macs=0.3 --budget params=50%",
+        "secateur trace study.toml --json > space.json",
+    ),
+)
 def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Show what may be searched: groups, stages, resolutions, what is frozen and why, and what any budget can reach.
 
     The budget, of the file or of --budget, is held against it: whether any network meets each limit, and how many do.
     """
-    with _messages(quiet):
+    with _own_output(), _messages(quiet):
         from .spaces.describe import describe, facts
         from .studies import config, launch
+        from .studies.terminal import Style, headed
 
         file = config.read(study).changed(budget=_budget(budget))
         space = launch.trace(file)
     if as_json:
         _print_json(facts(space, file.budget))
     else:
-        print(describe(space, file.budget))
+        _print(headed(describe(space, file.budget), Style.of(sys.stdout)))
 
 
-@app.command()
+@app.command(
+    short_help="Start a study: train the network, then search.",
+    epilog=_examples(
+        "secateur search mnist --out runs/a",
+        "secateur search study.toml --out runs/b --budget latency_ms=3 --trials 100",
+        "secateur search study.toml --out runs/c --runner processes --workers 4",
+    ),
+)
 @_on_a_runner
 def search(
     study: StudyFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
     budget: Budgets = None,
     trials: Trials = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything that is random.")] = None,
     *,
     runner: dict[str, Any],
+    keep_gb: KeepGb = None,
     track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Start a study in a new folder: train the network if the file says so, then search. Safe to kill at any time."""
-    with _messages(quiet) as said, _resumable(out), _tracked(track, out, said) as progress:
+    with _own_output(), _messages(quiet) as progress, _resumable(out):
         from .studies import config, launch
 
-        file = config.read(study).changed(budget=_budget(budget), trials=trials, seed=seed, runner=runner)
+        file = config.read(study).changed(
+            budget=_budget(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
+        )
         launch.search(file, out, progress=progress)
-    _show(out, as_json)
+    _show(out, as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(
+    short_help="Go on with a study, to more trials, under another budget.",
+    epilog=_examples(
+        "secateur resume runs/a",
+        "secateur resume runs/a --trials 100 --budget macs=0.3",
+        "secateur resume runs/a --runner ray --address auto --track tensorboard",
+    ),
+)
 @_on_a_runner
 def resume(
     folder: Folder,
@@ -215,19 +283,36 @@ def resume(
     ] = False,
     *,
     runner: dict[str, Any],
+    keep_gb: KeepGb = None,
     track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, to its number of trials or to another total, under its budget or another, here or there."""
-    with _messages(quiet) as said, _resumable(folder), _tracked(track, folder, said) as progress:
+    with _own_output(), _messages(quiet) as progress, _resumable(folder):
         from .studies import launch
 
-        launch.resume(folder, budget=_budget(budget), trials=trials, runner=runner, join=join, progress=progress)
-    _show(folder, as_json)
+        launch.resume(
+            folder,
+            budget=_budget(budget),
+            trials=trials,
+            runner=runner,
+            keep_gb=keep_gb,
+            track=track,
+            join=join,
+            progress=progress,
+        )
+    _show(folder, as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(
+    short_help="Show how far a study is, what runs, what failed, the best.",
+    epilog=_examples(
+        "secateur status runs/a",
+        "secateur status runs/a --watch",
+        "secateur status runs/a --json",
+    ),
+)
 def status(
     folder: Folder,
     watch: Annotated[
@@ -238,6 +323,7 @@ def status(
 ) -> None:
     """Show how far a study is, what runs now, what failed, and the best network so far."""
     from .studies import report, view
+    from .studies.terminal import Style
 
     if watch is not None:
         with contextlib.suppress(KeyboardInterrupt), _messages(quiet=True):
@@ -245,10 +331,16 @@ def status(
     elif as_json:
         _print_json(view.View(folder).status())
     else:
-        print(report.standing_text(view.View(folder).status()))
+        _print(report.standing_text(view.View(folder).status(), Style.of(sys.stdout)))
 
 
-@app.command()
+@app.command(
+    short_help="Show the networks that no other one beats.",
+    epilog=_examples(
+        "secateur front runs/a",
+        "secateur front runs/a --csv > front.csv",
+    ),
+)
 def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Option("--csv")] = False) -> None:
     """Show the networks that no other one beats within the budget, cheapest first."""
     from .studies import view
@@ -261,7 +353,14 @@ def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Opti
         _show(folder, as_json)
 
 
-@app.command()
+@app.command(
+    short_help="Train networks of the front to the end and write them.",
+    epilog=_examples(
+        "secateur export runs/a --to out/best",
+        "secateur export runs/a --to out/all --pick all",
+        "secateur export runs/a --to out/small --pick macs=0.2,params=30000",
+    ),
+)
 def export(
     folder: Folder,
     to: Annotated[Path, typer.Option("--to", metavar="OUT", help="A new folder, with one folder a network.")],
@@ -269,21 +368,35 @@ def export(
         str, typer.Option(metavar="PICK", help="best, all, the number of a trial, or budgets such as macs=0.3.")
     ] = "best",
     finetune_epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of the last training.")] = None,
+    finalists: Annotated[
+        int, typer.Option(metavar="N", help="Train so many a little, the best of every resolution, to find the best.")
+    ] = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train picks of the front to the end and write them, each format reloaded and compared."""
-    with _messages(quiet) as progress, _resumable(folder, "call it again; what is trained is kept"):
-        from .studies import launch
+    with _own_output(), _messages(quiet) as progress, _resumable(folder, "call it again; what is trained is kept"):
+        from .studies import launch, report
+        from .studies.terminal import Style
 
-        folders = launch.export(folder, to, pick=pick, finetune_epochs=finetune_epochs, progress=progress)
+        folders = launch.export(
+            folder, to, pick=pick, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
+        )
+    configs = [json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders]
     if as_json:
-        _print_json([json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders])
+        _print_json(configs)
     else:
-        print(*folders, sep="\n")
+        _print(report.exported_text(configs, Style.of(sys.stdout)))
 
 
-@app.command()
+@app.command(
+    short_help="Prune with one method of the literature, and write.",
+    epilog=_examples(
+        "secateur prune mnist --method ranp-f --budget macs=0.3 --out out/ranp",
+        "secateur prune runs/a --method resrep --epochs 20 --out out/resrep",
+        "secateur prune study.toml --method taylor --set normalise=none --out out/t",
+    ),
+)
 def prune(
     study: StudyFile,
     method: Annotated[str, typer.Option("--method", metavar="NAME", help="Such as ranp-f, epruner, resrep, l1.")],
@@ -297,7 +410,7 @@ def prune(
         int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
     ] = None,
     finetune_epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of the last training.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything that is random.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -305,8 +418,10 @@ def prune(
 
     STUDY.toml may also be the folder of a study, whose trained network is then taken. Safe to kill: call it again.
     """
-    with _messages(quiet) as progress, _resumable(out, "call it again; what is done is kept"):
+    with _own_output(), _messages(quiet) as progress, _resumable(out, "call it again; what is done is kept"):
         from .studies import prune as alone
+        from .studies import report
+        from .studies.terminal import Style
 
         file, folder = alone.source(study)
         file = file.changed(budget=_budget(budget), seed=seed, pruning_epochs=epochs)
@@ -323,13 +438,53 @@ def prune(
     if as_json:
         _print_json(config | {"folder": str(made)})
     else:
-        from .studies import report
-
-        print(report.pruned_text(config))
-        print(made)
+        _print(report.pruned_text(config, Style.of(sys.stdout)))
+        _print(str(made))
 
 
-@app.command()
+@app.command(
+    short_help="Write what a study found, and how, as one HTML page.",
+    epilog=_examples(
+        "secateur report runs/a",
+        "secateur report runs/a --beside runs/b --to both.html --png pictures",
+    ),
+)
+def report(
+    folder: Folder,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE.html", help="The file, which replaces an earlier report; DIR/report.html."),
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", metavar="DIR2", help="Another study, laid beside it on the same page.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FOLDER", help="Write the charts there as PNG files too.")
+    ] = None,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Time the layers of two networks, for a few seconds.")
+    ] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what a study found, and how, as one HTML page that needs no network; at any time, also while it runs."""
+    with _own_output(), _messages(quiet):
+        from .studies import pages
+
+        made = pages.report(folder, to, beside=beside, pictures=png, timed=timed)
+    if as_json:
+        _print_json({"page": str(made.page), "pictures": [str(picture) for picture in made.pictures]})
+    else:
+        print(made.page, *made.pictures, sep="\n")
+
+
+@app.command(
+    short_help="Open Optuna's dashboard on a study.",
+    epilog=_examples(
+        "secateur dashboard runs/a",
+        "secateur dashboard runs/a --port 0 --host 0.0.0.0",
+    ),
+)
 def dashboard(
     folder: Folder,
     port: Annotated[int, typer.Option(metavar="N", help="Where it listens; 0 for any that is free.")] = 8080,
@@ -364,38 +519,77 @@ def _settings(texts: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _show(folder: Path, as_json: bool) -> None:
+def _show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
+    """Show a study's front, and unless quiet what to do with it."""
     from .studies import report, view
+    from .studies.terminal import Style
 
     seen = view.View(folder)
+    front = seen.front()
     if as_json:
-        _print_json({"status": seen.status(), "front": report.frame_json(seen.front())})
-    else:
-        print(report.front_text(seen.front(), seen.full, seen.resolutions))
+        _print_json({"status": seen.status(), "front": report.frame_json(front)})
+        return
+    first = (*seen.objectives, *seen.limits)
+    _print(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
+    if not quiet and len(front):
+        print(f"secateur: write these networks with: secateur export {folder} --to OUT --pick all", file=sys.stderr)
 
 
 def _follow(standings: Iterator[dict[str, Any]], as_json: bool) -> None:
     """Show where a study stands: in place on a terminal; elsewhere line by line, and all of it at the end."""
     from .studies import report
+    from .studies.terminal import Style
 
+    style = Style.of(sys.stdout)
     if sys.stdout.isatty() and not as_json:
         from rich.live import Live
         from rich.text import Text
 
         with Live(auto_refresh=False) as live:
             for standing in standings:
-                live.update(Text(report.standing_text(standing), no_wrap=True, overflow="crop"), refresh=True)
+                text = Text.from_ansi(report.standing_text(standing, style), no_wrap=True, overflow="crop")
+                live.update(text, refresh=True)
         return
     last = None
     for standing in standings:
         last = standing
-        print(json.dumps(standing) if as_json else report.standing_line(standing), flush=True)
+        _print(json.dumps(_finite(standing)) if as_json else report.standing_line(standing))
     if last is not None and not as_json:
-        print(f"\n{report.standing_text(last)}")
+        _print(f"\n{report.standing_text(last, style)}")
+
+
+def _print(text: str) -> None:
+    """Print, whatever the terminal's encoding."""
+    from .studies.terminal import shown
+
+    print(shown(text, sys.stdout), flush=True)
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(json.dumps(_finite(value), indent=2), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def _own_output() -> Iterator[None]:
+    """Keep standard output for what the command shows: what networks, data and workers print goes to standard error."""
+    sys.stdout.flush()
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # closed by whoever started us
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 @contextlib.contextmanager
@@ -410,7 +604,7 @@ def _resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
     except _EXPECTED as error:
         if made or not (folder / "study.json").exists():
             raise
-        raise RuntimeError(f"{error}; the study is kept, {how}") from error
+        raise RuntimeError(f"{_said(error)}; the study is kept: once that is mended, {how}") from error
 
 
 @contextlib.contextmanager
@@ -438,20 +632,6 @@ def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         logger.propagate = propagate
 
 
-@contextlib.contextmanager
-def _tracked(
-    names: list[str] | None, folder: Path, listener: Callable[[dict[str, Any]], None]
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """The listener, and trackers that hear what it hears."""
-    if not names:
-        yield listener
-        return
-    from .studies.trackers import Trackers
-
-    with Trackers(names, folder, listener) as trackers:
-        yield trackers
-
-
 class _Lines(logging.Handler):
     """Writes to whatever standard error is at the moment; a progress bar replaces it."""
 
@@ -467,14 +647,14 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     from .studies import report
 
-    with Progress(BarColumn(8), TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bar:
+    columns = BarColumn(8), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(event: dict[str, Any]) -> None:
-            line = report.event_line(event)
             if event["event"] in ("finished", "export"):
-                bar.console.print(line, markup=False, highlight=False)
-            bar.update(task, description=line, completed=event.get("done"), total=event.get("total"))
+                bar.console.print(report.event_line(event), markup=False, highlight=False)
+            bar.update(task, description=report.bar_line(event), completed=event.get("done"), total=event.get("total"))
 
         yield show
 

@@ -22,6 +22,7 @@ from .task import Task
 from .training import Diverged, Training, train
 
 FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
+"""How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""
 
 _log = logging.getLogger("secateur")
 

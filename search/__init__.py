@@ -14,14 +14,38 @@ trials alone. The `Problem` says what our own samplers know beside them: the spa
     2.5
 """
 
-from .compound import compound
-from .halving import Halving
-from .joint import JointSampler
-from .pareto import hypervolume, non_dominated
-from .polynomial import PolynomialSampler
-from .problem import NOTE, Problem, Told, distributions, note, positions, told
-from .samplers import SAMPLERS, SamplerFactory, sampler_factory
-from .three_dimensions import ThreeDimensionsSampler
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .compound import compound  # a name that is a module's too would be that one, were it found late
+
+if TYPE_CHECKING:
+    from .halving import Halving
+    from .joint import JointSampler
+    from .pareto import hypervolume, non_dominated
+    from .polynomial import PolynomialSampler
+    from .problem import NOTE, Problem, Told, distributions, note, positions, told
+    from .samplers import SAMPLERS, SamplerFactory, sampler_factory
+    from .three_dimensions import ThreeDimensionsSampler
+
+_HOMES = {
+    "Halving": "halving",
+    "JointSampler": "joint",
+    "NOTE": "problem",
+    "PolynomialSampler": "polynomial",
+    "Problem": "problem",
+    "SAMPLERS": "samplers",
+    "SamplerFactory": "samplers",
+    "ThreeDimensionsSampler": "three_dimensions",
+    "Told": "problem",
+    "distributions": "problem",
+    "hypervolume": "pareto",
+    "non_dominated": "pareto",
+    "note": "problem",
+    "positions": "problem",
+    "sampler_factory": "samplers",
+    "told": "problem",
+}
 
 __all__ = [
     "NOTE",
@@ -42,3 +66,14 @@ __all__ = [
     "sampler_factory",
     "told",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spaces import Axis, Candidate, Encoded, Scores, Space, within
+from ..spaces import Axis, Candidate, within
+
+if TYPE_CHECKING:
+    from ..spaces import Encoded, Scores, Space
 
 Array = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from .quasi import QuasiRandomSampler
 from .three_dimensions import ThreeDimensionsSampler
 
 SamplerFactory = Callable[[int, Problem], BaseSampler]
+"""What a study calls for every proposal: `(seed, problem)` to a fresh Optuna sampler."""
 
 
 def _random(seed: int, problem: Problem) -> BaseSampler:
@@ -73,6 +75,7 @@ SAMPLERS: dict[str, SamplerFactory] = {
     "three-dimensions": _three_dimensions,
     "joint": _joint,
 }
+"""Every sampler that a study file may name."""
 
 
 def sampler_factory(sampler: str | SamplerFactory) -> tuple[str, SamplerFactory]:
@@ -87,7 +90,9 @@ def sampler_factory(sampler: str | SamplerFactory) -> tuple[str, SamplerFactory]
     """
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
-            raise ValueError(f"sampler {sampler!r} is not known; expected one of {', '.join(SAMPLERS)}, or a factory")
+            near = difflib.get_close_matches(sampler, SAMPLERS, 1)
+            hint = f"did you mean {near[0]!r}? Else" if near else "expected"
+            raise ValueError(f"sampler {sampler!r} is not known; {hint} one of {', '.join(SAMPLERS)}, or a factory")
         return sampler, SAMPLERS[sampler]
     if isinstance(sampler, BaseSampler) or not callable(sampler):
         raise TypeError(

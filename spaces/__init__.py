@@ -11,17 +11,53 @@ group with one width; blocks that may be dropped form stages; several input side
     small = build(model, space, candidate)
 """
 
-from .budget import Budget
-from .candidate import Axis, Candidate
-from .costs import COSTS
-from .depth import Stage
-from .inheriting import inherited
-from .layers import Layer, Norm
-from .layout import Group
-from .masked import verify
-from .repair import NORMALISATIONS, normalised, repair, threshold_candidate, threshold_family, within
-from .space import Encoded, Space
-from .surgery import Cut, Scores, assemble, build, channel_map, check_scores, cut, named_tensors, stays, unit_sums
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .repair import (  # a name that is a module's too would be that one, were it found late
+    NORMALISATIONS,
+    normalised,
+    repair,
+    threshold_candidate,
+    threshold_family,
+    within,
+)
+
+if TYPE_CHECKING:
+    from .budget import COSTS, Budget
+    from .candidate import Axis, Candidate
+    from .depth import Stage
+    from .inheriting import inherited
+    from .layers import Layer, Norm
+    from .layout import Group
+    from .masked import verify
+    from .space import Encoded, Space
+    from .surgery import Cut, Scores, assemble, build, channel_map, check_scores, cut, named_tensors, stays, unit_sums
+
+_HOMES = {
+    "Axis": "candidate",
+    "Budget": "budget",
+    "COSTS": "budget",
+    "Candidate": "candidate",
+    "Cut": "surgery",
+    "Encoded": "space",
+    "Group": "layout",
+    "Layer": "layers",
+    "Norm": "layers",
+    "Scores": "surgery",
+    "Space": "space",
+    "Stage": "depth",
+    "assemble": "surgery",
+    "build": "surgery",
+    "channel_map": "surgery",
+    "check_scores": "surgery",
+    "cut": "surgery",
+    "inherited": "inheriting",
+    "named_tensors": "surgery",
+    "stays": "surgery",
+    "unit_sums": "surgery",
+    "verify": "masked",
+}
 
 __all__ = [
     "COSTS",
@@ -53,3 +89,14 @@ __all__ = [
     "verify",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 Limit = float | int | str | None
+COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
+"""What is counted by arithmetic, in the order of the columns of `Space.costs`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,7 +253,8 @@ def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgr
                 failure = failure or error
                 if dynamic is not None:
                     break
-    raise ValueError(_explained(model, failure)) from failure
+        refusal = _refusal(model, args, kwargs) if dynamic is None else ""
+    raise ValueError(refusal or _explained(model, failure)) from failure
 
 
 class DataAsDetached(TorchFunctionMode):
@@ -264,6 +265,20 @@ class DataAsDetached(TorchFunctionMode):
         if getattr(func, "__self__", None) is Tensor.data and getattr(func, "__name__", "") == "__get__":
             return args[0].detach()
         return func(*args, **(kwargs or {}))
+
+
+def _refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What to say where the network does not take the examples at all; nothing where it does."""
+    try:
+        model(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
+        said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+        return (
+            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: {said}; give "
+            "one as its forward takes it, the batch first: (1, channels, *sides)"
+        )
+    return ""
 
 
 def _explained(model: nn.Module, failure: Exception | None) -> str:

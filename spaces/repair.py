@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .candidate import Candidate
-from .costs import CostTable
-from .surgery import Scores
 
 if TYPE_CHECKING:
+    from .costs import CostTable
     from .space import Space
+    from .surgery import Scores
 
 Encoded = npt.NDArray[np.int64]
 STEPS = 128
 NORMALISATIONS = ("none", "mean", "max", "macs")
+"""What each group's scores may be divided by before one threshold is laid over all of them; see `normalised`."""
 
 
 def check_limits(space: Space, limits: Mapping[str, float]) -> None:

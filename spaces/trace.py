@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import time
 from collections.abc import Sequence
@@ -66,9 +67,9 @@ def facts(
     for argument, names in (("ignore", ignore), ("plain_blocks", plain_blocks)):
         for name in names:
             if name not in known:
-                raise ValueError(
-                    f"{argument} names {name!r}, which is no module of {type(model).__name__}; see named_modules()"
-                )
+                near = difflib.get_close_matches(name, known, 1)
+                mend = f"did you mean {near[0]!r}?" if near else "see named_modules()"
+                raise ValueError(f"{argument} names {name!r}, which is no module of {type(model).__name__}; {mend}")
     runs = _check_sides(model, examples, sides) if len(sides) > 1 else []
     network = capture(model, examples, sides, any_batch=as_graph)
     progress(f"traced {len(network.operators)} operators; following channels")

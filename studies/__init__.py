@@ -10,9 +10,31 @@ keeps every trial on disk, so that it may be killed at any time and goes on wher
     net = load(folders[0], model=model)
 """
 
-from .export import load
-from .files import FormatError
-from .runner import Runner
-from .study import Study
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .export import load
+    from .files import FormatError
+    from .runner import Runner
+    from .study import Study
+
+_HOMES = {
+    "FormatError": "files",
+    "Runner": "runner",
+    "Study": "study",
+    "load": "export",
+}
 
 __all__ = ["FormatError", "Runner", "Study", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

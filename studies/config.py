@@ -19,17 +19,18 @@ import difflib
 import json
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from ..evaluators import Latency, Training
 from ..spaces import Budget
 from .data import Data
 from .runner import Runner
 from .seeds import DEFAULT
+from .trackers import check_known
 from .urls import without_password
 
 
@@ -107,6 +108,7 @@ class Search(_Table):
         storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
         artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
         keep_gb: how much of the folder weights and rankings may take; None: all they need.
+        track: where trials are shown too: "tensorboard", "mlflow", "wandb".
     """
 
     trials: Annotated[int, Field(ge=1)] = 50
@@ -124,6 +126,7 @@ class Search(_Table):
     storage: str | None = None
     artifacts: str | None = None
     keep_gb: Annotated[float, Field(gt=0)] | None = None
+    track: Annotated[tuple[str, ...], AfterValidator(check_known)] = ()
 
 
 def _named(value: Any) -> Any:
@@ -177,17 +180,28 @@ class StudyFile(_Table):
         trials: int | None = None,
         seed: int | None = None,
         pruning_epochs: int | None = None,
+        keep_gb: float | None = None,
+        track: Sequence[str] | None = None,
         runner: Mapping[str, Any] | None = None,
     ) -> StudyFile:
-        """This file with another budget (whole), number of trials, seed or length of a pruning phase, where given.
+        """This file with another budget (whole), number of trials, seed, ..., where given.
 
-        Settings of the runner are changed one by one; another kind begins with the defaults.
+        `track` is whole too, and `("none",)` is no tracker. Settings of the runner are changed one by one; another kind
+        begins with the defaults.
         """
-        given = {name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None}
+        given: dict[str, Any] = {
+            name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None
+        }
         for name, value in given.items():
             least = 1 if name == "trials" else 0
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
+        if keep_gb is not None:
+            if not keep_gb > 0:
+                raise ValueError(f"keep_gb is {keep_gb:g}; expected more than 0")
+            given["keep_gb"] = keep_gb
+        if track is not None:
+            given["track"] = () if tuple(track) == ("none",) else check_known(track)
         changes: dict[str, Any] = {"study": self.study.model_copy(update=given)}
         if budget is not None:
             changes["budget"] = budget
@@ -250,6 +264,13 @@ def _find(name: str | Path) -> Path:
         return path
     if str(name) in shipped():
         return Path(__file__).with_name(f"{name}.toml")
+    if (path / "study.json").is_file():
+        raise FileNotFoundError(
+            f"{path} was made in Python and has no study.toml, which says where its network and data come from; give a "
+            "study file that does, or go on in Python with Study.open"
+        )
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder without a study.toml; give a study file, or the folder of a study")
     near = difflib.get_close_matches(str(name), shipped(), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"shipped ones are {', '.join(shipped())}"
     raise FileNotFoundError(f"study file {name} does not exist; {hint}")

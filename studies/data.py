@@ -120,6 +120,8 @@ def split(
         raise ValueError(f"these data bring their own test split, and test={test} was asked; leave `test` out")
     inputs, labels = images.train
     count = len(labels)
+    if len(inputs) != count:
+        raise ValueError(f"there are {len(inputs)} images and {count} labels; expected as many of each")
     tests = 0 if images.test is not None else _share("test", 0.2 if test is None else test, count)
     validations = 0 if images.validation is not None else _share("validation", validation, count)
     if tests + validations >= count:
@@ -182,7 +184,11 @@ def npz(path: str | Path | None) -> ImageSet:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as problem:
-        raise ValueError(f"{place} is no readable .npz archive of plain arrays ({problem}); save it again") from None
+        said = "it is none, or pickled" if "pickle" in str(problem) else problem  # nothing is ever unpickled
+        raise ValueError(
+            f"{place} is no readable .npz archive of plain arrays ({said}); write it with "
+            "numpy.savez(PATH, images=..., labels=...)"
+        ) from None
     found = {name: _npz_pair(place, arrays, name) for name in ("train", "validation", "test")}
     if found["train"] is None:
         names = ", ".join(arrays) or "nothing"

@@ -30,9 +30,12 @@ def present(name: str) -> torch.device:
     """A device by its name, for work of this process; workers may have what this machine has not.
 
     Raises:
-        ValueError: it is not here.
+        ValueError: it is not here, or no device at all.
     """
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name!r}: expected 'cpu', 'cuda' or 'cuda:N'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={name!r}: no CUDA device is here; use device='cpu', or a runner whose workers have one"

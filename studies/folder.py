@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ STUDY_JSON, DATABASE, BASE, SCORES, EXPORTS = (
 )
 
 
-def read_study_json(folder: Path) -> dict[str, Any]:
+def read_study_json(folder: Path, *, to_write: bool = True) -> dict[str, Any]:
     """The settings and fingerprint of the study in `folder`.
+
+    Args:
+        folder: of the study.
+        to_write: whether it must be writable; false for who only looks.
 
     Raises:
         FileNotFoundError: there is no study.
@@ -43,20 +48,65 @@ def read_study_json(folder: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{folder} holds no study ({STUDY_JSON} is missing); create one there first") from None
-    if found.get("format") != FORMAT or not all(
-        isinstance(found.get(name), dict) for name in ("settings", "fingerprint")
-    ):
-        raise FormatError(f"{path} is not of a study, or was edited; restore it from a copy or start a new study")
-    if found.get("format_version") != VERSION:
+        said = f"{folder} holds no study: {STUDY_JSON} is missing" if folder.is_dir() else f"{folder} is no folder"
+        raise FileNotFoundError(f"{said}; give the folder of a study, as `secateur search` makes it") from None
+    if found.get("format") != FORMAT:
+        raise FormatError(f"{path} is not of a study; restore it from a copy or start a new study")
+    version = found.get("format_version")
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
+        mend = f"{'upgrade secateur' if newer else 'restore it from a copy'}, or use the one that made it"
+        raise FormatError(f"{path} has format version {version!r}; this secateur reads version {VERSION}: {mend}")
+    wrong = [name for name, fits in _KEYS.items() if not (name in found and fits(found[name]))]
+    if wrong:
         raise FormatError(
-            f"{path} has format version {found.get('format_version')}; this secateur reads version {VERSION}: "
-            "use the one that made it"
+            f"{path} was edited: {wrong[0]!r} is missing or malformed; restore it from a copy or start a new study"
         )
-    for place in (folder, folder / DATABASE):
+    for place in (folder, folder / DATABASE) if to_write else ():
         if place.exists() and not os.access(place, os.W_OK):
             raise ValueError(f"{place} is read-only; make it writable, or copy the study to where you may write")
     return found
+
+
+def _are_axes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(axis, list) and len(axis) == 2 and isinstance(axis[0], str) and isinstance(axis[1], list)
+        for axis in value
+    )
+
+
+_KEYS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "storage": lambda value: value is None or isinstance(value, str),
+    "settings": lambda value: isinstance(value, dict) and isinstance(value.get("objectives"), list),
+    "space": lambda value: isinstance(value, dict) and isinstance(value.get("resolutions"), list),
+    "axes": _are_axes,
+    "full_costs": lambda value: isinstance(value, dict),
+    "fingerprint": lambda value: isinstance(value, dict),
+}
+
+
+def part_of(folder: Path) -> Path:
+    """Where all lies that belongs to a folder until it is made."""
+    whole = Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder  # where one stands has no name
+    return whole.parent / f"{whole.name}.part"
+
+
+def check_free(path: Path) -> None:
+    """Refuse a new folder where something is, or where none can be made: before minutes of work that are to go there.
+
+    Raises:
+        OSError: what the file system says, and where.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already; remove it or choose another folder")
+    place = next(parent for parent in Path(os.path.abspath(path)).parents if os.path.lexists(parent))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".secateur-", dir=place))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{path} can't be made in {place} ({error.strerror}); choose another folder"
+        ) from error
 
 
 def storage_url(folder: Path, found: Mapping[str, Any], given: str | None = None) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ..search import non_dominated
 from ..spaces import COSTS, Axis
 from .trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIMES = ("seconds", "started", "latency_ms", "attempts")  # columns that no two runs share
 
@@ -42,6 +45,8 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
         }
         extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
         rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
+    import pandas as pd
+
     table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])
     for name in ("error", "error_std", "predicted", "predicted_std", "latency_ms", "seconds", "started", "attempts"):
         table[name] = table[name].astype(float)

@@ -1,15 +1,17 @@
-"""What a search teaches about itself: what its seeds were worth, and how well its sampler foretold errors."""
+"""What a search teaches about itself: how it went, what its seeds were worth, how well its sampler foretold errors."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..search import NOTE, hypervolume
+from ..search import NOTE, hypervolume, non_dominated
 from .trial import Trial
 
+_MOMENTS = 40  # of a history, at most
 _LEAST = 3  # foretold errors that a root mean square is computed from, at least
 
 
@@ -31,6 +33,33 @@ def seeds_worth(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapp
         "best_error_since": _least_error(others),
         "share": _share(planted, scored, objectives),
     }
+
+
+def history(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> dict[str, list[Any]]:
+    """How the search went, at moments spread evenly over its told trials; empty before the first one.
+
+    `trials` told at each moment; the `best_error` within the limits until then (None where there was none); and
+    `hypervolume` of the front until then, as a share of today's (None where that is nothing), up to the worst value of
+    each objective.
+    """
+    told = [trial for trial in trials if trial.told]
+    if not told:
+        return {}
+    fit = [trial for trial in told if trial.scored and trial.within(limits)]
+    values = np.array([trial.values(objectives) for trial in fit]).reshape(len(fit), len(objectives))
+    worst = values.max(axis=0, initial=0.0)
+    counts = sorted({round(count) for count in np.linspace(1, len(told), min(_MOMENTS, len(told)))})
+    front, error, used = values[:0], list(objectives).index("error"), 0
+    errors: list[float | None] = []
+    volumes: list[float] = []
+    for count in counts:
+        until = bisect_left(fit, told[count - 1].number + 1, key=lambda trial: trial.number)
+        front, used = np.concatenate([front, values[used:until]]), until
+        front = front[non_dominated(front)]  # what is beaten once never comes back, so few points are looked at again
+        errors.append(float(front[:, error].min()) if len(front) else None)
+        volumes.append(hypervolume(front, worst))
+    whole = volumes[-1]
+    return {"trials": counts, "best_error": errors, "hypervolume": [v / whole if whole else None for v in volumes]}
 
 
 def foresight(trials: Sequence[Trial]) -> dict[str, Any]:

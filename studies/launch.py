@@ -6,9 +6,11 @@ need the folder alone. While the base network is trained, all there is lies in a
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,23 @@ from ..spaces import Budget, Space
 from .config import StudyFile, read
 from .determinism import present
 from .files import write_atomic
-from .folder import STUDY_JSON
+from .folder import STUDY_JSON, check_free, described_storage, part_of
 from .lock import locked
-from .parts import make_model, make_task, named, part_of, traced, train_base
+from .parts import BASE_STATE, judge, make_model, make_task, named, traced, train_base
 from .progress import Listener
 from .runner import check
 from .settings import settle
+from .shelf import Shelf
 from .storage import connect, disconnect
 from .study import Study
-from .urls import is_server
+from .trackers import Trackers, check_installed
+from .urls import file_of, is_server
+
+logger = logging.getLogger("secateur")
 
 STUDY_TOML = "study.toml"
 
-_OF_A_RUN = ("trials", "keep_gb")  # of the table [study], but no settings of the study itself
+_OF_A_RUN = ("trials", "keep_gb", "track")  # of the table [study], but no settings of the study itself
 
 
 def trace(file: StudyFile) -> Space:
@@ -58,7 +64,7 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists and is no study; remove it or choose another folder")
     study = _create(file, out, progress)
-    study.run(file.study.trials, progress, runner=file.runner, keep_gb=file.study.keep_gb)
+    _run(study, file, progress)
     return study
 
 
@@ -68,6 +74,8 @@ def resume(
     budget: Budget | None = None,
     trials: int | None = None,
     runner: Mapping[str, Any] | None = None,
+    keep_gb: float | None = None,
+    track: Sequence[str] | None = None,
     join: bool = False,
     progress: Listener | None = None,
 ) -> Study:
@@ -78,6 +86,8 @@ def resume(
         budget: in place of the last one.
         trials: the total.
         runner: settings of `Runner` that change, by name; the last ones where None.
+        keep_gb: how much of the folder weights and rankings may take; as before where None.
+        track: where trials are shown too; `["none"]` is nowhere, and None as before.
         join: share the study with other drivers that join it.
         progress: called with events.
 
@@ -86,18 +96,31 @@ def resume(
         ValueError: it is locked, damaged, read-only, or no longer what its model and data say.
     """
     folder = Path(folder)
+    changes: dict[str, Any] = {
+        "budget": budget,
+        "trials": trials,
+        "runner": runner,
+        "keep_gb": keep_gb,
+        "track": track,
+    }
     before: StudyFile | None = None
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
-        file = read(part_of(folder) / STUDY_TOML).changed(budget=budget, trials=trials, runner=runner)
+        file = read(part_of(folder) / STUDY_TOML).changed(**changes)
         study = _create(file, folder, progress)
     else:
         before = _file_of(folder)
-        file = before.changed(budget=budget, trials=trials, runner=runner)
+        file = before.changed(**changes)
         study = _opened(file, folder)
+        done = int(study.trials()["evaluated"].size)
+        if done >= file.study.trials:
+            logger.warning(
+                "%s has %d trials, and %d in all are asked for: none is added; ask for more, such as --trials %d",
+                *(folder, done, file.study.trials, done + 20),
+            )
         if file != before:
             write_atomic(folder / STUDY_TOML, file.to_toml())
     try:
-        study.run(file.study.trials, progress, runner=file.runner, join=join, keep_gb=file.study.keep_gb)
+        _run(study, file, progress, join=join)
     except (ValueError, ImportError):  # nothing ran, so nothing is to be remembered
         if before is not None and file != before:
             write_atomic(folder / STUDY_TOML, before.to_toml())
@@ -117,6 +140,7 @@ def export(
     *,
     pick: str = "best",
     finetune_epochs: int | None = None,
+    finalists: int = 1,
     progress: Listener | None = None,
 ) -> list[Path]:
     """The folders of exported networks; see `Study.export`.
@@ -126,12 +150,14 @@ def export(
         to: a new folder.
         pick: `"best"`, `"all"`, a trial's number, or budgets such as `"macs=0.3,params=20000"`.
         finetune_epochs: of the last training.
+        finalists: how many trials are trained a little to find the best of them.
         progress: called with events.
     """
-    if os.path.lexists(to):
-        raise FileExistsError(f"{to} exists already; remove it or choose another folder")
+    check_free(Path(to))
     picked = parse_pick(pick)
-    return open_study(folder).export(to, pick=picked, finetune_epochs=finetune_epochs, progress=progress)
+    return open_study(folder).export(
+        to, pick=picked, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
+    )
 
 
 def parse_pick(pick: str) -> str | int | Budget:
@@ -156,29 +182,61 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     """A new study in `out`, its base network trained where the file says so; goes on where it was killed."""
     model, task = make_model(file), make_task(file)
     space = traced(file, model, task)
-    space.check_limits(_arithmetic_limits(file.budget, space))  # before minutes of training
+    limits = _arithmetic_limits(file.budget, space)
+    space.check_limits(limits)  # before minutes of training
+    _mention(file.budget, limits, space)
     if file.model.train:
         present(file.study.device)
+    check_installed(file.study.track)
     check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
     settle(
         file.budget, **{name: value for name, value in _settings(file).items() if name not in ("storage", "artifacts")}
     )
-    if file.study.storage is not None and is_server(file.study.storage):
-        disconnect(connect(file.study.storage))
+    _check_places(file, out)
     part = part_of(out)
+    begun = part.exists()
     try:
         part.mkdir(parents=True, exist_ok=True)
         write_atomic(part / STUDY_TOML, file.to_toml())
     except OSError as error:
         raise OSError(error.errno, f"{out} can't be made ({error.strerror}); choose a folder that can") from error
-    with locked(part):
-        if file.model.train:
-            train_base(file, model, task, space, part, progress)
-            space = traced(file, model, task)  # the default scores are norms of the trained weights
-        study = Study.create(out, model=model, task=task, space=space, budget=file.budget, **_settings(file))
-        os.replace(part / STUDY_TOML, out / STUDY_TOML)
+    try:
+        with locked(part):
+            if file.model.train:
+                train_base(file, model, task, space, part, progress)
+                space = traced(file, model, task)  # the default scores are norms of the trained weights
+            elif file.runner.kind == "serial":  # else the device may be elsewhere
+                judge(file, model, task, space)
+            study = Study.create(out, model=model, task=task, space=space, budget=file.budget, **_settings(file))
+            os.replace(part / STUDY_TOML, out / STUDY_TOML)
+    except Exception:
+        if not begun and not (part / BASE_STATE).exists() and not (out / STUDY_JSON).exists():
+            shutil.rmtree(part, ignore_errors=True)  # nothing in it is worth going on with
+        raise
     shutil.rmtree(part)
     return study
+
+
+def _check_places(file: StudyFile, out: Path) -> None:
+    """Refuse a storage or a place for artifacts that is not there, before minutes of training."""
+    storage = file.study.storage
+    if storage is not None and is_server(storage):
+        disconnect(connect(storage))
+    elif storage is not None:
+        place = file_of(storage, out)
+        if place is not None and not place.is_relative_to(out.absolute()) and not os.access(place.parent, os.W_OK):
+            raise ValueError(
+                f"storage {described_storage(out, storage)}: {place.parent} is no folder that can be written; make it, "
+                "or name another"
+            )
+    if file.study.artifacts is not None:
+        Shelf(out, file.study.artifacts)
+
+
+def _run(study: Study, file: StudyFile, progress: Listener | None, *, join: bool = False) -> None:
+    """Search as the file says, with the trackers that it names."""
+    with Trackers(file.study.track, study.path, progress) as listener:
+        study.run(file.study.trials, listener, runner=file.runner, join=join, keep_gb=file.study.keep_gb)
 
 
 def _settings(file: StudyFile) -> dict[str, Any]:
@@ -202,7 +260,27 @@ def _sampler(file: StudyFile) -> str | SamplerFactory:
     if ":" not in name:
         return name
     factory: SamplerFactory = named(file, "sampler", name)
+    try:
+        inspect.signature(factory).bind(0, None)
+    except TypeError as error:
+        raise ValueError(
+            f"sampler factory {name} does not take (seed, problem), which it is called with: {error}"
+        ) from None
+    except ValueError:
+        pass  # a factory without a signature, written in C
     return factory
+
+
+def _mention(budget: Budget, limits: Mapping[str, float], space: Space) -> None:
+    """Say of a budget that it limits nothing."""
+    if not budget.asked():
+        logger.info("no budget is given: networks of any size are tried")
+    full = space.costs([space.full]).iloc[0]
+    for name, limit in limits.items():
+        if limit > full[name]:
+            logger.warning(
+                "budget %s=%s limits nothing: the full network has %s", name, f"{limit:,.0f}", f"{full[name]:,.0f}"
+            )
 
 
 def _arithmetic_limits(budget: Budget, space: Space) -> dict[str, float]:
@@ -216,7 +294,8 @@ def _file_of(folder: Path) -> StudyFile:
             raise FileNotFoundError(
                 f"{folder} is not made yet: its network is still to be trained; go on with `secateur resume {folder}`"
             )
-        raise FileNotFoundError(f"{folder} holds no study; make one with `secateur search STUDY.toml --out {folder}`")
+        new = "DIR" if folder.exists() else folder
+        raise FileNotFoundError(f"{folder} holds no study; make one with `secateur search STUDY.toml --out {new}`")
     toml = folder / STUDY_TOML
     if not toml.is_file() and (part_of(folder) / STUDY_TOML).is_file():  # killed just after the study appeared
         os.replace(part_of(folder) / STUDY_TOML, toml)

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..evaluators import Task, measure_error, train
+from ..evaluators import Classification, Diverged, Task, measure_error, train
 from ..spaces import Space
 from .checkpoints import load_checkpoint
 from .config import StudyFile
@@ -25,6 +26,8 @@ from .keeper import Keeper
 from .progress import Listener, Watch
 
 logger = logging.getLogger("secateur")
+
+BASE_STATE = "base.pt"  # the training of the base network, after every epoch
 
 
 def make_model(file: StudyFile) -> nn.Module:
@@ -65,7 +68,10 @@ def _call(file: StudyFile, what: str, name: str, arguments: Mapping[str, Any]) -
         raise ValueError(f"{what} factory {name} does not take the arguments {dict(arguments)}: {error}") from None
     except ValueError:
         pass  # a factory without a signature, written in C
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise ValueError(f"{what} factory {name} raised {_raised(error, file.folder)}") from error
 
 
 def named(file: StudyFile, what: str, name: str) -> Any:
@@ -83,6 +89,9 @@ def named(file: StudyFile, what: str, name: str) -> Any:
         raise ValueError(
             f"{what} factory {name}: there is no module {error.name!r}, neither installed nor in {file.folder}"
         ) from None
+    except (Exception, SystemExit) as error:  # of the user's code
+        said = _raised(error, file.folder)
+        raise ValueError(f"{what} factory {name}: {module} can't be imported, it raised {said}") from error
     for part in attribute.split("."):
         if not hasattr(thing, part):
             raise ValueError(f"{what} factory {name}: {module} has no {attribute!r}")
@@ -90,6 +99,16 @@ def named(file: StudyFile, what: str, name: str) -> Any:
     if not callable(thing):
         raise TypeError(f"{what} factory {name} is a {type(thing).__name__}; expected something to call")
     return thing
+
+
+def _raised(error: BaseException, folder: Path) -> str:
+    """An error of the user's code, and where in it."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+    if isinstance(error, SyntaxError) or not own:  # its text says where
+        return said
+    return f"{said} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
 
 
 def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
@@ -123,12 +142,24 @@ def example_inputs(model: nn.Module, task: Task) -> tuple[Tensor, ...] | dict[st
     try:
         with torch.no_grad():
             task.forward(probe, batch)
-    except RuntimeError as error:
-        raise ValueError(f"the model does not take the data: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # of the user's forward
+        said = " ".join(f"{type(error).__name__}: {error}".strip().split("\n", 1)[0].split())
+        raise ValueError(f"the model does not take the data{_given(seen)}: {said}") from error
+    if not seen:
+        raise ValueError(
+            "the task's forward does not call the model; it should call it once with the inputs of a batch"
+        )
     args, kwargs = seen[0]
     if args and kwargs:
         raise ValueError("the task calls the model with inputs by position and by name; give all of them one way")
     return {name: value[:1].clone() for name, value in kwargs.items()} or tuple(value[:1].clone() for value in args)
+
+
+def _given(seen: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> str:
+    """The shapes that the model was called with, if it was."""
+    values = [value for args, kwargs in seen[:1] for value in (*args, *kwargs.values())]
+    shapes = [str(tuple(value.shape)) for value in values if isinstance(value, Tensor)]
+    return f" of shape {', '.join(shapes)}" if shapes else ""
 
 
 def train_base(
@@ -136,7 +167,7 @@ def train_base(
 ) -> None:
     """Train the network in place as the file says; `part` keeps the state after every epoch."""
     training, side = file.training, space.side(space.full) or None
-    keeper = Keeper(part / "base.pt")
+    keeper = Keeper(part / BASE_STATE)
     state = keeper.kept()
     watch = Watch(progress, {"event": "base"}, began=0 if state is None else state["epoch"])
     device = present(file.study.device)
@@ -157,6 +188,28 @@ def train_base(
     model.cpu().eval()
 
 
-def part_of(folder: Path) -> Path:
-    """Where all lies that belongs to a folder until it is made."""
-    return folder.with_name(f"{folder.name}.part")
+def judge(file: StudyFile, model: nn.Module, task: Task, space: Space) -> None:
+    """Log the error of a network that is searched as it is given; a warning where it only guesses, or fails."""
+    device = present(file.study.device)
+    with reproducible(file.study.threads or torch.get_num_threads(), device):
+        try:
+            measured = measure_error(
+                model, task, split="validation", resolution=space.side(space.full) or None, device=device
+            )
+        except Diverged as error:
+            logger.warning("full network: %s; %s", error, _UNTRAINED)
+            return
+        finally:
+            model.cpu().eval()
+    found = measured.compute()
+    said = f"full network: validation error {100 * found:.2f}% +- {100 * measured.std():.2f}"
+    if isinstance(task, Classification) and found > _GUESS * (1 - 1 / task.classes) > 0:
+        logger.warning("%s, little better than a guess; %s", said, _UNTRAINED)
+    elif file.model.checkpoint is None:
+        logger.info("%s, as %s gives it; train = true in [model] would train it first", said, file.model.factory)
+    else:
+        logger.info("%s", said)
+
+
+_GUESS = 0.9  # of the error of a guess: more than that is not trained
+_UNTRAINED = "if it is not trained yet, say train = true in [model], or give a checkpoint"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+_DECADE = 10  # a front that is wider has a logarithmic axis
+
 
 def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bool:
     """Draw a front as a PNG; false, and nothing written, without matplotlib or a cost to draw against.
@@ -21,6 +23,7 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
     if not costs or find_spec("matplotlib") is None or front.empty:
         return False
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -35,6 +38,15 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
     if "final_test_error" in front and front["final_test_error"].notna().any():
         done = front[front["final_test_error"].notna()]
         axes.plot(done[costs[0]], 100 * done["final_test_error"].astype(float), "s", label="test, trained to the end")
+    drawn = [name for name in ("error", "final_test_error") if name in front]
+    errors = front[drawn].astype(float).stack()
+    for values, scale in ((front[costs[0]], axes.set_xscale), (errors, axes.set_yscale)):
+        if values.min() > 0 and values.max() > _DECADE * values.min():
+            scale("log")  # the good end of a wide front would be a flat line
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=costs[0], ylabel="error (%)", title="Front")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..evaluators import Loop
 from .board import Board
 from .trial import Trial
+
+if TYPE_CHECKING:
+    from ..evaluators import Loop
 
 Listener = Callable[[dict[str, Any]], object]
 

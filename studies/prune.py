@@ -26,12 +26,12 @@ from .determinism import present, reproducible
 from .export import write_model
 from .files import read_json, to_json, write_atomic
 from .finish import errors, finished
-from .folder import BASE, STUDY_JSON, read_study_json
+from .folder import BASE, STUDY_JSON, part_of, read_study_json
 from .identity import ranking_name
 from .latency import Latencies, call_of
 from .lock import locked
 from .mirror import seed_of
-from .parts import make_model, make_task, part_of, traced, train_base
+from .parts import make_model, make_task, traced, train_base
 from .progress import Listener
 from .pruning import Pruning, method_named, settings_of
 from .weights import digest, read_tensors, state_of
@@ -259,7 +259,7 @@ class _Job:
 
 
 def _kept_base(study: Path) -> dict[str, Tensor]:
-    return read_tensors(study / BASE, read_study_json(study)["fingerprint"]["weights"])
+    return read_tensors(study / BASE, read_study_json(study, to_write=False)["fingerprint"]["weights"])
 
 
 def _begun(part: Path, settings: Mapping[str, Any]) -> Path:

@@ -48,7 +48,8 @@ def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method
     try:
         return METHODS[name](**dict(settings or {}))
     except TypeError as error:
-        raise ValueError(f"{name} does not take {dict(settings or {})}: {error}") from None
+        usual = ", ".join(f"{one}={getattr(method, one)!r}" for one in settings or {})
+        raise ValueError(f"{name} does not take {dict(settings or {})}: {error}; it has {usual} by itself") from None
 
 
 _FIXED = ("name", "needs", "allocates", "selects", "criterion")  # what a method is, not how it is set

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from .terminal import COLUMNS, PLAIN, Style, beside, fitting, shortened, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def event_line(event: Mapping[str, Any]) -> str:
@@ -17,11 +20,11 @@ def event_line(event: Mapping[str, Any]) -> str:
         return f"base network: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
     if kind == "trial":
         last, best = event["last"], event["best"]
-        said = f"error {_percent(last['error'])}" if last["error"] is not None else last["reason"]
+        said = f"error {_percent(last['error'])}" if last["error"] is not None else shortened(last["reason"], _REASON)
         known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
         others = f"; {event['running']} running" if event.get("running") else ""
         return (
-            f"trial {event['done']}/{event['total']}: {said}, {_count(last['macs'])} MACs{known}{others}{_left(event)}"
+            f"{event['done']}/{event['total']} trials: {said}, {_count(last['macs'])} MACs{known}{others}{_left(event)}"
         )
     if kind == "calibration":
         return f"latency: {event['done']}/{event['total']} networks measured"
@@ -40,48 +43,87 @@ def event_line(event: Mapping[str, Any]) -> str:
     return f"{event['folder']}: {formats}; largest difference {worst:.1e} of the largest output"
 
 
-def front_text(front: pd.DataFrame, full: Mapping[str, float], resolutions: Sequence[Sequence[int]]) -> str:
-    """A front as a table for people: errors in percent, costs beside their share of the full network's."""
+def bar_line(event: Mapping[str, Any]) -> str:
+    """An event beside a progress bar: as `event_line`, and a trial so short that the time left is always seen."""
+    if event["event"] != "trial":
+        return event_line(event)
+    last, best = event["last"], event["best"]
+    said = [
+        f"{event['done']}/{event['total']} trials",
+        "none within the budget yet" if best is None else f"best {_percent(best['error'])} (trial {best['trial']})",
+        f"last {'failed' if last['error'] is None else _percent(last['error'])}",
+    ]
+    return "; ".join([*said, *([f"{event['running']} running"] if event.get("running") else [])]) + _left(event)
+
+
+def front_text(
+    front: pd.DataFrame,
+    full: Mapping[str, float],
+    resolutions: Sequence[Sequence[int]],
+    *,
+    first: Sequence[str] = (),
+    style: Style = PLAIN,
+) -> str:
+    """A front as a table for people: errors in percent, costs beside their share of the full network's; 80 columns.
+
+    Args:
+        front: as `Study.front` gives it.
+        full: costs of the full network.
+        resolutions: sides that the resolution axis is an index into.
+        first: costs that are shown before others, where there is no room for all.
+        style: of what can be shown.
+    """
     if front.empty:
         return "the front is empty: no trial is within the budget yet"
+    rows = frame_json(front)
     costs = [name for name in (*full, "latency_ms") if name in front and name not in _DERIVED]
-    axes = [name for name in map(str, front) if name.startswith("depth:") or name == "resolution"]
-    rows = [["trial", "key", "error %", *costs, *axes]]
-    for row in frame_json(front):
-        error = f"{100 * row['error']:.2f}" + ("" if row["error_std"] is None else f" +- {100 * row['error_std']:.2f}")
-        shown = [_cost(name, row[name], full) for name in costs]
-        chosen = [_side(resolutions[row[name]]) if name == "resolution" else str(row[name]) for name in axes]
-        rows.append([str(row["trial"]), str(row["key"]), error, *shown, *chosen])
-    return table(rows)
+    costs.sort(key=lambda name: list(first).index(name) if name in first else len(first))
+    columns = [["trial", *(str(row["trial"]) for row in rows)], ["error %", *map(_error_cell, rows)]]
+    columns += [[name, *(_cost(name, row[name], full) for row in rows)] for name in costs]
+    if "resolution" in front:
+        columns.append(["side", *(_side(resolutions[row["resolution"]]) for row in rows)])
+    stages = [name for name in map(str, front) if name.startswith("depth:")]
+    if stages:
+        columns.append(["depth", *("-".join(str(row[name]) for name in stages) for row in rows)])
+    columns.append(["key", *(str(row["key"]) for row in rows)])
+    many = len(costs)
+    others = range(2 + many, len(columns))
+    kept = fitting(columns, [0, 1, *range(2, 2 + min(many, _MAIN)), *others, *range(2 + _MAIN, 2 + many)])
+    best = min(range(len(rows)), key=lambda number: rows[number]["error"])
+    cells = [[columns[column][row] for column in kept] for row in range(len(rows) + 1)]
+    right = [place for place, column in enumerate(kept) if column == 0 or 2 <= column < 2 + many]
+    said = table(cells, right=right, best=best + 1, style=style)
+    hidden = [columns[column][0] for column in range(len(columns)) if column not in kept]
+    return said + (f"\nno room for {', '.join(hidden)}: see --csv or --json" if hidden else "")
 
 
-def standing_text(standing: Mapping[str, Any]) -> str:
+def standing_text(standing: Mapping[str, Any], style: Style = PLAIN) -> str:
     """What `Study.status` or `View.status` says, for people: 80 columns."""
     best = standing["best"]
     found = "none yet" if best is None else f"trial {best['trial']}, error {_percent(best['error'])}, {_costs(best)}"
-    asked = ", ".join(f"{name}={limit}" for name, limit in standing["budget"].items()) or "none"
     foretold: dict[str, str] = {}
     for proxy in standing["proxies"]:  # best first; a method that was asked at several costs is named once
         name = proxy["proxy"].partition(":")[0]
         foretold.setdefault(name, f"{name} {proxy['correlation']:.2f}")
     rows = [
-        ["trials", _counts(standing)],
-        *([["left", f"about {duration(standing['left_s'])}"]] if standing.get("left_s") is not None else []),
-        *(["driver", _driver(driver)] for driver in standing.get("drivers", [])),
-        ["front", f"{standing['front']} networks"],
-        ["best", found],
-        ["budget", asked],
-        ["sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"],
-        ["fidelity", standing["fidelity"]],
-        *([["seeds", _worth(standing["seeds"])]] if standing["seeds"] else []),
-        *([["surrogate", _foresight(standing["foresight"])]] if standing["foresight"] else []),
-        *([["proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)"]] if foretold else []),
-        ["spent", f"{duration(standing['seconds'])} evaluating"],
-        *(["failed", _failure(failure)] for failure in standing["failures"][:_REASONS]),
-        *(["gpu", _gpu(gpu)] for gpu in standing.get("gpus", [])),
+        ("trials", _counts(standing)),
+        *([("left", f"about {duration(standing['left_s'])}")] if standing.get("left_s") is not None else []),
+        *(("driver", _driver(driver)) for driver in standing.get("drivers", [])),
+        ("best", found),
+        *([("error", said)] if (said := _best_so_far(standing, style)) else []),
+        ("front", f"{_networks(standing['front'])}{_volume_so_far(standing, style)}"),
+        ("budget", _asked(standing)),
+        ("sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"),
+        ("fidelity", standing["fidelity"]),
+        *([("seeds", _worth(standing["seeds"]))] if standing["seeds"] else []),
+        *([("surrogate", _foresight(standing["foresight"]))] if standing["foresight"] else []),
+        *([("proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)")] if foretold else []),
+        ("spent", f"{duration(standing['seconds'])} evaluating"),
+        *(("failed", _failure(failure)) for failure in standing["failures"][:_REASONS]),
+        *(("gpu", _gpu(gpu)) for gpu in standing.get("gpus", [])),
     ]
     slots = [slot for driver in standing.get("drivers", []) for slot in driver["slots"]]
-    return _wrapped(rows) + (f"\n\n{_slots(slots)}" if slots else "")
+    return beside(rows, bad=("failed",), style=style) + (f"\n\n{_slots(slots, style)}" if slots else "")
 
 
 def standing_line(standing: Mapping[str, Any]) -> str:
@@ -91,7 +133,7 @@ def standing_line(standing: Mapping[str, Any]) -> str:
     return said + ("" if left_s is None else f"; {duration(left_s)} left")
 
 
-def pruned_text(config: Mapping[str, Any]) -> str:
+def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
     """What `secateur prune` made, for people: costs and errors beside the full network's."""
     rows = [["", config["method"], "full"]]
     for name, value in config["costs"].items():
@@ -102,15 +144,24 @@ def pruned_text(config: Mapping[str, Any]) -> str:
         if f"{split}_error" in config["errors"]:
             found, whole = config["errors"][f"{split}_error"], config["errors"][f"full_{split}_error"]
             rows.append([f"{split} error", _percent(found), _percent(whole)])
-    return table(rows)
+    return table(rows, right=(1, 2), style=style)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def exported_text(configs: Sequence[Mapping[str, Any]], style: Style = PLAIN) -> str:
+    """Networks that were exported, for people: the `config.json` of each, and `folder`, its path; 80 columns."""
+    split = "test" if all("test_error" in config["errors"] for config in configs) else "validation"
+    columns = [
+        ["network", *(Path(config["folder"]).name for config in configs)],
+        [f"{split} error %", *(_error_cell(_of_split(config["errors"], split)) for config in configs)],
+    ]
+    for name in ("macs", "params", "latency_ms", "peak_bytes"):
+        if all(name in config["costs"] for config in configs):
+            columns.append([name, *(_cost(name, config["costs"][name], config["full_costs"]) for config in configs)])
+    kept = fitting(columns, range(len(columns)))
+    rows = [[columns[column][row] for column in kept] for row in range(len(configs) + 1)]
+    said = table(rows, right=[place for place, column in enumerate(kept) if column > 1], style=style)
+    formats = ", ".join(dict.fromkeys(name for config in configs for name, _ in _compared(config["verified"])))
+    return f"{said}\nin {Path(configs[0]['folder']).parent}: {formats}, each read back and compared"
 
 
 def frame_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -132,7 +183,7 @@ def duration(seconds: float) -> str:
 
 
 _DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
-_COLUMNS = 80
+_MAIN = 2  # costs that have room before anything else does
 _REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
 
 
@@ -159,7 +210,7 @@ def _driver(driver: Mapping[str, Any]) -> str:
 
 
 def _failure(failure: Mapping[str, Any]) -> str:
-    numbers, reason = ", ".join(map(str, failure["trials"])), _short(failure["reason"], _REASON)
+    numbers, reason = ", ".join(map(str, failure["trials"])), shortened(failure["reason"], _REASON)
     if failure["count"] == 1:
         return f"trial {numbers}: {reason}"
     more = "... " if failure["count"] > len(failure["trials"]) else ""
@@ -174,14 +225,15 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
     return f"{said}, {gpu['used_bytes'] / 2**30:.1f} of {gpu['total_bytes'] / 2**30:.1f} GiB"
 
 
-def _slots(slots: Sequence[Mapping[str, Any]]) -> str:
+def _slots(slots: Sequence[Mapping[str, Any]], style: Style) -> str:
     rows = [["slot", "does", "for", "process", "on", "gpus"]]
     for slot in slots:
         pid, gpus = slot.get("pid"), slot.get("gpus") or ()
-        place = ["" if pid is None else str(pid), _short(str(slot.get("host") or ""), 16), ",".join(map(str, gpus))]
+        place = ["" if pid is None else str(pid), shortened(str(slot.get("host") or ""), 16), ",".join(map(str, gpus))]
         rows.append([str(slot["slot"]), _does(slot), duration(slot["seconds"]), *place])
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    return "\n".join(_short(line, _COLUMNS) for line in table([[row[i] for i in used] for row in rows]).splitlines())
+    head, *lines = table([[row[i] for i in used] for row in rows]).splitlines()
+    return "\n".join([style("bold", shortened(head, COLUMNS)), *(shortened(line, COLUMNS) for line in lines)])
 
 
 def _does(slot: Mapping[str, Any]) -> str:
@@ -194,20 +246,6 @@ def _does(slot: Mapping[str, Any]) -> str:
     if slot.get("epoch") is not None:
         said += f", epoch {slot['epoch']}" + (f"/{slot['epochs']}" if slot.get("epochs") else "")
     return said + (f", loss {slot['loss']:.4f}" if isinstance(slot.get("loss"), float) else "")
-
-
-def _wrapped(rows: Sequence[Sequence[str]]) -> str:
-    """Names, and what is said of them beside, within the columns."""
-    width = max(len(name) for name, _ in rows)
-    lines = []
-    for name, said in rows:
-        broken = textwrap.wrap(said, _COLUMNS - width - 2, break_long_words=False, break_on_hyphens=False)
-        lines += [f"{title:{width}}  {line}" for title, line in zip([name, *[""] * len(broken)], broken, strict=False)]
-    return "\n".join(lines)
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _left(event: Mapping[str, Any]) -> str:
@@ -242,7 +280,49 @@ def _cost(name: str, value: float | None, full: Mapping[str, float]) -> str:
         return ""
     if name == "latency_ms":
         return f"{value:.3g}"
-    return f"{_count(value)} ({value / max(full[name], 1):.3f})"
+    share = 100 * value / max(full[name], 1)
+    return f"{_count(value)} ({share:.1f}%)" if share >= 0.1 else f"{_count(value)} ({share:.1g}%)"
+
+
+def _error_cell(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['error']:.2f}" + ("" if row["error_std"] is None else f" +- {100 * row['error_std']:.2f}")
+
+
+def _of_split(errors: Mapping[str, Any], split: str) -> dict[str, Any]:
+    return {"error": errors[f"{split}_error"], "error_std": errors[f"{split}_error_std"]}
+
+
+def _networks(count: int) -> str:
+    return "1 network" if count == 1 else f"{count} networks"
+
+
+def _best_so_far(standing: Mapping[str, Any], style: Style) -> str:
+    """The best error over the trials as a sparkline, and from where to where it went."""
+    known = [error for error in standing["history"].get("best_error", ()) if error is not None]
+    if len(set(known)) < 2:
+        return ""
+    line = style.spark(known)
+    return f"{line}{'  ' if line else ''}best so far, {_percent(known[0])} to {_percent(known[-1])}"
+
+
+def _volume_so_far(standing: Mapping[str, Any], style: Style) -> str:
+    known = [share for share in standing["history"].get("hypervolume", ()) if share is not None]
+    line = style.spark(known) if len(known) > 1 else ""
+    return f"; hypervolume {line}" if line else ""
+
+
+def _asked(standing: Mapping[str, Any]) -> str:
+    """The budget as it was asked for; a share with what it comes to."""
+    said = []
+    for name, limit in standing["budget"].items():
+        comes_to = standing["limits"].get(name)
+        known = comes_to is not None and comes_to != limit
+        said.append(f"{name}={limit}" + (f" ({_amount(name, comes_to)})" if known else ""))
+    return ", ".join(said) or "none"
+
+
+def _amount(name: str, value: float) -> str:
+    return f"{value:.3g} ms" if name == "latency_ms" else _count(value)
 
 
 def _side(side: Sequence[int]) -> str:
@@ -264,16 +344,47 @@ def _worth(worth: Mapping[str, Any]) -> str:
 
 
 def _foresight(found: Mapping[str, Any]) -> str:
-    said = [
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in found["model"].items()
-    ]
+    said = [_surrogate(found["model"])] if found["model"] else []
     if "rmse" in found:
         said.append(
-            f"foretold {found['trials']} errors within {_percent(found['rmse'])} "
+            f"foretold {found['trials']} errors to within {_percent(found['rmse'])} "
             f"({_percent(found['rmse_of_mean'])} by their mean)"
         )
-    return ", ".join(said)
+    return "; ".join(said)
+
+
+def _surrogate(model: Mapping[str, Any]) -> str:
+    """What a sampler noted on its model of the error; that of a sampler of the user's own as it stands."""
+    if not _KNOWN.get(model.get("kind", ""), {"kind", "?"}) <= set(model):
+        return ", ".join(f"{name} {_value(value)}" for name, value in model.items())
+    if model["kind"] == "start":
+        return f"none yet, {model['trials']} {'error is' if model['trials'] == 1 else 'errors are'} too few"
+    left_out = f"errs by {_percent(model['rmse'])} on trials left out ({_percent(model['mean_rmse'])} by their mean)"
+    if model["kind"] == "three-dimensions":
+        said = f"polynomial of depth, width and resolution through {model['samples']} networks; {left_out}"
+        return said + (f"; best at {_value(model['optimum'])}" if "optimum" in model else "")
+    if model["kind"] == "mean":
+        return (
+            f"the mean of {model['trials']} errors: a polynomial would err by {_percent(model['rmse'])} on trials left "
+            f"out, and the mean errs by {_percent(model['mean_rmse'])}"
+        )
+    scale = "" if model["transform"] == "identity" else f" of their {model['transform']}"
+    counted = f"{model['coefficients']} coefficients{scale} through {model['trials']} errors"
+    return f"polynomial of degree {model['degree']}, {counted}; {left_out}"
+
+
+_KNOWN = {
+    "start": {"trials"},
+    "mean": {"trials", "rmse", "mean_rmse"},
+    "polynomial": {"trials", "degree", "coefficients", "transform", "rmse", "mean_rmse"},
+    "three-dimensions": {"samples", "rmse", "mean_rmse"},
+}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _percent(error: float) -> str:

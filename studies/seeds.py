@@ -9,6 +9,7 @@ depth and resolution, each as large as the budget allows; `compound` and methods
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,8 +110,13 @@ class Seeds:
 
 def check_seeds(names: Sequence[str]) -> tuple[str, ...]:
     """The names, if all are known and none comes twice."""
-    if isinstance(names, str) or not all(name in SEEDS for name in names) or len(set(names)) != len(names):
-        raise ValueError(f"seeds={names!r}: expected a tuple of different names out of {', '.join(SEEDS)}")
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"seeds={names!r}: expected a list of different names out of {', '.join(SEEDS)}")
+    for name in names:
+        if name not in SEEDS:
+            near = difflib.get_close_matches(name, SEEDS, 1)
+            mend = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(SEEDS)}"
+            raise ValueError(f"seed {name!r} is not known; {mend}")
     return tuple(names)
 
 

@@ -102,8 +102,12 @@ def make_sqlite(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def check_sqlite(path: Path) -> None:
+def check_sqlite(path: Path, *, said: Path | None = None) -> None:
     """Read the whole file.
+
+    Args:
+        path: the file.
+        said: what a message calls it, where it is a copy.
 
     Raises:
         ValueError: it is missing, truncated or no database.
@@ -117,7 +121,7 @@ def check_sqlite(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found != "ok":
-        raise ValueError(f"{path} is damaged ({found}); restore it from a copy or start a new study")
+        raise ValueError(f"{said or path} is damaged ({found}); restore it from a copy or start a new study")
 
 
 @contextmanager

@@ -4,7 +4,8 @@
         study.run(50, listener)
 
 A study's trials go into one run there, a step a trial; a study that goes on goes on there. Where the server is, and who
-is asking, each of them finds out in its own way (`MLFLOW_TRACKING_URI`, `wandb login`, ...).
+is asking, each of them finds out in its own way (`MLFLOW_TRACKING_URI`, `wandb login`, ...). Of what they raise,
+passwords and keys are never logged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import queue
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,14 +56,9 @@ class Trackers:
             ValueError: a name is not known.
             ImportError: a tracker is not installed.
         """
-        for name in names:
-            if name not in TRACKERS:
-                near = difflib.get_close_matches(name, TRACKERS, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(TRACKERS)}"
-                raise ValueError(f"tracker {name!r} is not known; {hint}")
-            if not any(importlib.util.find_spec(module) for module in TRACKERS[name][0]):
-                raise ImportError(f"{name} is not installed: pip install {TRACKERS[name][0][0]}")
-        self._names, self._folder, self._then = list(dict.fromkeys(names)), Path(folder), then
+        self._names = check_known(names)
+        check_installed(self._names)
+        self._folder, self._then = Path(folder), then
         self._threads: list[_Thread] | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -96,23 +93,80 @@ class Trackers:
 class _Thread(threading.Thread):
     def __init__(self, tracker: str, folder: Path) -> None:
         super().__init__(name=tracker, daemon=True)
+        self._warned = False
         self.queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._folder = folder
         self.start()
 
     def run(self) -> None:
-        """Open the tracker and tell it trials until None comes."""
+        """Open the tracker, tell it trials until None comes, and close it whatever happened."""
+        opened: tuple[Tell, Callable[[], object]] | None = self._tried(self._open)
+        if opened is not None:
+            tell, close = opened
+            self._tried(lambda: self._tell_all(tell))
+            self._tried(close)
+
+    def _open(self) -> tuple[Tell, Callable[[], object]]:
+        return TRACKERS[self.name][1](self._folder, str(read_study_json(self._folder)["name"]))
+
+    def _tell_all(self, tell: Tell) -> None:
+        while (event := self.queue.get()) is not None:
+            tell(event["last"]["trial"], *_told(event))
+
+    def _tried(self, action: Callable[[], Any]) -> Any:
+        """What an action gives; None, and one warning in all, where it raises."""
         try:
-            name = str(read_study_json(self._folder)["name"])
-            tell, close = TRACKERS[self.name][1](self._folder, name)
-            while (event := self.queue.get()) is not None:
-                tell(event["last"]["trial"], *_told(event))
-            close()
-        except Exception as error:  # a service and its library raise whatever they like
-            said = re.sub(
-                r"://[^/@\s]*@", "://***@", " ".join(str(error).split())
-            )  # a server's URL may hold a password
-            logger.warning("%s gets no more trials (%s: %s); the search goes on", self.name, type(error).__name__, said)
+            return action()
+        except BaseException as error:  # a service and its library raise whatever they like; some ask to exit
+            if not self._warned:
+                self._warned = True
+                said = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))}"
+                logger.warning("%s gets no more trials (%s); the search goes on", self.name, said[:_SAID])
+            return None
+
+
+def check_known(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of trackers, each once.
+
+    Raises:
+        ValueError: one is not known.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            near = difflib.get_close_matches(name, TRACKERS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(TRACKERS)}"
+            raise ValueError(f"tracker {name!r} is not known; {hint}")
+    return tuple(dict.fromkeys(names))
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Refuse what is not installed.
+
+    Raises:
+        ImportError: a tracker is not installed.
+    """
+    for name in names:
+        if not any(importlib.util.find_spec(module) for module in TRACKERS[name][0]):
+            raise ImportError(f"{name} is not installed: pip install {TRACKERS[name][0][0]}")
+
+
+def without_secrets(text: str) -> str:
+    """A text without passwords, keys and tokens: those of URLs and headers, and those of the environment.
+
+    >>> without_secrets("401 from https://ann:secret@host/?token=secret (Authorization: Bearer secret)")
+    '401 from https://***@host/?token=*** (Authorization: Bearer ***)'
+    """
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= _SHORTEST:
+            text = text.replace(value, "***")
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    text = re.sub(r"(?i)\b(bearer|basic)\s+[^\s)\"']+", r"\1 ***", text)
+    return re.sub(rf"(?i)(\w*(?:{_SECRET.pattern})\w*[\"']?\s*[=:]\s*[\"']?)[^\s&,;)\"']+", r"\1***", text)
+
+
+_SECRET = re.compile(r"pass|pwd|secret|token|api_?key", re.IGNORECASE)
+_SHORTEST = 4  # letters of what is taken for a secret of the environment
+_SAID = 300  # letters of an error that are logged
 
 
 def _told(event: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
@@ -144,22 +198,23 @@ def _tensorboard(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
 
 
 def _mlflow(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
-    """A run of the study's name, in the experiment of `MLFLOW_EXPERIMENT_NAME` or "secateur"."""
+    """A run that is tagged with the study's name, in the experiment of `MLFLOW_EXPERIMENT_NAME` or "secateur"."""
     mlflow = importlib.import_module("mlflow")
+    metric = importlib.import_module("mlflow.entities").Metric
     client = mlflow.MlflowClient()
     wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", "secateur")
     experiment = client.get_experiment_by_name(wanted)
     where = client.create_experiment(wanted) if experiment is None else experiment.experiment_id
-    before = client.search_runs([where], filter_string=f"attributes.run_name = '{name}'", max_results=1)
+    before = client.search_runs([where], filter_string=f"tags.`{_TAG}` = '{name}'", max_results=1)
     if before:
         run = before[0].info.run_id
         client.update_run(run, status="RUNNING")
     else:
-        run = client.create_run(where, run_name=name, tags={"folder": str(folder)}).info.run_id
+        run = client.create_run(where, run_name=folder.name, tags={_TAG: name, "folder": str(folder)}).info.run_id
 
     def tell(number: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
-        for figure, value in figures.items():
-            client.log_metric(run, figure, value, step=number)
+        now = int(1000 * time.time())
+        client.log_batch(run, metrics=[metric(figure, value, now, number) for figure, value in figures.items()])
 
     return tell, lambda: client.set_terminated(run)
 
@@ -168,7 +223,15 @@ def _wandb(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
     """A run of the study's name."""
     wandb = importlib.import_module("wandb")
     run = wandb.init(
-        project="secateur", id=name, name=folder.name, resume="allow", dir=str(folder), config={"folder": str(folder)}
+        project="secateur",
+        id=name,
+        name=folder.name,
+        resume="allow",
+        reinit="create_new",  # a run of the user's own goes on beside it
+        dir=str(folder),
+        config={"folder": str(folder)},
+        save_code=False,
+        settings={"silent": True, "console": "off"},
     )
     run.define_metric("*", step_metric="trial")
 
@@ -177,6 +240,8 @@ def _wandb(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
 
     return tell, run.finish
 
+
+_TAG = "secateur.study"  # of a run of MLflow
 
 TRACKERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], tuple[Tell, Callable[[], object]]]]] = {
     "tensorboard": (("tensorboard", "tensorboardX"), _tensorboard),

@@ -8,22 +8,22 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, final
 
 from ..spaces import Axis, Budget
+from .archive import open_to_look
 from .board import drivers
-from .folder import STUDY_JSON, described_storage, read_study_json, storage_url
+from .folder import STUDY_JSON, described_storage, part_of, read_study_json
 from .front import front_table, on_front
 from .gpus import gpu_use
-from .insight import foresight, seeds_worth
+from .insight import foresight, history, seeds_worth
 from .ledger import Ledger
-from .parts import part_of
 from .patience import Patience
 from .progress import better, described
-from .storage import connect
 from .trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PATIENCE_S = 10.0  # who only looks does not wait for long
 
@@ -40,6 +40,8 @@ class View:
         name: of the study there.
         database: that storage.
         budget: the one of the last run.
+        limits: that in absolute numbers.
+        objectives: what is minimised.
     """
 
     def __init__(self, path: str | Path, *, storage: str | None = None) -> None:
@@ -59,22 +61,30 @@ class View:
                 f"{path} is not made yet: its network is still to be trained; go on with `secateur resume {path}`, "
                 f"or wait for whoever does"
             )
-        found = read_study_json(self.path)
+        self._found = found = read_study_json(self.path, to_write=False)
+        self._given = storage
         self._settings: dict[str, Any] = found["settings"]
         self._axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
         self.full: dict[str, float] = found["full_costs"]
         self.resolutions: list[list[int]] = found["space"]["resolutions"]
         self.storage = described_storage(self.path, found["storage"])
         self.name: str = found["name"]
-        self.database = connect(storage_url(self.path, found, storage), self.path)
-        patience = Patience(self.storage, seconds=_PATIENCE_S)
-        self._ledger = Ledger(self.database, self.name, self._axes, self._settings["objectives"], patience=patience)
+        self.objectives: list[str] = self._settings["objectives"]
+        self._open()
         self._look()
 
     def refresh(self) -> None:
         """Look again."""
-        self._ledger.refresh()
+        if self._copied:
+            self._open()
+        else:
+            self._ledger.refresh()
         self._look()
+
+    def _open(self) -> None:
+        self.database, self._copied = open_to_look(self.path, self._found, self._given)
+        patience = Patience(self.storage, seconds=_PATIENCE_S)
+        self._ledger = Ledger(self.database, self.name, self._axes, self.objectives, patience=patience)
 
     def _look(self) -> None:
         self._notes = notes = self._ledger.notes()
@@ -83,11 +93,11 @@ class View:
         self._proxies = notes.get("proxies", [])
         full = self.full | {name: notes[f"full_{name}"] for name in ("latency_ms",) if f"full_{name}" in notes}
         known = {n: limit for n, limit in self.budget.asked().items() if n in full or not self.budget.needs_full(n)}
-        self._limits = Budget(**known, reserve=self.budget.reserve).limits(full)
+        self.limits = Budget(**known, reserve=self.budget.reserve).limits(full)
 
     def front(self) -> pd.DataFrame:
         """As `Study.front`."""
-        return front_table(on_front(self._trials, self._settings["objectives"], self._limits), self._axes)
+        return front_table(on_front(self._trials, self.objectives, self.limits), self._axes)
 
     def status(self) -> dict[str, Any]:
         """As `Study.status`, and what runs now.
@@ -96,7 +106,7 @@ class View:
         none runs, `left_s` seconds that it may still take (None where nobody knows), and the `gpus` that slots of this
         machine use (see `gpus.gpu_use`).
         """
-        found = standing(self.path, self._trials, self.budget, self._limits, self._settings, self._proxies)
+        found = standing(self.path, self._trials, self.budget, self.limits, self._settings, self._proxies)
         running = drivers(self.path)
         goal = max((one["goal"] for one in running if one["goal"]), default=None) or self._goal()
         left_s = _left(running, goal, found["told"], self._trials)
@@ -190,6 +200,7 @@ def standing(
         "objectives": list(settings["objectives"]),
         "sampler": settings["sampler"],
         "fidelity": settings["fidelity"],
+        "history": history(trials, settings["objectives"], limits),
         "seeds": seeds_worth(trials, settings["objectives"], limits),
         "foresight": foresight(trials),
         "proxies": [dict(proxy) for proxy in proxies],

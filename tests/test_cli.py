@@ -88,8 +88,9 @@ def test_search_says_how_far_it_is_in_plain_lines(folder, capsys):
     said = capsys.readouterr()
     lines = said.err.splitlines()
     assert lines[0].startswith("base network: epoch 1/2, loss ")
-    assert re.match(r"trial 3/3: error [\d.]+%, [\d.]+ ?k? MACs; best [\d.]+% \(trial \d\)$", lines[-1])
-    assert said.out.startswith("trial  key")
+    assert re.match(r"3/3 trials: error [\d.]+%, [\d.]+ ?k? MACs; best [\d.]+% \(trial \d\)$", lines[-2])
+    assert lines[-1] == f"secateur: write these networks with: secateur export {out} --to OUT --pick all"
+    assert said.out.startswith("trial  error %  ")
     kept = config.read(out)
     assert (kept.study.trials, kept.study.seed) == (3, 5)
     assert not (folder / "plain.part").exists()
@@ -145,7 +146,10 @@ def test_a_reserve_survives_in_the_study(folder, capsys):
 def test_export(folder, run, capsys):
     out = folder / "out"
     assert main(["export", str(run), "--to", str(out), "--quiet"]) == 0
-    path = capsys.readouterr().out.strip()
+    head, row, place = capsys.readouterr().out.splitlines()
+    assert head.startswith("network ") and "test error %" in head and "macs" in head
+    assert place.startswith(f"in {out}: safetensors, pt2, ") and place.endswith("each read back and compared")
+    path = out / row.split()[0]
     side = json.loads((Path(path) / "config.json").read_text())["resolution"]
     assert load(path)(torch.rand(3, 1, *side)).shape == (3, 2)
     assert (out / "front.csv").is_file()
@@ -167,7 +171,7 @@ def test_a_killed_search_goes_on_where_it_stood(folder, tmp_path):
     command = [sys.executable, "-P", "-m", "secateur"]
     for arguments, sign in (
         (["search", str(tmp_path / "study.toml"), "--out", str(killed)], "base network: epoch 2/4"),
-        (["resume", str(killed)], "trial 2/6"),
+        (["resume", str(killed)], "2/6 trials"),
     ):
         process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
         for line in process.stderr:
@@ -192,7 +196,7 @@ def test_an_interrupt_says_how_to_go_on(folder, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
-        if line.startswith("trial 2/"):
+        if line.startswith("2/"):
             break
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
@@ -215,7 +219,7 @@ BAD_FILES = {
     "{good}[space]\nresolutions = 28": "[space] resolutions: given 28; expected a list",
     '{good}[space]\nignore = ["nose"]': "nose",
     '{good}[study]\nsampler = "random_search"': "sampler 'random_search' is not known",
-    '{good}[study]\nseeds = ["compund"]': "expected a tuple of different names out of full, compound",
+    '{good}[study]\nseeds = ["compund"]': "seed 'compund' is not known; did you mean 'compound'?",
     '{good}[study]\nevaluator = "supernet"': "expected one of ladder, shared-weights",
     '{good}[study]\nfidelity = "shor"': "expected one of zero-shot, recalibrated, short, long",
     "{good}[study]\nearly_stopping = 1": "[study] early_stopping: given 1; expected true or false",
@@ -246,12 +250,23 @@ BAD_FILES = {
     '{good}[runner]\nkind = "processes"\nasynchronous = "yes"': "[runner] asynchronous: given",
     'model = "cli_tiny:Tiny"\nrunner = "rya"\n{data}': "[runner]: kind='rya'",
     'model = "cli_tiny:Tiny"\nrunner = 3\n{data}': "[runner]: given 3; expected a table",
+    '{good}[study]\nstorage = "somewhere"': "the storage given is no URL",
+    '{good}[study]\nstorage = "journal:/no/such/place/a.log"': "/no/such/place is no folder that can be",
+    '{good}[study]\nstorage = "sqlite:////no/such/place/a.db"': "/no/such/place is no folder that can be written",
+    '{good}[study]\nartifacts = "nosuch://a/b"': "artifacts='nosuch://a/b' can't be used",
+    '{good}[study]\nsampler = "cli_tiny:Tiny"': "sampler factory cli_tiny:Tiny does not take (seed, problem)",
+    '{good}[study]\nsampler = "polynomal"': "sampler 'polynomal' is not known; did you mean 'polynomial'?",
+    '{good}[study]\ntrack = ["tensorbord"]': "[study] track: tracker 'tensorbord' is not known; did you mean",
+    '{good}[space]\nignore = ["heat"]': "no module of Tiny; did you mean 'head'?",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "fewer.npz"': "there are 20 images and 10 labels",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "study.toml"': "write it with numpy.savez(PATH",
 }
 
 
 @pytest.mark.parametrize("text", BAD_FILES, ids=lambda text: BAD_FILES[text][:40])
 def test_a_bad_study_file_is_one_line(folder, tmp_path, capsys, text):
     torch.save(folder, folder / "pickle.pt")
+    np.savez(folder / "fewer.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(10) % 2)
     np.savez(folder / "colour.npz", images=np.zeros((20, 3, 8, 8), np.uint8), labels=np.arange(20) % 2)
     data = '[data]\nreader = "npz"\npath = "images.npz"\n'
     good = f'folder = "{folder}"\nmodel = "cli_tiny:Tiny"\n{data}'
@@ -344,7 +359,7 @@ def test_an_error_in_a_search_says_that_the_study_is_kept(folder, tmp_path, caps
     monkeypatch.setattr(Study, "run", failing)
     out = tmp_path / "run"
     said = refused(capsys, "search", folder / "study.toml", "--out", out, "--quiet")
-    assert said.endswith(f"all failed; the study is kept, go on with: secateur resume {out}\n")
+    assert said.endswith(f"all failed; the study is kept: once that is mended, go on with: secateur resume {out}\n")
     said = refused(capsys, "resume", out, "--quiet")
     assert said.endswith("all failed\n")
 
@@ -359,6 +374,50 @@ def test_a_damaged_study_is_one_line(run, tmp_path, capsys):
     shutil.copytree(run, other)
     (other / "study.toml").write_text((other / "study.toml").read_text().replace("validation = 20", "validation = 30"))
     assert "another study" in refused(capsys, "resume", other, "--quiet")
+
+
+@pytest.mark.parametrize("key", ["name", "storage", "settings", "space", "axes", "full_costs", "fingerprint"])
+def test_an_edited_study_is_one_line(run, tmp_path, capsys, key):
+    broken = tmp_path / "s"
+    shutil.copytree(run, broken)
+    kept = json.loads((broken / "study.json").read_text())
+    for found in ({name: value for name, value in kept.items() if name != key}, kept | {key: 3}):
+        (broken / "study.json").write_text(json.dumps(found))
+        for command in ("status", "front", "resume"):
+            assert f"study.json was edited: {key!r} is missing or malformed" in refused(capsys, command, broken)
+
+
+def test_the_folder_one_stands_in_may_be_named_by_a_dot(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    for command in ("status", "front"):
+        assert main([command, "."]) == 0
+    assert main(["resume", ".", "--quiet"]) == 0
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "front", "resume"):
+        assert ". holds no study" in refused(capsys, command, ".")
+    assert "nothing is no folder; give the folder of a study" in refused(capsys, "status", "nothing")
+
+
+def test_what_changes_nothing_is_said(folder, run, tmp_path, capsys):
+    assert main(["resume", str(run), "--trials", "2"]) == 0
+    assert re.search(
+        r"run has \d+ trials, and 2 in all are asked for: none is added; ask for more", capsys.readouterr().err
+    )
+    out = tmp_path / "run"
+    options = ["--budget", "macs=99999999", "--trials", "1"]
+    assert main(["search", str(folder / "study.toml"), "--out", str(out), *options]) == 0
+    said = "warning: budget macs=99,999,999 limits nothing: the full network has 41,488"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_an_export_that_can_not_be_written_trains_nothing(run, capsys):
+    (run / "file").write_text("")
+    before = sorted((run / "exports").rglob("*")) if (run / "exports").exists() else []
+    said = refused(capsys, "export", run, "--to", run / "file" / "out", "--pick", "0")
+    assert f"can't be made in {run / 'file'} (Not a directory); choose another folder" in said
+    assert (sorted((run / "exports").rglob("*")) if (run / "exports").exists() else []) == before
+    (run / "file").unlink()
 
 
 def test_the_study_file_survives_writing(folder, tmp_path):

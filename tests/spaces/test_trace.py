@@ -199,3 +199,18 @@ def test_data_of_a_tensor_is_followed():
     assert [group.name for group in space.groups] == ["a", "a#2"] or [group.name for group in space.groups] == ["a"]
     for candidate in space.sample(4):
         assert verify(model, space, candidate, x) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        (
+            torch.rand(1, 1, 8, 8),
+            r"Conv2d does not take a batch of 2 made of example_inputs, \(2, 1, 8, 8\): RuntimeError",
+        ),
+        (torch.rand(3, 8, 8), r"made of example_inputs, \(2, 8, 8\): .*the batch first: \(1, channels, \*sides\)$"),
+    ],
+)
+def test_an_example_that_the_network_does_not_take(example, said):
+    with pytest.raises(ValueError, match=said):
+        Space.trace(nn.Conv2d(3, 8, 1), example)

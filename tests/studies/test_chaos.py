@@ -13,6 +13,7 @@ RUNNERS = {
     "serial": ["--runner", "serial"],
     "processes": ["--runner", "processes", "--workers", 2],
     "ray": ["--runner", "ray", "--workers", 2],
+    "tune": ["--runner", "tune", "--workers", 2],
 }
 
 
@@ -26,7 +27,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNNERS)
 def test_two_hundred_trials_whatever_strikes(tmp_path, undisturbed, kind):
-    if kind == "ray" and importlib.util.find_spec("ray") is None:
+    if kind in ("ray", "tune") and importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed")
     folder = tmp_path / "study"
     chaos.study_in(folder)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from handmade import OBJECTIVES, trial
 
-from secateur.studies.insight import foresight, seeds_worth
+from secateur.studies.insight import foresight, history, seeds_worth
 
 
 def planted(number, error, macs, source="seed:uniform", **changes):
@@ -46,3 +46,27 @@ def test_foresight_beside_the_mean_so_far():
 def test_foresight_of_nothing():
     assert foresight([trial(0, 0.5, 10)]) == {}
     assert foresight([foretold(0, 0.4, 0.5)]) == {"trials": 1, "model": {"kind": "polynomial"}}
+
+
+def test_the_history_of_a_search():
+    """Under the worst corner (0.6, 40) the front's area is 0, then 4 with (0.4, 20), then 6 with (0.2, 30).
+
+    The trial over the limit changes nothing.
+    """
+    trials = [trial(0, 0.6, 40), trial(1, 0.1, 90), trial(2, 0.4, 20), trial(3, 0.2, 30)]
+    assert history(trials, OBJECTIVES, {"macs": 50}) == {
+        "trials": [1, 2, 3, 4],
+        "best_error": [0.6, 0.6, 0.4, 0.2],
+        "hypervolume": [0.0, 0.0, pytest.approx(4 / 6), 1.0],
+    }
+    assert history([], OBJECTIVES, {"macs": 50}) == {}
+    over = history([trial(0, 0.1, 90)], OBJECTIVES, {"macs": 50})
+    assert over == {"trials": [1], "best_error": [None], "hypervolume": [None]}
+
+
+def test_a_long_history_has_few_moments():
+    trials = [trial(number, 1 / (1 + number), number + 1) for number in range(1000)]
+    found = history(trials, OBJECTIVES, {})
+    assert found["trials"][0] == 1 and found["trials"][-1] == 1000 and len(found["trials"]) == 40
+    assert found["best_error"] == sorted(found["best_error"], reverse=True)
+    assert found["hypervolume"] == sorted(found["hypervolume"]) and found["hypervolume"][-1] == 1.0

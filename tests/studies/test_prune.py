@@ -162,7 +162,7 @@ def test_methods_seed_a_search_and_are_asked_once(folder, tmp_path, capsys):
     assert table.within[1:].all() and (table.state == "complete").all()
     assert said.count("taylor proposes a network") == len(list((out / "proposals").glob("taylor-*"))) > 1
     assert main(["resume", str(out), "--trials", "12"]) == 0
-    assert "trial 12/12" in capsys.readouterr().err
+    assert "12/12 trials" in capsys.readouterr().err
     exported = launch.export(out, tmp_path / "nets", pick="3", finetune_epochs=0)
     config = json.loads((exported[0] / "config.json").read_text())
     assert config["ranking"] == table.ranking[3] and config["weights"] == table.weights[3]

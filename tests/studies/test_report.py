@@ -2,10 +2,12 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from secateur.studies.gpus import parsed
-from secateur.studies.report import event_line, standing_line, standing_text
+from secateur.studies.report import bar_line, event_line, exported_text, front_text, standing_line, standing_text
+from secateur.studies.terminal import Style
 
 SLOT = {"slot": 0, "state": "busy", "trial": 12, "training": False, "attempt": 1, "seconds": 35.0}
 DRIVER = {"pid": 42, "host": "box", "state": "running", "heard_s": 1.0, "elapsed_s": 700.0, "goal": 200, "told": 9}
@@ -25,6 +27,7 @@ STANDING = {
     "objectives": ["error", "macs"],
     "sampler": "tpe",
     "fidelity": "short",
+    "history": {},
     "seeds": {},
     "foresight": {},
     "proxies": [],
@@ -129,5 +132,118 @@ def test_gpus_are_picked_by_number_or_name():
 def test_a_trial_says_how_many_others_run():
     last = {"error": 0.1, "reason": None, "macs": 1000.0}
     event = {"event": "trial", "done": 3, "total": 9, "left": 6, "eta": 60.0, "best": None, "last": last}
-    assert event_line(event | {"running": 3}) == "trial 3/9: error 10.00%, 1 k MACs; 3 running; 60 s left"
-    assert event_line(event | {"running": 0}) == "trial 3/9: error 10.00%, 1 k MACs; 60 s left"
+    assert event_line(event | {"running": 3}) == "3/9 trials: error 10.00%, 1 k MACs; 3 running; 60 s left"
+    assert event_line(event | {"running": 0}) == "3/9 trials: error 10.00%, 1 k MACs; 60 s left"
+
+
+def test_a_sparkline_of_the_errors_and_of_the_front():
+    history = {"trials": [1, 4, 8, 12], "best_error": [None, 0.1, 0.06, 0.03], "hypervolume": [0.0, 0.2, 0.6, 1.0]}
+    said = shown(history=history)
+    assert row(said, "error") == "█▄▁ best so far, 10.00% to 3.00%"
+    assert row(said, "front") == "4 networks; hypervolume ▁▂▅█"
+    same = {"trials": [1, 2], "best_error": [0.1, 0.1], "hypervolume": [0.0, 1.0]}
+    assert "\nerror " not in shown(history=same), "a flat line says nothing"
+    assert "\nerror " not in shown(history={"trials": [1], "best_error": [0.1], "hypervolume": [None]})
+    assert row(shown(), "budget") == "macs=0.5 (3 M)"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"kind": "start", "trials": 1}, "none yet, 1 error is too few"),
+        (
+            {"kind": "polynomial", "trials": 24, "degree": 2, "coefficients": 19, "transform": "log"}
+            | {"rmse": 0.012, "mean_rmse": 0.02},
+            "polynomial of degree 2, 19 coefficients of their log through 24 errors; errs by 1.20% on trials left out "
+            "(2.00% by their mean)",
+        ),
+        (
+            {"kind": "mean", "trials": 9, "degree": 0, "coefficients": 1, "transform": "identity"}
+            | {"rmse": 0.03, "mean_rmse": 0.02},
+            "the mean of 9 errors: a polynomial would err by 3.00% on trials left out, and the mean errs by 2.00%",
+        ),
+        (
+            {"kind": "three-dimensions", "polynomial": "separable", "K": 3, "R": 1, "samples": 12, "rmse": 0.01}
+            | {"mean_rmse": 0.05, "optimum": {"depth": 0.8, "width": 0.512345}},
+            "polynomial of depth, width and resolution through 12 networks; errs by 1.00% on trials left out (5.00% by "
+            "their mean); best at depth 0.8, width 0.512",
+        ),
+        ({"forest": {"trees": 100}, "depth": 3}, "forest trees 100, depth 3"),
+        ({"kind": "polynomial", "of": "somebody else"}, "kind polynomial, of somebody else"),
+        ({}, "foretold 12 errors to within 1.00% (2.00% by their mean)"),
+    ],
+)
+def test_a_surrogate_is_said_in_words(model, said):
+    measured = {"trials": 12, "rmse": 0.01, "rmse_of_mean": 0.02}
+    assert (
+        row(shown(foresight={"trials": 2, "model": model} if model else measured | {"model": {}}), "surrogate") == said
+    )
+    if model:
+        both = row(shown(foresight=measured | {"model": model}), "surrogate")
+        assert both.startswith(f"{said}; foretold 12 errors")
+
+
+FULL = {"macs": 1e9, "params": 1e6, "peak_bytes": 1e8, "param_bytes": 1.0}
+
+
+def front(count=3, stages=3, **columns):
+    numbers = range(count)
+    table = {
+        "trial": [1000 * number for number in numbers],
+        "key": [f"{number:08x}" for number in numbers],
+        "error": [0.5 - 0.1 * number for number in numbers],
+        "error_std": [0.01 for _ in numbers],
+        "macs": [2.5e8 + 1e8 * number for number in numbers],
+        "params": [2.5e5 + 1e5 * number for number in numbers],
+        "peak_bytes": [2.5e7 + 1e7 * number for number in numbers],
+    }
+    table |= columns | {f"depth:layer{stage}": [stage % 4 for _ in numbers] for stage in range(stages)}
+    return pd.DataFrame(table | {"resolution": [0 for _ in numbers]})
+
+
+def test_a_front_has_the_costs_that_matter_and_says_what_it_leaves_out():
+    said = front_text(front(latency_ms=[1.0, 2.0, 3.0]), FULL, [[224, 224]], first=("error", "latency_ms", "params"))
+    head, *rows, left_out = said.splitlines()
+    assert re.split("  +", head.strip()) == ["trial", "error %", "latency_ms", "params", "side", "depth", "key"]
+    assert re.split("  +", rows[1].strip()) == [
+        *("1000", "40.00 +- 1.00", "2", "350 k (35.0%)", "224x224", "0-1-2", "00000001"),
+    ]
+    assert left_out == "no room for macs, peak_bytes: see --csv or --json"
+    painted = front_text(front(), FULL, [[224, 224]], style=Style(colours=True)).splitlines()
+    assert [line.startswith("\x1b[32m") for line in painted[:4]] == [False, False, False, True], "the least error"
+
+
+@pytest.mark.parametrize("stages", [0, 1, 30, 100])
+@pytest.mark.parametrize("side", [[28, 28], [128, 128, 128]])
+def test_a_front_of_any_network_fits(stages, side):
+    said = front_text(front(40, stages), {name: 1e12 for name in FULL}, [side])
+    assert all(len(line) <= 80 for line in said.splitlines()), said
+    assert said.splitlines()[0].split()[:3] == ["trial", "error", "%"] and len(said.splitlines()) >= 41
+    assert ("depth" in said.splitlines()[0]) == (0 < stages < 30)
+
+
+def test_exported_networks():
+    config = {
+        "folder": "out/all/trial-0007-aaa32b51",
+        "errors": {"validation_error": 0.02, "validation_error_std": 0.001, "test_error": 0.03, "test_error_std": None},
+        "costs": {"macs": 5e8, "params": 5e5, "peak_bytes": 5e7},
+        "full_costs": FULL,
+        "verified": {"tolerance": 1e-4, "safetensors": {"1": 0.0}, "pt2": {"1": 1e-7}},
+    }
+    assert exported_text([config]).splitlines() == [
+        "network              test error %           macs         params    peak_bytes",
+        "trial-0007-aaa32b51  3.00          500 M (50.0%)  500 k (50.0%)  50 M (50.0%)",
+        "in out/all: safetensors, pt2, each read back and compared",
+    ]
+
+
+def test_beside_a_bar_the_time_left_is_always_seen():
+    last, best = {"error": 0.1234, "reason": None, "macs": 4.2e6}, {"error": 0.0987, "trial": 1234}
+    event = {"event": "trial", "done": 1500, "total": 2000, "left": 500, "eta": 43_200.0, "best": best, "last": last}
+    said = bar_line(event | {"running": 16})
+    assert said == "1500/2000 trials; best 9.87% (trial 1234); last 12.34%; 16 running; 12 h 0 min left"
+    failed = {"error": None, "reason": "x" * 500, "macs": 1.0}
+    assert bar_line(event | {"best": None, "last": failed, "running": 0}) == (
+        "1500/2000 trials; none within the budget yet; last failed; 12 h 0 min left"
+    )
+    assert len(event_line(event | {"last": failed})) < 300

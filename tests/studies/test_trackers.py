@@ -50,7 +50,7 @@ def notes(monkeypatch):
 
     def put(name, **given):
         made = Notes(**given)
-        monkeypatch.setitem(TRACKERS, name, (("sys",), made.open))
+        monkeypatch.setitem(TRACKERS, name, (("sys",), lambda folder, name: made.open(folder, name)))
         return made
 
     return put
@@ -74,15 +74,58 @@ def test_every_trial_is_told_once_and_a_resumed_study_tells_the_others(tmp_path,
     assert sum(event["event"] == "trial" for event in events) == 9
 
 
-def test_a_tracker_that_raises_is_switched_off_and_the_search_goes_on(tmp_path, notes, caplog):
+@pytest.mark.parametrize("bad", [OSError("https://me:s3cret@host/ is away"), SystemExit("key s3cret"), BaseException()])
+def test_a_tracker_that_raises_is_closed_and_the_search_goes_on(tmp_path, notes, caplog, monkeypatch, bad):
+    monkeypatch.setenv("A_SERVICE_API_KEY", "s3cret")
     study, good = create(tmp_path / "a"), notes("good")
-    broken = notes("broken", bad=OSError("https://me:secret@host/ is away"))
+    broken = notes("broken", bad=bad)
     with caplog.at_level(logging.WARNING, logger="secateur"):
         with Trackers(["broken", "good"], study.path) as listener:
             study.run(8, listener)
     assert list(good.kept) == list(range(8)) and list(broken.kept) == [0, 1, 2] and len(study.trials()) == 8
+    assert (good.closed, broken.closed) == (1, 1)
     (warned,) = [record.getMessage() for record in caplog.records if record.name == "secateur"]
-    assert warned.startswith("broken ") and "the search goes on" in warned and "secret" not in warned
+    assert warned.startswith(f"broken gets no more trials ({type(bad).__name__}")
+    assert "the search goes on" in warned and "s3cret" not in warned
+
+
+def test_one_warning_a_tracker_whatever_goes_wrong(tmp_path, notes, caplog):
+    """One that can't be opened, one whose end fails, and one whose end fails after a trial did."""
+    study, unopened, unclosed, both = create(tmp_path / "a"), notes("x"), notes("y"), notes("z", bad=ValueError("told"))
+    for one in (unclosed, both):
+        one.close = raising(OSError("the end"))
+    unopened.open = raising(SystemExit(3))
+    with caplog.at_level(logging.WARNING, logger="secateur"), Trackers(["x", "y", "z"], study.path) as listener:
+        study.run(5, listener)
+    assert len(study.trials()) == 5 and list(unclosed.kept) == list(range(5))
+    said = sorted(record.getMessage().partition(";")[0] for record in caplog.records if record.name == "secateur")
+    assert said == [
+        "x gets no more trials (SystemExit: 3)",
+        "y gets no more trials (OSError: the end)",
+        "z gets no more trials (ValueError: told)",
+    ]
+
+
+def raising(error):
+    def call(*given):
+        raise error
+
+    return call
+
+
+def test_secrets_are_not_said(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    for text in (
+        "401 for key 0123456789abcdef",
+        "https://ann:hunter2@host/x failed",
+        "https://host/x?api_key=unknown1&a=1 failed",
+        '{"token": "unknown1", "a": 1}',
+        "header Authorization: Bearer unknown1 was refused",
+    ):
+        said = trackers.without_secrets(text)
+        assert "***" in said and not any(one in said for one in ("unknown1", "hunter2", "0123456789abcdef")), said
+    assert trackers.without_secrets("no such host: example.org (port 80)") == "no such host: example.org (port 80)"
 
 
 def test_a_tracker_that_waits_keeps_nobody_waiting(tmp_path, notes, caplog, monkeypatch):
@@ -161,36 +204,41 @@ def test_mlflow_has_one_run_a_study(tmp_path, monkeypatch):
     def search_runs(
         experiment_ids, filter_string="", run_view_type=1, max_results=1000, order_by=None, page_token=None
     ):
-        assert experiment_ids == ["7"]
-        return list(runs)
+        assert experiment_ids == ["7"] and filter_string == f"tags.`secateur.study` = '{name}'"
+        return [run for run in runs if run.tags["secateur.study"] == name]
 
     def create_run(experiment_id, start_time=None, tags=None, run_name=None):
-        runs.append(types.SimpleNamespace(info=types.SimpleNamespace(run_id="a-run")))
+        runs.append(types.SimpleNamespace(info=types.SimpleNamespace(run_id="a-run"), tags=tags))
         return runs[0]
 
     def update_run(run_id, status=None, name=None):
         pass
 
-    def log_metric(run_id, key, value, timestamp=None, step=None, synchronous=None):
+    def log_batch(run_id, metrics=(), params=(), tags=(), synchronous=None):
         pass
 
     def set_terminated(run_id, status=None, end_time=None):
         pass
 
-    methods = (get_experiment_by_name, create_experiment, search_runs, create_run, update_run, log_metric)
+    methods = (get_experiment_by_name, create_experiment, search_runs, create_run, update_run, log_batch)
     client = Recorder(*methods, set_terminated)
     package(monkeypatch, "mlflow", MlflowClient=lambda tracking_uri=None, registry_uri=None: client)
+    package(monkeypatch, "mlflow.entities", Metric=lambda key, value, timestamp, step: (key, value, timestamp, step))
     study = create(tmp_path / "a")
+    name = read_study_json(study.path)["name"]
     for total in (2, 3):
         with Trackers(["mlflow"], study.path) as listener:
             study.run(total, listener)
     names = [name for name, _ in client.calls]
+    assert runs[0].tags == {"secateur.study": name, "folder": str(study.path)}
     assert names.count("create_experiment") == names.count("create_run") == names.count("update_run") == 1
     assert names.count("set_terminated") == 2
-    sent = [given for name, given in client.calls if name == "log_metric"]
-    assert {given["run_id"] for given in sent} == {"a-run"}
-    errors = {given["step"]: given["value"] for given in sent if given["key"] == "error"}
+    sent = [given for name, given in client.calls if name == "log_batch"]
+    assert len(sent) == 3 and {given["run_id"] for given in sent} == {"a-run"}
+    metrics = [metric for given in sent for metric in given["metrics"]]
+    errors = {step: value for key, value, _, step in metrics if key == "error"}
     assert errors == dict(enumerate(study.trials().error))
+    assert all(isinstance(moment, int) and moment > 10**12 for _, _, moment, _ in metrics), "milliseconds"
 
 
 def test_weights_and_biases_has_one_run_a_study(tmp_path, monkeypatch):
@@ -220,14 +268,16 @@ def test_weights_and_biases_has_one_run_a_study(tmp_path, monkeypatch):
         save_code=None,
         settings=None,
     ):
-        asked.append((id, resume, dir))
+        asked.append((id, resume, dir, reinit, save_code, settings))
         return run
 
     package(monkeypatch, "wandb", init=init)
     study = create(tmp_path / "a")
     with Trackers(["wandb"], study.path) as listener:
         study.run(3, listener)
-    assert asked == [(read_study_json(study.path)["name"], "allow", str(study.path))]
+    quiet = {"silent": True, "console": "off"}
+    name = read_study_json(study.path)["name"]
+    assert asked == [(name, "allow", str(study.path), "create_new", False, quiet)]
     data = [given["data"] for name, given in run.calls if name == "log"]
     assert [one["trial"] for one in data] == [0, 1, 2] and [one["error"] for one in data] == list(study.trials().error)
     assert ("define_metric", {"name": "*", "step_metric": "trial"}) in run.calls and run.calls[-1][0] == "finish"

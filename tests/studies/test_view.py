@@ -16,7 +16,7 @@ from secateur.studies.view import View
 
 KEYS = {
     *("path", "trials", "told", "running", "failed", "failures", "skipped", "front", "best", "budget", "limits"),
-    *("objectives", "sampler", "fidelity", "seeds", "foresight", "proxies", "seconds"),  # and what runs:
+    *("objectives", "sampler", "fidelity", "history", "seeds", "foresight", "proxies", "seconds"),  # and what runs:
     *("goal", "left_s", "drivers", "gpus"),
 }
 

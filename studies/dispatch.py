@@ -61,7 +61,8 @@ class Dispatcher:
         timeout_s: seconds that a trial may take.
         retries: how often a trial is tried again whose worker died.
         interrupts: says when to stop.
-        board: told what each slot does: `{"event": "open" | "started" | "begun" | "epoch" | "ended" | "lost", "slot", ...}`.
+        board: told what each slot does: `{"event", "slot", ...}`, the event one of `"open"`, `"started"`, `"begun"`,
+            `"epoch"`, `"ended"` and `"lost"`.
     """
 
     def __init__(

@@ -375,11 +375,12 @@ class Study:
             self._ledger.notes().get("proxies", []),
         )
 
-    def report(self, to: str | Path | None = None) -> Path:
+    def report(self, to: str | Path | None = None, *, pictures: str | Path | None = None) -> Path:
         """The report of this study, one HTML page, and where it lies; see `pages.report`.
 
         Args:
             to: the file; `report.html` in the study's folder when None.
+            pictures: a folder for PNG files of the charts; none are drawn when None.
 
         Raises:
             FileExistsError: the file is there and is no report.
@@ -387,7 +388,7 @@ class Study:
         """
         from .pages import report
 
-        return report(self.path, to, model=self.model).page
+        return report(self.path, to, model=self.model, pictures=pictures).page
 
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
         """How well rankings foretell the errors of the trials so far, best first; see `proxies.proxy_table`.

@@ -144,6 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--pictures", type=Path, help="where the report's charts are drawn; it is OUT/report.html")
     asked = parser.parse_args(arguments)
     if asked.data is None and not asked.tiny:
         parser.error("--data FOLDER is missing; or try --tiny")
@@ -180,6 +181,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(rows))
     print(f"{time.process_time():.0f} s of the processor")
     chart(study.trials(), rows, asked.out / "front.png")
+    if asked.pictures is not None:
+        study.report(asked.out / "report.html", pictures=asked.pictures)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
     """A time for people.
 
     >>> duration(7.24), duration(130), duration(7300)
-    ('7.2 s', '2 min 10 s', '2 h 2 min')
+    ('7.2 s', '2 min 10 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

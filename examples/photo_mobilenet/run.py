@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="where the package with the weights lies; random weights without")
     parser.add_argument("--photos", type=Path, required=True, help="a folder of pictures, searched to any depth")
     parser.add_argument("--out", type=Path, required=True, help="where everything is written")
-    parser.add_argument("--latency", default="75%", help="budget: milliseconds, or a share of the full network's")
+    parser.add_argument("--latency", default="80%", help="budget: milliseconds, or a share of the full network's")
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true")

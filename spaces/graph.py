@@ -275,25 +275,29 @@ def _refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
         said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
         return (
-            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: {said}; give "
-            "one as its forward takes it, the batch first: (1, channels, *sides)"
+            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: "
+            f"{said}{_place(error)}; give one as its forward takes it, the batch first: (1, channels, *sides)"
         )
     return ""
 
 
 def _explained(model: nn.Module, failure: Exception | None) -> str:
     text = str(failure).strip().splitlines()
+    return (
+        f"torch.export cannot follow {type(model).__name__}{_place(failure)}: "
+        f"{text[0] if text else type(failure).__name__}. {_MEND}"
+    )
+
+
+def _place(failure: Exception | None) -> str:
+    """Where a failure comes from in the user's own code, as ` at FILE:LINE`; nothing where it does not."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', str(failure))
     trace = failure.__traceback__ if failure else None
     while trace is not None:
         frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
         trace = trace.tb_next
     users = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name) and name != __file__]
-    place = f" at {users[-1]}" if users else ""
-    return (
-        f"torch.export cannot follow {type(model).__name__}{place}: {text[0] if text else type(failure).__name__}. "
-        f"{_MEND}"
-    )
+    return f" at {users[-1]}" if users else ""
 
 
 _MEND = (

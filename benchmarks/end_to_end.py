@@ -194,8 +194,9 @@ def page(seeds):
         "(Student's t); the last column is the paired difference to `joint` in points of test error with its standard",
         "error: above 0 where `joint` is better, a tie within two of them.",
         "",
-        "    python benchmarks/end_to_end.py --data FOLDER",
-        "    python benchmarks/end_to_end.py --page",
+        "    python benchmarks/end_to_end.py --data FOLDER --shares 0.5 0.25",
+        "    python benchmarks/end_to_end.py --data FOLDER --shares 0.1 0.03 --seeds 6",
+        "    python benchmarks/end_to_end.py --page --seeds 6",
         "",
         f"Commits: {', '.join(commits)}. n: 10,000 test images a seed.",
     ]

@@ -8,7 +8,6 @@ from typing import final
 from ..spaces import Budget
 from .determinism import reproducible
 from .engine import Engine
-from .ledger import Ledger
 from .progress import Listener
 
 
@@ -16,9 +15,9 @@ from .progress import Listener
 class Bounds:
     """Turns budgets of one study into limits."""
 
-    def __init__(self, engine: Engine, ledger: Ledger) -> None:
-        self._engine, self._ledger = engine, ledger
-        self._full_latency_ms: float | None = ledger.notes().get("full_latency_ms")
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._ledger = engine, engine.ledger
+        self._full_latency_ms: float | None = engine.ledger.notes().get("full_latency_ms")
 
     def of(self, budget: Budget) -> dict[str, float]:
         """Absolute limits, by name; measures the full network where only its latency can tell."""

@@ -45,45 +45,51 @@ class Driver:
     """Brings a study to a number of trials, alone or with others.
 
     Attributes:
-        path: the study's folder.
-        engine: makes what the search is made of.
-        ledger: the trials.
+        engine: makes what the search is made of; knows folder, settings and trials.
         shelf: where artifacts are kept besides, if anywhere.
-        settings: of the study.
         bounds: turn the budget into limits.
         budget: of this run.
     """
 
-    path: Path
     engine: Engine
-    ledger: Ledger
     shelf: Shelf | None
-    settings: Settings
     bounds: Bounds
     budget: Budget
+
+    @property
+    def _path(self) -> Path:
+        return self.engine.path
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self.engine.ledger
+
+    @property
+    def _settings(self) -> Settings:
+        return self.engine.settings
 
     def run(self, trials: int, where: Executor, progress: Listener | None, join: bool, keep_gb: float | None) -> None:
         """Go on until there are so many trials in all; the arguments and errors are those of `Study.run`."""
         if not where.apart:
-            _ = self.settings.here
-        beside = storage_lock(self.path, read_study_json(self.path))
+            _ = self._settings.here
+        beside = storage_lock(self._path, read_study_json(self._path))
         if join:
             self._check_shareable()
         with (
-            locked(self.path, shared=join, also=beside),
+            locked(self._path, shared=join, also=beside),
             self._crew(join) as crew,
-            reproducible(self.settings.threads, self.settings.torch_device),
+            reproducible(self._settings.threads, self._settings.torch_device),
         ):
-            self.ledger.refresh()
-            if "trials" not in self.ledger.notes():
-                self.ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
+            self._ledger.refresh()
+            if "trials" not in self._ledger.notes():
+                self._ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
             limits = self.bounds.settle(self.budget, progress)
-            board = Board(self.path, goal=trials, owner=crew.id if join and crew is not None else None)
+            board = Board(self._path, goal=trials, owner=crew.id if join and crew is not None else None)
             with Interrupts() as interrupts:
                 dispatcher = Dispatcher(
                     where,
                     self.engine.work(limits),
-                    folder=self.path,
+                    folder=self._path,
                     gate=self.engine.gate(limits),
                     timeout_s=where.options.timeout_s,
                     retries=where.options.retries,
@@ -93,11 +99,11 @@ class Driver:
                 tidy = self._tidying(limits, keep_gb, dispatcher.evaluation.keeps_weights, progress)
                 proposer = partial(self.engine.proposer, limits, progress)
                 search = Search(
-                    ledger=self.ledger,
+                    ledger=self._ledger,
                     proposer=proposer(),
                     dispatcher=dispatcher,
                     limits=limits,
-                    watch=Progress(tidy, trials, self.settings.objectives, limits, board),
+                    watch=Progress(tidy, trials, self._settings.objectives, limits, board),
                 )
                 try:
                     if join and crew is not None:
@@ -105,26 +111,26 @@ class Driver:
                     elif where.options.asynchronous:
                         search.run_asynchronous(trials)
                     else:
-                        search.run(trials, self.settings.batch)
+                        search.run(trials, self._settings.batch)
                 finally:
                     board.close()
                     dispatcher.close()
-            self.ledger.note("proxies", known(self.engine.proxies()))
-            if "latency_ms" in limits and not on_front(self.ledger.trials, self.settings.objectives, limits):
+            self._ledger.note("proxies", known(self.engine.proxies()))
+            if "latency_ms" in limits and not on_front(self._ledger.trials, self._settings.objectives, limits):
                 logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
     def _check_shareable(self) -> None:
         """Refuse to join where drivers can't work together."""
-        if not is_shared(self.ledger.storage):
+        if not is_shared(self._ledger.storage):
             raise ValueError(
-                f"join=True needs a database server, and the trials of {self.path} are in a file, which one driver has "
-                "to itself; make the study with storage='postgresql://USER@HOST/DATABASE', or give one driver more "
+                f"join=True needs a database server, and the trials of {self._path} are in a file, which one driver "
+                "has to itself; make the study with storage='postgresql://USER@HOST/DATABASE', or give one driver more "
                 "workers"
             )
         evaluator = self.engine.fingerprint["evaluator"]
         if evaluator == SHARED or self.engine.work(self.bounds.of(self.budget)).evaluation.keeps_weights:
             raise ValueError(
-                f"join=True with the sampler {self.settings.sampler!r} and the evaluator {evaluator!r}: their trials "
+                f"join=True with the sampler {self._settings.sampler!r} and the evaluator {evaluator!r}: their trials "
                 "start from weights that one driver keeps in its folder; run it alone with more workers, or take a "
                 "sampler that does not, such as 'tpe'"
             )
@@ -132,37 +138,41 @@ class Driver:
     @contextmanager
     def _crew(self, joined: bool) -> Iterator[Crew | None]:
         """This driver among those of the study; None where the folder's lock is enough."""
-        if not is_shared(self.ledger.storage):
+        if not is_shared(self._ledger.storage):
             yield None
             return
-        with Crew(self.ledger, joined=joined) as crew:
-            self.ledger.refresh()
-            noted = self.ledger.notes()["budget"]
+        with Crew(self._ledger, joined=joined) as crew:
+            self._ledger.refresh()
+            noted = self._ledger.notes()["budget"]
             if joined and crew.others() and noted != self.budget.given():
                 raise ValueError(
-                    f"the drivers that share {self.path} search within {noted}, and this one is given "
+                    f"the drivers that share {self._path} search within {noted}, and this one is given "
                     f"{self.budget.given()}; give the same budget"
                 )
-            self.ledger.guard = crew.check
+            self._ledger.guard = crew.check
             try:
                 yield crew
             finally:
-                self.ledger.guard = lambda: None
+                self._ledger.guard = lambda: None
 
     def _tidying(
         self, limits: Mapping[str, float], keep_gb: float | None, parents: bool, progress: Listener | None
     ) -> Callable[[dict[str, Any]], None]:
         """What happens after every trial: what is new is copied, and what is too much removed."""
         keeping = Keeping(
-            self.path, keep_gb, objectives=self.settings.objectives, ranking=self.engine.ranking, parents=parents
+            self._path,
+            keep_gb,
+            objectives=self._settings.objectives,
+            ranking=self.engine.ranking,
+            parents=parents,
         )
         if self.shelf is not None:
             names = self.shelf.names()
             proposals = [name for name in names if name.startswith(PROPOSALS)]
-            self.shelf.pull([*keeping.needed(self.ledger.trials, limits, names), *proposals])
+            self.shelf.pull([*keeping.needed(self._ledger.trials, limits, names), *proposals])
 
         def tidy(event: dict[str, Any]) -> None:
-            removed = keeping(self.ledger.trials, limits)
+            removed = keeping(self._ledger.trials, limits)
             if self.shelf is not None:
                 self.shelf.push()
                 self.shelf.remove(removed)

@@ -59,12 +59,12 @@ class _Hand:
 
     Attributes:
         actor: Ray's handle.
-        heard: the call of `listen` that is under way; None until its turn comes, when the actor has its next job.
+        heard: the call of `listen` that is under way.
         facts: of its process; None until it is up.
     """
 
     actor: Any
-    heard: Any = None
+    heard: Any
     facts: dict[str, Any] | None = None
 
 
@@ -123,12 +123,9 @@ class Actors(Executor):
     def wait(self, timeout_s: float | None) -> Sequence[Message]:
         """What actors say, or that they died."""
         found = self._share()
-        for hand in self._hands:
-            if hand.heard is None:
-                hand.heard = hand.actor.listen.remote()
         ray, refs = self._ray, {hand.heard: slot for slot, hand in enumerate(self._hands)}
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=0 if found else timeout_s)
-        if ready and len(refs) > 1:
+        if ready:
             ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         for slot in sorted(refs[ref] for ref in ready):
             found += self._hear(slot)
@@ -152,8 +149,7 @@ class Actors(Executor):
                 for hand in idle:
                     hand.actor.take.remote(None)
                 if idle:
-                    heard = [hand.actor.listen.remote() if hand.heard is None else hand.heard for hand in idle]
-                    cluster.ray.wait(heard, num_returns=len(idle), timeout=_GRACE_S)
+                    cluster.ray.wait([hand.heard for hand in idle], num_returns=len(idle), timeout=_GRACE_S)
             for hand in hands:
                 with contextlib.suppress(Exception):
                     cluster.ray.kill(hand.actor)
@@ -176,7 +172,7 @@ class Actors(Executor):
 
     def _start(self) -> _Hand:
         actor = self._kind.remote(self._work, list(sys.path))
-        return _Hand(actor=actor)
+        return _Hand(actor=actor, heard=actor.listen.remote())
 
     def _give(self, slot: int) -> None:
         hand = self._hands[slot]
@@ -211,7 +207,7 @@ class Actors(Executor):
         except self._ray.exceptions.RayError as error:
             said = [_last_words(error)]
         else:
-            hand.heard = None
+            hand.heard = hand.actor.listen.remote()
         for kind, payload in said:
             if kind == "ready":
                 hand.facts = payload

@@ -110,7 +110,7 @@ class Study:
             given_evaluator=evaluator,
             ledger=ledger,
         )
-        self._bounds = Bounds(self._engine, ledger)
+        self._bounds = Bounds(self._engine)
 
     # --- making and finding -------------------------------------------------------------------------------------------
 
@@ -336,15 +336,9 @@ class Study:
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
-        Driver(
-            path=self.path,
-            engine=self._engine,
-            ledger=self._ledger,
-            shelf=self._shelf,
-            settings=self.settings,
-            bounds=self._bounds,
-            budget=self.budget,
-        ).run(trials, runner if isinstance(runner, Executor) else executor(runner), progress, join, keep_gb)
+        where = runner if isinstance(runner, Executor) else executor(runner)
+        driver = Driver(engine=self._engine, shelf=self._shelf, bounds=self._bounds, budget=self.budget)
+        driver.run(trials, where, progress, join, keep_gb)
 
     def _limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""

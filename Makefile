@@ -32,7 +32,7 @@ docs: .venv/test
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[mnist,onnx,plot]'
+	$(INSTALL) -e '.[mnist,onnx,plot,report]'
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python

@@ -161,7 +161,7 @@ def test_a_threshold_keeps_the_better_layers_wider():
 
 
 def test_widths_in_removed_blocks_are_no_part_of_the_ratio():
-    ratios = shrinking_of(STAGES)
+    ratios = shrinking_of(STAGES, width="uniform")
     candidate = ratios.candidate([0.0, 0.6, 1.0])
     inside = [axis.full for axis in STAGES.axes if axis.name.startswith("width:layer")]
     named = [v for axis, v in zip(STAGES.axes, candidate, strict=True) if axis.name.startswith("width:layer")]

@@ -43,7 +43,8 @@ _REACH = 0.14  # of the remainder, as a root mean square over the axes' features
 _STEP = 4.0  # of the grid of prior variances
 _PRIOR = 0.1  # nats that a step away from the default must earn
 _ROWS = 128  # trials on which variances are chosen; all trials make the fit
-_TINY = 1e-6  # errors are kept this far from 0 and 1 before a logarithm
+_TINY = 1e-6  # errors are kept this share of the ceiling away from 0 and from it before a logarithm
+_LEAST = 1e-3  # errors below this share of the worst are alike
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,23 @@ def transforms(error: Array) -> tuple[Transform, ...]:
     """The scales tried for `(n,)` errors: as they are, their logarithm, and one that is flat towards a ceiling.
 
     The ceiling, above which no network errs, lies a twentieth above the worst error told: cut far enough, every
-    network guesses, and differences between those say nothing on the good ones.
+    network guesses, and differences between those say nothing on the good ones. Errors below 0, where a task has such,
+    are left as they are.
     """
+    if error.min() < 0:
+        return (_PLAIN,)
     ceiling = 1.05 * max(float(error.max()), _TINY)
+    least = _TINY * ceiling
 
     def bounded(e: Array) -> Array:
-        return np.clip(e, _TINY, ceiling - _TINY)
+        return np.clip(e, least, ceiling - least)
 
     return (
-        Transform("identity", lambda e: e, lambda t: np.clip(t, 0, ceiling), np.ones_like),
+        replace(_PLAIN, inverse=lambda t: np.clip(t, 0, ceiling)),
         Transform(
             "log",
             lambda e: np.log(bounded(e)),
-            lambda t: np.minimum(np.exp(np.minimum(t, 1.0)), ceiling),
+            lambda t: np.exp(np.minimum(t, np.log(ceiling))),
             lambda e: 1 / bounded(e),
         ),
         Transform(
@@ -82,6 +87,20 @@ def transforms(error: Array) -> tuple[Transform, ...]:
             lambda e: 1 / bounded(e) + 1 / (ceiling - bounded(e)),
         ),
     )
+
+
+def by_ratio(error: Array) -> Transform:
+    """The scale on which improvements of `(n,)` errors compare: from 4 to 2 % is as much as from 40 to 20 %.
+
+    Errors below a thousandth of the worst are alike. Where some are below 0 there are no ratios, and differences count.
+    """
+    if not len(error) or error.min() < 0:
+        return _PLAIN
+    least = _LEAST * max(float(error.max()), _TINY)
+    return Transform("log", lambda e: np.log(np.maximum(e, least)), np.exp, lambda e: 1 / np.maximum(e, least))
+
+
+_PLAIN = Transform("identity", lambda e: e, lambda t: t, np.ones_like)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,9 +131,15 @@ class Surrogate:
         q, d = self.shared.shape[1], self.axes.shape[1]
         return 1 + int(np.array([q, d, q * (q + 1) // 2, d, d * (d + 1) // 2])[self.variances[:5] > 0].sum())
 
-    def predict(self, shared: Array, axes: Array) -> Array:
-        """`(k,)` errors expected of candidates with `(k, q)` and `(k, d)` features."""
-        return self.transform.inverse(self._mean(shared, axes))
+    def predict(self, shared: Array, axes: Array, luck: float = 0.0) -> Array:
+        """`(k,)` errors expected of candidates with `(k, q)` and `(k, d)` features.
+
+        Args:
+            shared: features of the whole network.
+            axes: features of the axes.
+            luck: how much better than expected, in root mean squares of the residuals of trials left out.
+        """
+        return self.transform.inverse(self._mean(shared, axes) - luck * self._residual * self._scale)
 
     def predict_with_std(self, shared: Array, axes: Array) -> tuple[Array, Array]:
         """`(k,)` errors, and their standard deviations without the noise of a measurement."""
@@ -141,6 +166,12 @@ class Surrogate:
         residual, _ = self._solved.left_out
         t = self.transform.forward(self.error) - residual * self._scale
         return self.transform.inverse(t)
+
+    @property
+    def r2(self) -> float:
+        """Share of the variance of trials left out that is foretold, on the scale of the fit; their mean has 0."""
+        n = len(self.error)
+        return 1 - (self._residual * (n - 1) / n) ** 2
 
     @property
     def rmse(self) -> float:
@@ -181,6 +212,12 @@ class Surrogate:
     def _solved(self) -> _Solved:
         t = (self.transform.forward(self.error) - self._centre) / self._scale
         return _Solved(_gram(grams(self.shared, self.axes, self.shared, self.axes), self.variances), t)
+
+    @property
+    def _residual(self) -> float:
+        """Root mean square of the residuals of trials left out, in units of `_scale`."""
+        residual, _ = self._solved.left_out
+        return float(np.sqrt(np.mean(residual**2)))
 
     @property
     def _centre(self) -> float:
@@ -225,7 +262,7 @@ def fit(shared: Array, axes: Array, error: Array) -> Surrogate:
         for _, transform, variances in found
     ]
     # A density forgives errors that were foreseen; the mean is to be beaten all the same.
-    return next((one for one in fits if one.rmse < one.mean_rmse), fits[0])
+    return next((one for one in fits if one.r2 > 0), fits[0])
 
 
 def grams(shared: Array, axes: Array, shared_too: Array, axes_too: Array) -> list[Array]:

@@ -202,7 +202,7 @@ def test_it_says_what_it_foresees_and_how_well_it_foresaw():
     model = notes["model"]
     assert model["kind"] == "polynomial" and model["trials"] == 25 and model["degree"] in (1, 2)
     assert model["mean_rmse"] == pytest.approx(np.std(errors) * 25 / 24)  # each against the mean of 24 others
-    assert model["rmse"] < 0.3 * model["mean_rmse"]
+    assert model["rmse"] < 0.3 * model["mean_rmse"] and model["r2"] > 0.9
     assert notes["predicted"]["error"] == pytest.approx(error_of(PROBLEM, candidate), abs=0.1)
 
 
@@ -213,9 +213,35 @@ def test_on_noise_it_falls_back_to_the_mean_and_says_so(caplog):
     with caplog.at_level(logging.INFO, logger="secateur"):
         candidate, notes = proposal(PROBLEM, study_of(PROBLEM, before, errors))
     assert notes["model"]["kind"] == "mean" and notes["model"]["degree"] == 0
-    assert notes["model"]["rmse"] >= notes["model"]["mean_rmse"]
+    assert notes["model"]["r2"] <= 0
     assert "trials left out" in caplog.text
     assert candidate not in before and PROBLEM.within(np.array([candidate]))[0]
+
+
+def test_one_collapsed_network_does_not_end_the_search_by_the_polynomial():
+    """The best of a 20 % bowl, and one network that fails for no reason a polynomial could know."""
+    before = drawn(PROBLEM, 25)
+    errors = [0.2 * error_of(PROBLEM, one) for one in before]
+    errors[12] = 0.9
+    _, notes = proposal(PROBLEM, study_of(PROBLEM, before, errors))
+    assert notes["model"]["kind"] == "polynomial" and notes["model"]["transform"] != "identity"
+
+
+@pytest.mark.parametrize("factor", [1000, 1e-3])
+def test_the_unit_of_the_error_changes_no_proposal(factor, unlisted):
+    before = drawn(PROBLEM, 14)
+    errors = np.array([error_of(PROBLEM, one) for one in before])
+    found = [proposal(PROBLEM, study_of(PROBLEM, before, one), candidates=2000) for one in (errors, factor * errors)]
+    assert found[0][0] == found[1][0]
+    assert found[1][1]["predicted"]["error"] == pytest.approx(factor * found[0][1]["predicted"]["error"], rel=1e-3)
+
+
+def test_errors_below_zero_are_searched_too(unlisted):
+    before = drawn(PROBLEM, 14)
+    errors = [error_of(PROBLEM, one) - 3 for one in before]
+    candidate, notes = proposal(PROBLEM, study_of(PROBLEM, before, errors), candidates=2000)
+    assert PROBLEM.within(np.array([candidate]))[0]
+    assert notes["predicted"]["error"] == pytest.approx(error_of(PROBLEM, candidate) - 3, abs=0.2)
 
 
 def test_errors_that_stand_in_are_never_used():

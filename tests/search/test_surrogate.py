@@ -1,9 +1,11 @@
 """The Bayesian polynomial: it finds what it should, and its errors left out are what leaving out gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from secateur.search.surrogate import Surrogate, fit, transforms
+from secateur.search.surrogate import Surrogate, by_ratio, fit, transforms
 
 RANDOM = np.random.default_rng(0)
 
@@ -72,6 +74,58 @@ def test_the_mean_is_left_out_too():
     shared, axes = data(3)
     found = fit(shared, axes, np.array([0.0, 0.0, 3.0]))
     assert found.mean_rmse == pytest.approx(np.sqrt(4.5))
+
+
+def test_what_is_foretold_of_trials_left_out_is_measured_on_the_scale_of_the_fit():
+    shared, axes = data(20)
+    error = np.exp(3 * axes[:, 0] + 0.3 * np.random.default_rng(6).normal(size=20))
+    found = replace(fit(shared, axes, error), transform=transforms(error)[1])
+    rest = [np.delete(np.arange(20), i) for i in range(20)]
+    t = np.log(error)
+    by_mean = np.mean([(t[i] - t[others].mean()) ** 2 for i, others in enumerate(rest)])
+    by_fit = np.mean((np.log(found.left_out) - t) ** 2)
+    assert found.r2 == pytest.approx(1 - by_fit / by_mean, rel=1e-6)
+
+
+def test_a_few_collapsed_networks_do_not_hide_what_is_known_of_the_good_ones():
+    """Errors over three decades, each within a factor of a few: in plain errors the worst two decide alone."""
+    shared, axes = data(30)
+    random = np.random.default_rng(7)
+    error = np.minimum(np.exp(6 * axes[:, 0] + random.normal(size=30) * np.where(axes[:, 0] > -0.2, 1.0, 0.1)), 0.9)
+    found = fit(shared, axes, error)
+    assert found.transform.name != "identity" and found.r2 > 0.5
+
+
+def test_the_unit_of_the_error_is_of_no_importance():
+    """Millimetres or kilometres, errors far above 1 as well as below."""
+    shared, axes = data(20)
+    error = np.exp(2 * quadratic(axes) / 0.3)
+    new = data(50, seed=1)
+    near, far = fit(shared, axes, error), fit(shared, axes, 1000 * error)
+    assert near.transform.name == far.transform.name
+    assert far.predict(*new) == pytest.approx(1000 * near.predict(*new), rel=1e-6)
+    assert far.predict(*new, 0.5) == pytest.approx(1000 * near.predict(*new, 0.5), rel=1e-6)
+    assert (near.predict(*new, 0.5) <= near.predict(*new)).all()
+
+
+def test_errors_below_zero_are_fitted_as_they_are():
+    """The negative of a quality, say."""
+    shared, axes = data(25)
+    error = quadratic(axes) - 5
+    found = fit(shared, axes, error)
+    new = data(100, seed=1)
+    assert found.transform.name == "identity"
+    assert np.abs(found.predict(*new) - (quadratic(new[1]) - 5)).max() < 0.02
+    assert by_ratio(error).forward(error).tolist() == error.tolist()
+
+
+def test_improvements_count_by_ratio():
+    scale = by_ratio(np.array([0.8, 0.02]))
+    t = scale.forward(np.array([0.8, 0.4, 0.04, 0.02, 1e-5, 0.0]))
+    assert t[0] - t[1] == pytest.approx(t[2] - t[3])
+    assert t[4] == t[5]  # less than a thousandth of the worst is nothing
+    assert scale.inverse(t[:4]) == pytest.approx([0.8, 0.4, 0.04, 0.02])
+    assert scale.slope(np.array([0.5])) == pytest.approx([2.0])
 
 
 def test_noise_is_not_mistaken_for_a_polynomial():

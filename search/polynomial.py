@@ -106,8 +106,8 @@ class PolynomialSampler(BaseSampler):
         note(study, trial, "model", facts)
         if facts["kind"] == "mean":
             logger.info(
-                "trial %d: the polynomial foretells trials left out no better than their mean does (R2 %.2g); searching "
-                "by the mean and the distance from all trials instead",
+                "trial %d: the polynomial foretells trials left out no better than their mean does (R2 %.2g); "
+                "searching by the mean and the distance from all trials instead",
                 trial.number,
                 facts["r2"],
             )

@@ -218,15 +218,6 @@ def test_on_noise_it_falls_back_to_the_mean_and_says_so(caplog):
     assert candidate not in before and PROBLEM.within(np.array([candidate]))[0]
 
 
-def test_one_collapsed_network_does_not_end_the_search_by_the_polynomial():
-    """The best of a 20 % bowl, and one network that fails for no reason a polynomial could know."""
-    before = drawn(PROBLEM, 25)
-    errors = [0.2 * error_of(PROBLEM, one) for one in before]
-    errors[12] = 0.9
-    _, notes = proposal(PROBLEM, study_of(PROBLEM, before, errors))
-    assert notes["model"]["kind"] == "polynomial" and notes["model"]["transform"] != "identity"
-
-
 @pytest.mark.parametrize("factor", [1000, 1e-3])
 def test_the_unit_of_the_error_changes_no_proposal(factor, unlisted):
     before = drawn(PROBLEM, 14)
@@ -240,7 +231,7 @@ def test_errors_below_zero_are_searched_too(unlisted):
     before = drawn(PROBLEM, 14)
     errors = [error_of(PROBLEM, one) - 3 for one in before]
     candidate, notes = proposal(PROBLEM, study_of(PROBLEM, before, errors), candidates=2000)
-    assert PROBLEM.within(np.array([candidate]))[0]
+    assert PROBLEM.within(np.array([candidate]))[0] and notes["model"]["kind"] == "polynomial"
     assert notes["predicted"]["error"] == pytest.approx(error_of(PROBLEM, candidate) - 3, abs=0.2)
 
 

@@ -87,13 +87,13 @@ def test_what_is_foretold_of_trials_left_out_is_measured_on_the_scale_of_the_fit
     assert found.r2 == pytest.approx(1 - by_fit / by_mean, rel=1e-6)
 
 
-def test_a_few_collapsed_networks_do_not_hide_what_is_known_of_the_good_ones():
-    """Errors over three decades, each within a factor of a few: in plain errors the worst two decide alone."""
+def test_whether_to_trust_a_fit_is_not_decided_by_the_worst_networks():
+    """Errors over three decades, each within a factor of a few: as plain errors, the worst ones are all that counts."""
     shared, axes = data(30)
-    random = np.random.default_rng(7)
-    error = np.minimum(np.exp(6 * axes[:, 0] + random.normal(size=30) * np.where(axes[:, 0] > -0.2, 1.0, 0.1)), 0.9)
+    error = np.exp(6 * axes[:, 0] + 1.5 * np.random.default_rng(14).normal(size=30))
     found = fit(shared, axes, error)
-    assert found.transform.name != "identity" and found.r2 > 0.5
+    assert found.transform.name == "log" and found.r2 > 0.4
+    assert found.rmse > found.mean_rmse
 
 
 def test_the_unit_of_the_error_is_of_no_importance():

@@ -192,6 +192,11 @@ def test_a_study_without_its_network_says_so_and_shows_the_rest(small):
     assert "another than that of the study" in other.no_anatomy
 
 
+def test_how_far_the_polynomial_is_to_be_trusted_is_said(found):
+    last = [row for row in found.models if "r2" in row][-1]
+    assert f"on trials left out its R2 was {last['r2']:.2f} in the end" in page([found])
+
+
 # --- states -----------------------------------------------------------------------------------------------------------
 
 

@@ -158,9 +158,15 @@ def test_a_sparkline_of_the_errors_and_of_the_front():
             "(2.00% by their mean)",
         ),
         (
+            {"kind": "polynomial", "trials": 24, "degree": 2, "coefficients": 19, "transform": "log"}
+            | {"r2": 0.514, "rmse": 0.02, "mean_rmse": 0.02},
+            "polynomial of degree 2, 19 coefficients of their log through 24 errors; errs by 2.00% on trials left out "
+            "(2.00% by their mean; R2 0.51 of their log)",
+        ),
+        (
             {"kind": "mean", "trials": 9, "degree": 0, "coefficients": 1, "transform": "identity"}
-            | {"rmse": 0.03, "mean_rmse": 0.02},
-            "the mean of 9 errors: a polynomial would err by 3.00% on trials left out, and the mean errs by 2.00%",
+            | {"r2": -1.25, "rmse": 0.03, "mean_rmse": 0.02},
+            "the mean of 9 errors; a polynomial errs by 3.00% on trials left out (2.00% by their mean; R2 -1.25)",
         ),
         (
             {"kind": "three-dimensions", "polynomial": "separable", "K": 3, "R": 1, "samples": 12, "rmse": 0.01}

@@ -418,12 +418,18 @@ def target(arguments, against):
             median = np.median(ours, axis=0)
             reached = next((n for n, value in enumerate(median, 1) if value >= goal), None)
             length = min(len(median), chance.shape[1])
-            below = [n for n in range(10, length + 1) if median[n - 1] < np.median(chance, axis=0)[n - 1]]
+            less = (np.median(chance, axis=0)[:length] - median[:length])[9:]
+            below = (np.flatnonzero(less > 0) + 10).tolist()
             needs = f"{reached} evaluations" if reached else f"more than {len(median)} evaluations"
             again = [next((n for n, value in enumerate(one, 1) if value >= goal), np.inf) for one in ours]
             quartiles = ", ".join(f"{q:g}" for q in np.quantile(again, [0.25, 0.75], method="nearest"))
             where = f"`{name}`, {'with' if seeded else 'without'} seeds"
-            under = f"below random at {len(below)} of {length - 9} ({', '.join(map(str, below[:8]))})" if below else ""
+            under = (
+                f"below random at {len(below)} of {length - 9} ({', '.join(map(str, below[:8]))}), by at most "
+                f"{100 * less.max():.2g} points"
+                if below
+                else ""
+            )
             lines.append(
                 f"- {where}: `polynomial` needs {needs} for the hypervolume that `tpe` has at {theirs.shape[1]} "
                 f"(medians; quartiles of the replays: {quartiles}); from evaluation 10 on it is "

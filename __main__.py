@@ -369,7 +369,10 @@ def export(
     ] = "best",
     finetune_epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of the last training.")] = None,
     finalists: Annotated[
-        int, typer.Option(metavar="N", help="Train so many a little, the best of every resolution, to find the best.")
+        int,
+        typer.Option(
+            metavar="N", help="Train so many a little, the best of every resolution, and the better half longer."
+        ),
     ] = 1,
     as_json: Json = False,
     quiet: Quiet = False,

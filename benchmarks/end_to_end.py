@@ -6,9 +6,9 @@
 One residual network on 10,000 training images of Fashion-MNIST (FOLDER holds its four IDX files), a base network a
 seed. Every way then has the same number of passes over the training images, EPOCHS: a search spends SHARED epochs of
 shared weights, in which every step trains the full network and three parts (so each counts as four passes), scores
-TRIALS candidates without any training, fine-tunes FINALISTS of them for one epoch each, and the best of these by
-validation error for the passes that are left; all others fine-tune for all of them. Cells are kept in
-build/end_to_end; `--page` writes docs/end_to_end.md.
+TRIALS candidates without any training, fine-tunes FINALISTS of them for one epoch each, the better half of them anew for
+four, and the best of these by validation error for the passes that are left; all others fine-tune for all of them.
+Cells are kept in build/end_to_end; `--page` writes docs/end_to_end.md.
 
 joint         width, depth and resolution: the polynomial sampler of `sampler = "auto"`, seeded by `full`, `compound`
 width, depth, resolution   the same search over one of them only
@@ -36,10 +36,11 @@ from secateur import Budget, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, recalibrate, train
 from secateur.search import compound
 from secateur.spaces import build
-from secateur.studies.finalists import finalists
+from secateur.studies.finalists import finalists, rounds
 
 KEPT = Path(__file__).parents[1] / "build" / "end_to_end"
-SHARES, EPOCHS, SHARED, TRIALS, FINALISTS = (0.5, 0.25, 0.1, 0.03), 32, 2, 40, 8
+SHARES, EPOCHS, SHARED, TRIALS, FINALISTS = (0.5, 0.25, 0.1, 0.03), 32, 2, 40, 4
+ROUNDS = rounds(FINALISTS, 1, 8)
 PASSES = 4  # a step of shared training: the full network, the smallest, and two drawn
 SIDES = (28, 24, 20, 16, 12)
 SEARCHES = {
@@ -99,20 +100,23 @@ def searched(name, model, share, seed, task):
         fit = [trial for trial in study._ledger.trials if trial.told and trial.scored and trial.within(limits)]
         if not fit:
             raise ValueError("nothing is within the budget")
-        found = []
-        for trial in finalists(fit, space, ("error",), FINALISTS):
-            small = study._engine.artifacts.build(model, trial.candidate, trial.ranking, trial.weights)
-            found.append((tried(small, space.side(trial.candidate), model, seed, task), trial.number))
-        trial = study._ledger.trials[min(found)[1]]
-        small = study._engine.artifacts.build(model, trial.candidate, trial.ranking, trial.weights)
-    return small, space, trial.candidate, EPOCHS - SHARED * PASSES - len(found)
+        best, spent = finalists(fit, space, ("error",), FINALISTS), SHARED * PASSES
+        for count, epochs in ROUNDS:
+            errors = {}
+            for trial in best[:count]:
+                small = study._engine.artifacts.build(model, trial.candidate, trial.ranking, trial.weights)
+                errors[trial.number] = tried(small, space.side(trial.candidate), model, seed, task, epochs)
+                spent += epochs
+            best = sorted(best[:count], key=lambda trial: errors[trial.number])
+        small = study._engine.artifacts.build(model, best[0].candidate, best[0].ranking, best[0].weights)
+    return small, space, best[0].candidate, EPOCHS - spent
 
 
-def tried(small, side, model, seed, task):
-    """Validation error after one epoch."""
+def tried(small, side, model, seed, task, epochs):
+    """Validation error after so many epochs."""
     recalibrate(small, task, images=2048, resolution=side)
     training = Training(lr=0.05, warmup=0.1)
-    train(small, task, training, epochs=1, resolution=side, seed=seed, teacher=Teacher(model=model))
+    train(small, task, training, epochs=epochs, resolution=side, seed=seed, teacher=Teacher(model=model))
     return measure_error(small, task, split="validation", resolution=side).compute()
 
 

@@ -22,6 +22,7 @@ from ..spaces import Space
 from .artifacts import Artifacts
 from .export import write_model
 from .files import new_folder, read_json, to_json, write_atomic
+from .finalists import rounds
 from .folder import EXPORTS
 from .front import front_table
 from .keeper import Keeper
@@ -86,15 +87,23 @@ class Exporter:
             raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
         return [trials[pick]]
 
-    def best_of(self, finalists: Sequence[Trial], progress: Listener | None) -> Trial:
-        """The one with the lowest validation error after `short_epochs`; kept in the study, as is all training."""
+    def best_of(self, finalists: Sequence[Trial], epochs: int | None, progress: Listener | None) -> Trial:
+        """The one with the lowest validation error after a few rounds of training, which are kept in the study.
+
+        Args:
+            finalists: likeliest first.
+            epochs: of the last training that follows; `long_epochs` when None.
+            progress: called with events.
+        """
         say = progress or (lambda event: None)
-        found = []
-        for place, trial in enumerate(finalists):
-            tagged = _tagged(say, trial, place, len(finalists))
-            _, figures = self._finished(trial, self.settings.training.short_epochs, tagged, tried=True)
-            found.append((figures["validation_error"], place))
-        return finalists[min(found)[1]]
+        left = list(finalists)
+        for count, length in rounds(len(left), self.settings.training.short_epochs, self._last(epochs) // 2):
+            errors = {}
+            for place, trial in enumerate(left[:count]):
+                _, figures = self._finished(trial, length, _tagged(say, trial, place, count), tried=True)
+                errors[trial.number] = figures["validation_error"]
+            left = sorted(left[:count], key=lambda trial: errors[trial.number])
+        return left[0]
 
     def export(
         self,
@@ -106,9 +115,7 @@ class Exporter:
         formats: Sequence[str] | None,
     ) -> list[Path]:
         """Train and write the picked trials; returns their folders, in the same order."""
-        epochs = self.settings.training.long_epochs if epochs is None else epochs
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
+        epochs = self._last(epochs)
         onnx = _wants_onnx(formats)
         say = progress or (lambda event: None)
         figures = {
@@ -136,6 +143,13 @@ class Exporter:
             table.to_csv(making / "front.csv", index=False)
             plot_front(making / "front.png", table, self.settings.objectives)
         return [to / name for name in names]
+
+    def _last(self, epochs: int | None) -> int:
+        """Epochs of the last training."""
+        epochs = self.settings.training.long_epochs if epochs is None else epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
+        return epochs
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
         return min(trials, key=lambda trial: trial.merit(self.settings.objectives))

@@ -416,8 +416,9 @@ class Study:
             progress: called with an event after every epoch and every network.
             formats: some of `"safetensors"`, `"pt2"` (both always written) and `"onnx"`; all that can be when None.
             finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for
-                `short_epochs` to find the best of them. More than 1 is worth it where a search has scored networks
-                with shared weights, which favour the resolution of the full network. For `"best"` and a `Budget`.
+                `short_epochs`, the better half of them four times as long, and so on while that is no more than half
+                of the last training, to find the best of them. More than 1 is worth it where a search has scored
+                networks with shared weights, which favour some resolutions. For `"best"` and a `Budget`.
 
         Raises:
             FileExistsError: `to` exists; nothing was trained.
@@ -440,7 +441,7 @@ class Study:
                 for trial in [*picked, *tried]:
                     self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
-                picked = [exporter.best_of(tried, progress)]
+                picked = [exporter.best_of(tried, finetune_epochs, progress)]
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
 
     def _finalists(self, count: int, within: object) -> list[Trial]:

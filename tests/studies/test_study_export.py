@@ -9,7 +9,7 @@ from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study, load
 from secateur.evaluators import measure_error
-from secateur.studies.finalists import finalists
+from secateur.studies.finalists import finalists, rounds
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -154,11 +154,42 @@ def test_finalists_come_from_every_resolution(study):
     assert len(finalists(trials, SPACE, ("error",), 1000)) == len(trials)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((4, 1, 8), [(4, 1), (2, 4)]),
+        ((8, 1, 16), [(8, 1), (4, 4), (2, 16)]),
+        ((8, 1, 15), [(8, 1), (4, 4)]),
+        ((5, 2, 100), [(5, 2), (3, 8), (2, 32)]),
+        ((3, 4, 1), [(3, 4)]),  # one round there is, however short the last training
+        ((2, 0, 4), [(2, 0)]),
+        ((1, 1, 8), []),
+    ],
+)
+def test_fewer_finalists_are_trained_for_longer(given, expected):
+    assert rounds(*given) == expected
+
+
+def test_the_better_half_of_the_finalists_is_trained_anew_four_times_as_long(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=8, formats=("pt2",), progress=events.append, finalists=4)
+    done = [(event["networks"], event["trial"], event.get("validation_error")) for event in events
+            if event["event"] == "finished"]  # fmt: skip
+    assert [networks for networks, _, _ in done] == [4, 4, 4, 4, 2, 2, 1]
+    short, longer = sorted(done[:4], key=lambda one: one[2]), done[4:6]
+    assert {trial for _, trial, _ in longer} == {trial for _, trial, _ in short[:2]}
+    assert config(folder)["trial"] == done[6][1] == min(longer, key=lambda one: one[2])[1]
+    epochs = [event for event in events if event["event"] == "epoch" and event["networks"] == 2]
+    assert len(epochs) == 8
+
+
 @pytest.mark.parametrize(("pick", "count"), [("best", 0), ("best", True), ("best", 1.5), (0, 2), ("all", 2)])
 def test_wrong_finalists_are_refused_before_any_training(study, tmp_path, pick, count):
     events = []
     with pytest.raises(ValueError, match="finalists="):
         study.export(tmp_path / "out", pick=pick, progress=events.append, finalists=count)
+    with pytest.raises(ValueError, match="finetune_epochs="):
+        study.export(tmp_path / "out", finetune_epochs=2.5, progress=events.append, finalists=2)
     assert not events and not (tmp_path / "out").exists()
 
 

@@ -33,8 +33,8 @@ _JUDGED = 512  # candidates whose variance is computed
 _PARENTS = 64  # of the next wave
 _SIZES = (1.0, 0.1, 0.35, 0.03)  # of the first trials, as shares of the greatest cost within the limits
 _NEAR = 64  # candidates of about one size
-_FRONT = 40  # so many trials look for the whole front
-_ALONE = 3  # of those after, one in so many looks for the least error alone
+_FRONT = 20  # so many trials look for the whole front
+_ALONE = 4  # of those after, one in so many looks for the least error alone
 _ALIKE = 0.2  # sizes whose logarithms differ by less are one size
 _LUCK = 0.5  # how much better than foreseen errors are taken to be where candidates are sorted out
 _MARGIN = 0.1  # how far beyond the worst that counts the reference lies, as a share of its range
@@ -52,7 +52,7 @@ class PolynomialSampler(BaseSampler):
 
     With several objectives proposals maximise the expected hypervolume improvement, where errors count by ratio: a gain
     from 4 to 2 % at the budget is worth one from 80 to 40 % of as wide a range of costs among the smallest networks.
-    From the 41st trial on every third one maximises the expected improvement of the error alone: at the budget itself a
+    From the 21st trial on every fourth one maximises the expected improvement of the error alone: at the budget itself a
     front has almost no volume to gain, yet there lies the network that is wanted most often.
 
     Args:

@@ -51,6 +51,11 @@ PAGE, PICTURE = ROOT / "docs" / "search.md", ROOT / "docs" / "search-efficiency.
 MARKS = "<!-- search_efficiency: begin -->", "<!-- search_efficiency: end -->"
 SLOW = {"gp": (60, 3), "three-dimensions": (60, 5)}
 OTHERS = ("fastnas", "compound")
+OTHERWISE = {
+    "One trial at once instead of four": {"batch": 1},
+    "A budget of 0.3 of the multiply-adds": {"share": 0.3},
+    "The per-layer landscape by a forest instead": {"on": ["layers-forest"]},
+}
 LEVELS = np.array(
     [1, 0.5, 0.25, 0.75, 0.125, 0.375, 0.625, 0.875, *np.arange(1, 16, 2) / 16, *np.arange(1, 32, 2) / 32]
 )
@@ -432,7 +437,7 @@ def target(arguments, against):
             )
             lines.append(
                 f"- {where}: `polynomial` needs {needs} for the hypervolume that `tpe` has at {theirs.shape[1]} "
-                f"(medians; quartiles of the replays: {quartiles}); from evaluation 10 on it is "
+                f"(medians of {len(ours)} replays; their quartiles: {quartiles}); from evaluation 10 on it is "
                 f"{under or 'never below random'}."
             )
     return lines
@@ -594,6 +599,10 @@ def measured(arguments):
         "",
         *target(arguments, "twice"),
     ]
+    for title, changes in OTHERWISE.items():
+        if held := target(argparse.Namespace(**(vars(arguments) | changes)), "chance"):
+            options = " ".join(f"--{key} {' '.join(value) if key == 'on' else value}" for key, value in changes.items())
+            lines += ["", f"{title} (`show {options}`), against chance:", "", *held]
     seconds = KEPT / "seconds.json"
     if seconds.exists():
         lines += ["", "### Seconds", "", "40 axes, 300 trials told, one core:", ""]

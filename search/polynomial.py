@@ -52,8 +52,8 @@ class PolynomialSampler(BaseSampler):
 
     With several objectives proposals maximise the expected hypervolume improvement, where errors count by ratio: a gain
     from 4 to 2 % at the budget is worth one from 80 to 40 % of as wide a range of costs among the smallest networks.
-    From the 21st trial on every fourth one maximises the expected improvement of the error alone: at the budget itself a
-    front has almost no volume to gain, yet there lies the network that is wanted most often.
+    From the 21st trial on every fourth one maximises the expected improvement of the error alone: at the budget itself
+    a front has almost no volume to gain, yet there lies the network that is wanted most often.
 
     Args:
         seed: of the candidates drawn.

@@ -23,7 +23,7 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
     if not costs or find_spec("matplotlib") is None or front.empty:
         return False
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -43,11 +43,12 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
     for values, scale in ((front[costs[0]], axes.set_xscale), (errors, axes.set_yscale)):
         if values.min() > 0 and values.max() > _DECADE * values.min():
             scale("log")  # the good end of a wide front would be a flat line
-    if axes.get_yscale() == "log":
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel=costs[0], ylabel="error (%)", title="Front")
+    for axis, plain in ((axes.xaxis, EngFormatter()), (axes.yaxis, StrMethodFormatter("{x:g}"))):
+        axis.set_major_formatter(plain)
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=costs[0], ylabel="error (%)")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

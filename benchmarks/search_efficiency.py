@@ -427,7 +427,10 @@ def target(arguments, against):
             below = (np.flatnonzero(less > 0) + 10).tolist()
             needs = f"{reached} evaluations" if reached else f"more than {len(median)} evaluations"
             again = [next((n for n, value in enumerate(one, 1) if value >= goal), np.inf) for one in ours]
-            quartiles = ", ".join(f"{q:g}" for q in np.quantile(again, [0.25, 0.75], method="nearest"))
+            quartiles = ", ".join(
+                f"{q:g}" if np.isfinite(q) else f"more than {len(median)}"
+                for q in np.quantile(again, [0.25, 0.75], method="nearest")
+            )
             where = f"`{name}`, {'with' if seeded else 'without'} seeds"
             under = (
                 f"below random at {len(below)} of {length - 9} ({', '.join(map(str, below[:8]))}), by at most "

@@ -20,6 +20,7 @@ sensitivity   FastNAS's way: every axis alone, recalibrated; one threshold on th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -285,11 +286,12 @@ def main():
         return
     KEPT.mkdir(parents=True, exist_ok=True)
     task = data(arguments.data)
-    for seed in range(arguments.seeds if arguments.curves else 0):
-        for share in arguments.shares:
+    if arguments.curves:
+        for seed, share in itertools.product(range(arguments.seeds), arguments.shares):
             for line in curves(share, seed, task):
                 print(line, flush=True)
-    for seed in range(0 if arguments.curves else arguments.seeds):
+        return
+    for seed in range(arguments.seeds):
         full = KEPT / f"full-{seed}.json"
         if not full.exists():
             full.write_text(json.dumps(measure_error(base(seed, task), task, split="test").compute()))

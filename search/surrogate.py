@@ -94,7 +94,7 @@ def by_ratio(error: Array) -> Transform:
 
     Errors below a thousandth of the worst are alike. Where some are below 0 there are no ratios, and differences count.
     """
-    if not len(error) or error.min() < 0:
+    if error.min() < 0:
         return _PLAIN
     least = _LEAST * max(float(error.max()), _TINY)
     return Transform("log", lambda e: np.log(np.maximum(e, least)), np.exp, lambda e: 1 / np.maximum(e, least))

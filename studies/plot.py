@@ -1,14 +1,19 @@
-"""A picture of a front, where matplotlib is installed."""
+"""A picture of a front, where matplotlib is installed, and the scales of every picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-_DECADE = 10  # a front that is wider has a logarithmic axis
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import Formatter
+
+_FAR = 10.0  # values that differ by a larger factor are drawn on a logarithmic scale
 
 
 def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bool:
@@ -23,7 +28,7 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
     if not costs or find_spec("matplotlib") is None or front.empty:
         return False
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -40,16 +45,27 @@ def plot_front(path: Path, front: pd.DataFrame, objectives: Sequence[str]) -> bo
         axes.plot(done[costs[0]], 100 * done["final_test_error"].astype(float), "s", label="test, trained to the end")
     drawn = [name for name in ("error", "final_test_error") if name in front]
     errors = front[drawn].astype(float).stack()
-    for values, scale in ((front[costs[0]], axes.set_xscale), (errors, axes.set_yscale)):
-        if values.min() > 0 and values.max() > _DECADE * values.min():
-            scale("log")  # the good end of a wide front would be a flat line
-    for axis, plain in ((axes.xaxis, EngFormatter()), (axes.yaxis, StrMethodFormatter("{x:g}"))):
-        axis.set_major_formatter(plain)
-        if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_minor_formatter(NullFormatter())
+    scaled(axes, "x", front[costs[0]].tolist(), EngFormatter())
+    scaled(axes, "y", errors.tolist(), StrMethodFormatter("{x:g}"))
     axes.set(xlabel=costs[0], ylabel="error (%)")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
     return True
+
+
+def wide(values: Sequence[float]) -> bool:
+    """Whether values are so far apart that an even scale would show the largest alone."""
+    return bool(values) and min(values) > 0 and max(values) > _FAR * min(values)
+
+
+def scaled(axes: Axes, which: str, values: Sequence[float], form: Formatter) -> None:
+    """Set the scale of the `"x"` or `"y"` axis: logarithmic where the values are positive and far apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if wide(values):
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(form)

@@ -359,8 +359,8 @@ def _surrogate(model: Mapping[str, Any]) -> str:
         return ", ".join(f"{name} {_value(value)}" for name, value in model.items())
     if model["kind"] == "start":
         return f"none yet, {model['trials']} {'error is' if model['trials'] == 1 else 'errors are'} too few"
-    r2 = f"; R2 {model['r2']:.2f}" if "r2" in model else ""
-    r2 += f" of their {model['transform']}" if r2 and model["transform"] != "identity" else ""
+    scale = "" if model.get("transform", "identity") == "identity" else f" of their {model['transform']}"
+    r2 = f"; R2 {model['r2']:.2f}{scale}" if "r2" in model else ""
     left_out = (
         f"errs by {_percent(model['rmse'])} on trials left out ({_percent(model['mean_rmse'])} by their mean{r2})"
     )
@@ -369,7 +369,6 @@ def _surrogate(model: Mapping[str, Any]) -> str:
         return said + (f"; best at {_value(model['optimum'])}" if "optimum" in model else "")
     if model["kind"] == "mean":
         return f"the mean of {model['trials']} errors; a polynomial {left_out}"
-    scale = "" if model["transform"] == "identity" else f" of their {model['transform']}"
     counted = f"{model['coefficients']} coefficients{scale} through {model['trials']} errors"
     return f"polynomial of degree {model['degree']}, {counted}; {left_out}"
 

@@ -10,7 +10,8 @@ from plotly import graph_objects as go
 
 from ..trial import Trial
 from .facts import Facts
-from .rows import NAME, wide
+from ..plot import wide
+from .rows import NAME
 from .words import UNITS, amount, in_chart, percent, place
 
 BLUE, ORANGE, GREEN, RED = "#3f87c6", "#e08a1e", "#2a9d6f", "#d1495b"

@@ -8,10 +8,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, PercentFormatter
 
+from ..plot import scaled, wide
 from .facts import Facts
-from .rows import AXES, NAME, curves, share_from, thinned, wide, width_rows
+from .rows import AXES, NAME, curves, share_from, thinned, width_rows
 from .words import UNITS, axis_name, percent, short
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3f87c6", "#e08a1e", "#2a9d6f", "#d1495b", "#a8b0b8"
@@ -69,8 +70,8 @@ def _front(studies: Sequence[Facts]) -> bytes:
             axes.axvline(study.limits[cost], color=RED, linestyle="--", linewidth=1.2, label=f"{prefix}budget")
     shown = [trial.measures for study in studies for trial in study.scored if cost in trial.measures]
     axes.set(xlabel=UNITS.get(cost, cost), ylabel="error")
-    _scale(axes, "x", [one[cost] for one in shown], EngFormatter())
-    _scale(axes, "y", [one["error"] for one in shown], _percents())
+    scaled(axes, "x", [one[cost] for one in shown], EngFormatter())
+    scaled(axes, "y", [one["error"] for one in shown], _percents())
     if not wide([one[cost] for one in shown]):
         axes.set_xlim(left=0)
     axes.legend(fontsize=8)
@@ -142,7 +143,7 @@ def _surrogate(study: Facts) -> bytes:
     figure.colorbar(dots, label="trial")
     axes.set(xlabel="foretold error", ylabel="measured error")
     for which in ("x", "y"):
-        _scale(axes, which, x + y, _percents())
+        scaled(axes, which, x + y, _percents())
     return _png(figure)
 
 
@@ -180,16 +181,6 @@ def _single(width: float, height: float) -> tuple[Figure, Axes]:
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _scale(axes: Axes, which: str, values: Sequence[float], form: Formatter) -> None:
-    """The scale of the `"x"` or `"y"` axis: logarithmic where the values are positive and far apart."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    if wide(values):
-        axes.set(**{f"{which}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(form)
 
 
 def _percents() -> Formatter:

@@ -13,7 +13,6 @@ from .words import short
 AXES = 30  # of which importances are shown
 MOST_POINTS = 2000  # trials that a chart shows; of the others every so many
 NAME = 34  # letters of a name beside a bar
-_FAR = 20  # times the least value, from where on an axis is logarithmic
 
 
 def curves(studies: Sequence[Facts]) -> list[list[dict[str, Any]]]:
@@ -33,11 +32,6 @@ def curves(studies: Sequence[Facts]) -> list[list[dict[str, Any]]]:
 def comparable(studies: Sequence[Facts]) -> bool:
     """Whether all of them minimise the same."""
     return all(study.objectives == studies[0].objectives for study in studies)
-
-
-def wide(values: Sequence[float]) -> bool:
-    """Whether values are so far apart that an even scale would show the largest alone."""
-    return bool(values) and min(values) > 0 and max(values) > _FAR * min(values)
 
 
 def share_from(least: float) -> float:

@@ -66,3 +66,4 @@ def test_a_model_can_be_trained_after_it_was_measured():
     measure_error(model, task)
     outputs, labels = task.forward(model, next(iter(task.loader("train"))))
     task.loss(outputs, labels).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -72,7 +72,7 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else
 
 def _known_kind(kind: str | None) -> str | None:
     if kind is not None:
-        from .studies.runner import KINDS
+        from .studies.settings.runner import KINDS
 
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, 1)
@@ -221,8 +221,9 @@ def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet
     """
     with _own_output(), _messages(quiet):
         from .spaces.describe import describe, facts
-        from .studies import config, launch
-        from .studies.terminal import Style, headed
+        from .studies import launch
+        from .studies.study_files import file as config
+        from .studies.views.terminal import Style, headed
 
         file = config.read(study).changed(budget=_budget(budget))
         space = launch.trace(file)
@@ -256,7 +257,8 @@ def search(
 ) -> None:
     """Start a study in a new folder: train the network if the file says so, then search. Safe to kill at any time."""
     with _own_output(), _messages(quiet) as progress, _resumable(out):
-        from .studies import config, launch
+        from .studies import launch
+        from .studies.study_files import file as config
 
         file = config.read(study).changed(
             budget=_budget(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
@@ -322,8 +324,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far a study is, what runs now, what failed, and the best network so far."""
-    from .studies import report, view
-    from .studies.terminal import Style
+    from .studies.views import text as report
+    from .studies.views import view
+    from .studies.views.terminal import Style
 
     if watch is not None:
         with contextlib.suppress(KeyboardInterrupt), _messages(quiet=True):
@@ -343,7 +346,7 @@ def status(
 )
 def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Option("--csv")] = False) -> None:
     """Show the networks that no other one beats within the budget, cheapest first."""
-    from .studies import view
+    from .studies.views import view
 
     if as_json and csv:
         raise ValueError("--json and --csv are both given; keep one")
@@ -379,8 +382,9 @@ def export(
 ) -> None:
     """Train picks of the front to the end and write them, each format reloaded and compared."""
     with _own_output(), _messages(quiet) as progress, _resumable(folder, "call it again; what is trained is kept"):
-        from .studies import launch, report
-        from .studies.terminal import Style
+        from .studies import launch
+        from .studies.views import text as report
+        from .studies.views.terminal import Style
 
         folders = launch.export(
             folder, to, pick=pick, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
@@ -423,8 +427,8 @@ def prune(
     """
     with _own_output(), _messages(quiet) as progress, _resumable(out, "call it again; what is done is kept"):
         from .studies import prune as alone
-        from .studies import report
-        from .studies.terminal import Style
+        from .studies.views import text as report
+        from .studies.views.terminal import Style
 
         file, folder = alone.source(study)
         file = file.changed(budget=_budget(budget), seed=seed, pruning_epochs=epochs)
@@ -494,8 +498,8 @@ def dashboard(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines look too.")] = "127.0.0.1",
 ) -> None:
     """Open Optuna's dashboard on a study: to look at, while it runs or later. Ctrl-C ends it."""
-    from .studies import dashboard as board
-    from .studies import view
+    from .studies.views import dashboard as board
+    from .studies.views import view
 
     seen = view.View(folder)
     with contextlib.suppress(KeyboardInterrupt):
@@ -524,8 +528,9 @@ def _settings(texts: list[str] | None) -> dict[str, Any]:
 
 def _show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
     """Show a study's front, and unless quiet what to do with it."""
-    from .studies import report, view
-    from .studies.terminal import Style
+    from .studies.views import text as report
+    from .studies.views import view
+    from .studies.views.terminal import Style
 
     seen = view.View(folder)
     front = seen.front()
@@ -540,8 +545,8 @@ def _show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
 
 def _follow(standings: Iterator[dict[str, Any]], as_json: bool) -> None:
     """Show where a study stands: in place on a terminal; elsewhere line by line, and all of it at the end."""
-    from .studies import report
-    from .studies.terminal import Style
+    from .studies.views import text as report
+    from .studies.views.terminal import Style
 
     style = Style.of(sys.stdout)
     if sys.stdout.isatty() and not as_json:
@@ -563,7 +568,7 @@ def _follow(standings: Iterator[dict[str, Any]], as_json: bool) -> None:
 
 def _print(text: str) -> None:
     """Print, whatever the terminal's encoding."""
-    from .studies.terminal import shown
+    from .studies.views.terminal import shown
 
     print(shown(text, sys.stdout), flush=True)
 
@@ -623,7 +628,7 @@ def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         if quiet:
             yield lambda event: None
         elif not sys.stderr.isatty():
-            from .studies import report
+            from .studies.views import text as report
 
             yield lambda event: logger.info("%s", report.event_line(event))
         else:
@@ -648,7 +653,7 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from .studies import report
+    from .studies.views import text as report
 
     columns = BarColumn(8), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

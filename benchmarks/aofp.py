@@ -22,8 +22,8 @@ import torch
 from secateur.evaluators import Augment, Training, train
 from secateur.pruners import METHODS, realised
 from secateur.spaces import Space
-from secateur.studies.data import Data
-from secateur.studies.networks import resnet20
+from secateur.studies.study_files.data import Data
+from secateur.studies.study_files.networks import resnet20
 
 AUGMENT = Augment(shift=0.1, rotate=10.0, scale=0.1)
 PRUNING, FINE_TUNING = Training(lr=0.05), Training(lr=0.02)

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from secateur.pruners.exemplars import exemplars, similarities
+from secateur.pruners.one_shot.exemplars import exemplars, similarities
 
 VGG = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 

@@ -45,7 +45,7 @@ from torch import nn
 
 from secateur import Classification, Space, Training, build
 from secateur.evaluators import measure_error, recalibrate, train
-from secateur.evaluators.sharing import Sandwich
+from secateur.evaluators.training.sharing import Sandwich
 from secateur.spaces import threshold_family
 from secateur.spaces.drawing import mixture
 

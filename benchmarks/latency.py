@@ -24,13 +24,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import tiny_task, tiny_training  # noqa: E402
+from networks3d import unet3d  # noqa: E402
 
 from secateur import Budget, Space, Study, load  # noqa: E402
 from secateur.evaluators import Latency  # noqa: E402
-from secateur.studies.files import write_atomic  # noqa: E402
-from secateur.studies.latency import GROUP, Latencies  # noqa: E402
-from secateur.studies.networks import resnet20  # noqa: E402
-from secateur.studies.networks3d import unet3d  # noqa: E402
+from secateur.studies.disk.files import write_atomic  # noqa: E402
+from secateur.studies.outcomes.latency import GROUP, Latencies  # noqa: E402
+from secateur.studies.study_files.networks import resnet20  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "latency"

@@ -24,8 +24,8 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
 from secateur.search import SAMPLERS, Problem  # noqa: E402
-from secateur.studies.networks import resnet20  # noqa: E402
-from secateur.studies.storage import connect, make_sqlite, sqlite_url  # noqa: E402
+from secateur.studies.study_files.networks import resnet20  # noqa: E402
+from secateur.studies.trials.storage import connect, make_sqlite, sqlite_url  # noqa: E402
 
 
 def ours(model: torch.nn.Module, space: Space, sampler: str, trials: int, folder: Path) -> float:

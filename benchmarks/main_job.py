@@ -18,8 +18,8 @@ import torch
 
 from secateur.spaces import named_tensors
 from secateur.studies import load
-from secateur.studies.config import read
 from secateur.studies.launch import search
+from secateur.studies.study_files.file import read
 
 
 def wrong(model, task, side):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from zoo import import_torchvision
 
-from secateur.studies.networks import resnet50
+from secateur.studies.study_files.networks import resnet50
 
 
 class Double(nn.Sequential):

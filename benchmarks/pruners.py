@@ -30,9 +30,9 @@ from scipy.stats import t as student
 from secateur import Classification, Space, Training
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.pruners import METHODS, realised
-from secateur.studies.data import Data
-from secateur.studies.networks import resnet20
-from secateur.studies.pruning import Pruning, method_named
+from secateur.studies.proposals.pruning import Pruning, method_named
+from secateur.studies.study_files.data import Data
+from secateur.studies.study_files.networks import resnet20
 
 KEPT = Path(__file__).parents[1] / "build" / "pruners"
 SHARES = (0.5, 0.3, 0.15)

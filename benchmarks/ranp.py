@@ -24,14 +24,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conventions import count_as_ranp
+from networks3d import unet3d
 from torch import nn
 
 from secateur.pruners import METHODS, Examples
-from secateur.pruners.fresh import fresh
-from secateur.pruners.neurons import kept_by, threshold
+from secateur.pruners.one_shot.fresh import fresh
+from secateur.pruners.one_shot.neurons import kept_by, threshold
 from secateur.spaces import Candidate, Space, build
-from secateur.spaces.conventions import count_as_ranp
-from secateur.studies.networks3d import unet3d
 
 FOLDER = Path(__file__).parents[1] / "build" / "ranp"
 SIDE, CLASSES, BASE, BATCH, MASKS = 24, 3, 8, 4, 24

@@ -41,9 +41,10 @@ from secateur.pruners import METHODS
 from secateur.search import SAMPLERS, Problem, hypervolume, non_dominated
 from secateur.search.compound import compound
 from secateur.spaces import threshold_candidate
-from secateur.studies.proposer import Proposer
-from secateur.studies.seeds import DEFAULT, Seed, Seeds
-from secateur.studies.trial import Outcome
+from secateur.studies.proposals.proposer import Proposer
+from secateur.studies.proposals.seeds import Seed, Seeds
+from secateur.studies.settings.settings import DEFAULT
+from secateur.studies.trials.trial import Outcome
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "search_efficiency"

@@ -35,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
-from secateur.studies.networks import resnet20  # noqa: E402
-from secateur.studies.runner import Executor, Listen, Message, Runner  # noqa: E402
-from secateur.studies.work import Job, Report, Work  # noqa: E402
+from secateur.studies.outcomes.work import Job, Report, Work  # noqa: E402
+from secateur.studies.runners.executor import Executor, Listen, Message
+from secateur.studies.settings.runner import Runner  # noqa: E402
+from secateur.studies.study_files.networks import resnet20  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 MINUTE = 60.0

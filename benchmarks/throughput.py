@@ -31,10 +31,12 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 from scripted import Sleeper, job  # noqa: E402
 
 from secateur import Budget, Study  # noqa: E402
-from secateur.studies.ledger import Ledger  # noqa: E402
-from secateur.studies.proposer import Proposer  # noqa: E402
-from secateur.studies.runner import Executor, Listen, Message, Runner, executor  # noqa: E402
-from secateur.studies.work import Job, Work  # noqa: E402
+from secateur.studies.outcomes.work import Job, Work  # noqa: E402
+from secateur.studies.proposals.proposer import Proposer  # noqa: E402
+from secateur.studies.runners.executor import Executor, Listen, Message
+from secateur.studies.runners.kinds import executor  # noqa: E402
+from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.ledger import Ledger  # noqa: E402
 
 SLEEP_S = 0.05
 BATCH = 8

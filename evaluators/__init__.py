@@ -13,17 +13,17 @@ diverges or does not fit into memory is a failed `Result`, never an exception.
     print(ladder(lambda: build(model, space, candidate), candidate=candidate, resolution=(20, 20), fidelity="short"))
 """
 
-from .augment import Augment
-from .distillation import Teacher
-from .images import Batch, LazyImages
 from .ladder import FIDELITIES, Ladder, Result
-from .latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
-from .latency_model import LatencyModel
-from .measures import measure_error
-from .metrics import ErrorRate, Metric, OverlapError
-from .recalibration import recalibrate
-from .task import Classification, Segmentation, Task
-from .training import Diverged, Loop, Training, train
+from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
+from .latency.latency_model import LatencyModel
+from .tasks.augment import Augment
+from .tasks.images import Batch, LazyImages
+from .tasks.metrics import ErrorRate, Metric, OverlapError
+from .tasks.task import Classification, Segmentation, Task
+from .training.distillation import Teacher
+from .training.measures import measure_error
+from .training.recalibration import recalibrate
+from .training.training import Diverged, Loop, Training, train
 
 __all__ = [
     "FIDELITIES",

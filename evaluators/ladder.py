@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distillation import Teacher, answered, teacher_for
-from .images import Side
-from .measures import measure_error
 from .modes import derived_seed
-from .recalibration import recalibrate
-from .splitting import Unsplittable
-from .task import Task
-from .training import Diverged, Training, train
+from .tasks.images import Side
+from .tasks.splitting import Unsplittable
+from .tasks.task import Task
+from .training.distillation import Teacher, answered, teacher_for
+from .training.measures import measure_error
+from .training.recalibration import recalibrate
+from .training.training import Diverged, Training, train
 
 FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
 """How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""

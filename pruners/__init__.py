@@ -10,22 +10,22 @@ budget at once (`Pruner.propose`), or while somebody trains (`TrainingPruner.sta
     small = realised(model, space, proposal)
 """
 
-from .aofp import Aofp
-from .campaign import campaign
-from .criteria import Criterion, criterion, l1, l2, shuffled
-from .epruner import EPruner
+from .criteria.criteria import Criterion, criterion, l1, l2, shuffled
 from .examples import Examples
-from .fresh import fresh
-from .functionality import Functionality
-from .granet import Granet
-from .lasso import GroupLasso
 from .methods import CRITERIA, METHODS
-from .orthoreg import OrthoReg
+from .one_shot.campaign import campaign
+from .one_shot.epruner import EPruner
+from .one_shot.fresh import fresh
+from .one_shot.functionality import Functionality
+from .one_shot.ranp import Ranp, retained
+from .one_shot.scored import Even, Scored
 from .proposal import Method, Phase, Proposal, Pruner, TrainingPruner, realised
-from .ranp import Ranp, retained
-from .resrep import ResRep
-from .scored import Even, Scored
-from .sparse import SparseMasks
+from .resrep.resrep import ResRep
+from .training.aofp import Aofp
+from .training.granet import Granet
+from .training.lasso import GroupLasso
+from .training.orthoreg import OrthoReg
+from .training.sparse import SparseMasks
 
 __all__ = [
     "CRITERIA",

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from .anpyc import anpyc
-from .aofp import Aofp
-from .criteria import Criterion, l1, l2, shuffled
-from .epruner import EPruner
-from .features import hrank
-from .flow import synflow
-from .functionality import Functionality
-from .gradients import grasp, obd, snip, taylor
-from .granet import Granet
-from .norms import bn_scale, fpgm
-from .orthoreg import OrthoReg
+from .criteria.anpyc import anpyc
+from .criteria.criteria import Criterion, l1, l2, shuffled
+from .criteria.features import hrank
+from .criteria.gradients import grasp, obd, snip, taylor
+from .criteria.norms import bn_scale, fpgm
+from .criteria.synflow import synflow
+from .one_shot.epruner import EPruner
+from .one_shot.functionality import Functionality
+from .one_shot.ranp import Ranp
+from .one_shot.scored import Even, Scored
 from .proposal import Method
-from .ranp import Ranp
-from .resrep import ResRep
-from .scored import Even, Scored
+from .resrep.resrep import ResRep
+from .training.aofp import Aofp
+from .training.granet import Granet
+from .training.orthoreg import OrthoReg
 
 CRITERIA: dict[str, Criterion] = {
     one.name: one for one in (l1, l2, bn_scale, fpgm, taylor, snip, grasp, synflow, obd, hrank, anpyc, shuffled(0))

@@ -21,22 +21,22 @@ from .compound import compound  # a name that is a module's too would be that on
 
 if TYPE_CHECKING:
     from .halving import Halving
-    from .joint import JointSampler
+    from .joint.joint import JointSampler
     from .pareto import hypervolume, non_dominated
-    from .polynomial import PolynomialSampler
+    from .polynomial.polynomial import PolynomialSampler
     from .problem import NOTE, Problem, Told, distributions, note, positions, told
     from .samplers import SAMPLERS, SamplerFactory, sampler_factory
-    from .three_dimensions import ThreeDimensionsSampler
+    from .three_dimensions.three_dimensions import ThreeDimensionsSampler
 
 _HOMES = {
     "Halving": "halving",
-    "JointSampler": "joint",
+    "JointSampler": "joint.joint",
     "NOTE": "problem",
-    "PolynomialSampler": "polynomial",
+    "PolynomialSampler": "polynomial.polynomial",
     "Problem": "problem",
     "SAMPLERS": "samplers",
     "SamplerFactory": "samplers",
-    "ThreeDimensionsSampler": "three_dimensions",
+    "ThreeDimensionsSampler": "three_dimensions.three_dimensions",
     "Told": "problem",
     "distributions": "problem",
     "hypervolume": "pareto",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
-from .polynomial import PolynomialSampler
+from .polynomial.polynomial import PolynomialSampler
 from .problem import Problem
 
 _SECONDS_AN_AXIS, _SECONDS_A_TRIAL = 0.003, 0.0004  # of a polynomial proposal: 0.14 s at 41 axes and 60 trials told

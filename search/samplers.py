@@ -15,11 +15,11 @@ from optuna.samplers import (
 )
 
 from .auto import chosen, multivariate_tpe, small_nsga2
-from .joint import JointSampler
-from .polynomial import PolynomialSampler
+from .joint.joint import JointSampler
+from .polynomial.polynomial import PolynomialSampler
 from .problem import Problem
 from .quasi import QuasiRandomSampler
-from .three_dimensions import ThreeDimensionsSampler
+from .three_dimensions.three_dimensions import ThreeDimensionsSampler
 
 SamplerFactory = Callable[[int, Problem], BaseSampler]
 """What a study calls for every proposal: `(seed, problem)` to a fresh Optuna sampler."""

@@ -14,49 +14,45 @@ group with one width; blocks that may be dropped form stages; several input side
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .repair import (  # a name that is a module's too would be that one, were it found late
-    NORMALISATIONS,
-    normalised,
-    repair,
-    threshold_candidate,
-    threshold_family,
-    within,
-)
+from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
+from .repair import repair, within  # a name that is a module's too would be that one, were it found late
 
 if TYPE_CHECKING:
     from .budget import COSTS, Budget
     from .candidate import Axis, Candidate
-    from .depth import Stage
-    from .inheriting import inherited
-    from .layers import Layer, Norm
-    from .layout import Group
-    from .masked import verify
+    from .channels.layout import Group
+    from .cutting.surgery import Cut, assemble
+    from .cutting.tensors import Scores, check_scores, named_tensors, unit_sums
+    from .graph.blocks import Stage
+    from .networks.build import build, channel_map, cut, stays
+    from .networks.inheriting import inherited
+    from .networks.masked import verify
     from .space import Encoded, Space
-    from .surgery import Cut, Scores, assemble, build, channel_map, check_scores, cut, named_tensors, stays, unit_sums
+    from .tracing.layers import Layer, Norm
 
 _HOMES = {
     "Axis": "candidate",
     "Budget": "budget",
     "COSTS": "budget",
     "Candidate": "candidate",
-    "Cut": "surgery",
+    "Cut": "cutting.surgery",
     "Encoded": "space",
-    "Group": "layout",
-    "Layer": "layers",
-    "Norm": "layers",
-    "Scores": "surgery",
+    "Group": "channels.layout",
+    "Layer": "tracing.layers",
+    "Norm": "tracing.layers",
+    "Scores": "cutting.tensors",
     "Space": "space",
-    "Stage": "depth",
-    "assemble": "surgery",
-    "build": "surgery",
-    "channel_map": "surgery",
-    "check_scores": "surgery",
-    "cut": "surgery",
-    "inherited": "inheriting",
-    "named_tensors": "surgery",
-    "stays": "surgery",
-    "unit_sums": "surgery",
-    "verify": "masked",
+    "Stage": "graph.blocks",
+    "assemble": "cutting.surgery",
+    "build": "networks.build",
+    "channel_map": "networks.build",
+    "check_scores": "cutting.tensors",
+    "cut": "networks.build",
+    "inherited": "networks.inheriting",
+    "named_tensors": "cutting.tensors",
+    "stays": "networks.build",
+    "unit_sums": "cutting.tensors",
+    "verify": "networks.masked",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .budget import Budget
-from .layout import Group
+from .channels.layout import Group
 
 if TYPE_CHECKING:
     from .space import Space

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from .allocation import normalised, threshold_family
 from .candidate import Candidate
-from .repair import normalised, repair, threshold_family
+from .cutting.tensors import Scores
+from .repair import repair
 from .space import Space
-from .surgery import Scores
 
 Draw = Callable[[np.random.Generator], Candidate]
 """Gives one candidate, of its own choice, from a generator."""

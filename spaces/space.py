@@ -15,16 +15,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .breakdown import breakdown
 from .budget import COSTS
 from .candidate import Axis, Candidate
-from .costs import CostModel, CostTable
-from .depth import Stage
-from .graph import Examples, Side, as_call, flat_examples, spatial_side
-from .layers import Layer
-from .layout import Group, Layout
-from .program import Program
-from .surgery import Scores, check_scores, l2_scores
+from .channels.layout import Group, Layout
+from .costs.breakdown import breakdown
+from .costs.model import CostModel, CostTable
+from .cutting.program import Program
+from .cutting.tensors import Scores, check_scores, l2_scores
+from .graph.blocks import Stage
+from .graph.network import Examples, Side, as_call, flat_examples, spatial_side
+from .tracing.layers import Layer
 
 Encoded = npt.NDArray[np.int64]
 """`(n, d)` candidates as integers, in the order of the axes."""
@@ -93,7 +93,7 @@ class Space:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
             TypeError: example inputs or resolutions of another type.
         """
-        from .trace import DIMENSIONS, facts
+        from .tracing.trace import DIMENSIONS, facts
 
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")

@@ -14,16 +14,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .export import load
-    from .files import FormatError
-    from .runner import Runner
+    from .disk.files import FormatError
+    from .exports.model import load
+    from .settings.runner import Runner
     from .study import Study
 
 _HOMES = {
-    "FormatError": "files",
-    "Runner": "runner",
+    "FormatError": "disk.files",
+    "Runner": "settings.runner",
     "Study": "study",
-    "load": "export",
+    "load": "exports.model",
 }
 
 __all__ = ["FormatError", "Runner", "Study", "load"]

@@ -18,20 +18,20 @@ import torch
 
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
-from .config import StudyFile, read
-from .determinism import present
-from .files import write_atomic
-from .folder import STUDY_JSON, check_free, described_storage, part_of
-from .lock import locked
-from .parts import BASE_STATE, judge, make_model, make_task, named, traced, train_base
-from .progress import Listener
-from .runner import check
-from .settings import settle
-from .shelf import Shelf
-from .storage import connect, disconnect
+from .disk.files import write_atomic
+from .disk.lock import locked
+from .disk.shelf import Shelf
+from .runners.kinds import check
+from .settings.determinism import present
+from .settings.settings import settle
 from .study import Study
-from .trackers import Trackers, check_installed
-from .urls import file_of, is_server
+from .study_files.file import StudyFile, read
+from .study_files.parts import BASE_STATE, judge, make_model, make_task, named, traced, train_base
+from .trials.events import Listener
+from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
+from .trials.storage import connect, disconnect
+from .trials.urls import file_of, is_server
+from .views.trackers import Trackers, check_installed
 
 logger = logging.getLogger("secateur")
 

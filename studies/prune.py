@@ -20,21 +20,20 @@ from torch import Tensor, nn
 from ..evaluators import Task, Teacher
 from ..pruners import Even, Method, TrainingPruner
 from ..spaces import Candidate, Space
-from .artifacts import Artifacts
-from .config import StudyFile, read
-from .determinism import present, reproducible
-from .export import write_model
-from .files import read_json, to_json, write_atomic
-from .finish import errors, finished
-from .folder import BASE, STUDY_JSON, part_of, read_study_json
-from .identity import ranking_name
-from .latency import Latencies, call_of
-from .lock import locked
-from .mirror import seed_of
-from .parts import make_model, make_task, traced, train_base
-from .progress import Listener
-from .pruning import Pruning, method_named, settings_of
-from .weights import digest, read_tensors, state_of
+from .disk.artifacts import Artifacts
+from .disk.files import read_json, to_json, write_atomic
+from .disk.lock import locked
+from .disk.weights import digest, read_tensors, state_of
+from .exports.exporter import errors, finished
+from .exports.model import write_model
+from .outcomes.latency import Latencies, call_of
+from .proposals.pruning import Pruning, method_named, settings_of
+from .settings.determinism import present, reproducible, seed_of
+from .settings.identity import ranking_name
+from .study_files.file import StudyFile, read
+from .study_files.parts import make_model, make_task, traced, train_base
+from .trials.events import Listener
+from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency
 _MARGIN = 0.97  # of a latency budget that the search for multiply-adds aims at: a second measurement differs a little

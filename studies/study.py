@@ -18,13 +18,22 @@ from .. import __version__
 from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
-from .bounds import Bounds
-from .determinism import reproducible
-from .driver import Driver
-from .engine import Engine
-from .files import new_folder, to_json, write
-from .finalists import finalists as finalists_of
-from .folder import (
+from .disk.files import new_folder, to_json, write
+from .disk.lock import locked
+from .disk.shelf import Shelf
+from .disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
+from .drivers.bounds import Bounds
+from .drivers.driver import Driver
+from .drivers.engine import Engine
+from .exports.finalists import finalists as finalists_of
+from .runners.executor import Executor
+from .runners.kinds import executor
+from .settings.determinism import reproducible
+from .settings.identity import evaluator_name, fingerprint, ranking_name
+from .settings.runner import Runner
+from .settings.settings import DEFAULT, EVALUATORS, LADDER, Settings, settle
+from .trials.events import Listener
+from .trials.folder import (
     BASE,
     DATABASE,
     FORMAT,
@@ -36,21 +45,13 @@ from .folder import (
     read_study_json,
     storage_url,
 )
-from .front import front_table, on_front, trial_table
-from .identity import evaluator_name, fingerprint, ranking_name
-from .ledger import Ledger, make_ledger
-from .lock import locked
-from .patience import Patience
-from .progress import Listener
-from .runner import Executor, Runner, executor
-from .seeds import DEFAULT
-from .settings import EVALUATORS, LADDER, Settings, settle
-from .shelf import Shelf
-from .storage import connect, disconnect, make_sqlite, sqlite_url
-from .trial import Trial
-from .urls import without_password
-from .view import standing
-from .weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
+from .trials.front import front_table, on_front, trial_table
+from .trials.ledger import Ledger, make_ledger
+from .trials.patience import Patience
+from .trials.storage import connect, disconnect, make_sqlite, sqlite_url
+from .trials.trial import Trial
+from .trials.urls import without_password
+from .views.view import standing
 
 logger = logging.getLogger("secateur")
 

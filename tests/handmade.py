@@ -1,7 +1,7 @@
 """Trials made by hand: an error, some multiply-adds, and nothing behind them."""
 
 from secateur.spaces import COSTS, Axis, Candidate
-from secateur.studies.trial import Outcome, Trial, failed
+from secateur.studies.trials.trial import Outcome, Trial, failed
 
 AXES = (Axis("width:conv", (2, 4, 6, 8)), Axis("depth:layer1", (0, 1)))
 OBJECTIVES = ("error", "macs")

@@ -22,7 +22,7 @@ import torch
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
-from secateur.studies.front import TIMES
+from secateur.studies.trials.front import TIMES
 
 
 def study_in(folder: Path, sampler: str = "tpe", real: bool = False) -> Study:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from secateur.spaces import named_tensors
-from secateur.spaces.surgery import stays
+from secateur.spaces.networks.build import stays
 
 
 class Scattered(nn.Module):

@@ -14,9 +14,9 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 from secateur import Budget, Study
 from secateur.evaluators import Result
 from secateur.spaces import Candidate
-from secateur.studies.runner import Runner
-from secateur.studies.trial import Outcome, Trial
-from secateur.studies.work import Job, Work
+from secateur.studies.outcomes.work import Job, Work
+from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from study_file import STUDY, write
 
 from secateur import Study, __version__, load
 from secateur.__main__ import main
-from secateur.studies import config
-from secateur.studies.storage import disconnect
-from secateur.studies.view import View
+from secateur.studies.study_files import file as config
+from secateur.studies.trials.storage import disconnect
+from secateur.studies.views.view import View
 
 
 @pytest.fixture(scope="module")

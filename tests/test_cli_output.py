@@ -22,11 +22,12 @@ from torch import nn
 from secateur import Budget, Space
 from secateur.__main__ import app, main
 from secateur.spaces.describe import describe
-from secateur.studies import config, launch
-from secateur.studies.archive import open_to_look
-from secateur.studies.folder import read_study_json
-from secateur.studies.storage import disconnect
-from secateur.studies.view import View
+from secateur.studies import launch
+from secateur.studies.study_files import file as config
+from secateur.studies.trials.archive import open_to_look
+from secateur.studies.trials.folder import read_study_json
+from secateur.studies.trials.storage import disconnect
+from secateur.studies.views.view import View
 
 NOISE = """
 import os
@@ -243,7 +244,7 @@ def test_trackers_and_the_room_of_a_run_are_remembered(folder, tmp_path, capsys)
     ],
 )
 def test_bad_settings_of_a_run_leave_nothing(folder, tmp_path, capsys, monkeypatch, options, said):
-    monkeypatch.setattr("secateur.studies.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("secateur.studies.views.trackers.importlib.util.find_spec", lambda name: None)
     out = tmp_path / "run"
     assert main(["search", str(folder / "study.toml"), "--out", str(out), "--quiet", *options.split()]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

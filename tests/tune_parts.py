@@ -19,7 +19,7 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
-from secateur.studies.runner import Runner
+from secateur.studies.settings.runner import Runner
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
 from secateur.pruners import METHODS, realised
-from secateur.studies.data import mnist5k, split
+from secateur.studies.study_files.data import mnist5k, split
 
 
 class Net(nn.Module):

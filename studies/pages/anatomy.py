@@ -19,10 +19,10 @@ from torch import nn
 
 from ...evaluators import Latency
 from ...spaces import Candidate, Layer, Space, build
-from ..config import read
-from ..latency import call_of
-from ..parts import make_model
-from ..trial import Trial
+from ..outcomes.latency import call_of
+from ..study_files.file import read
+from ..study_files.parts import make_model
+from ..trials.trial import Trial
 
 QUANTITIES = {"macs": "multiply-adds", "params": "parameters", "peak_bytes": "bytes alive at the peak"}
 ROWS = 40  # of a chart; deeper modules are joined until there are no more

@@ -14,7 +14,7 @@ from typing import Any
 
 from plotly import graph_objects as go
 
-from ..trial import Trial
+from ..trials.trial import Trial
 from .facts import Facts
 from .figures import BLUE, GREEN, GREY, OWN, PALE, RED, bars_of, figure_of, hover, scale, whiskers
 from .rows import AXES, NAME, curves, different, share_from, spread, thinned, width_rows

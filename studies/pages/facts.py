@@ -14,11 +14,11 @@ from torch import nn
 
 from ... import __version__
 from ...spaces import Axis
-from ..folder import read_study_json
-from ..front import on_front
-from ..ledger import Ledger
-from ..trial import Trial
-from ..view import View
+from ..trials.folder import read_study_json
+from ..trials.front import on_front
+from ..trials.ledger import Ledger
+from ..trials.trial import Trial
+from ..views.view import View
 from .anatomy import Anatomy, anatomy
 from .learned import foretold, importance, proxies, said_of_model
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from plotly import graph_objects as go
 
-from ..trial import Trial
+from ..exports.plot import wide
+from ..trials.trial import Trial
 from .facts import Facts
-from ..plot import wide
 from .rows import NAME
 from .words import UNITS, amount, in_chart, percent, place
 

@@ -15,7 +15,7 @@ from scipy.stats import rankdata, spearmanr
 
 from ...search import NOTE, hypervolume
 from ...spaces import Axis
-from ..trial import Trial
+from ..trials.trial import Trial
 
 Array = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import FULL, write_atomic
+from ..disk.files import FULL, write_atomic
 from .facts import Facts, facts
 
 _NEEDED = ("plotly", "jinja2", "matplotlib")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, PercentFormatter
 
-from ..plot import scaled, wide
+from ..exports.plot import scaled, wide
 from .facts import Facts
 from .rows import AXES, NAME, curves, share_from, thinned, width_rows
 from .words import UNITS, axis_name, percent, short

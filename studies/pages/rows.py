@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..trial import Trial
+from ..trials.trial import Trial
 from .facts import Facts
 from .learned import corner, growth
 from .words import short

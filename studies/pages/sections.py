@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..trial import Trial
+from ..trials.trial import Trial
 from . import charts
 from .anatomy import QUANTITIES
 from .facts import DERIVED, Facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..trial import Trial
+from ..trials.trial import Trial
 
 if TYPE_CHECKING:
     from .facts import Facts

@@ -22,8 +22,8 @@ from landscapes import tiny_net, tiny_space, tiny_task
 
 import secateur
 from secateur.__main__ import app, main
-from secateur.studies import config
-from secateur.studies.networks import resnet20
+from secateur.studies.study_files import file as config
+from secateur.studies.study_files.networks import resnet20
 
 LANGUAGES = {"python", "toml", "sh", "json", "text", ""}
 
@@ -334,7 +334,7 @@ def test_a_wrong_line_is_refused():
 # --- README's command lines, run --------------------------------------------------------------------------------------
 
 PARSED_ONLY = {
-    "--runner": "workers of their own: tests/studies/test_processes.py",
+    "--runner": "workers of their own: tests/studies/runners/test_processes.py",
     "dashboard": "listens until it is ended: tests/test_cli.py",
 }
 

@@ -6,7 +6,7 @@ import pytest
 from landscapes import Instant, tiny_net, tiny_space, tiny_task
 
 from secateur import Budget, Study, load
-from secateur.studies.view import View
+from secateur.studies.views.view import View
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Augment, Ladder, Teacher, Training, measure_error, recalibrate, train
-from secateur.evaluators.parallel import Parallel
-from secateur.evaluators.splitting import Unsplittable, bounds, cut, joined
+from secateur.evaluators.tasks.splitting import Unsplittable, bounds, cut, joined
+from secateur.evaluators.training.parallel import Parallel
 
 
 class Line(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateur.pruners import Examples
+from secateur.pruners.criteria.gates import gate_axes, gate_gradients
 from secateur.pruners.examples import gradients, left_as_found
-from secateur.pruners.gates import gate_axes, gate_gradients
 from secateur.spaces import Space
 
 

@@ -9,7 +9,7 @@ from landscapes import LANDSCAPES, shares, tiny_net, tiny_space
 
 from secateur.search import SAMPLERS, Problem, sampler_factory
 from secateur.search.auto import choose
-from secateur.search.polynomial import PolynomialSampler
+from secateur.search.polynomial.polynomial import PolynomialSampler
 
 SPACE = tiny_space(tiny_net())
 FULL = float(SPACE.cost_table([SPACE.full])["macs"][0])

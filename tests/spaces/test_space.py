@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.spaces import Budget, Candidate, Space, build
 from secateur.spaces.describe import describe, facts
-from secateur.studies.networks import resnet20
+from secateur.studies.study_files.networks import resnet20
 
 
 @pytest.fixture(scope="module")

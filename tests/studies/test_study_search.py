@@ -11,8 +11,8 @@ from landscapes import LANDSCAPES, Instant, line_net, line_space, tiny_net, tiny
 from secateur import Budget, Study
 from secateur.evaluators import Result, Timing
 from secateur.search import SAMPLERS, hypervolume, non_dominated
-from secateur.studies.runner import Executor, Message
-from secateur.studies.work import perform
+from secateur.studies.outcomes.work import perform
+from secateur.studies.runners.executor import Executor, Message
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)

@@ -1,0 +1,1 @@
+"""Measured time and memory, and a model that predicts them. Start at `latency.py`."""

@@ -1,0 +1,336 @@
+"""The common half of the ready-made tasks: splits in memory or decoded on demand, prepared by batch on the device.
+
+Images stay as they were given (uint8 in memory); scaling, augmentation, resizing and normalisation happen in `prepare`,
+on the model's device. Reading order: `Images`, then `Batch`, then the two kinds of source below them.
+"""
+
+import copy
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..modes import derived_seed
+from .augment import Augment
+from .splitting import bounds
+
+logger = logging.getLogger("secateur")
+
+Side = tuple[int, ...]
+
+SPLITS = ("train", "validation", "test")
+_SAMPLE = 4096  # images that mean and std are measured on
+
+
+class LazyImages(Protocol):
+    """A dataset that decodes on demand: one `(c, *sides)` image and its target an index, all of the same shape.
+
+    With a `fingerprint` attribute (str) it says itself what it holds; otherwise a few examples are hashed.
+    """
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """One image and its target."""
+        ...
+
+
+Split = tuple[Tensor, Tensor] | LazyImages
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples as they are stored, and what is to be done with them on the device.
+
+    Attributes:
+        inputs: `(n, c, *sides)` stored images.
+        targets: `(n, ...)` stored targets.
+        split: Where they come from.
+        resolution: The side to resize to; None leaves the stored one.
+        seed: Of the augmentation; None augments nothing.
+        indices: `(n,)` places in the split; None where they are not known.
+        start: Where it begins in the batch that it is a part of.
+        whole: Examples of that batch; None where it is a batch itself.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    split: str
+    resolution: Side | None
+    seed: int | None
+    indices: Tensor | None = None
+    start: int = 0
+    whole: int | None = None
+
+    def in_parts(self, parts: int) -> "list[tuple[Batch, int]]":
+        """The batch in so many parts, each with its number of examples, which are augmented as in the whole."""
+        return [
+            (
+                replace(
+                    self,
+                    inputs=self.inputs[start:stop],
+                    targets=self.targets[start:stop],
+                    indices=None if self.indices is None else self.indices[start:stop],
+                    start=self.start + start,
+                    whole=self.whole or len(self.inputs),
+                ),
+                stop - start,
+            )
+            for start, stop in bounds(len(self.inputs), parts)
+        ]
+
+
+class Images:
+    """Splits of images with the settings that prepare them."""
+
+    def __init__(
+        self,
+        *,
+        train: Split,
+        validation: Split,
+        test: Split | None,
+        batch: int,
+        augment: Augment | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        """Check the splits and, where `mean` or `std` is None, measure them on training images."""
+        given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+        self.sources = {name: _source(name, split) for name, split in given.items()}
+        self.batch, self.augment = _checked_batch(batch), augment
+        example = self.sources["train"].fetch([0])[0]
+        self.channels, self.side, self._dtype = example.shape[1], tuple(example.shape[2:]), example.dtype
+        for name, source in self.sources.items():
+            shape = tuple(source.fetch([0])[0].shape[1:])
+            if shape != (self.channels, *self.side):
+                raise ValueError(
+                    f"{name} images are {shape}, train images {(self.channels, *self.side)}; make them equal"
+                )
+        measured = self._measure() if mean is None or std is None else ([], [])
+        self.mean = _per_channel("mean", measured[0] if mean is None else mean, self.channels)
+        self.std = _per_channel("std", measured[1] if std is None else std, self.channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; every channel's must be above 0")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return {name: len(source) for name, source in self.sources.items()}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What turns a stored image into the network's input, in this order, as JSON."""
+        return {
+            "channels": self.channels,
+            "stored_side": list(self.side),
+            "scale": self._scale,
+            "resize": "antialiased bilinear" if len(self.side) == 2 else "area when shrinking, else linear",
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    def with_batch(self, batch: int) -> "Images":
+        """The same images with another number of them a batch."""
+        other = copy.copy(self)
+        other.batch = _checked_batch(batch)
+        return other
+
+    def digest(self) -> str:
+        """A hash of the data and of all that prepares them."""
+        digest = hashlib.sha256(repr((self.batch, self.augment, self.preprocessing)).encode())
+        for name, source in self.sources.items():
+            digest.update(name.encode() + source.digest())
+        return digest.hexdigest()
+
+    def loader(self, split: str, resolution: Side | None, seed: int | None) -> "Batches":
+        """The batches of a split; see `Batches` for order and augmentation."""
+        if split not in self.sources:
+            missing = f"there is no {split} split" if split in SPLITS else f"split is {split!r}"
+            raise ValueError(f"{missing}; this task has {', '.join(self.sources)}")
+        if resolution is not None and (len(resolution) != len(self.side) or min(resolution) < 1):
+            raise ValueError(f"resolution {resolution} does not fit images of side {self.side}: give one size an axis")
+        side = None if resolution == self.side else resolution
+        return Batches(source=self.sources[split], split=split, resolution=side, seed=seed, batch=self.batch)
+
+    def stored(self, resolution: Side | None) -> "Batches":
+        """All training images, un-augmented and in their order."""
+        source = self.sources["train"]
+        return Batches(source=source, split="train as stored", resolution=resolution, seed=None, batch=self.batch)
+
+    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs ready for a network on `device`, the targets there, and the maps of the augmentation (None: none)."""
+        images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._scale
+        targets, maps = batch.targets.to(device, non_blocking=True), None
+        if self.augment is not None and batch.seed is not None:
+            generator = torch.Generator().manual_seed(batch.seed)
+            whole = self.augment.maps(batch.whole or len(images), len(self.side), generator)
+            maps = whole[batch.start : batch.start + len(images)]
+            images = self.augment.images(images, maps)
+        if batch.resolution is not None:
+            images = resized(images, batch.resolution)
+        shape = (1, -1) + (1,) * len(self.side)
+        mean = torch.tensor(self.mean, device=device).view(shape)
+        std = torch.tensor(self.std, device=device).view(shape)
+        return ((images - mean) / std).to(dtype), targets, maps
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self._dtype.is_floating_point else 1 / 255
+
+    def _measure(self) -> tuple[list[float], list[float]]:
+        source = self.sources["train"]
+        step = max(1, len(source) // _SAMPLE)
+        images = source.fetch(list(range(0, len(source), step))[:_SAMPLE])[0].transpose(0, 1).flatten(1)
+        # One channel at a time: float64 of all at once would be eight times the stored bytes. By numpy: the last digits
+        # of PyTorch's sums depend on the number of threads, and these numbers are part of the fingerprint.
+        values = [channel.double().numpy() * self._scale for channel in images]
+        return [_rounded(value.mean()) for value in values], [max(_rounded(value.std()), 1e-6) for value in values]
+
+
+def _rounded(value: float) -> float:
+    """The number to seven digits, which is all that single precision has."""
+    return float(f"{value:.7g}")
+
+
+class Batches:
+    """The batches of one split, with a length, and the same ones at every iteration.
+
+    With a seed the training split is shuffled and augmented. Without, it comes as it is stored, in one fixed mixed
+    order (stored images are often sorted by class, and the first few of them must be able to stand for all).
+    Its last batch is left out when it is smaller than the others. The other splits come whole and in their order.
+    """
+
+    def __init__(self, *, source: "_Source", split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
+        """Nothing is read before the first iteration."""
+        self._source, self._split, self._resolution, self._seed, self._batch = source, split, resolution, seed, batch
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        whole = self._split == "train" and len(self._source) >= self._batch
+        return len(self._source) // self._batch if whole else math.ceil(len(self._source) / self._batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        train = self._split == "train"
+        order = torch.arange(len(self._source))
+        if train:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed or 0))
+        for number in range(len(self)):
+            chosen = order[number * self._batch : (number + 1) * self._batch]
+            inputs, targets = self._source.fetch(chosen.tolist())
+            seed = derived_seed(self._seed, number) if train and self._seed is not None else None
+            yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
+
+
+def resized(images: Tensor, side: Side) -> Tensor:
+    """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
+    if tuple(images.shape[2:]) == side:
+        return images
+    if len(side) == 2:
+        return F.interpolate(images, size=side, mode="bilinear", antialias=True, align_corners=False)
+    if all(new <= old for new, old in zip(side, images.shape[2:], strict=True)):
+        return F.interpolate(images, size=side, mode="area")  # PyTorch 2.13 antialiases images only
+    return F.interpolate(images, size=side, mode={1: "linear", 3: "trilinear"}[len(side)], align_corners=False)
+
+
+class _Source(Protocol):
+    def __len__(self) -> int: ...
+    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]: ...
+    def digest(self) -> bytes: ...
+
+
+class _Stored:
+    """A pair of tensors in memory."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return self.inputs[indices], self.targets[indices]
+
+    def digest(self) -> bytes:
+        digest = hashlib.sha256()
+        for tensor in (self.inputs, self.targets):
+            digest.update(repr((tensor.shape, tensor.dtype)).encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+
+class _Decoded:
+    """A dataset that decodes on demand, a batch at a time on several threads (decoders release the interpreter)."""
+
+    def __init__(self, dataset: LazyImages) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if len(indices) == 1:
+            pairs = [self.dataset[indices[0]]]
+        else:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                pairs = list(pool.map(self.dataset.__getitem__, indices))
+        return torch.stack([image for image, _ in pairs]), torch.stack([torch.as_tensor(target) for _, target in pairs])
+
+    def digest(self) -> bytes:
+        own = getattr(self.dataset, "fingerprint", None)
+        if own is not None:
+            return str(own).encode()
+        few = list(range(0, len(self), max(1, len(self) // 16)))
+        return hashlib.sha256(f"{len(self)}".encode() + _Stored(*self.fetch(few)).digest()).digest()
+
+
+def _source(name: str, split: Any) -> _Source:
+    if not isinstance(split, tuple | list):
+        if isinstance(split, Tensor) or not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
+            raise TypeError(
+                f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), "
+                "or a dataset with a length that gives one (image, target) an index"
+            )
+        if not len(split):
+            raise ValueError(f"the {name} split is empty; give at least one example")
+        return _Decoded(split)
+    if len(split) != 2:
+        raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
+    inputs, targets = (torch.as_tensor(part).cpu() for part in split)
+    if len(inputs) != len(targets):
+        raise ValueError(f"{name} has {len(inputs)} images and {len(targets)} targets; expected as many of each")
+    if not len(inputs):
+        raise ValueError(f"the {name} split is empty; give at least one example")
+    if not 3 <= inputs.ndim <= 5:
+        raise ValueError(f"{name} images have shape {tuple(inputs.shape)}; expected (n, channels, *sides)")
+    if inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] == inputs.shape[2] > 4:
+        logger.warning(
+            "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
+            "numpy.moveaxis(images, -1, 1)",
+            *(name, tuple(inputs.shape), *inputs.shape[1:]),
+        )
+    if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
+        raise TypeError(f"{name} images are {inputs.dtype}; expected uint8 (0..255) or floating point")
+    return _Stored(inputs, targets)
+
+
+def _checked_batch(batch: int) -> int:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch is {batch!r}; expected a whole number of images, at least 1")
+    return batch
+
+
+def _per_channel(name: str, values: Sequence[float], channels: int) -> list[float]:
+    if len(values) != channels:
+        raise ValueError(f"{name} has {len(values)} values; the images have {channels} channels")
+    return [float(value) for value in values]

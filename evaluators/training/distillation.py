@@ -1,0 +1,114 @@
+"""Learning from the full network while fine-tuning: the answers of the network a small one was cut from.
+
+The teacher sees every batch as the student does, augmentation included, but at its own resolution. Where nothing is
+augmented it answers once for all epochs, and for all trials of a `Ladder`. Its time is part of the training's.
+
+outputs, teacher_outputs  (n, classes, *sides)  of student and teacher, before any softmax
+temperature               T                     what both are divided by
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..tasks.images import Side
+from ..tasks.splitting import split
+
+if TYPE_CHECKING:
+    from ..tasks.task import Task
+    from .training import Training
+
+_log = logging.getLogger("secateur")
+
+_MOST = 2**26  # numbers that a teacher's answers may have, to be kept (a quarter of a gibibyte)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A network to learn from; it is never changed.
+
+    Attributes:
+        model: The network.
+        resolution: The side of its images; None as stored.
+        answers: `(n, classes)` outputs on all training examples, on the device of the training; None asks the model.
+    """
+
+    model: nn.Module
+    resolution: Side | None = None
+    answers: Tensor | None = None
+
+
+def teacher_for(task: Task, training: Training, teacher: Teacher | None) -> Teacher | None:
+    """The teacher, where there is one and both settings and task have a use for it; a task that cannot is logged."""
+    if teacher is None or training.distillation == 0:
+        return None
+    if getattr(task, "distill", None) is None:
+        _log.info("%s has no distill(outputs, teacher_outputs, temperature): training without", type(task).__name__)
+        return None
+    return teacher
+
+
+def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1) -> Teacher:
+    """The teacher with its answers, where training shows every example as stored and the answers are few.
+
+    Args:
+        task: Whose examples they are.
+        teacher: Without answers, or with.
+        device: Where it is asked.
+        parts: How many parts every batch is taken in.
+    """
+    stored = getattr(task, "stored", None)
+    batches = None if stored is None or teacher.answers is not None else stored(teacher.resolution)
+    if batches is None:
+        return teacher
+    model, answers = _still(teacher.model, device), list[Tensor]()
+    with torch.no_grad():
+        for batch in (part for whole in batches for part, _ in split(task, whole, parts)):
+            outputs, _ = task.forward(model, batch)
+            if not answers and outputs[0].numel() * task.sizes["train"] > _MOST:
+                return teacher
+            answers.append(outputs.float())
+    return replace(teacher, answers=torch.cat(answers))
+
+
+class Distillation:
+    """The loss of a batch with a teacher: (1 - a) of the task's own and a of the distance to the teacher's outputs.
+
+    Attributes:
+        weight: a, of the teacher's part, 0..1.
+        temperature: Of both softmaxes.
+        resolution: The side of the teacher's images; None as stored.
+    """
+
+    def __init__(self, task: Task, training: Training, teacher: Teacher, device: torch.device, parts: int = 1) -> None:
+        """Have the teacher's answers, asked for in so many parts a batch, or a copy of it on `device`."""
+        self.weight, self.temperature, self.resolution = training.distillation, training.temperature, teacher.resolution
+        teacher = answered(task, teacher, device, parts)
+        self._answers = teacher.answers
+        self._model = None if teacher.answers is not None else _still(teacher.model, device)
+        # Not a Task: `distill` and `at` are not in the protocol, because no task has to have them.
+        self._task: Any = task
+
+    def loss(self, loss: Tensor, outputs: Any, batch: Any) -> Tensor:
+        """The loss to lower, given the task's own and the student's outputs."""
+        distance: Tensor = self._task.distill(outputs, self._answer(batch), self.temperature)
+        return (1 - self.weight) * loss + self.weight * distance
+
+    def _answer(self, batch: Any) -> Any:
+        """The teacher's outputs."""
+        if self._answers is not None:
+            return self._answers[batch.indices.to(self._answers.device)]
+        seen = self._task.at(batch, self.resolution) if hasattr(self._task, "at") else batch
+        with torch.no_grad():
+            return self._task.forward(self._model, seen)[0]
+
+
+def _still(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy in eval mode: trials may train side by side, and the caller's network keeps its modes and its place."""
+    return copy.deepcopy(model).to(device).eval().requires_grad_(False)

@@ -1,0 +1,50 @@
+"""What is measured on a finished network: its error on a split."""
+
+import torch
+from torch import Tensor, nn
+
+from ..modes import device_of, modes_restored
+from ..tasks.images import Side
+from ..tasks.metrics import Metric
+from ..tasks.splitting import split as in_parts
+from ..tasks.task import Task
+from .training import Diverged
+
+
+def measure_error(
+    model: nn.Module,
+    task: Task,
+    *,
+    split: str = "validation",
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+    parts: int = 1,
+) -> Metric:
+    """The task's error accumulated over a whole split, in eval mode and without gradients; modes are put back.
+
+    Args:
+        model: The network.
+        task: Data and error.
+        split: Of the task.
+        resolution: The side of the images; None as stored.
+        device: Where the model is moved to; None leaves it.
+        parts: How many parts every batch is taken in, to save memory.
+
+    Raises:
+        Diverged: An output is not finite: an error computed from it would be a number all the same.
+    """
+    if device is not None:
+        model.to(device)
+    error, finite = task.error(), torch.ones((), dtype=torch.bool, device=device_of(model))
+    # Not inference_mode: what a module caches in it could not be trained with afterwards.
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for whole in task.loader(split, resolution, None):
+            for batch, _ in in_parts(task, whole, parts):
+                outputs, targets = task.forward(model, batch)
+                if isinstance(outputs, Tensor):
+                    finite = finite & outputs.isfinite().all()
+                error.update(outputs, targets)
+    if not bool(finite):
+        raise Diverged(f"the outputs on the {split} split are not finite")
+    return error

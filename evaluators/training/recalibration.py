@@ -1,0 +1,61 @@
+"""Batch-norm statistics for a network whose channels, blocks or resolution have changed."""
+
+import torch
+from torch import nn
+
+from ..modes import modes_restored, norms_with_statistics
+from ..tasks.images import Side
+from ..tasks.splitting import split
+from ..tasks.task import Task
+
+
+def recalibrate(
+    model: nn.Module,
+    task: Task,
+    *,
+    images: int = 2048,
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+    parts: int = 1,
+) -> int:
+    """Number of images the running statistics were taken from, in place of those that `model` came with.
+
+    The statistics are reset, then averaged over un-augmented training images at the resolution, every batch counting
+    alike (momentum None), with all else in eval mode. Whole batches are taken until `images` are reached. Frozen norms
+    (no statistics, or eval mode and no gradient) are left; modes and momenta are put back. What the model held before
+    leaves no trace.
+
+    Args:
+        model: The network, changed in place; it is moved to `device`.
+        task: Whose training images, with the seed None: as stored.
+        images: How many, at least.
+        resolution: The side of the images; None as stored.
+        device: Where to compute; None where the model is.
+        parts: How many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
+    """
+    if images < 1:
+        raise ValueError(f"images is {images}; expected at least 1")
+    if device is not None:
+        model.to(device)
+    norms = norms_with_statistics(model)
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            for whole in task.loader("train", resolution, None):
+                for batch, _ in split(task, whole, parts):
+                    _, targets = task.forward(model, batch)
+                    seen += len(targets)
+                if seen >= images:
+                    break
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return seen

@@ -1,0 +1,438 @@
+"""The one training loop. `Training` holds its settings, `train` runs it, callbacks change what happens inside.
+
+Everything that trains in Secateur comes through here: the base network, short and long fine-tuning, an export's last
+epochs, and the pruning methods that train. The loop is deterministic in (model, task, settings, seed) and can stop
+after any epoch: `Loop.state()` is all that the rest of it needs.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
+from ..tasks.images import Side
+from ..tasks.splitting import joined, split
+from ..tasks.task import Task
+from .distillation import Distillation, Teacher, teacher_for
+from .parallel import Parallel
+
+_CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
+_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
+
+
+class Diverged(ValueError):
+    """Training, or the outputs of a network, left the finite numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How networks are trained: one table of a study file.
+
+    Attributes:
+        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
+        lr: Highest learning rate when a sub-network is fine-tuned.
+        base_lr: The same when the base network is trained from scratch; None takes `lr`.
+        momentum: Of SGD; Adam's beta1.
+        weight_decay: On weights; norms, biases and everything else of one dimension are spared.
+        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
+        warmup: Share of the steps over which the rate rises linearly, 0..1.
+        batch: Images a batch; None leaves it to the task.
+        amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
+        clip: Largest norm of the gradient; None clips nothing.
+        distillation: Share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
+        temperature: What the outputs of both are divided by before they are compared.
+        base_epochs: Epochs of the base network, where the study trains it.
+        short_epochs: Epochs of the short fine-tuning every trial is compared after.
+        long_epochs: Epochs of the long fine-tuning of what is exported.
+        recalibration_images: Training images that batch-norm statistics are taken from.
+        pruning_epochs: Epochs of the pruning phase of methods that prune while they train.
+        pruning_images: Training images that the other methods look at.
+        shared_epochs: Epochs of the first round of shared weights, of a full network and its parts.
+        round_epochs: Epochs of every later round.
+        shared_networks: Parts drawn at random in every step of a round, beside the full and the smallest network.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    base_lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    batch: int | None = None
+    amp: str | None = None
+    clip: float | None = None
+    distillation: float = 0.5
+    temperature: float = 4.0
+    base_epochs: int = 30
+    short_epochs: int = 1
+    long_epochs: int = 10
+    recalibration_images: int = 2048
+    pruning_epochs: int = 10
+    pruning_images: int = 1024
+    shared_epochs: int = 10
+    round_epochs: int = 2
+    shared_networks: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no training could follow."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}")
+        for name, low, high, low_counts in _RANGES:
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}; expected a number")
+            if name in _WHOLE and not isinstance(value, int):
+                raise TypeError(f"{name} is {value!r}; expected a whole number")
+            if not (low <= value if low_counts else low < value) or not value < high:
+                raise ValueError(f"{name} is {value}; expected {'>=' if low_counts else '>'} {low}, < {high}")
+
+    def from_scratch(self) -> "Training":
+        """These settings with `base_lr` as the rate: for the base network."""
+        return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the rate is multiplied by at a step of so many; above 0 at every one of them."""
+        warm = self.warmup * steps
+        if step < warm:
+            return (step + 1) / (math.floor(warm) + 1)
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "step":
+            return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("cosine", "step", "constant"),
+    "amp": (None, "bfloat16", "float16"),
+}
+_RANGES = [  # name, low, high (not reached), whether low itself is allowed
+    ("lr", 0, math.inf, False),
+    ("base_lr", 0, math.inf, False),
+    ("momentum", 0, 1, True),
+    ("weight_decay", 0, math.inf, True),
+    ("warmup", 0, 1, True),
+    ("batch", 1, math.inf, True),
+    ("clip", 0, math.inf, False),
+    ("distillation", 0, 1, True),
+    ("temperature", 0, math.inf, False),
+    ("base_epochs", 0, math.inf, True),
+    ("short_epochs", 0, math.inf, True),
+    ("long_epochs", 0, math.inf, True),
+    ("recalibration_images", 1, math.inf, True),
+    ("pruning_epochs", 1, math.inf, True),
+    ("pruning_images", 1, math.inf, True),
+    ("shared_epochs", 0, math.inf, True),
+    ("round_epochs", 0, math.inf, True),
+    ("shared_networks", 0, math.inf, True),
+]
+_OPTIONAL = ("base_lr", "batch", "clip")
+_WHOLE = tuple(name for name, *_ in _RANGES if name == "batch" or name.endswith(("_epochs", "_images", "_networks")))
+
+
+class Loop:
+    """A training under way: what callbacks see, and may change.
+
+    Attributes:
+        model: The network, trained in place.
+        task: Data and loss.
+        training: The settings.
+        optimizer: Made from the settings; a callback may add to it.
+        epochs: Epochs in all.
+        epoch: Epochs finished.
+        step: Steps finished.
+        steps: Steps in all.
+        lr: The rate of the present step.
+        batch: The present batch, as the task's loader gave it; None before the first.
+        outputs: The network's outputs on it, detached; None before the first.
+        loss: The loss of the present batch, detached.
+        losses: The mean loss of every finished epoch.
+        resolution: The side of the images; None as stored.
+        seed: Of order, augmentation and dropout.
+        device: Where the model is.
+        callbacks: What is called between the steps.
+        distillation: What a teacher adds to the loss; None without one.
+        accumulate: Parts that every batch is taken in, one after another.
+        devices: What every part is spread over; empty or one for `device` alone.
+        network: What computes the outputs: the model, or the model on several devices.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        training: Training,
+        epochs: int,
+        resolution: Side | None,
+        seed: int,
+        device: torch.device,
+        callbacks: Sequence[object] = (),
+        distillation: Distillation | None = None,
+        accumulate: int = 1,
+        devices: Sequence[torch.device] = (),
+    ) -> None:
+        """Stand before the first step."""
+        self.callbacks, self.distillation = tuple(callbacks), distillation
+        self.model, self.task, self.training, self.epochs = model, task, training, epochs
+        self.accumulate, self.devices, self.network = accumulate, tuple(devices), model
+        self.resolution, self.seed, self.device = resolution, seed, device
+        self.optimizer = _optimizer(model, training)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.amp == "float16")
+        self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
+        self.lr, self.losses = training.lr * training.factor(0, max(1, self.steps)), list[float]()
+        self.loss = torch.zeros((), device=device)
+        self.batch: Any = None
+        self.outputs: Any = None
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on after the last finished epoch, as copies: tensors, numbers, strings, lists.
+
+        It survives `torch.save` and `torch.load(weights_only=True)`. Generators are not in it: every epoch seeds its
+        own from `seed` and its number.
+        """
+        state = {
+            "settings": self._settings(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "losses": self.losses,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "callbacks": [callback.state() for callback in self._stateful()],
+        }
+        return copy.deepcopy(state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken; ValueError where it belongs to another training."""
+        mine, given = self._settings(), dict(state["settings"])
+        differing = [name for name in mine if mine[name] != given.get(name)]
+        if differing:
+            raise ValueError(
+                f"the saved training state differs in {', '.join(differing)} "
+                f"({', '.join(f'{given.get(name)} there, {mine[name]} here' for name in differing)}); "
+                "go on with the same settings, or start without the state"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        for callback, kept in zip(self._stateful(), state.get("callbacks", []), strict=True):
+            callback.restore(kept)
+        self.epoch, self.step, self.losses = state["epoch"], state["step"], list(state["losses"])
+
+    def _stateful(self) -> list[Any]:
+        return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
+
+    def _settings(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.training)
+        # Without a teacher these two change nothing.
+        asked = {name: settings.pop(name) for name in ("distillation", "temperature")}
+        taught = self.distillation
+        teacher = None if taught is None else asked | {"resolution": _listed(taught.resolution)}
+        run = {"epochs": self.epochs, "seed": self.seed, "resolution": _listed(self.resolution), "teacher": teacher}
+        parts = {"accumulate": self.accumulate, "devices": len(self.devices)}
+        return settings | run | {name: count for name, count in parts.items() if count > 1}
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    epochs: int,
+    resolution: Side | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    callbacks: Sequence[object] = (),
+    state: Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
+    accumulate: int = 1,
+    devices: Sequence[torch.device] = (),
+) -> list[float]:
+    """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
+
+    A callback is any object with some of these methods, each called with the `Loop`, in the order given: `prepare`
+    (once, before the first step or before a state is restored; it may add parameters to the optimizer),
+    `after_backward` (gradients are there, unscaled, not yet clipped), `after_step`, `after_epoch`, `finalise` (once,
+    after the last epoch). One that also has `state()` and `restore(state)` is part of `Loop.state()`. Global generators
+    are left untouched.
+
+    Args:
+        model: The network; it is moved to `device`. Frozen norms and parameters stay as they are.
+        task: Data and loss.
+        training: The settings.
+        epochs: How many; the schedule spans them.
+        resolution: The side of the images; None as stored.
+        seed: Of order, augmentation and dropout.
+        device: Where to train; None where the model is.
+        callbacks: What happens between the steps.
+        state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted. That the
+            teacher is the same network is not checked.
+        teacher: A network to learn from beside the labels, where `training.distillation` is not 0 and the task has
+            `distill`; it is copied to `device` and left as it is.
+        accumulate: In how many parts every batch is taken, to save memory: their gradients make one step, weighted by
+            their examples. It is the step of the whole batch, to rounding, where the loss is a mean over examples and
+            their outputs do not depend on one another: batch norms see the parts, and dropout is drawn anew in each.
+        devices: Several devices that share every part of a batch, see `Parallel`; the model is on the first. The
+            teacher stays there.
+
+    Raises:
+        Diverged: The loss or a weight is no longer finite.
+        Unsplittable: A batch is to be taken in parts, and can't be.
+        ValueError: Nothing to train, or `state` is another training's.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate}; expected at least 1")
+    if devices and device is None:
+        device = devices[0]
+    where = (
+        next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else torch.device(device)
+    )
+    model.to(where)
+    if training.batch is not None:
+        task = _with_batch(task, training.batch)
+    teacher = teacher_for(task, training, teacher) if epochs else None
+    loop = Loop(
+        model=model,
+        task=task,
+        training=training,
+        epochs=epochs,
+        resolution=resolution,
+        seed=seed,
+        device=where,
+        callbacks=callbacks,
+        distillation=None if teacher is None else Distillation(task, training, teacher, where, accumulate),
+        accumulate=accumulate,
+        devices=devices,
+    )
+    _call(callbacks, "prepare", loop)
+    if state is not None:
+        loop.restore(state)
+    if len(devices) > 1:
+        loop.network = Parallel(model, devices)  # after the callbacks, which may have changed the model
+    with modes_restored(model), generators_restored(where, *devices):
+        while loop.epoch < epochs:
+            _epoch(loop, callbacks)
+            _call(callbacks, "after_epoch", loop)
+        _call(callbacks, "finalise", loop)
+    loop.optimizer.zero_grad(set_to_none=True)
+    return loop.losses
+
+
+def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
+    train_mode(loop.model)
+    seed = derived_seed(loop.seed, loop.epoch)
+    for number, device in enumerate(loop.devices[1:], start=1):
+        if device != loop.device:
+            seed_generators(device, derived_seed(seed, number))
+    seed_generators(loop.device, seed)
+    total, count = torch.zeros((), device=loop.device), 0
+    for batch in loop.task.loader("train", loop.resolution, seed):
+        _step(loop, batch, callbacks)
+        total, count = total + loop.loss, count + 1
+        if count % _CHECK_EVERY == 0:
+            _refuse_infinite(total, loop)
+    if not count:
+        raise ValueError("the task's training split gave no batch; give at least one")
+    _refuse_infinite(total, loop)
+    if not all(bool(parameter.isfinite().all()) for parameter in loop.model.parameters()):
+        raise Diverged(f"a weight is no longer finite after epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
+    loop.epoch += 1
+    loop.losses.append(float(total) / count)
+
+
+def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
+    training, optimizer = loop.training, loop.optimizer
+    loop.lr = training.lr * training.factor(loop.step, loop.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = loop.lr
+    optimizer.zero_grad(set_to_none=True)
+    amp = None if training.amp is None else getattr(torch, training.amp)
+    parts = split(loop.task, batch, loop.accumulate)
+    examples, total, seen = sum(size for _, size in parts), torch.zeros((), device=loop.device), []
+    for part, size in parts:
+        with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
+            outputs, targets = loop.task.forward(loop.network, part)
+            loss = loop.task.loss(outputs, targets)
+            if loop.distillation is not None:
+                loss = loop.distillation.loss(loss, outputs, part)
+        loss = loss if len(parts) == 1 else loss * (size / examples)
+        loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach().float()
+        seen.append(_detached(outputs))
+        del outputs, targets, loss  # the graph's memory is free for the next part
+    loop.scaler.unscale_(optimizer)
+    loop.loss, loop.batch, loop.outputs = total, batch, joined(seen)
+    _call(callbacks, "after_backward", loop)
+    if training.clip is not None:
+        nn.utils.clip_grad_norm_(loop.model.parameters(), training.clip)
+    loop.scaler.step(optimizer)
+    loop.scaler.update()
+    loop.step += 1
+    _call(callbacks, "after_step", loop)
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, tuple | list):
+        return tuple(_detached(output) for output in outputs)
+    if isinstance(outputs, Mapping):
+        return {name: _detached(output) for name, output in outputs.items()}
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter that needs a gradient; there is nothing to train")
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=training.lr, betas=(training.momentum, 0.999))
+
+
+def _listed(side: Side | None) -> list[int] | None:
+    return None if side is None else list(side)
+
+
+def _length(task: Task, resolution: Side | None) -> int:
+    """Batches an epoch, counted where the loader has no length."""
+    loader: Iterable[Any] = task.loader("train", resolution, 0)
+    return len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+
+
+def _with_batch(task: Task, batch: int) -> Task:
+    rebatched = getattr(task, "with_batch", None)
+    if rebatched is None:
+        raise ValueError(
+            f"training asks for batch={batch}, but {type(task).__name__} has no with_batch(batch); "
+            "leave `batch` out and set it in the task"
+        )
+    other: Task = rebatched(batch)
+    return other
+
+
+def _refuse_infinite(total: Tensor, loop: Loop) -> None:
+    if not bool(total.isfinite()):
+        raise Diverged(f"the loss is no longer finite in epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
+
+
+def _call(callbacks: Sequence[object], hook: str, loop: Loop) -> None:
+    for callback in callbacks:
+        method = getattr(callback, hook, None)
+        if method is not None:
+            method(loop)

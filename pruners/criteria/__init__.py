@@ -1,0 +1,1 @@
+"""Scores of units, from weights, gradients, activations or whole filters. Start at `criteria.py`."""

@@ -1,0 +1,1 @@
+"""Methods that propose a network at once. Start at `scored.py`."""

@@ -1,0 +1,1 @@
+"""ResRep: compactors, their insertion, and the merge back into the layers. Start at `resrep.py`."""

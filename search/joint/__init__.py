@@ -1,0 +1,1 @@
+"""Joint numerical gradients over shared weights. Start at `joint.py`."""

@@ -1,0 +1,1 @@
+"""The polynomial surrogate and its sampler. Start at `polynomial.py`."""

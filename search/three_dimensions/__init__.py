@@ -1,0 +1,1 @@
+"""Width, depth and resolution in closed form. Start at `three_dimensions.py`."""

@@ -1,0 +1,117 @@
+"""One threshold over all layers: how wide each is when scores are compared across groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .candidate import Candidate
+
+if TYPE_CHECKING:
+    from .cutting.tensors import Scores
+    from .space import Space
+
+from .repair import Encoded, check_limits, repair, within
+
+NORMALISATIONS = ("none", "mean", "max", "macs")
+"""What each group's scores may be divided by before one threshold is laid over all of them; see `normalised`."""
+
+
+def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
+    """The scores with each group's divided by one number, so that layers of other scale compare.
+
+    Args:
+        space: the traced space.
+        scores: importance of every unit.
+        how: `"none"`, `"mean"` or `"max"` of the group's magnitudes, or `"macs"`: multiply-adds that leave the full
+            network with one unit of the group.
+
+    Raises:
+        ValueError: another `how`.
+    """
+    if how not in NORMALISATIONS:
+        raise ValueError(f"normalise={how!r}: expected one of {', '.join(NORMALISATIONS)}")
+    if how == "none" or not space.groups:
+        return dict(scores)
+    if how == "macs":
+        encoded = np.repeat(np.array([space.full], np.int64), len(space.groups) + 1, axis=0)
+        for number, group in enumerate(space.groups):
+            encoded[number, number] -= group.unit
+        macs = space.cost_table(encoded)["macs"]
+        factors = [float(max(macs[-1] - one, 1)) for one in macs[:-1]]
+    else:
+        reduce = np.mean if how == "mean" else np.max
+        factors = [float(reduce(scores[group.name].detach().abs().double().cpu().numpy())) for group in space.groups]
+    return {
+        group.name: scores[group.name] / max(factor, 1e-300)
+        for group, factor in zip(space.groups, factors, strict=True)
+    }
+
+
+def threshold_candidate(
+    space: Space,
+    scores: Scores | None,
+    limits: Mapping[str, float],
+    *,
+    depth: float = 1.0,
+    resolution: float = 1.0,
+    normalise: str = "mean",
+    least: int = 1,
+) -> Candidate:
+    """The widest network within the limits whose units all pass one threshold.
+
+    Of equal scores those go first that rank lowest in their own group. Every group keeps its least width.
+
+    Args:
+        space: the traced space.
+        scores: importance of every unit; the L2 norms of `Space.default_scores` when None.
+        limits: absolute limits by cost name.
+        depth: ratio of blocks that stay.
+        resolution: ratio of the full side.
+        normalise: see `normalised`.
+        least: channels that every group keeps at least, as far as it has so many.
+
+    Raises:
+        ValueError: even the smallest network, or the smallest with `least` channels, is over a limit.
+    """
+    used = normalised(space, space.default_scores if scores is None else scores, normalise)
+    family = threshold_family(space, used, depth=depth, resolution=resolution, least=least)
+    fine = np.flatnonzero(within(space, family, limits))
+    if len(fine):
+        return space.canonical(family[fine[0]].tolist())
+    if least > 1:
+        check_limits(space, limits)
+        raise ValueError(f"no network with at least {least} channels in every group is within {dict(limits)}; lower it")
+    return repair(space, family[-1].tolist(), limits)
+
+
+def threshold_family(
+    space: Space, scores: Scores, *, depth: float = 1.0, resolution: float = 1.0, least: int = 1
+) -> Encoded:
+    """`(n, d)` candidates as one threshold over all scores rises, widest first; at most 4,096 of them.
+
+    Arguments as of `threshold_candidate`; the scores are compared as they are.
+    """
+    base = np.array(space.uniform(1.0, depth, resolution), np.int64)
+    values, owners, places = [], [], []
+    for number, group in enumerate(space.groups):
+        own = scores[group.name].detach().double().cpu().numpy()
+        rank = np.empty(len(own))
+        rank[np.argsort(-own, kind="stable")] = np.arange(len(own), 0, -1) / len(own)
+        values.append(own)
+        places.append(rank)
+        owners.append(np.full(len(own), number))
+    if not values:
+        return base[None]
+    order = np.lexsort((np.concatenate(places), np.concatenate(values)))
+    owner = np.concatenate(owners)[order]
+    gone = np.unique(np.linspace(0, len(order), min(len(order) + 1, 4096)).round().astype(int))
+    family = np.repeat(base[None], len(gone), axis=0)
+    for number, group in enumerate(space.groups):
+        kept = group.units - np.searchsorted(np.flatnonzero(owner == number), gone, side="left")
+        choices = np.array([width for width in group.widths if width >= least] or [group.widths[-1]])
+        index = np.searchsorted(choices, kept * group.unit, side="right") - 1
+        family[:, number] = choices[np.maximum(index, 0)]
+    return family

@@ -1,0 +1,1 @@
+"""How channels flow through each operator, and which must be cut together. Start at `flow.py`."""

@@ -1,0 +1,156 @@
+"""Which labels go together: the components of everything that was joined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+from torch.fx import Node
+
+from .flow import Attribute, Blocks, Flow
+from .labels import BLANK, Labels, _tensors, flat, squashed
+
+
+@dataclass(frozen=True)
+class Components:
+    """Which labels go together.
+
+    Attributes:
+        of: for each label the number of its component.
+        frozen: the component that always stays.
+        reasons: why, for each label that was frozen directly, by component before freezing.
+        attributes: module attributes that count channels.
+        whole: grouped operators of which whole blocks go.
+    """
+
+    of: Labels
+    frozen: int
+    reasons: dict[int, str]
+    attributes: list[Attribute]
+    whole: list[Blocks]
+
+    def whole_blocks(self, labels: Labels) -> list[Node]:
+        """The grouped operators that lose whole blocks of these channels."""
+        touched = set(self.of[labels].tolist())
+        return [blocks.node for blocks in self.whole if touched & set(self.of[blocks.first].tolist())]
+
+
+def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components:
+    """Join what meets; decide for each grouped operator whether whole blocks go; make every value a box of channels.
+
+    Args:
+        flow: the walk over the graph.
+        aligned: grouped operators that must keep all their blocks.
+    """
+    for name, reason in flow.fixed_sources.items():
+        for (other, _), labels in flow.slots.items():
+            if other == name:
+                flow.frozen.append((labels, reason))
+        if name in flow.dense:
+            flow.frozen.append((flat(flow.dense[name]), reason))
+    for (name, _), labels in flow.slots.items():
+        if name in flow.dense:
+            reason = "is used both as a weight and element by element"
+            flow.frozen.append((labels, reason))
+            flow.frozen.append((flat(flow.dense[name]), reason))
+    joins = list(flow.joins)
+    for single in _singles(flow):
+        flow.frozen.append((single, "it is used by itself, apart from its neighbours"))
+    chosen = _choose_blocks(flow, joins, aligned)
+    joins += [pair for blocks, whole in chosen for pair in (blocks.whole if whole else blocks.aligned)]
+    values = _distinct(flow)
+    for _ in range(20):
+        of = _connect(flow.count, joins, flow.frozen)
+        more = _boxes(values, of)
+        if not more:
+            break
+        joins += more
+    else:
+        flow.freeze(np.concatenate([left for left, _ in more]), "its channels do not stay a box")
+        of = _connect(flow.count, joins, flow.frozen)
+    loose = _connect(flow.count, joins, [])
+    reasons: dict[int, str] = {}
+    for labels, reason in flow.frozen:
+        for component in np.unique(loose[labels]):
+            reasons.setdefault(int(component), reason)
+    for labels, reason in flow.reasons_of_ties:
+        for component in np.unique(loose[labels]):
+            reasons.setdefault(int(component), reason)
+    attributes = flow.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
+    named = {int(label): reasons[int(component)] for label, component in enumerate(loose) if int(component) in reasons}
+    return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole])
+
+
+def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]]) -> Labels:
+    left = [a for a, _ in joins] + [labels for labels, _ in frozen]
+    right = [b for _, b in joins] + [np.zeros_like(labels) for labels, _ in frozen]
+    rows = np.concatenate(left) if left else np.zeros(0, np.int64)
+    columns = np.concatenate(right) if right else np.zeros(0, np.int64)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _choose_blocks(
+    flow: Flow, joins: list[tuple[Labels, Labels]], forced: frozenset[Node]
+) -> list[tuple[Blocks, bool]]:
+    """Whole blocks for as many operators as allow it, tried together and then one by one."""
+    aligned = [blocks for blocks in flow.blocks if blocks.node in forced]
+    asked = [blocks for blocks in flow.blocks if blocks.node not in forced]
+
+    def free(kept: list[Blocks]) -> bool:
+        pairs = joins + [p for b in kept for p in b.whole] + [p for b in aligned for p in b.aligned]
+        of = _connect(flow.count, pairs, flow.frozen)
+        return all(len(np.unique(of[b.first])) == len(b.first) and of[0] not in of[b.first] for b in kept)
+
+    whole: list[Blocks] = asked if free(asked) else []
+    if not whole:
+        for blocks in asked:
+            if free([*whole, blocks]):
+                whole = [*whole, blocks]
+            else:
+                aligned.append(blocks)
+    return [(blocks, any(blocks is other for other in whole)) for blocks in flow.blocks]
+
+
+def _singles(flow: Flow) -> list[Labels]:
+    """Labels of values that are one channel only: such a value cannot become smaller."""
+    found = []
+    for value in flow.values.values():
+        for tensor in _tensors([value]):
+            if isinstance(tensor, Tensor) and tensor.numel():
+                small = squashed(tensor)
+                if small.numel() == 1 and float(small.reshape(())) > BLANK:
+                    found.append(flat(small))
+    return found
+
+
+def _distinct(flow: Flow) -> list[Tensor]:
+    seen: dict[int, Tensor] = {}
+    for value in (*flow.values.values(), *flow.dense.values()):
+        for tensor in _tensors([value]):
+            if isinstance(tensor, Tensor):
+                small = squashed(tensor)
+                if small.numel() > 1:
+                    seen.setdefault(hash((small.data_ptr(), tuple(small.shape), small.stride())), small)
+    return list(seen.values())
+
+
+def _boxes(values: list[Tensor], of: Labels) -> list[tuple[Labels, Labels]]:
+    """Joins that make the channels of each value change along one axis only, the longest one."""
+    more = []
+    for value in values:
+        if sum(size > 1 for size in value.shape) < 2:
+            continue
+        found = of[flat(value)].reshape(value.shape)
+        varying = [axis for axis in range(found.ndim) if (found != found.take([0], axis=axis)).any()]
+        if len(varying) > 1:
+            labels = flat(value).reshape(value.shape)
+            longest = max(varying, key=lambda axis: (labels.shape[axis], axis))
+            moved = np.moveaxis(labels, longest, -1).reshape(-1, labels.shape[longest])
+            left, right = np.repeat(moved[:1], len(moved) - 1, axis=0).ravel(), moved[1:].ravel()
+            real = (left != BLANK) & (right != BLANK)
+            more.append((left[real], right[real]))
+    return more

@@ -1,0 +1,109 @@
+"""Labels of channels: how a value says which channel each of its elements carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Labels = npt.NDArray[np.int64]
+
+
+BLANK = 1  # label of a constant filling: it fits whatever it meets
+
+
+class Layers(tuple[Tensor, ...]):
+    """Label tensors of one value, each of its shape, that change along different axes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parameter or buffer of the model, as a value of the graph."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def nothing(shape: Sequence[int]) -> Tensor:
+    """Labels of a value that carries no channel."""
+    return torch.zeros((1,) * len(shape), dtype=torch.float64).expand(tuple(shape))
+
+
+def blank(shape: Sequence[int]) -> Tensor:
+    """Labels of a constant filling."""
+    return torch.full((1,) * len(shape), float(BLANK), dtype=torch.float64).expand(tuple(shape))
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is nothing but constant filling."""
+    if not isinstance(value, Tensor) or not value.numel():
+        return False
+    small = squashed(value)
+    return small.numel() == 1 and int(small.reshape(())) == BLANK
+
+
+def packed(layers: Sequence[Tensor], shape: Sequence[int]) -> Tensor | Layers:
+    """One value of several label tensors of the same shape; those that say nothing are left out."""
+    told = [layer for layer in layers if squashed(layer).numel() > 1]
+    if len(told) > 1:
+        return Layers(told)
+    if told:
+        return told[0]
+    ones = [layer for layer in layers if layer.numel() and float(squashed(layer).reshape(-1)[0]) != 0]
+    return ones[0] if ones else nothing(shape)
+
+
+def constant(labels: Tensor, axis: int) -> bool:
+    """Whether the label does not change along an axis (after `compressed`)."""
+    return labels.shape[axis] <= 1 or labels.stride(axis) == 0
+
+
+def squashed(labels: Tensor) -> Tensor:
+    """The labels with each axis along which they do not change cut to one."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1 and labels.stride(axis) == 0:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def compressed(labels: Tensor) -> Tensor:
+    """Equal labels, with stride 0 along each axis on which they do not change."""
+    shape = labels.shape
+    if 0 in shape:
+        return nothing(shape)
+    small = squashed(labels)
+    for axis in range(small.ndim):
+        if small.shape[axis] > 1:
+            head = small.narrow(axis, 0, 1)
+            if bool((small == head).all()):
+                small = head
+    return small.expand(shape)
+
+
+def flat(labels: Tensor) -> Labels:
+    """All labels in order, as integers."""
+    array: Labels = labels.reshape(-1).numpy().astype(np.int64)
+    return array
+
+
+def spread(labels: Labels, axis: int, shape: Sequence[int]) -> Tensor:
+    """A label tensor of `shape` that changes along one axis."""
+    axis %= len(shape)
+    tensor = torch.from_numpy(labels.astype(np.float64))
+    return tensor.reshape([-1 if other == axis else 1 for other in range(len(shape))]).expand(tuple(shape))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All label tensors of a value of the graph, which may be several tensors."""
+    return [tensor for tensor in _tensors([value]) if isinstance(tensor, Tensor)]
+
+
+def _tensors(values: Any) -> list[Any]:
+    if isinstance(values, (list, tuple)):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return [values] if isinstance(values, (Tensor, Source)) else []

@@ -1,0 +1,242 @@
+"""Units and groups: which indices of which tensors go together, and how wide each group may be.
+
+A *unit* is all indices that must go together; units that appear in the same places equally often are interchangeable
+and form a *group*. A `Layout` says, for every axis of every tensor that is cut, which unit each index belongs to: unit
+0 always stays. Everything else (surgery, costs, masks) is a loop over its slots.
+
+Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis; `u` units of all groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from .components import Components
+from .flow import Attribute, Flow
+from .labels import Labels, flat, squashed, tensors_in
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of one width axis.
+
+    Attributes:
+        name: the first module that makes its channels.
+        members: all modules that make its channels, in the order of the network.
+        units: how many units there are.
+        unit: channels of a unit in the first member.
+        first: number of its first unit; they are consecutive.
+        widths: legal widths, ascending, in channels of the first member.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    units: int
+    unit: int
+    first: int
+    widths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels of the first member in the full network."""
+        return self.units * self.unit
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A module attribute that counts channels, `how many of ids stay // divide`; `item` of it where it is a tuple."""
+
+    module: str
+    name: str
+    ids: Ids
+    divide: int
+    full: int | tuple[int, ...]
+    item: int = -1
+
+
+@dataclass
+class Layout:
+    """Where the units of all groups are."""
+
+    groups: tuple[Group, ...]
+    slots: dict[str, dict[int, Ids]]
+    counters: list[Counter]
+    frozen: dict[str, str]
+    unit_of_label: Ids = field(repr=False)
+
+    @property
+    def units(self) -> int:
+        """Units of all groups, and the one that always stays."""
+        return 1 + sum(group.units for group in self.groups)
+
+    def form(self, ids: Ids) -> tuple[float, dict[int, float]]:
+        """How many of `ids` stay, as `constant + sum of factor * units kept` over groups."""
+        counts = np.bincount(ids, minlength=self.units)
+        factors = {}
+        for number, group in enumerate(self.groups):
+            factor = int(counts[group.first])
+            if factor:
+                factors[number] = float(factor)
+        return float(counts[0]), factors
+
+
+def arrange(
+    flow: Flow,
+    found: Components,
+    *,
+    divisor: int,
+    aliases: Mapping[str, Sequence[str]],
+    model: nn.Module,
+) -> Layout:
+    """Number the units, form the groups and say what is frozen.
+
+    Args:
+        flow: the walk over the graph.
+        found: which labels go together.
+        divisor: widths are multiples of it where possible.
+        aliases: all names of each tensor that has several (tied weights).
+        model: the network; its modules' attributes are read.
+    """
+    of, frozen = found.of, found.frozen
+    slots = _slots(flow, of)
+    signature = _signatures(flow, found, slots)
+    in_slots = np.zeros(len(signature), bool)
+    for axes in slots.values():
+        for labels in axes.values():
+            in_slots[of[labels]] = True
+    in_slots[frozen] = False
+    first_label = np.full(len(signature), np.iinfo(np.int64).max)
+    np.minimum.at(first_label, of, np.arange(len(of)))
+    components = np.flatnonzero(in_slots)
+    components = components[np.argsort(first_label[components], kind="stable")]
+    together: dict[int, list[int]] = {}
+    for component in components:
+        together.setdefault(int(signature[component]), []).append(int(component))
+
+    number_of = np.zeros(len(signature), np.int64)
+    groups: list[Group] = []
+    reasons: dict[int, str] = {}
+    names: dict[str, int] = {}
+    first = 1
+    for members in together.values():
+        makers = _makers(flow, of, members[0])
+        if not makers:
+            continue
+        name, unit = makers[0]
+        units = len(members)
+        widths = _widths(units * unit, unit, divisor)
+        if len(widths) < 2:
+            label = int(first_label[members[0]])
+            reasons[members[0]] = found.reasons.get(label, "it is a single unit: all of it must stay together")
+            continue
+        names[name] = names.get(name, 0) + 1
+        title = name if names[name] == 1 else f"{name}#{names[name]}"
+        groups.append(Group(title, tuple(dict.fromkeys(m for m, _ in makers)), units, unit, first, widths))
+        number_of[members] = np.arange(first, first + units)
+        first += units
+    unit_of_label = number_of[of]
+    layout = Layout(tuple(groups), {}, [], {}, unit_of_label)
+    for name, axes in slots.items():
+        for axis, labels in axes.items():
+            ids = unit_of_label[labels]
+            if ids.any():
+                for alias in aliases.get(name, (name,)):
+                    layout.slots.setdefault(alias, {})[axis] = ids
+    for attribute in found.attributes:
+        ids = unit_of_label[attribute.labels]
+        full = _full_value(model, attribute)
+        if ids.any() and full is not None:
+            layout.counters.append(
+                Counter(attribute.module, attribute.name, ids, attribute.divide, full, attribute.item)
+            )
+    layout.frozen.update(_frozen(flow, found, unit_of_label, reasons))
+    return layout
+
+
+def _full_value(model: nn.Module, attribute: Attribute) -> int | tuple[int, ...] | None:
+    """The attribute's value where the module has it and it is the count; None where it is something else."""
+    try:
+        value = getattr(model.get_submodule(attribute.module), attribute.name, None)
+    except AttributeError:  # a plain function that the forward calls as if it were a module
+        return None
+    count = len(attribute.labels) // attribute.divide
+    if isinstance(value, (tuple, list)) and len(value) >= -attribute.item and value[attribute.item] == count:
+        return tuple(int(item) for item in value)
+    return count if isinstance(value, int) and value == count else None
+
+
+def _slots(flow: Flow, of: Labels) -> dict[str, dict[int, Labels]]:
+    slots: dict[str, dict[int, Labels]] = {}
+    for (name, axis), labels in flow.slots.items():
+        slots.setdefault(name, {})[axis] = labels
+    for name, tensor in flow.dense.items():
+        labels = flat(tensor).reshape(tensor.shape)
+        values = of[labels]
+        for axis in range(values.ndim):
+            if (values != values.take([0], axis=axis)).any():
+                slots.setdefault(name, {})[axis] = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
+    return slots
+
+
+def _signatures(flow: Flow, found: Components, slots: dict[str, dict[int, Labels]]) -> npt.NDArray[np.uint64]:
+    """A number for each component that two share only if they appear in the same places equally often."""
+    random = np.random.default_rng(0)
+    size = int(found.of.max()) + 1
+    signature = np.zeros(size, np.uint64)
+    seen: set[int] = set()
+
+    def add(labels: Labels) -> None:
+        counts = np.bincount(found.of[labels], minlength=size)
+        here = np.flatnonzero(counts)
+        factor = random.integers(1, 2**63, dtype=np.uint64) | np.uint64(1)
+        signature[here] += counts[here].astype(np.uint64) * factor
+
+    for axes in slots.values():
+        for labels in axes.values():
+            add(labels)
+    for value in flow.values.values():
+        for tensor in tensors_in(value):
+            small = squashed(tensor)
+            key = hash((small.data_ptr(), tuple(small.shape), small.stride()))
+            if small.numel() > 1 and key not in seen:
+                seen.add(key)
+                add(flat(small))
+    return signature
+
+
+def _makers(flow: Flow, of: Labels, component: int) -> list[tuple[str, int]]:
+    """Modules that make channels of a component, each with how many."""
+    found = []
+    for module, labels in flow.makers:
+        n = int((of[labels] == component).sum())
+        if n:
+            found.append((module, n))
+    return found
+
+
+def _widths(full: int, unit: int, divisor: int) -> tuple[int, ...]:
+    step = math.lcm(unit, divisor)
+    widths = [*range(step, full, step), full]
+    return tuple(widths if len(widths) > 1 else [*range(unit, full, unit), full])
+
+
+def _frozen(flow: Flow, found: Components, unit_of_label: Ids, reasons: Mapping[int, str]) -> dict[str, str]:
+    frozen: dict[str, str] = {}
+    for module, labels in flow.makers:
+        stays = labels[unit_of_label[labels] == 0]
+        if not len(stays):
+            continue
+        known = [found.reasons[int(label)] for label in stays if int(label) in found.reasons]
+        known += [reasons[int(c)] for c in found.of[stays] if int(c) in reasons]
+        reason = known[0] if known else "it is tied to channels that must stay"
+        part = "" if len(stays) == len(labels) else f"{len(stays)} of {len(labels)} channels: "
+        frozen.setdefault(module, part + reason)
+    return frozen

@@ -1,0 +1,165 @@
+"""The size of every axis of every value, for any candidate: read off the labels.
+
+A *form* counts the channels of an axis: `constant + sum of factor * units kept`. A `Size` is a form times a number that
+depends on the side of the input only; the elements of a value are the product of its sizes. Forms are kept in lowest
+terms (the largest number that divides all of a form goes into the size), so that equal ones are found and all numbers
+stay whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.fx import Node
+
+from ..channels.flow import Flow
+from ..channels.labels import constant, flat, squashed
+from ..channels.layout import Ids, Layout
+from ..graph.network import BATCH, Network, operator_name
+
+Form = tuple[float, tuple[tuple[int, float], ...]]
+"""`(constant, ((group, factor), ...))`."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of one axis: the number `form` times `counts[side]`; form 0 is always 1."""
+
+    form: int
+    counts: tuple[float, ...]
+
+
+@dataclass
+class Sizes:
+    """Sizes of the values of a network.
+
+    Attributes:
+        network: the captured graph.
+        flow: label tensors of each value.
+        layout: units and groups.
+        forms: number of each form.
+        batched: nodes whose size goes with the number of examples.
+    """
+
+    network: Network
+    flow: Flow
+    layout: Layout
+    batched: set[Node]
+    forms: dict[Form, int] = field(default_factory=lambda: {(1.0, ()): 0})
+
+    def __post_init__(self) -> None:
+        self._group_of = np.zeros(self.layout.units, np.int64)
+        for number, group in enumerate(self.layout.groups):
+            self._group_of[group.first] = number + 1
+
+    def examples(self, node: Node) -> int:
+        """How many examples a value of the graph holds."""
+        return BATCH if node in self.batched else 1
+
+    def axes(self, node: Node, item: int | None = None) -> list[Size]:
+        """Sizes of the axes of a value, or of one item of a value that is several tensors."""
+        name = self.network.sources.get(node)
+        if name is not None:
+            return self.of_tensor(name)
+        shapes = [shapes[node] if item is None else shapes[node][item] for shapes in self.network.shapes]
+        labels = self.flow.values.get(node)
+        if item is not None:
+            labels = labels[item] if isinstance(labels, list) else None
+        return [
+            self._size(self._along(labels, axis), [shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))
+        ]
+
+    def of_tensor(self, name: str) -> list[Size]:
+        """Sizes of the axes of a parameter or buffer."""
+        slots, sides = self.layout.slots.get(name, {}), len(self.network.shapes)
+        return [self._size(slots.get(axis), [size] * sides) for axis, size in enumerate(self.flow.shapes[name])]
+
+    def _along(self, labels: Any, axis: int) -> Ids | None:
+        """Units along one axis of a value, None where they do not change along it."""
+        for layer in labels if isinstance(labels, tuple) else (labels,):
+            if isinstance(layer, Tensor) and not constant(layer, axis):
+                small = squashed(layer)
+                ids = self.layout.unit_of_label[flat(small)].reshape(small.shape)
+                lines = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+                if (lines != lines[:1]).any():
+                    found: Ids = lines[:, 0]
+                    return found
+        return None
+
+    def _size(self, ids: Ids | None, sizes: Sequence[float]) -> Size:
+        if ids is None or not ids.any():
+            return Size(0, tuple(float(size) for size in sizes))
+        groups = np.bincount(self._group_of[ids])
+        whole = [int((ids == 0).sum()), *groups[1:].tolist()]
+        common = math.gcd(*whole)
+        pairs = tuple((number, float(n // common)) for number, n in enumerate(whole[1:]) if n)
+        form = self.forms.setdefault((float(whole[0] // common), pairs), len(self.forms))
+        return Size(form, tuple(size * common / len(ids) for size in sizes))
+
+
+def batched(network: Network, storages: Mapping[Node, Node]) -> set[Node]:
+    """The nodes whose size goes with the number of examples.
+
+    Those that depend on an input do, through memory that is written to as well. So does what is made from nothing with
+    the batch written in its first axis, as the first state of a recurrent layer: it shows where it meets a value of the
+    batch.
+    """
+    found = set(network.inputs)
+    before = 0
+    while before < len(found):
+        before = len(found)
+        for node in network.graph.nodes:
+            root = storages.get(node, node)
+            given = [source for source in node.all_input_nodes if source in found]
+            if root in found or (given and not _mixes_examples(network, node)):
+                found |= {node, root} - network.sources.keys()
+        if not found.issuperset(network.operators):
+            for node in _meeting(network, found):
+                _spread(network, storages, node, found)
+    return found
+
+
+def _mixes_examples(network: Network, node: Node) -> bool:
+    """Whether an operator takes the mean, or the like, over all examples."""
+    names = [argument.name for argument in getattr(getattr(node.target, "_schema", None), "arguments", ())]
+    call = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    dims = call.get("dim")
+    if operator_name(node) not in _REDUCTIONS or dims is None:
+        return False
+    source = network.shapes[0].get(node.all_input_nodes[0])
+    if not isinstance(source, tuple) or source[:1] != (BATCH,):
+        return False
+    return any(axis % len(source) == 0 for axis in ([dims] if isinstance(dims, int) else dims))
+
+
+_REDUCTIONS = {f"aten.{name}" for name in "mean sum amax amin var std prod logsumexp linalg_vector_norm".split()}
+
+
+def _spread(network: Network, storages: Mapping[Node, Node], node: Node, found: set[Node]) -> None:
+    """Add a node that holds the batch, and what it was made from."""
+    shape = network.shapes[0].get(node)
+    if node not in found and node not in network.sources and isinstance(shape, tuple) and BATCH in shape[:2]:
+        found.add(node)
+        for source in (*node.all_input_nodes, storages.get(node, node)):
+            _spread(network, storages, source, found)
+
+
+def _meeting(network: Network, found: set[Node]) -> Iterator[Node]:
+    """Operands with the batch in the place where another one of the same operator has it."""
+    for node in network.operators:
+        if node in found:
+            shapes = [(source, network.shapes[0].get(source)) for source in node.all_input_nodes]
+            operands = [(source, shape) for source, shape in shapes if isinstance(shape, tuple)]
+            ranks = {len(shape) for source, shape in operands if source in found and shape[:1] == (BATCH,)}
+            for source, shape in operands:
+                state = operator_name(node) in _RECURRENT and shape[-2:-1] == (BATCH,)
+                if source not in found and (state or (shape[:1] == (BATCH,) and len(shape) in ranks)):
+                    yield source
+
+
+_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")

@@ -1,0 +1,1 @@
+"""The captured network: operators, shapes at each side, the blocks that may be dropped. Start at `capture.py`."""

@@ -1,0 +1,330 @@
+"""The network as a graph of ATen operators, captured once by `torch.export`.
+
+Start at `capture`: it exports the model in eval mode (each module's flag is put back) with a batch of two, because a
+batch of one hides mistakes, and with symbolic sides where several resolutions are asked for and the network allows it,
+else once a side. `Network` then answers, for each node, its shape at each side.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Graph, GraphModule, Node
+
+from .modes import DataAsDetached, evaluating, quietly
+from .network import _PYTORCH, BATCH, Examples, Network, Side, as_call, operator_name, resized, spatial_side, where
+
+_log = logging.getLogger("secateur")
+_ROOM = str(Path(__file__).parents[1])  # frames of ours, which no user is sent to
+
+
+def capture(
+    model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_batch: bool = False, each: bool = False
+) -> Network:
+    """The graph of `model`, with shapes at each of `sides` (ascending).
+
+    Args:
+        model: the network.
+        examples: example inputs.
+        sides: spatial sides, ascending.
+        any_batch: the graph must run with any number of examples, at all sides.
+        each: export once a side, though one export for all seems to do.
+
+    Raises:
+        ValueError: `torch.export` cannot take the network; the text names the user's line and the ways out.
+    """
+    with evaluating(model):
+        if (len(sides) > 1 or any_batch) and not each:
+            program = _symbolic(model, examples, sides, any_batch)
+            if program is not None:
+                return _check_batch(_read(program, tuple(sides)))
+        if any_batch:
+            raise ValueError(
+                f"as_graph=True: {type(model).__name__} does not export as one graph for any batch size and all "
+                f"resolutions {[list(side) for side in sides]}; give one resolution, or leave as_graph out"
+            )
+        networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,)) for side in sides]
+    return _check_batch(_joined(networks))
+
+
+def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgram:
+    args, kwargs = as_call(examples)
+    with quietly(), torch.no_grad(), DataAsDetached():
+        failure: Exception | None = None
+        for strict in (False, True):
+            try:
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
+                if not any(isinstance(value, FakeTensor) for value in program.constants.values()):
+                    return program
+                failure = failure or RuntimeError("a value of the forward became a constant")
+            except Exception as error:  # noqa: BLE001 - export raises whatever the user's forward and dynamo raise
+                failure = failure or error
+                if dynamic is not None:
+                    break
+        refusal = _refusal(model, args, kwargs) if dynamic is None else ""
+    raise ValueError(refusal or _explained(model, failure)) from failure
+
+
+def _refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What to say where the network does not take the examples at all; nothing where it does."""
+    try:
+        model(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
+        said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+        return (
+            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: "
+            f"{said}{_place(error)}; give one as its forward takes it, the batch first: (1, channels, *sides)"
+        )
+    return ""
+
+
+def _explained(model: nn.Module, failure: Exception | None) -> str:
+    text = str(failure).strip().splitlines()
+    return (
+        f"torch.export cannot follow {type(model).__name__}{_place(failure)}: "
+        f"{text[0] if text else type(failure).__name__}. {_MEND}"
+    )
+
+
+def _place(failure: Exception | None) -> str:
+    """Where a failure comes from in the user's own code, as ` at FILE:LINE`; nothing where it does not."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', str(failure))
+    trace = failure.__traceback__ if failure else None
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
+        trace = trace.tb_next
+    users = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name) and not name.startswith(_ROOM)]
+    return f" at {users[-1]}" if users else ""
+
+
+_MEND = (
+    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
+    "operations, or trace the part of the network that needs pruning"
+)
+
+
+def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_batch: bool) -> ExportedProgram | None:
+    """One export for all sides, or None where the network fixes a side (or the batch, where any is asked for)."""
+    example = resized(examples, sides[-1], BATCH)
+    side = spatial_side(example)
+    moving = [axis for axis in range(len(side)) if len({s[axis] for s in sides}) > 1]
+
+    def dims(tensor: Tensor) -> dict[int, Any] | None:
+        free: dict[int, Any] = {0: Dim.AUTO} if any_batch and tensor.ndim and tensor.shape[0] == BATCH else {}
+        if tensor.ndim == 2 + len(side) and tuple(tensor.shape[2:]) == side:
+            free |= {2 + axis: Dim.AUTO for axis in moving}
+        return free or None
+
+    args, kwargs = as_call(example)
+    dynamic: Any = {name: dims(t) for name, t in kwargs.items()} if kwargs else tuple(dims(t) for t in args)
+    try:
+        program = _export(model, example, dynamic)
+    except ValueError:
+        return None
+    for node in _user_inputs(program):
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            continue
+        if any_batch and value.ndim and value.shape[0] == BATCH and isinstance(value.shape[0], int):
+            return None
+        if value.ndim != 2 + len(side):
+            continue
+        for axis in moving:
+            size = value.shape[2 + axis]
+            expression = getattr(getattr(size, "node", None), "expr", None)
+            if not isinstance(expression, sympy.Symbol):
+                return None
+            bounds = program.range_constraints.get(expression)
+            if bounds is not None and not all(bounds.lower <= s[axis] <= bounds.upper for s in sides):
+                return None
+    return program
+
+
+def _user_inputs(program: ExportedProgram) -> list[Node]:
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return [node for node in placeholders if kinds.get(node.name) == InputKind.USER_INPUT]
+
+
+def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
+    module = program.graph_module
+    _inline(module)
+    kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    network = Network(module.graph, {}, [], sides)
+    repeated = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            spec = kinds.get(node.name)
+            if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                network.sources[node] = spec.target
+            elif spec is None or spec.kind == InputKind.USER_INPUT:
+                network.inputs.append(node)
+            elif spec.target in program.constants and isinstance(program.constants[spec.target], Tensor):
+                network.constants[node.name] = program.constants[spec.target]
+        elif node.op == "get_attr" and isinstance(getattr(module, str(node.target), None), Tensor):
+            network.constants[node.name] = getattr(module, str(node.target))
+        elif node.op == "output":
+            network.outputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
+            network.returned = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+        paths = []
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            plain = re.sub(r"@\d+", "", path)
+            if plain != path:
+                repeated.add(plain)
+            paths.append(plain)
+        network.calls[node] = tuple(paths)
+    network.repeated = frozenset(repeated)
+    network.structure = program.call_spec.out_spec
+    symbols = _symbols(network.inputs, sides)
+    for index in range(len(sides)):
+        try:
+            shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
+        except ZeroDivisionError:
+            raise ValueError(
+                f"the network cannot take the resolution {'x'.join(map(str, sides[index]))}: it divides a size by zero "
+                "there; ask for others, or make the network independent of its input size"
+            ) from None
+        network.shapes.append(shapes)
+        network.numbers.append(numbers)
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, (list, tuple)):
+            value = next((item for item in value if isinstance(item, Tensor)), None)
+        if isinstance(value, Tensor):
+            network.dtypes[node] = value.dtype
+    return network
+
+
+def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, list[int]]:
+    symbols: dict[sympy.Symbol, list[int]] = {}
+    for node in inputs:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            continue
+        for axis, size in enumerate(value.shape):
+            expression = getattr(getattr(size, "node", None), "expr", None)
+            if isinstance(expression, sympy.Symbol):
+                symbols[expression] = [side[axis - 2] if axis > 1 else BATCH for side in sides]
+    return symbols
+
+
+def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Node, Any], dict[Node, Any]]:
+    """Shapes and integers of every node with the symbols replaced."""
+    known: dict[Any, float] = {}
+
+    def number(value: Any) -> Any:
+        expression = getattr(getattr(value, "node", None), "expr", None)
+        if expression is None:
+            return value
+        if expression not in known:
+            result = sympy.sympify(expression.xreplace(symbols))
+            if result.free_symbols:
+                raise _Unknown
+            known[expression] = int(result) if result.is_integer is not False else float(result)
+        return known[expression]
+
+    shapes: dict[Node, Any] = {}
+    numbers: dict[Node, Any] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        try:
+            if isinstance(value, Tensor):
+                shapes[node] = tuple(number(size) for size in value.shape)
+            elif isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+                shapes[node] = [
+                    tuple(number(size) for size in item.shape) if isinstance(item, Tensor) else None for item in value
+                ]
+            elif isinstance(value, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)):
+                numbers[node] = number(value)
+        except _Unknown:
+            raise ValueError(
+                f"a size depends on the values of a tensor at {where(node)} (operator {operator_name(node)}); {_MEND}"
+            ) from None
+    return shapes, numbers
+
+
+class _Unknown(Exception):
+    """A size that depends on the values of tensors."""
+
+
+def _inline(module: GraphModule) -> None:
+    """Put the nodes of sub-graphs (`no_grad`, autocast and checkpoint regions) where they are called."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.HigherOrderOperator):
+            continue
+        bodies = [arg for arg in node.args if isinstance(arg, Node) and arg.op == "get_attr"]
+        body = getattr(module, str(bodies[0].target), None) if len(bodies) == 1 else None
+        if not isinstance(body, GraphModule):
+            continue
+        _inline(body)
+        given = node.args[node.args.index(bodies[0]) + 1 :]
+        places = [n for n in body.graph.nodes if n.op == "placeholder"]
+        if len(places) != len(given):
+            continue
+        mapping: dict[Node, Any] = dict(zip(places, given, strict=True))
+        with module.graph.inserting_before(node):
+            for inner in body.graph.nodes:
+                if inner.op in ("placeholder", "output"):
+                    continue
+                copy = module.graph.node_copy(inner, mapping.__getitem__)
+                mapping[inner] = copy
+                outer = node.meta.get("nn_module_stack") or {}
+                copy.meta["nn_module_stack"] = {**outer, **(copy.meta.get("nn_module_stack") or {})}
+        output = next(n for n in body.graph.nodes if n.op == "output").args[0]
+        results = list(output) if isinstance(output, (tuple, list)) else [output]
+        for user in list(node.users):
+            if operator_name(user) == "getitem":
+                user.replace_all_uses_with(mapping[results[user.args[1]]])
+                module.graph.erase_node(user)
+        if node.users:
+            node.replace_all_uses_with(mapping[results[0]])
+        module.graph.erase_node(node)
+
+
+def _check_batch(network: Network) -> Network:
+    """The network, if every input that is one batch gives one batch.
+
+    Raises:
+        ValueError: at some side the forward folds positions into the batch, as `view(-1, 144)` does.
+    """
+    for node in network.outputs:
+        batches = [shapes[node][0] for shapes in network.shapes if isinstance(shapes[node], tuple) and shapes[node]]
+        for side, batch in zip(network.sides, batches, strict=False):
+            if batch != (BATCH if BATCH in batches else batches[-1]):
+                raise ValueError(
+                    f"the network cannot take the resolution {'x'.join(map(str, side))}: its output has {batch} rows "
+                    f"for {BATCH} examples there; ask for others, or make the network independent of its input size"
+                )
+    return network
+
+
+def _joined(networks: list[Network]) -> Network:
+    """Networks captured once a side, as one; their graphs must be the same but for sizes."""
+    first = networks[-1]
+    for other in networks[:-1]:
+        names = [operator_name(n) for n in first.graph.nodes]
+        if names != [operator_name(n) for n in other.graph.nodes]:
+            raise ValueError(
+                f"the network runs other operators at side {other.sides[0]} than at {first.sides[0]}; "
+                "trace it with the resolutions at which it behaves alike"
+            )
+    last = first
+    joined = Network(last.graph, last.sources, last.inputs, tuple(n.sides[0] for n in networks))
+    joined.outputs, joined.calls, joined.repeated, joined.dtypes = last.outputs, last.calls, last.repeated, last.dtypes
+    joined.returned, joined.structure, joined.constants = last.returned, last.structure, last.constants
+    for other in networks:
+        pairs = dict(zip(other.graph.nodes, last.graph.nodes, strict=True))
+        joined.shapes.append({pairs[node]: shape for node, shape in other.shapes[0].items()})
+        joined.numbers.append({pairs[node]: value for node, value in other.numbers[0].items()})
+    return joined

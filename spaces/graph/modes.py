@@ -1,0 +1,93 @@
+"""The modes a forward is captured in: eval, without fused kernels, without warnings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; each module's own flag, and what its forward keeps in attributes, is put back."""
+    flags = [(module, module.training) for module in model.modules()]
+    kept = [(module, _attributes(module)) for module in model.modules()]
+    model.eval()
+    try:
+        with unfused():
+            yield
+    finally:
+        for module, attributes in kept:
+            _restore(module, attributes)
+        for module, flag in flags:
+            module.training = flag
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Attributes of a module, with the contents of lists and dictionaries: a traced forward may leave its tensors."""
+    return {
+        name: (value, value.copy() if isinstance(value, (list, dict)) else None)
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+    }
+
+
+def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    held = module.__dict__
+    for name in [name for name in held if not name.startswith("_") and name not in attributes]:
+        del held[name]
+    for name, (value, contents) in attributes.items():
+        held[name] = value
+        if isinstance(value, list):
+            value[:] = contents
+        elif isinstance(value, dict):
+            value.clear()
+            value.update(contents)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what PyTorch says of failures that are expected: its warnings, logs and prints."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch._subclasses", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo", "torch.fx")
+    ]
+    levels = [logger.level for logger in loggers]
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Without the fused inference kernels of transformer layers: they hide the operators they stand for."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class DataAsDetached(TorchFunctionMode):
+    """Reads `tensor.data` as `tensor.detach()`: torch 2.13's export takes the former for a constant."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, or its stand-in."""
+        if getattr(func, "__self__", None) is Tensor.data and getattr(func, "__name__", "") == "__get__":
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))

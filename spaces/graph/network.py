@@ -1,0 +1,133 @@
+"""The captured network, as the rest of the room sees it: operators, shapes at each side, names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+BATCH = 2
+
+
+Side = tuple[int, ...]
+
+
+Shape = tuple[int, ...]
+
+
+Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+_PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
+
+
+@dataclass
+class Network:
+    """The captured graph.
+
+    Attributes:
+        graph: calls of ATen operators; a batch of two.
+        sources: for each placeholder that is a parameter or buffer of the model, its name there.
+        inputs: placeholders of the example inputs.
+        sides: spatial sides, ascending; one that is traced when no resolutions were asked for.
+        shapes: for each side, the output shapes of each node: one for a tensor, a tuple of them for several.
+        numbers: for each side, the value of nodes that yield an integer.
+        dtypes: element type of each tensor node.
+        outputs: what the network returns, flat.
+        calls: for each node, the paths of the modules it was called in, outermost first.
+        repeated: modules that are called several times.
+        returned: what the graph returns, flat: nodes and plain values.
+        structure: how the forward nests what it returns.
+        constants: tensors that are neither parameters nor buffers, by the name of their node.
+    """
+
+    graph: Graph
+    sources: dict[Node, str]
+    inputs: list[Node]
+    sides: tuple[Side, ...]
+    shapes: list[dict[Node, Any]] = field(default_factory=list)
+    numbers: list[dict[Node, Any]] = field(default_factory=list)
+    dtypes: dict[Node, torch.dtype] = field(default_factory=dict)
+    outputs: list[Node] = field(default_factory=list)
+    calls: dict[Node, tuple[str, ...]] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
+    returned: list[Any] = field(default_factory=list)
+    structure: Any = None
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def operators(self) -> list[Node]:
+        """The nodes that call an operator and give tensors, in order."""
+        return [node for node in self.graph.nodes if node.op == "call_function" and node in self.shapes[0]]
+
+
+def operator_name(node: Node) -> str:
+    """Such as `"aten.conv2d"`: without the overload and the underscore of the in-place form."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname.removesuffix('_')}"
+    return getattr(target, "__name__", str(target))
+
+
+def where(node: Node) -> str:
+    """File and line of the user's code that a node comes from, or its nearest forerunner; empty when unknown."""
+    for _ in range(20):
+        frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+        ours = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name)]
+        if ours or node.op == "root":
+            return ours[-1] if ours else ""
+        node = node.prev
+    return ""
+
+
+def as_call(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the forward that a tensor, a tuple or a dict of tensors stands for."""
+    if isinstance(examples, Tensor):
+        return (examples,), {}
+    if isinstance(examples, Mapping):
+        return (), dict(examples)
+    if isinstance(examples, (tuple, list)):
+        return tuple(examples), {}
+    raise TypeError(f"example_inputs is a {type(examples).__name__}; expected a tensor, or a tuple or dict of tensors")
+
+
+def flat_examples(examples: Examples) -> list[Tensor]:
+    """The tensors of the example, in order; anything else in it is refused."""
+    args, kwargs = as_call(examples)
+    tensors = [*args, *kwargs.values()]
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"example_inputs holds a {type(tensor).__name__}; expected tensors only")
+    if not tensors:
+        raise ValueError("example_inputs is empty; give at least one tensor, as the forward takes it")
+    return tensors
+
+
+def spatial_side(examples: Examples) -> Side:
+    """Side of the first input that has spatial axes: `(batch, c, *side)`; empty when there is none."""
+    return next((tuple(tensor.shape[2:]) for tensor in flat_examples(examples) if tensor.ndim > 2), ())
+
+
+def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
+    """The example with `batch` examples, its spatial inputs brought to `side` (contents repeated, never read)."""
+    old = spatial_side(examples)
+    size = flat_examples(examples)[0].shape[0] if flat_examples(examples)[0].ndim else 0
+
+    def fit(tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == size:
+            tensor = tensor[:1].expand(batch, *tensor.shape[1:])
+        if side is not None and tensor.ndim == 2 + len(old) and tuple(tensor.shape[2:]) == old and side != old:
+            tensor = tensor.reshape(*tensor.shape[:2], -1)[..., :1].reshape(*tensor.shape[:2], *(1,) * len(old))
+            tensor = tensor.expand(*tensor.shape[:2], *side)
+        return tensor.contiguous()
+
+    if isinstance(examples, Tensor):
+        return fit(examples)
+    if isinstance(examples, Mapping):
+        return {name: fit(tensor) for name, tensor in examples.items()}
+    return tuple(fit(tensor) for tensor in examples)

@@ -1,0 +1,290 @@
+"""A slow check that uses nothing of the graph: the built network against the full one with removed channels zeroed.
+
+Zeros pass unchanged through most operators, so a full network whose removed channels are zero gives what the smaller
+one must give. Where an operator takes statistics over channels (layer, RMS and group norm, local response norm, means
+and variances, standardised weights) the zeros would count; those calls are caught and see the kept channels only.
+Which those are is read off the norm's own weight, or, where it has none, off the zeros themselves. Start at `verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..candidate import Candidate
+from ..cutting.tensors import Scores, copied, named_tensors
+from ..graph.network import Examples, as_call
+from .build import build, stays
+
+if TYPE_CHECKING:
+    from ..space import Space
+
+Kept = dict[int, Tensor]
+"""`{axis: LongTensor of kept indices}`."""
+
+
+def verify(
+    model: nn.Module, space: Space, candidate: Candidate, example_inputs: Examples, scores: Scores | None = None
+) -> float:
+    """Relative error of the built network: largest difference / largest output, the worst of all output tensors.
+
+    The reference is a copy of `model` in which exactly the removed elements are zero and removed blocks are the
+    identity. Rounding alone gives about 1e-6 in float32 and 1e-14 in float64 (`model.double()`); anything much larger
+    means that a channel was followed wrongly. It serves on any network of your own, before you trust a search over it;
+    it takes three runs of the full size, at the side of the example.
+
+    Args:
+        model: the network the space was traced from; neither it nor its modes are changed.
+        space: the traced space.
+        candidate: one choice on every axis.
+        example_inputs: as for `Space.trace`; where the batch is one, a second example is added if the network takes it.
+        scores: which units stay; the L2 norms of `Space.default_scores` when None.
+
+    Returns:
+        0 where both agree to the last bit, infinite where the reference is zero and the built network is not, NaN where
+        one of them is not finite.
+
+    Raises:
+        ValueError: the built network gives other tensors or other shapes than the full one.
+    """
+    small = build(model, space, candidate, scores).eval()
+    whole = copied(model).eval()
+    for name in space.removed(space.canonical(candidate)):
+        whole.set_submodule(name, nn.Identity())
+    stay = stays(space, space.canonical(candidate), scores)
+    slots = space.layout.slots
+    kept = {
+        name: {axis: torch.from_numpy(np.flatnonzero(stay[ids])) for axis, ids in slots[name].items()}
+        for name in named_tensors(whole)
+        if name in slots
+    }
+    with torch.no_grad():
+        examples = _two(whole, example_inputs)
+        return relative_error(_run(small, examples), masked_outputs(whole, kept, examples))
+
+
+def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Examples) -> list[Tensor]:
+    """All output tensors of `model` in its present mode, with zeros everywhere but in what is kept.
+
+    Args:
+        model: the full network; its weights are overwritten.
+        kept: indices that stay, of every parameter and buffer of which some go.
+        examples: inputs of the forward.
+    """
+    tensors = named_tensors(model)
+    kept = {name: {axis: i.to(tensors[name].device) for axis, i in axes.items()} for name, axes in kept.items()}
+    with torch.no_grad():
+        with _KeptOnly({id(tensor): {} for tensor in tensors.values()}) as unmasked:
+            _run(model, examples)
+        for name, axes in kept.items():
+            tensors[name].copy_(_scattered(_gathered(tensors[name], axes), axes, tensors[name].shape))
+        known = {id(tensor): kept.get(name, {}) for name, tensor in tensors.items()}
+        with _KeptOnly(known, zeros=unmasked.zeros) as marked:
+            _run(model, examples)
+        with _KeptOnly(known, found=marked.found):
+            return _run(model, examples)
+
+
+def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
+    """Largest difference / largest wanted number, the worst of all tensors; NaN where one is not finite.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (got, want)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the built network gives tensors of {shapes[0]}; the full network's are {shapes[1]}")
+    errors = [0.0]
+    for one, other in zip(got, want, strict=True):
+        if one.numel():
+            difference, scale = float((one.double() - other.double()).abs().max()), float(other.double().abs().max())
+            errors.append(0.0 if difference == 0 else difference / scale if scale else float("inf"))
+    return max(errors, key=lambda error: (error != error, error))  # NaN, which differs from itself, is the worst
+
+
+def _two(model: nn.Module, examples: Examples) -> Examples:
+    """The example with a second one, its mirror image, where there is one only and the network takes two."""
+    args, kwargs = as_call(examples)
+    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+    if any(tensor.ndim == 0 or tensor.shape[0] != 1 for tensor in tensors):
+        return examples
+
+    def double(tensor: Any) -> Any:
+        return torch.cat([tensor, tensor.flip(-1)]) if isinstance(tensor, Tensor) else tensor
+
+    named = {name: double(tensor) for name, tensor in kwargs.items()}
+    two: Examples = named if named else tuple(double(tensor) for tensor in args)
+    try:
+        _run(model, two)
+    except Exception:  # noqa: BLE001 - the user's forward may raise anything
+        return examples
+    return two
+
+
+def _run(model: nn.Module, examples: Examples) -> list[Tensor]:
+    args, kwargs = as_call(examples)
+    return _flat(model(*args, **kwargs))
+
+
+def _flat(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (list, tuple)):
+        return [tensor for output in outputs for tensor in _flat(output)]
+    return [outputs] if isinstance(outputs, Tensor) else []
+
+
+def _scattered(value: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
+    """The value in zeros of the full shape."""
+    for axis, indices in reversed(kept.items()):
+        sizes = list(value.shape)
+        sizes[axis] = shape[axis]
+        value = value.new_zeros(sizes).index_copy_(axis, indices, value)
+    return value
+
+
+def _gathered(value: Tensor, kept: Kept) -> Tensor:
+    for axis, indices in kept.items():
+        value = value.index_select(axis, indices)
+    return value
+
+
+class _KeptOnly(TorchFunctionMode):
+    """Norms and statistics see the kept channels only.
+
+    A norm's own weight tells by its identity which channels are removed. Otherwise the lines of the input that are all
+    zero tell, which takes two runs before: one with nothing masked, for lines that are zero anyhow, and one with all
+    removed elements zero. In both of them activations leak, so that no line is zero because its inputs are negative.
+
+    Args:
+        known: kept indices of each tensor of the model, by `id`.
+        zeros: of the run with nothing masked: which lines were zero, in order of asking.
+        found: of the run that looked for zeros: the kept lines, in order of asking.
+    """
+
+    def __init__(
+        self, known: dict[int, Kept], zeros: list[Tensor] | None = None, found: list[Tensor | None] | None = None
+    ) -> None:
+        super().__init__()
+        self.known = known
+        self.leaks = found is None
+        self._given_zeros = None if zeros is None else iter(zeros)
+        self._given_found = None if found is None else iter(found)
+        self.zeros: list[Tensor] = []
+        self.found: list[Tensor | None] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        first = args[0] if args else kwargs.get("input")
+        if isinstance(first, Tensor) and name in _CAUGHT:
+            return getattr(self, _CAUGHT[name])(func, *args, **kwargs)
+        if isinstance(first, Tensor) and self.leaks and name.removesuffix("_") in _ACTIVATIONS:
+            if first.is_floating_point():
+                leak = first * 0.01
+                return func(*args, **kwargs).add_(leak)
+        return func(*args, **kwargs)
+
+    def removed(self, x: Tensor, axes: Sequence[int]) -> Kept:
+        """The kept lines along each of these axes of which some are removed."""
+        kept = {axis: self._lines(x, axis) for axis in axes}
+        return {axis: indices for axis, indices in kept.items() if indices is not None}
+
+    def _lines(self, x: Tensor, axis: int) -> Tensor | None:
+        if self._given_found is not None:
+            return next(self._given_found)
+        others = [other for other in range(x.ndim) if other != axis]
+        self.zeros.append((x == 0).all(dim=others) if others else x == 0)
+        self.found.append(None)
+        if self._given_zeros is not None:
+            gone = self.zeros[-1] & ~next(self._given_zeros)
+            if gone.any() and not gone.all():
+                self.found[-1] = (~gone).nonzero().flatten()
+        return self.found[-1]
+
+    def layer_norm(
+        self, func: Any, input: Tensor, normalized_shape: Any, weight: Any = None, *rest: Any, **kw: Any
+    ) -> Any:
+        """Layer and RMS norm: over the last axes; weight and bias have those axes."""
+        first = input.ndim - len(normalized_shape)
+        if id(weight) in self.known:
+            inner = self.known[id(weight)]
+            kept = {first + axis: indices for axis, indices in inner.items()}
+        else:
+            kept = self.removed(input, range(first, input.ndim))
+            inner = {axis - first: indices for axis, indices in kept.items()}
+        if not kept:
+            return func(input, normalized_shape, weight, *rest, **kw)
+        small = _gathered(input, kept)
+        weights = [_gathered(one, inner) if isinstance(one, Tensor) else one for one in (weight, *rest)]
+        named = {name: _gathered(one, inner) if isinstance(one, Tensor) else one for name, one in kw.items()}
+        return _scattered(func(small, small.shape[first:], *weights, **named), kept, input.shape)
+
+    def group_norm(
+        self,
+        func: Any,
+        input: Tensor,
+        num_groups: int,
+        weight: Any = None,
+        bias: Any = None,
+        eps: float = 1e-5,
+        *_: Any,
+    ) -> Any:
+        """Group norm: each group by itself."""
+        found = self.known[id(weight)].get(0) if id(weight) in self.known else self.removed(input, [1]).get(1)
+        if found is None:
+            return func(input, num_groups, weight, bias, eps)
+        result = torch.zeros_like(input)
+        width = input.shape[1] // num_groups
+        for group in range(num_groups):
+            inside = found[(found >= group * width) & (found < (group + 1) * width)]
+            if len(inside):
+                parts = [one if one is None else one[inside] for one in (weight, bias)]
+                result[:, inside] = F.group_norm(input[:, inside], 1, parts[0], parts[1], eps)
+        return result
+
+    def batch_norm(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
+        """Batch norm with statistics of its own input, as over standardised weights `(1, out, in)`."""
+        call = {**dict(zip(("running_mean", "running_var", "weight", "bias", "training"), rest, strict=False)), **kw}
+        if not call.get("training") and call.get("running_mean") is not None:
+            return func(input, *rest, **kw)
+        kept = self.removed(input, [axis for axis in range(input.ndim) if axis != 1])
+        return _scattered(func(_gathered(input, kept), *rest, **kw), kept, input.shape)
+
+    def local_response_norm(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
+        """Local response norm: the neighbours are those that stay."""
+        kept = self.removed(input, [1])
+        return _scattered(func(_gathered(input, kept), *rest, **kw), kept, input.shape)
+
+    def statistic(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
+        """Mean, variance, deviation: of the kept lines along the axes that vanish."""
+        dims = rest[0] if rest and not isinstance(rest[0], bool) else kw.get("dim", kw.get("axis"))
+        dims = range(input.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
+        kept = self.removed(input, [axis % input.ndim for axis in dims])
+        return func(_gathered(input, kept), *rest, **kw)
+
+    def weight_norm(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
+        """A row of zeros has no direction: it stays zero instead of becoming NaN."""
+        return func(input, *rest, **kw).masked_fill(input == 0, 0)
+
+
+_CAUGHT = {
+    "layer_norm": "layer_norm",
+    "rms_norm": "layer_norm",
+    "group_norm": "group_norm",
+    "batch_norm": "batch_norm",
+    "local_response_norm": "local_response_norm",
+    "_weight_norm": "weight_norm",
+    **dict.fromkeys(("mean", "var", "std", "var_mean", "std_mean"), "statistic"),
+}
+
+_ACTIVATIONS = set(
+    "relu relu6 hardtanh hardswish threshold clamp clamp_min clip gelu silu mish elu celu selu hardshrink softshrink "
+    "leaky_relu prelu rrelu".split()
+)

@@ -1,0 +1,222 @@
+"""The layers of the network: which tensors each convolution and linear layer uses, and what follows it at once.
+
+Facts for the pruning methods, which speak of filters, of the batch norm behind them and of the layer that reads them;
+groups and slots say which of those hang together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Node
+
+from ..costs.sizes import batched
+from ..graph.network import BATCH, Network, operator_name
+
+if TYPE_CHECKING:
+    from ..space import Space
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm; the names of its tensors, None for what it lacks.
+
+    Attributes:
+        weight: its scale.
+        bias: its shift.
+        mean: its running mean.
+        var: its running variance.
+        eps: added to the variance.
+    """
+
+    weight: str | None
+    bias: str | None
+    mean: str | None
+    var: str | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, transposed convolution or linear layer whose weight is a parameter; costs are of one example.
+
+    Attributes:
+        name: path of the module that owns the weight.
+        kind: `"conv"`, `"conv_transpose"` or `"linear"`.
+        weight: name of its weight.
+        bias: name of its bias, None without one.
+        out_axis: axis of the weight along which its outputs lie (1 for a transposed convolution).
+        in_axis: axis along which its inputs lie.
+        groups: of the convolution; 1 for a linear layer.
+        padding: whether its input is padded, so that a constant input gives other outputs at the border.
+        norm: the batch norm that alone reads its output, None where there is none.
+        activation: the operator that alone reads the norm's output (its own without a norm), such as `"relu"`, if it is
+            elementwise in one argument; None otherwise.
+        calls: how often the forward uses it.
+        macs: of all its calls in the full network at the largest side, bias not counted.
+        outputs: elements it gives in all its calls, there.
+        side: spatial side of its output, there; of the last call.
+        positions: how often its whole weight meets an input, in all its calls, at each side of the network's input.
+        given: spatial sides of its input at each side of the network's; of the last call.
+    """
+
+    name: str
+    kind: str
+    weight: str
+    bias: str | None
+    out_axis: int
+    in_axis: int
+    groups: int
+    padding: bool
+    norm: Norm | None
+    activation: str | None
+    calls: int
+    macs: int
+    outputs: int
+    side: tuple[int, ...]
+    positions: tuple[int, ...] = ()
+    given: tuple[tuple[int, ...], ...] = ()
+
+    def depthwise(self, space: Space) -> bool:
+        """Whether each output channel reads one input channel only."""
+        return self.groups > 1 and space.shapes[self.weight][1] == 1
+
+    def makes(self, space: Space) -> Ids:
+        """`(size of the weight's out_axis,)` unit number of each output; 0 always stays."""
+        return _ids(space, self.weight, self.out_axis)
+
+    def reads(self, space: Space) -> Ids:
+        """`(size of the weight's in_axis,)` unit number of each input; all 0 for a grouped convolution."""
+        if self.groups > 1:
+            return np.zeros(space.shapes[self.weight][self.in_axis], np.int64)
+        return _ids(space, self.weight, self.in_axis)
+
+
+def _ids(space: Space, name: str, axis: int) -> Ids:
+    found = space.layout.slots.get(name, {}).get(axis)
+    return np.zeros(space.shapes[name][axis], np.int64) if found is None else found
+
+
+def find_layers(network: Network, storages: Mapping[Node, Node]) -> tuple[Layer, ...]:
+    """Every layer of the graph once, in the order of its first call.
+
+    Args:
+        network: the captured graph.
+        storages: for each tensor node, the node that owns its memory.
+    """
+    found: dict[str, Layer] = {}
+    examples = batched(network, storages)
+    for node in network.operators:
+        layer = _layer(network, node, BATCH if node in examples else 1)
+        if layer is None:
+            continue
+        known = found.get(layer.weight)
+        if known is not None:
+            same = (known.norm, known.activation) == (layer.norm, layer.activation)
+            layer = replace(
+                layer,
+                norm=layer.norm if same else None,
+                activation=layer.activation if same else None,
+                calls=known.calls + 1,
+                macs=known.macs + layer.macs,
+                outputs=known.outputs + layer.outputs,
+                positions=tuple(map(sum, zip(known.positions, layer.positions, strict=True))),
+            )
+        found[layer.weight] = layer
+    return tuple(found.values())
+
+
+_KINDS = {
+    **{f"aten.conv{n}d": "conv" for n in (1, 2, 3)},
+    **{f"aten.conv_transpose{n}d": "conv_transpose" for n in (1, 2, 3)},
+    "aten.linear": "linear",
+}
+
+
+def _layer(network: Network, node: Node, examples: int) -> Layer | None:
+    kind = _KINDS.get(operator_name(node))
+    if kind is None:
+        return None
+    call = _call(node)
+    weight = network.sources.get(call["weight"])
+    if weight is None:
+        return None
+    shapes = network.shapes[-1]
+    out, given, shape = shapes[node], shapes[call["input"]], shapes[call["weight"]]
+    groups = int(call.get("groups") or 1)
+    transposed = kind == "conv_transpose"
+    elements = int(np.prod(out)) // examples
+    taken = int(np.prod(given)) // examples if transposed else elements
+    inner = int(np.prod(shape[1:])) if kind != "linear" else int(shape[1])
+    channels = int(shape[0])  # what a position takes of a transposed convolution's input, and gives of the others
+    meets = call["input"] if transposed else node
+    norm_node = _sole(node, "aten.batch_norm")
+    last = norm_node or node
+    after = next(iter(last.users)) if len(last.users) == 1 else None
+    padding = call.get("padding", 0)  # a number, several, or "same" / "valid"
+    return Layer(
+        name=weight.rpartition(".")[0],
+        kind=kind,
+        weight=weight,
+        bias=_named(network, call.get("bias")),
+        out_axis=1 if transposed else 0,
+        in_axis=0 if transposed else 1,
+        groups=groups,
+        padding=padding != "valid" if isinstance(padding, str) else bool(np.any(padding)),
+        norm=_norm(network, norm_node),
+        activation=_activation(after),
+        calls=1,
+        macs=taken * inner,
+        outputs=elements,
+        side=tuple(int(size) for size in out[2:]) if kind != "linear" else (),
+        positions=tuple(int(np.prod(one[meets])) // examples // channels for one in network.shapes),
+        given=tuple(tuple(map(int, one[call["input"]][2:])) if kind != "linear" else () for one in network.shapes),
+    )
+
+
+def _call(node: Node) -> dict[str, Any]:
+    """The arguments of an operator's call, by name."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    names = [argument.name for argument in schema]
+    defaults = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _sole(node: Node, name: str) -> Node | None:
+    """The only user of a node, where it is a call of that operator with the node as its input."""
+    if len(node.users) != 1:
+        return None
+    user = next(iter(node.users))
+    return user if user.op == "call_function" and operator_name(user) == name and user.args[0] is node else None
+
+
+def _norm(network: Network, node: Node | None) -> Norm | None:
+    if node is None:
+        return None
+    call = _call(node)
+    names = {key: _named(network, call.get(key)) for key in ("weight", "bias", "running_mean", "running_var")}
+    return Norm(names["weight"], names["bias"], names["running_mean"], names["running_var"], float(call["eps"]))
+
+
+_ACTIVATIONS = set(
+    "relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu celu selu leaky_relu prelu "
+    "softplus".split()
+)
+
+
+def _activation(node: Node | None) -> str | None:
+    if node is None or node.op != "call_function":
+        return None
+    name = operator_name(node).removeprefix("aten.")
+    return name if name in _ACTIVATIONS else None
+
+
+def _named(network: Network, value: Any) -> str | None:
+    """The parameter or buffer that an argument is, if it is one."""
+    return network.sources.get(value) if isinstance(value, Node) else None

@@ -1,0 +1,166 @@
+"""A study's artifacts at any path that fsspec knows, such as `s3://bucket/study`, beside its folder.
+
+What the folder gets is copied there, and what the folder lacks is fetched from there: so a folder that was copied, or a
+driver elsewhere, finds the weights and rankings that trials name. Credentials are fsspec's own business (environment,
+or files in `~/.config/fsspec`). A path that is away stops no search: it is tried again after the next trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import final
+
+from .artifacts import FOLDERS, STATE
+
+logger = logging.getLogger("secateur")
+
+PROPOSALS = "proposals"
+
+_KINDS = (*FOLDERS, PROPOSALS)
+_FILE = re.compile(r"\w[^/\\\x00-\x1f]{0,250}")
+_LOGIN = re.compile(r"//[^/@]*:[^/@]*@")
+
+
+@final
+class Shelf:
+    """Copies artifacts to and from a path.
+
+    Args:
+        folder: of the study.
+        url: the path.
+
+    Raises:
+        ValueError: fsspec can't use it.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        check_shelf(url)
+        import fsspec  # type: ignore[import-untyped]
+
+        try:
+            self._system, self._root = fsspec.core.url_to_fs(url)
+        except Exception as error:  # each kind of path has a library of its own, which raises what it likes
+            raise ValueError(f"artifacts={url!r} can't be used ({type(error).__name__}: {error})") from error
+        self._folder = folder
+        self._url = url
+        self._there: dict[str, tuple[int, int]] = {}  # as they were when they were copied
+        self._failing = False
+
+    def push(self) -> None:
+        """Copy what is new in the folder."""
+        here = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in self._stats()}
+        self._each([name for name, stamp in here.items() if self._there.get(name) != stamp], self._put)
+
+    def pull(self, names: Iterable[str]) -> None:
+        """Fetch what the folder lacks of these paths in the study, where it is there."""
+        lacking = [name for name in names if _is_artifact(name) and not (self._folder / name).exists()]
+        self._each(lacking, self._get)
+
+    def names(self) -> list[str]:
+        """What is there, as paths in the study; nothing where it is away."""
+        found: list[str] = []
+
+        def look() -> None:
+            for kind in _KINDS:
+                if self._system.isdir(self._at(kind)):
+                    paths = self._system.ls(self._at(kind), detail=False, refresh=True)
+                    found.extend(f"{kind}/{str(path).rstrip('/').rpartition('/')[2]}" for path in paths)
+
+        self._try(look)
+        return sorted(name for name in found if _is_artifact(name))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove paths in the study from there."""
+        gone = [name for name in names if _is_artifact(name)]
+        for name in gone:
+            self._there.pop(name, None)
+        self._each(gone, self._drop)
+
+    def _stats(self) -> Iterable[tuple[str, os.stat_result]]:
+        for kind in _KINDS:
+            for path in sorted((self._folder / kind).glob("*")):
+                name = f"{kind}/{path.name}"
+                if _is_artifact(name) and path.suffix not in (STATE, ".pt"):
+                    yield name, path.stat()
+
+    def _put(self, name: str) -> None:
+        to = self._at(name)
+        aside = f"{to.rpartition('/')[0]}/.partial-{uuid.uuid4().hex[:12]}"
+        self._system.makedirs(to.rpartition("/")[0], exist_ok=True)
+        try:
+            stat = (self._folder / name).stat()
+            self._system.pipe_file(aside, (self._folder / name).read_bytes())
+            self._system.mv(aside, to)
+        except FileNotFoundError:
+            if (self._folder / name).exists():
+                raise
+            return  # the folder lost it meanwhile
+        self._there[name] = (stat.st_mtime_ns, stat.st_size)
+
+    def _drop(self, name: str) -> None:
+        if self._system.exists(self._at(name)):
+            self._system.rm_file(self._at(name))
+
+    def _get(self, name: str) -> None:
+        if not self._system.exists(self._at(name)):
+            return
+        path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            self._system.get_file(self._at(name), str(aside))
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        stat = path.stat()
+        self._there[name] = (stat.st_mtime_ns, stat.st_size)
+        logger.info("%s was fetched from %s", name, self._url)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _each(self, names: Sequence[str], do: Callable[[str], None]) -> None:
+        def all_of_them() -> None:
+            for name in names:
+                do(name)
+
+        if names:
+            self._try(all_of_them)
+
+    def _try(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:
+            if not self._failing:
+                said = " ".join(str(error).split())
+                logger.warning(
+                    "artifacts can't be exchanged with %s now (%s: %s)", self._url, type(error).__name__, said
+                )
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def check_shelf(url: object) -> None:
+    """Refuse what is no path of fsspec's, or holds a password.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not isinstance(url, str) or "://" not in url:
+        raise ValueError(f"artifacts={url!r}: expected a path such as 's3://bucket/study' or 'file:///mnt/study'")
+    if _LOGIN.search(url):
+        raise ValueError(
+            "the path of the artifacts holds a password, which would be written down; leave it out, and give it to "
+            "fsspec by the environment or by a file in ~/.config/fsspec"
+        )
+
+
+def _is_artifact(name: str) -> bool:
+    kind, _, file = name.partition("/")
+    return kind in _KINDS and _FILE.fullmatch(file) is not None

@@ -1,0 +1,1 @@
+"""Who runs a search. Start at `driver.py`."""

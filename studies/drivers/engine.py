@@ -1,0 +1,230 @@
+"""What a study searches with, put together from its parts; a study asks here for what a run needs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ...evaluators import Ladder, Task, Teacher
+from ...search import Problem, SamplerFactory
+from ...spaces import Scores, Space
+from ..disk.artifacts import INHERITED, ROUND, Artifacts
+from ..exports.exporter import Exporter
+from ..outcomes.evaluation import Evaluation
+from ..outcomes.latency import Gate, Latencies
+from ..outcomes.rounds import Rounds
+from ..outcomes.stopping import Stopping
+from ..outcomes.work import Work
+from ..proposals.planter import Planter
+from ..proposals.proposer import Proposer
+from ..proposals.proxies import Lost, proxy_table
+from ..proposals.pruning import Pruning, method_named
+from ..proposals.seeds import Seeds
+from ..settings.settings import SHARED, Settings
+from ..trials.events import Listener
+from ..trials.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Engine:
+    """The parts of a study that do not change while it is open.
+
+    Attributes:
+        path: the study's folder.
+        model: the full network with the base weights.
+        task: data, loss and error.
+        space: what may be chosen.
+        settings: how it searches.
+        given_scores: the ranking it was given; None for the space's own.
+        fingerprint: what it was made with, part by part.
+        factory: makes a sampler.
+        given_evaluator: the user's own; None for a `Ladder`.
+        ledger: its trials.
+    """
+
+    path: Path
+    model: nn.Module
+    task: Task
+    space: Space
+    settings: Settings
+    given_scores: Scores | None
+    fingerprint: Mapping[str, Any]
+    factory: SamplerFactory
+    given_evaluator: Callable[..., Any] | None
+    ledger: Ledger
+
+    @property
+    def ranking(self) -> str:
+        """Name of the study's own ranking."""
+        found: str = self.fingerprint["ranking"]
+        return found
+
+    @property
+    def scores(self) -> Scores:
+        """The study's own ranking."""
+        return self.space.default_scores if self.given_scores is None else self.given_scores
+
+    @cached_property
+    def full_costs(self) -> dict[str, float]:
+        """Costs of the full network, by name."""
+        return {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The full network, at its own resolution."""
+        return Teacher(model=self.model, resolution=self.space.side(self.space.full) or None)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Rankings and weights that trials name."""
+        return Artifacts(folder=self.path, space=self.space, scores=self.given_scores, ranking=self.ranking)
+
+    @cached_property
+    def latencies(self) -> Latencies:
+        """Measures networks, and keeps what was measured before the first trial."""
+        options, settings = self.settings.latency, self.settings
+        return Latencies(
+            self.path,
+            model=self.model,
+            space=self.space,
+            device=settings.here,
+            options=replace(options, threads=settings.threads if options.threads is None else options.threads),
+        )
+
+    @cached_property
+    def pruning(self) -> Pruning:
+        """Asks pruning methods."""
+        return Pruning(
+            model=self.model,
+            space=self.space,
+            task=self.task,
+            training=self.settings.training,
+            seed=self.settings.seed,
+            device=self.settings.torch_device,
+        )
+
+    @cached_property
+    def evaluator(self) -> Callable[..., Any]:
+        """The user's own, or the ladder of fidelities."""
+        return self.given_evaluator or Ladder(
+            self.task,
+            self.settings.training,
+            device=self.settings.torch_device,
+            threads=self.settings.threads,
+            teacher=self.teacher,
+            proxy=Lost(self.space, self.scores) if self.settings.fidelity == "zero-shot" else None,
+        )
+
+    def problem(self, limits: Mapping[str, float]) -> Problem:
+        """What samplers are asked to solve; latencies are foretold once enough were measured."""
+        foretold = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
+        return Problem(
+            space=self.space,
+            objectives=self.settings.objectives,
+            limits=limits,
+            scores=self.given_scores,
+            batch=self.settings.batch,
+            seed=self.settings.seed,
+            trials=int(self.ledger.notes().get("trials", 100)),
+            seconds=self._seconds,
+            latency=None if foretold is None else foretold.predict,
+            latency_margin=0.0 if foretold is None else foretold.margin,
+        )
+
+    def wants_latency(self, limits: Mapping[str, float]) -> bool:
+        """Whether latency is limited or minimised."""
+        return "latency_ms" in limits or "latency_ms" in self.settings.objectives
+
+    def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
+        """Says what to try."""
+        planter = Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
+        return Proposer(
+            problem=self.problem(limits),
+            factory=self.factory,
+            seeds=Seeds(self.settings.seeds, self.space, limits, planter),
+            ranking=self.ranking,
+            fidelity=self.settings.fidelity,
+            weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
+        )
+
+    def work(self, limits: Mapping[str, float]) -> Work:
+        """What turns trials into outcomes, here or elsewhere."""
+        evaluation = Evaluation(
+            model=self.model,
+            space=self.space,
+            artifacts=self.artifacts,
+            evaluator=self.evaluator,
+            seed=self.settings.seed,
+            rounds=self._rounds(limits),
+            stopping=self._stopping(),
+            keeps_weights=getattr(self.factory(0, self.problem(limits)), "names_parents", False),
+        )
+        return Work(evaluation=evaluation, threads=self.settings.threads, device=self.settings.device)
+
+    def gate(self, limits: Mapping[str, float]) -> Gate | None:
+        """Measures the latency of a trial before anything is trained; None where latency does not matter."""
+        if not self.wants_latency(limits):
+            return None
+        return Gate(latencies=self.latencies, full=self.space.full, limit_ms=limits.get("latency_ms"))
+
+    def exporter(self, limits: Mapping[str, float]) -> Exporter:
+        """Writes networks."""
+        return Exporter(
+            study=self.path,
+            model=self.model,
+            space=self.space,
+            artifacts=self.artifacts,
+            task=self.task,
+            settings=self.settings,
+            teacher=self.teacher,
+            fingerprint=self.fingerprint,
+            limits=limits,
+        )
+
+    def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
+        """As `Study.proxies`."""
+        rankings = {self.ranking: self.scores}
+        for name in self.artifacts.rankings():
+            rankings[name] = self.artifacts.scores_of(name) or self.scores
+        for name in methods:
+            rankings[name] = self.pruning.propose(method_named(name), {"macs": self.full_costs["macs"]}).scores
+        return proxy_table(self.ledger.trials, self.space, rankings)
+
+    def _rounds(self, limits: Mapping[str, float]) -> Rounds:
+        training = self.settings.training
+        # How long trials take is read from the ledger, which stays here when the rounds travel to a worker.
+        problem = replace(self.problem(limits), seconds=Problem.seconds)
+        return Rounds(
+            folder=self.path,
+            model=self.model,
+            problem=problem,
+            task=self.task,
+            training=training,
+            first_epochs=training.shared_epochs,
+            later_epochs=training.round_epochs,
+            networks=training.shared_networks,
+            device=self.settings.torch_device,
+        )
+
+    def _stopping(self) -> Stopping | None:
+        if not self.settings.early_stopping:
+            return None
+        return Stopping(
+            objectives=self.settings.objectives,
+            batch=self.settings.batch,
+            fidelity=self.settings.fidelity,
+        )
+
+    def _seconds(self) -> float:
+        """What a trial of the first batch took, in the median; the same ever after, so no proposal depends on today."""
+        first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.told and trial.scored]
+        known = [trial.outcome.seconds for trial in first if trial.outcome is not None]
+        return statistics.median(known) if len(first) == self.settings.batch else math.inf

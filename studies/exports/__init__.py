@@ -1,0 +1,1 @@
+"""From trials to networks on disk. Start at `exporter.py`."""

@@ -1,0 +1,304 @@
+"""From trials to networks on disk: pick, train to the end, measure the test error once, write.
+
+Each network's training is kept in the study's `exports` folder under the trial and what it was trained with: the state
+after every epoch while it runs, then its weights and figures. So nothing is trained or tested twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from ...evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
+from ...spaces import Space
+from ..disk.artifacts import Artifacts
+from ..disk.files import new_folder, read_json, to_json, write_atomic
+from ..disk.keeper import Keeper
+from ..disk.weights import digest, read_tensors, state_of
+from ..outcomes.latency import call_of
+from ..settings.determinism import seed_of
+from ..settings.settings import Settings
+from ..trials.events import Listener, Watch
+from ..trials.folder import EXPORTS
+from ..trials.front import front_table
+from ..trials.trial import Trial
+from .finalists import rounds
+from .model import write_model
+from .plot import plot_front
+
+logger = logging.getLogger("secateur")
+
+FORMATS = ("safetensors", "pt2", "onnx")
+SPLITS = ("validation", "test")
+_ALWAYS = ("safetensors", "pt2")
+Side = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """Writes a study's networks; holds what is the same for all of them."""
+
+    study: Path
+    model: nn.Module
+    space: Space
+    artifacts: Artifacts
+    task: Task
+    settings: Settings
+    teacher: Teacher | None
+    fingerprint: Mapping[str, Any]
+    limits: Mapping[str, float]
+
+    def pick(
+        self, trials: Sequence[Trial], front: Sequence[Trial], pick: str | int | Mapping[str, float]
+    ) -> list[Trial]:
+        """The trials to export.
+
+        Args:
+            trials: all of the study.
+            front: its front.
+            pick: `"best"`, `"all"`, a number, or absolute limits.
+
+        Raises:
+            ValueError: none fits.
+        """
+        if pick == "all" or pick == "best":
+            if not front:
+                raise ValueError(
+                    "no trial is within the budget, so the front is empty; run more trials or raise the budget"
+                )
+            return list(front) if pick == "all" else [self._best(front)]
+        if isinstance(pick, Mapping):
+            fit = [trial for trial in trials if trial.told and trial.scored and trial.within(pick)]
+            if not fit:
+                asked = ", ".join(f"{name}={limit:g}" for name, limit in pick.items())
+                raise ValueError(f"no trial is within {asked}; run more trials or raise the budget")
+            return [self._best(fit)]
+        if isinstance(pick, bool) or not isinstance(pick, int):
+            raise ValueError(f"pick={pick!r}: expected 'best', 'all', the number of a trial, or a Budget")
+        if not 0 <= pick < len(trials) or not trials[pick].told or not trials[pick].scored:
+            raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
+        return [trials[pick]]
+
+    def best_of(self, finalists: Sequence[Trial], epochs: int | None, progress: Listener | None) -> Trial:
+        """The one with the lowest validation error after a few rounds of training, which are kept in the study.
+
+        Args:
+            finalists: likeliest first.
+            epochs: of the last training that follows; `long_epochs` when None.
+            progress: called with events.
+        """
+        say = progress or (lambda event: None)
+        left = list(finalists)
+        for count, length in rounds(len(left), self.settings.training.short_epochs, self._last(epochs) // 2):
+            errors = {}
+            for place, trial in enumerate(left[:count]):
+                _, figures = self._finished(trial, length, _tagged(say, trial, place, count), tried=True)
+                errors[trial.number] = figures["validation_error"]
+            left = sorted(left[:count], key=lambda trial: errors[trial.number])
+        return left[0]
+
+    def export(
+        self,
+        to: Path,
+        picked: Sequence[Trial],
+        front: Sequence[Trial],
+        epochs: int | None,
+        progress: Listener | None,
+        formats: Sequence[str] | None,
+    ) -> list[Path]:
+        """Train and write the picked trials; returns their folders, in the same order."""
+        epochs = self._last(epochs)
+        onnx = _wants_onnx(formats)
+        say = progress or (lambda event: None)
+        figures = {
+            trial.number: self._finished(trial, epochs, _tagged(say, trial, place, len(picked)))
+            for place, trial in enumerate(picked)
+        }
+        names = [_name(trial) for trial in picked]
+        with new_folder(to) as making:
+            for place, (trial, name) in enumerate(zip(picked, names, strict=True)):
+                small, found = figures[trial.number]
+                verified = write_model(
+                    making / name,
+                    model=small,
+                    full=self.model,
+                    example=self._example(trial),
+                    cut=self.artifacts.cut(trial.candidate, trial.ranking),
+                    record=self._record(trial, found),
+                    onnx=onnx,
+                )
+                tagged = _tagged(say, trial, place, len(picked))
+                tagged({"event": "export", "folder": str(to / name), "verified": verified, **found})
+            table = _front_csv(
+                front_table(front, self.space.axes), {number: found for number, (_, found) in figures.items()}
+            )
+            table.to_csv(making / "front.csv", index=False)
+            plot_front(making / "front.png", table, self.settings.objectives)
+        return [to / name for name in names]
+
+    def _last(self, epochs: int | None) -> int:
+        """Epochs of the last training."""
+        epochs = self.settings.training.long_epochs if epochs is None else epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
+        return epochs
+
+    def _best(self, trials: Sequence[Trial]) -> Trial:
+        return min(trials, key=lambda trial: trial.merit(self.settings.objectives))
+
+    def _finished(
+        self, trial: Trial, epochs: int, say: Listener, *, tried: bool = False
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """The network trained to the end, on the CPU, and its figures; from the study where it was trained before.
+
+        One that is only tried is not tested.
+        """
+        small = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
+        found = finished(
+            small,
+            self.task,
+            self.settings.training,
+            teacher=self.teacher,
+            epochs=epochs,
+            side=self.space.side(trial.candidate) or None,
+            seed=seed_of(self.settings.seed, trial.number, 1),
+            device=self.settings.here,
+            folder=self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}",
+            say=say,
+            splits=("validation",) if tried else SPLITS,
+        )
+        return small, found
+
+    def _example(self, trial: Trial) -> Any:
+        """Inputs with a batch of 2, as the network's forward takes them."""
+        _, tensors = call_of(self.model, self.space, trial.candidate, batch=2)
+        names = self.space.settings["names"]
+        return dict(zip(names, tensors, strict=True)) if names else tensors
+
+    def _record(self, trial: Trial, found: Mapping[str, Any]) -> dict[str, Any]:
+        """What config.json says beyond the cut."""
+        assert trial.outcome is not None
+        side = self.space.side(trial.candidate)
+        return {
+            "study": self.study.name,
+            "trial": trial.number,
+            "key": trial.candidate.key,
+            "candidate": list(trial.candidate),
+            "axes": [axis.name for axis in self.space.axes],
+            "resolution": list(side) or None,
+            "ranking": trial.ranking,
+            "weights": trial.weights,
+            "fidelity": trial.fidelity,
+            "costs": trial.costs
+            | ({} if trial.outcome.latency_ms is None else {"latency_ms": trial.outcome.latency_ms}),
+            "full_costs": {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()},
+            "limits": dict(self.limits),
+            "errors": {"search_error": trial.outcome.error, "search_error_std": trial.outcome.error_std, **found},
+            "training": asdict(self.settings.training) | {"epochs": found["epochs"]},
+            "preprocessing": dict(self.task.preprocessing),
+            "fingerprint": dict(self.fingerprint),
+        }
+
+
+def finished(
+    small: nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    teacher: Teacher | None,
+    epochs: int,
+    side: Side | None,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    say: Listener,
+    splits: Sequence[str] = SPLITS,
+) -> dict[str, Any]:
+    """The figures a network ends with, after training it in place; it ends on the CPU.
+
+    The test split is read here and nowhere else. `folder` keeps the state after every epoch, then weights and figures:
+    what is in it is neither trained nor tested twice.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done, weights = folder / "finished.json", folder / "finished.safetensors"
+    if done.exists():
+        kept = read_json(done)
+        small.load_state_dict(read_tensors(weights, kept["weights"]), strict=False)
+        figures: dict[str, Any] = kept["figures"]
+        say({"event": "finished", **figures})
+        return figures
+    recalibrate(small, task, images=training.recalibration_images, resolution=side, device=device)
+    keeper = Keeper(folder / "state.pt")
+    state = keeper.kept()
+    watch = Watch(say, {"event": "epoch"}, began=0 if state is None else state["epoch"])
+    train(
+        small,
+        task,
+        training,
+        epochs=epochs,
+        resolution=side,
+        seed=seed,
+        device=device,
+        callbacks=(keeper, watch),
+        state=state,
+        teacher=teacher,
+    )
+    figures = {"epochs": epochs, **errors(small, task, side, device, splits)}
+    tensors = state_of(small)
+    write_atomic(weights, save(tensors, metadata={"format": "pt"}))
+    write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
+    (folder / "state.pt").unlink(missing_ok=True)
+    small.cpu()
+    say({"event": "finished", **figures})
+    return figures
+
+
+def errors(
+    model: nn.Module, task: Task, side: Side | None, device: torch.device, splits: Sequence[str] = SPLITS
+) -> dict[str, Any]:
+    """Error, its standard error and the number of examples of the validation split, and of the test split if any."""
+    found: dict[str, Any] = {}
+    for split in (split for split in splits if split == "validation" or task.sizes.get(split)):
+        error: Metric = measure_error(model, task, split=split, resolution=side, device=device)
+        found |= {
+            f"{split}_error": error.compute(),
+            f"{split}_error_std": error.std(),
+            f"{split}_size": task.sizes[split],
+        }
+    return found
+
+
+def _tagged(say: Listener, trial: Trial, place: int, count: int) -> Listener:
+    """`say`, told with every event which network it is about."""
+    tags = {"network": place + 1, "networks": count, "trial": trial.number, "key": trial.candidate.key}
+    return lambda event: say(tags | event)
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.number:04d}-{trial.candidate.key}"
+
+
+def _wants_onnx(formats: Sequence[str] | None) -> bool | None:
+    if formats is None:
+        return None
+    unknown = [name for name in formats if name not in FORMATS]
+    if isinstance(formats, str) or unknown:
+        raise ValueError(
+            f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first two are always written"
+        )
+    return "onnx" in formats
+
+
+def _front_csv(front: pd.DataFrame, figures: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+    """The front with the final errors of the networks that were exported."""
+    columns = ("validation_error", "test_error", "test_error_std")
+    final = {f"final_{name}": [figures.get(number, {}).get(name) for number in front["trial"]] for name in columns}
+    return pd.concat([front, pd.DataFrame(final, index=front.index)], axis=1)

@@ -1,0 +1,1 @@
+"""A trial in, an outcome out. Start at `evaluation.py`."""

@@ -1,0 +1,1 @@
+"""What to try next: seeds and samplers. Start at `proposer.py`."""

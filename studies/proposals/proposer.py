@@ -1,0 +1,193 @@
+"""What to try next: a seed, or what a sampler asks for, brought within the budget and never a second time.
+
+Everything here is arithmetic: nothing is built or measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from ...search import NOTE, Problem, SamplerFactory
+from ...spaces import Candidate
+from ..disk.artifacts import INHERITED, PARENT
+from ..settings.determinism import seed_of
+from ..trials.trial import REFERENCE, Trial
+from .mirror import Mirror
+from .seeds import Seed
+
+Kind = tuple[str, str, str]
+"""Ranking, weights, fidelity."""
+
+_ATTEMPTS = 3  # how often a sampler is asked before something near its last wish is taken
+
+
+class Proposer:
+    """Proposes a study's trials by number; the same ledger gives the same proposal.
+
+    Args:
+        problem: what is searched.
+        factory: makes a sampler.
+        seeds: the seed that a trial of this number tries, None where there is none.
+        ranking: name and digest of the scores.
+        fidelity: how well each candidate is trained.
+        weights: where the weights come from, unless a seed or a sampler says otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        problem: Problem,
+        factory: SamplerFactory,
+        seeds: Callable[[int], Seed | None],
+        ranking: str,
+        fidelity: str,
+        weights: str = INHERITED,
+    ) -> None:
+        self._problem = problem
+        self._space = problem.space
+        self._mirror = Mirror(problem, factory)
+        self._seeds = seeds
+        self._limits = dict(problem.limits)
+        self._kind = (ranking, weights, fidelity)
+        self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
+
+    def propose(self, number: int) -> Trial | None:
+        """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
+        for source, asked, candidate, kind in self._wishes(number):
+            if not self._is_taken(candidate, kind):
+                memory = self._mirror.settle(number, candidate, forget=_untrue(source, asked, candidate))
+                return self._keep(self._trial(number, source, asked, candidate, kind, memory))
+        return None
+
+    def recall(self, trial: Trial) -> Trial:
+        """Take a trial of the ledger for one of the present batch."""
+        self._mirror.replay(trial)
+        return self._keep(trial)
+
+    def after(self, trial: Trial) -> dict[str, object]:
+        """What the sampler notes on a trial that just ended."""
+        return self._mirror.after(trial)
+
+    def close(self, batch: Iterable[Trial]) -> None:
+        """A batch is told, whole: samplers see its outcomes from now on."""
+        batch = list(batch)
+        for trial in batch:
+            self._keep(trial)
+        self._mirror.close(batch, self._limits)
+
+    def _wishes(self, number: int) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
+        """Source, asked and repaired candidate, and how it is built, best first."""
+        # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
+        asked = self._mirror.ask(number, 0)
+        seed = self._seeds(number)
+        if seed is not None:
+            candidate = seed.candidate
+            if seed.weights == INHERITED and candidate != self._space.full:
+                candidate = self._problem.repair(candidate)  # where a latency is foretold, seeds know nothing of it
+            yield f"seed:{seed.name}", seed.candidate, candidate, self._planted(seed)
+        for attempt in range(1, _ATTEMPTS + 1):
+            # A reference teaches the sampler what lies beyond the budget; it never counts as found.
+            reference = self._mirror.noted(number, "reference")
+            candidate = self._space.canonical(asked) if reference else self._problem.repair(asked)
+            source = REFERENCE if reference else "sampler"
+            yield source, asked, candidate, self._asked_kind(number, asked == candidate)
+            if attempt < _ATTEMPTS:
+                asked = self._mirror.ask(number, attempt)
+        random = np.random.default_rng(seed_of(self._problem.seed, number, _ATTEMPTS))
+        kind = self._asked_kind(number, False)
+        for near in self._around(self._problem.repair(asked), random):
+            yield "near", asked, near, kind
+
+    def _planted(self, seed: Seed) -> Kind:
+        """How a seed is built; weights that candidates share belong to one ranking, so there only its widths count."""
+        ranking, weights, fidelity = self._kind
+        return self._kind if weights != INHERITED else (seed.ranking or ranking, seed.weights, fidelity)
+
+    def _asked_kind(self, number: int, as_asked: bool) -> Kind:
+        """How the sampler wants its candidate built; a parent's weights fit what it asked for and nothing else."""
+        ranking, weights, fidelity = self._kind
+        wanted = self._mirror.noted(number, "weights")
+        if wanted is None or (wanted.startswith(PARENT) and not as_asked):
+            return self._kind
+        return ranking, wanted, fidelity
+
+    def _around(self, start: Candidate, random: np.random.Generator) -> Iterator[Candidate]:
+        """Candidates ever farther from one that was tried, until the caller takes one; all there are within the limits.
+
+        Only steps between tried ones lead on: the caller takes the first that is new. A larger choice never costs less,
+        so from anywhere within the limits such steps lead down to the smallest, and from there to all others.
+        """
+        ring, seen = [start], {start}
+        while ring:
+            ring = list(dict.fromkeys(near for one in ring for near in self._neighbours(one) if near not in seen))
+            seen.update(ring)
+            ring = [ring[i] for i in random.permutation(len(ring))]
+            yield from ring
+
+    def _neighbours(self, candidate: Candidate) -> list[Candidate]:
+        """Everything within the limits and one step on one axis away, whatever stands within removed blocks."""
+        steps = [step for start in (candidate, self._slimmest(candidate)) for step in self._steps(start)]
+        fine = self._problem.within(self._space.encode(steps))
+        return [self._space.canonical(step) for step, good in zip(steps, fine, strict=True) if good]
+
+    def _steps(self, candidate: Candidate) -> Iterator[Candidate]:
+        for i, axis in enumerate(self._space.axes):
+            at = axis.choices.index(candidate[i])
+            for near in (at - 1, at + 1):
+                if 0 <= near < len(axis.choices):
+                    yield Candidate((*candidate[:i], axis.choices[near], *candidate[i + 1 :]))
+
+    def _slimmest(self, candidate: Candidate) -> Candidate:
+        """The same network by another name: widths within removed blocks at their least, not at their full."""
+        values = list(candidate)
+        for i, axis in enumerate(self._space.axes):
+            least = Candidate((*values[:i], axis.choices[0], *values[i + 1 :]))
+            if axis.kind == "width" and self._space.canonical(least) == candidate:
+                values[i] = axis.choices[0]
+        return Candidate(values)
+
+    def _trial(
+        self,
+        number: int,
+        source: str,
+        asked: Candidate,
+        candidate: Candidate,
+        kind: Kind,
+        memory: Mapping[str, object],
+    ) -> Trial:
+        ranking, weights, fidelity = kind
+        table = self._space.cost_table(np.array([candidate], np.int64))
+        return Trial(
+            number=number,
+            candidate=candidate,
+            asked=asked,
+            source=source,
+            ranking=ranking,
+            weights=weights,
+            fidelity=fidelity,
+            costs={name: int(column[0]) for name, column in table.items()},
+            memory=dict(memory),
+        )
+
+    def _is_taken(self, candidate: Candidate, kind: Kind) -> bool:
+        found = self._taken.get((candidate, *kind))
+        if found is None:
+            return False
+        # What was skipped under a tighter latency budget may be tried under today's.
+        skipped = (
+            found.outcome is not None and not found.outcome.evaluated and "stopped" not in found.outcome.attributes
+        )
+        return not (skipped and found.within(self._limits))
+
+    def _keep(self, trial: Trial) -> Trial:
+        self._taken[trial.identity] = trial
+        return trial
+
+
+def _untrue(source: str, asked: Candidate, candidate: Candidate) -> str | None:
+    """How the sampler's notes begin that do not hold for what is tried in place of what it asked for."""
+    if source.startswith("seed:"):
+        return NOTE
+    return None if asked == candidate else f"{NOTE}predicted"

@@ -1,0 +1,174 @@
+"""Runs methods of the literature on a study's network and data: alone (`Pruning.propose`), or as seeds (`Planter`)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...evaluators import Task, Training, train
+from ...pruners import METHODS, Examples, Method, Proposal, TrainingPruner
+from ...spaces import Space, within
+from ..disk.keeper import Keeper
+from ..settings.determinism import present, seed_of
+from ..trials.events import Listener, Watch
+
+logger = logging.getLogger("secateur")
+
+
+def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method called so, with other settings than its own where given.
+
+    Raises:
+        ValueError: there is no such method or setting, or its value is of no use.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}")
+    method = METHODS[name]()
+    settable = [one.name for one in dataclasses.fields(method) if one.init]  # type: ignore[arg-type]
+    fields = [one for one in settable if one not in _FIXED and (one != "weights" or method.weights == "inherited")]
+    unknown = [one for one in settings or {} if one not in fields]
+    if unknown:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; expected one of {', '.join(fields)}")
+    try:
+        return METHODS[name](**dict(settings or {}))
+    except TypeError as error:
+        usual = ", ".join(f"{one}={getattr(method, one)!r}" for one in settings or {})
+        raise ValueError(f"{name} does not take {dict(settings or {})}: {error}; it has {usual} by itself") from None
+
+
+_FIXED = ("name", "needs", "allocates", "selects", "criterion")  # what a method is, not how it is set
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """The method's settings as plain values, the same in every process; functions and the like by their name."""
+    values = {name: getattr(method, name) for name in getattr(method, "__dataclass_fields__", {})}
+    return {"method": method.name, "class": type(method).__name__} | {
+        name: value if isinstance(value, int | float | str | None) else _plain(value) for name, value in values.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, int | float | str | None):
+        return value
+    return str(getattr(value, "name", None) or getattr(value, "__qualname__", type(value).__qualname__))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Asks methods; holds what is the same for all of them.
+
+    Attributes:
+        model: the full network with the base weights; it is never changed.
+        space: its traced space.
+        task: data and loss; methods see the training split only.
+        training: how a method that trains is trained, and on how many images the others look.
+        seed: of everything random.
+        device: where that happens.
+    """
+
+    model: nn.Module
+    space: Space
+    task: Task
+    training: Training
+    seed: int
+    device: torch.device
+
+    def propose(
+        self,
+        method: Method,
+        limits: Mapping[str, float],
+        *,
+        depth: float = 1.0,
+        resolution: float = 1.0,
+        state: Path | None = None,
+        say: Listener | None = None,
+    ) -> Proposal:
+        """What the method proposes within the limits.
+
+        Args:
+            method: any of `METHODS`, or one of the user's.
+            limits: absolute, by cost name; all known to arithmetic.
+            depth: ratio of removable blocks that stay; a training method starts from all of them.
+            resolution: ratio of the full side.
+            state: file that keeps a training phase after every epoch; a killed one goes on from it.
+            say: called after every epoch of a training phase with `{"event": "pruning", ...}`.
+
+        Raises:
+            ValueError: the method can't do what is asked: labels are missing, scores are of no use, the limits are out
+                of reach.
+        """
+        self.space.check_limits(limits)
+        model = copy.deepcopy(self.model).to(present(str(self.device)))
+        if isinstance(method, TrainingPruner):
+            proposal = self._trained(method, model, limits, state, say)
+        else:
+            examples = None if method.needs == "nothing" else self._examples
+            proposal = method.propose(  # type: ignore[attr-defined]
+                model, self.space, limits, examples=examples, seed=self.seed, depth=depth, resolution=resolution
+            )
+        return self._checked(method, proposal, limits)
+
+    def _trained(
+        self,
+        method: TrainingPruner,
+        model: nn.Module,
+        limits: Mapping[str, float],
+        state: Path | None,
+        say: Listener | None,
+    ) -> Proposal:
+        phase = method.start(model, self.space, limits, seed=self.seed)
+        keeper = None if state is None else Keeper(state)
+        kept = None if keeper is None else keeper.kept()
+        watch = Watch(say, {"event": "pruning", "method": method.name}, began=0 if kept is None else kept["epoch"])
+        train(
+            phase.model,
+            self.task,
+            self.training,
+            epochs=self.training.pruning_epochs,
+            resolution=self.space.side(self.space.full) or None,
+            seed=seed_of(self.seed, 0, 2),
+            device=self.device,
+            callbacks=(phase, watch) if keeper is None else (phase, keeper, watch),
+            state=kept,
+        )
+        return phase.proposal()
+
+    def _checked(self, method: Method, proposal: Proposal, limits: Mapping[str, float]) -> Proposal:
+        """The proposal, on the CPU, if it is legal and within the limits."""
+        candidate = self.space.canonical(proposal.candidate)
+        if not within(self.space, self.space.encode([candidate]), limits)[0]:
+            raise ValueError(
+                f"{method.name} proposed a network over the budget; choose another method or a higher budget"
+            )
+        weights = proposal.weights
+        return Proposal(
+            candidate=candidate,
+            scores={name: scores.detach().float().cpu() for name, scores in proposal.scores.items()},
+            weights=None if weights is None else {name: value.detach().cpu() for name, value in weights.items()},
+            notes=proposal.notes,
+        )
+
+    @cached_property
+    def _examples(self) -> Examples:
+        side = self.space.side(self.space.full) or None
+        batches: list[Any] = []
+        seen = 0
+        for batch in self.task.loader("train", side, None):
+            batches.append(batch)
+            seen += len(batch.targets) if hasattr(batch, "targets") else 1
+            if seen >= self.training.pruning_images:
+                break
+        return Examples(batches=batches, loss=self.task.loss, forward=self.task.forward)

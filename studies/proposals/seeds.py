@@ -1,0 +1,137 @@
+"""The networks that a study tries first: what a careful person would try by hand.
+
+`full` is the network itself, the reference every error is compared with. `compound` shrinks depth, width and
+resolution together. `uniform` shrinks every layer alike. `magnitude` keeps the units whose scores pass one threshold
+for the whole network. Any pruning method is a seed by its name. All but `full` come at several costs, and at lower
+depth and resolution, each as large as the budget allows; `compound` and methods that train come at several costs only,
+`compound` down to a sixteenth of the budget: so a front has a first network at every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...pruners import METHODS
+from ...spaces import Candidate, Space
+
+_LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
+_LOWER = (0.125, 0.0625)  # where `compound` goes on
+_FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """A network to try.
+
+    Attributes:
+        name: of the seed.
+        candidate: within the budget, but for `full`.
+        ranking: names the scores; empty for the study's own.
+        weights: names the weights.
+    """
+
+    name: str
+    candidate: Candidate
+    ranking: str = ""
+    weights: str = "inherited"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a seed is to be within.
+
+    Attributes:
+        limits: absolute, by cost name; all known to arithmetic.
+        depth: ratio of removable blocks that stay.
+        resolution: ratio of the full side.
+    """
+
+    limits: Mapping[str, float]
+    depth: float = 1.0
+    resolution: float = 1.0
+
+
+Maker = Callable[[str, Aim], Seed]
+"""Makes the seed of a name."""
+
+
+class Seeds:
+    """The seeds of a study by trial number, made when they are first asked for; the same for the same arguments.
+
+    Args:
+        names: some of `SEEDS`.
+        space: the traced space.
+        limits: absolute, by cost name; every seed but `full` meets those that arithmetic knows.
+        make: makes a seed other than `full`.
+    """
+
+    def __init__(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> None:
+        self._aims = list(aims(space, limits))
+        self._most = 1 + len(names) * (len(self._aims) + len(_LOWER))
+        self._left = self._planted(tuple(names), space, make)
+        self._found: list[Seed] = []
+
+    def __call__(self, number: int) -> Seed | None:
+        """The seed that trial `number` tries."""
+        if number >= self._most:  # of a study that has more trials than seeds, none is made
+            return None
+        while len(self._found) <= number:
+            seed = next(self._left, None)
+            if seed is None:
+                return None
+            if all(
+                (one.candidate, one.ranking, one.weights) != (seed.candidate, seed.ranking, seed.weights)
+                for one in self._found
+            ):
+                self._found.append(seed)
+        return self._found[number]
+
+    def _planted(self, names: Sequence[str], space: Space, make: Maker) -> Iterator[Seed]:
+        if "full" in names:
+            yield Seed(name="full", candidate=space.full)
+        for aim in self._aims:
+            if not _reachable(space, aim.limits):
+                continue
+            plain = (aim.depth, aim.resolution) == (1.0, 1.0)
+            for name in names:
+                if name != "full" and (plain or not _is_fixed(name)):
+                    yield make(name, aim)
+        for level in _LOWER:
+            lower = Aim(limits={name: level * limit for name, limit in self._aims[0].limits.items()})
+            if "compound" in names and _reachable(space, lower.limits):
+                yield make("compound", lower)
+
+
+def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
+    """Costs, depths and resolutions that seeds come at, most useful first."""
+    full = space.costs([space.full]).iloc[0]
+    known = {name: limit for name, limit in limits.items() if name in full.index}
+    levels = _LEVELS if known else _FREE_LEVELS
+    base = known or {"macs": float(full["macs"])}
+    at = [{name: level * limit for name, limit in base.items()} for level in levels]
+    lower = space.resolutions[-2][0] / space.resolutions[-1][0] if len(space.resolutions) > 1 else None
+    shallower = 0.6 if any(axis.kind == "depth" for axis in space.axes) else None
+    yield Aim(limits=at[0])
+    if lower is not None:
+        yield Aim(limits=at[0], resolution=lower)
+    yield Aim(limits=at[1])
+    if shallower is not None:
+        yield Aim(limits=at[0], depth=shallower)
+    yield Aim(limits=at[2])
+    if lower is not None:
+        yield Aim(limits=at[2], resolution=lower)
+
+
+def _reachable(space: Space, limits: Mapping[str, float]) -> bool:
+    """Whether any network is within: a share of the budget may lie below the smallest, where the budget does not."""
+    try:
+        space.check_limits(limits)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_fixed(name: str) -> bool:
+    """Whether a seed comes at no other depth and resolution than its own."""
+    return name == "compound" or (name in METHODS and METHODS[name]().needs == "training")

@@ -1,0 +1,339 @@
+"""From trials to outcomes: gives slots their jobs, counts attempts and seconds, and takes what comes back.
+
+Start reading at `Dispatcher.next`. All clocks here are monotonic: nothing happens when somebody sets the time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+from ..disk.artifacts import FOLDERS, STATE, place_artifact
+from ..disk.files import sweep_files, write_atomic
+from ..outcomes.evaluation import Evaluation
+from ..outcomes.work import Job, Report, Work
+from ..trials.trial import Outcome, Trial, failed
+from .executor import Executor, Message, timed_out
+from .interrupts import Interrupts
+
+logger = logging.getLogger("secateur")
+
+Board = Callable[[dict[str, Any]], object]
+
+_PATIENCE_S = 1.0  # how long at most nothing is looked at but messages
+_STILLBORN = 3  # so many workers a slot, in a row, that died before they began anything: there is no use in another
+_SLOW_S = 60.0  # a slot that takes longer to begin is worth a word
+_PROBE = ".probe"
+
+
+@dataclass(kw_only=True)
+class _Task:
+    """A job, and how often it was begun."""
+
+    job: Job
+    attempts: int = 0
+
+
+@dataclass(kw_only=True)
+class _Running:
+    task: _Task
+    submitted: float
+    begun: bool = False
+    slow: bool = False
+    deadline: float | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+@final
+class Dispatcher:
+    """Runs trials on an executor; whoever runs it holds the study's lock.
+
+    Args:
+        executor: not yet open; closed by `close`.
+        work: what is the same for every trial.
+        folder: of the study, where artifacts go.
+        gate: the trial with its latency measured, or with a final outcome; None measures nothing.
+        timeout_s: seconds that a trial may take.
+        retries: how often a trial is tried again whose worker died.
+        interrupts: says when to stop.
+        board: told what each slot does: `{"event", "slot", ...}`, the event one of `"open"`, `"started"`, `"begun"`,
+            `"epoch"`, `"ended"` and `"lost"`.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        work: Work,
+        *,
+        folder: Path,
+        gate: Callable[[Trial], Trial] | None = None,
+        timeout_s: float | None = None,
+        retries: int = 2,
+        interrupts: Interrupts,
+        board: Board = lambda event: None,
+    ) -> None:
+        self._executor, self._work, self._folder, self._gate = executor, work, folder, gate
+        self._timeout_s, self._retries = timeout_s, retries
+        self._interrupts, self._board = interrupts, board
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[int, _Running] = {}
+        self._ended: deque[tuple[Trial, Outcome]] = deque()
+        self._trained: deque[Outcome] = deque()
+        self._held: dict[int, set[str]] = {}
+        self._proven: set[int] = set()  # slots whose worker has begun something
+        self._stillborn = 0
+        self._open = False
+        self._board_fails = False
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What turns trials into outcomes."""
+        return self._work.evaluation
+
+    @property
+    def busy(self) -> int:
+        """Trials whose outcome was not taken yet."""
+        return len(self._waiting) + len(self._running) + len(self._ended)
+
+    @property
+    def slots(self) -> int:
+        """How many trials can run at a time; known once it is open."""
+        return self._executor.slots
+
+    def open(self) -> None:
+        """Have slots for trials; once is enough.
+
+        Raises:
+            ValueError: what was asked for can never be had.
+        """
+        if self._open:
+            return
+        sweep_files(self._folder, *(self._folder / name for name in FOLDERS))
+        self._executor.open(self._work, self._hear)
+        self._open = True
+        for slot in range(self._executor.slots):
+            self._tell("open", slot)
+
+    @property
+    def free(self) -> bool:
+        """Whether a slot would have nothing to do, and nobody asked to stop."""
+        return not self._interrupts.asked and self.busy < self.slots
+
+    def submit(self, trial: Trial, earlier: Sequence[Trial] = ()) -> None:
+        """Have a trial evaluated; waits for its shared weights where they are still to be trained.
+
+        Raises:
+            RuntimeError: the shared weights can't be trained.
+        """
+        trial = trial if self._gate is None else self._gate(trial)
+        if trial.outcome is not None and trial.outcome.complete:
+            self._ended.append((trial, trial.outcome))
+            return
+        if self.evaluation.lacks_round(trial):
+            self._train(trial)
+        known = tuple(earlier) if self.evaluation.stopping is not None else ()
+        self._waiting.append(_Task(job=Job(trial=trial, earlier=known)))
+
+    def next(self) -> tuple[Trial, Outcome]:
+        """The next trial that ended, with its outcome.
+
+        Raises:
+            KeyboardInterrupt: somebody asked to stop, and all that was running has ended.
+            RuntimeError: workers can't even start.
+        """
+        while not self._ended:
+            self._step()
+        return self._ended.popleft()
+
+    def heed(self) -> None:
+        """Go on only where nobody asked to stop.
+
+        Raises:
+            KeyboardInterrupt: somebody did, and nothing runs.
+        """
+        if self._interrupts.asked and not self.busy:
+            raise KeyboardInterrupt
+
+    def rest(self) -> list[tuple[Trial, Outcome]]:
+        """Trials that ended and were not taken, with their outcomes; waits for nothing."""
+        found, self._ended = list(self._ended), deque()
+        return found
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        self._executor.close()
+
+    def _train(self, trial: Trial) -> None:
+        self._waiting.appendleft(_Task(job=Job(trial=trial, training=True)))
+        while not self._trained:
+            self._step()
+        outcome = self._trained.popleft()
+        if not outcome.complete:
+            raise RuntimeError(f"the shared weights {trial.weights} can't be trained: {outcome.reason}")
+
+    def _step(self) -> None:
+        """Give free slots something to do, and take what running ones say."""
+        if self._interrupts.asked:
+            if not self._running:
+                raise KeyboardInterrupt
+        else:
+            self._fill()
+        for message in self._executor.wait(self._patience()):
+            self._hear(message)
+        self._give_up_late_ones()
+
+    def _fill(self) -> None:
+        for slot in range(self.slots):
+            if slot not in self._running and self._waiting:
+                task = self._waiting.popleft()
+                task.attempts += 1
+                self._running[slot] = _Running(task=task, submitted=time.monotonic())
+                self._executor.submit(slot, self._supplied(slot, task.job))
+                self._tell("started", slot)
+
+    def _supplied(self, slot: int, job: Job) -> Job:
+        """The job with the artifacts that the slot's worker has not got; a worker keeps those of its last job."""
+        if not self._executor.apart:
+            return job
+        needs = self.evaluation.needs(job.trial, training=job.training)
+        held = self._held.get(slot, set())
+        paths = {name: self._folder / name for name in needs if name not in held}
+        # A training that never began has no state; anything else that is missing the worker itself complains of.
+        files = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+        self._held[slot] = {name for name in needs if (name in held or name in files) and not name.endswith(STATE)}
+        return replace(job, needs=tuple(needs), files=files)
+
+    def _holds(self, slot: int, files: Mapping[str, bytes | None]) -> None:
+        """Put into the study what a slot's worker made, and remember that it has it."""
+        for name, data in files.items():
+            place_artifact(self._folder, name, data)
+            if self._executor.apart and data is not None and not name.endswith(STATE):
+                self._held.setdefault(slot, set()).add(name)
+            else:
+                self._held.get(slot, set()).discard(name)
+
+    def _patience(self) -> float:
+        deadlines = [one.deadline for one in self._running.values() if one.deadline is not None]
+        return max(0.0, min([_PATIENCE_S, *(deadline - time.monotonic() for deadline in deadlines)]))
+
+    def _hear(self, message: Message) -> None:
+        running = self._running.get(message.slot)
+        if message.kind == "unable":
+            raise RuntimeError(f"workers can't do these trials: {message.payload}")
+        if running is None:
+            if message.kind == "lost":
+                self._bury(message.slot, None, str(message.payload))
+            return
+        if message.kind == "event":
+            said = dict(message.payload)
+            self._holds(message.slot, said.pop("files", {}))
+            running.said |= said
+            self._tell("epoch", message.slot)
+        elif message.kind == "begun":
+            # Not before: a worker that is only just starting takes nothing of a trial's time.
+            timed = self._timeout_s is not None and not running.task.job.training
+            running.deadline = time.monotonic() + (self._timeout_s or 0.0) if timed else None
+            running.begun = True
+            self._proven.add(message.slot)
+            self._stillborn = 0
+            self._tell("begun", message.slot)  # now its worker is known on every runner
+        elif message.kind == "lost":
+            self._bury(message.slot, running, str(message.payload))
+        else:
+            self._take(message.slot, running, message.payload)
+
+    def _take(self, slot: int, running: _Running, report: Report) -> None:
+        self._holds(slot, report.files)
+        if report.transient and running.task.attempts <= self._retries:
+            self._again(slot, running.task, report.outcome.reason or "")
+            return
+        if report.transient:
+            self._probe()
+        self._end(slot, running.task, report.outcome)
+
+    def _probe(self) -> None:
+        """Write something into the study; where even that fails, it is not the trial that does.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        write_atomic(self._folder / _PROBE, bytes(2**16))
+        (self._folder / _PROBE).unlink(missing_ok=True)
+
+    def _bury(self, slot: int, running: _Running | None, why: str) -> None:
+        """A worker died."""
+        self._held.pop(slot, None)
+        if slot in self._proven:
+            self._proven.discard(slot)
+        else:
+            self._stillborn += 1
+        if self._stillborn >= _STILLBORN * max(1, self.slots):
+            raise RuntimeError(
+                f"{self._stillborn} workers died one after another before they began a trial, the last one so: {why}; "
+                "mend the cause, or use the runner 'serial' to see it"
+            )
+        if running is None:
+            return
+        if not running.begun:
+            running.task.attempts -= 1
+        if running.task.attempts <= self._retries:
+            self._again(slot, running.task, why)
+        else:
+            self._end(slot, running.task, failed(f"its worker died {running.task.attempts} times: {why}"))
+
+    def _again(self, slot: int, task: _Task, why: str) -> None:
+        logger.warning("%s is tried again after %d attempts: %s", _named(task.job), task.attempts, why)
+        self._tell("lost", slot)
+        del self._running[slot]
+        self._waiting.appendleft(task)
+
+    def _end(self, slot: int, task: _Task, outcome: Outcome) -> None:
+        self._tell("ended", slot)
+        del self._running[slot]
+        if task.job.training:
+            self._trained.append(outcome)
+        else:
+            self._ended.append((task.job.trial, replace(outcome, attempts=task.attempts)))
+
+    def _give_up_late_ones(self) -> None:
+        now = time.monotonic()
+        for slot, running in list(self._running.items()):
+            if running.deadline is not None and now >= running.deadline:
+                self._executor.cancel(slot)
+                self._held.pop(slot, None)
+                self._proven.discard(slot)
+                self._end(slot, running.task, failed(timed_out(self._timeout_s), self._timeout_s or 0.0))
+            elif not running.begun and not running.slow and now >= running.submitted + _SLOW_S:
+                running.slow = True
+                logger.warning(
+                    "slot %d has not begun %s in %g s: its worker is still starting, or waits for room",
+                    slot,
+                    _named(running.task.job),
+                    _SLOW_S,
+                )
+
+    def _tell(self, event: str, slot: int) -> None:
+        running = self._running.get(slot)
+        said: dict[str, Any] = {"event": event, "slot": slot, **self._executor.describe(slot)}
+        if running is not None:
+            said |= {
+                "trial": running.task.job.trial.number,
+                "training": running.task.job.training,
+                "attempt": running.task.attempts,
+                **running.said,
+            }
+        try:
+            self._board(said)
+        except OSError as error:  # a search does not end because nobody can look at it
+            if not self._board_fails:
+                logger.warning("what the slots do can't be shown: %s", error)
+            self._board_fails = True
+
+
+def _named(job: Job) -> str:
+    return f"the training of {job.trial.weights}" if job.training else f"trial {job.trial.number}"

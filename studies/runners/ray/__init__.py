@@ -1,0 +1,1 @@
+"""Runners on Ray: warm actors, and Ray Tune. Start at `actors.py`."""

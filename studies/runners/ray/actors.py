@@ -1,0 +1,293 @@
+"""Trials in warm actors of a Ray cluster, one a slot: loaded once, heard as they go, replaced when they die.
+
+An actor has a thread that does jobs. `take` hands it one, and `listen`, of which one call is always under way, returns
+what it says; so a death is noticed whether or not it had a job. (Streaming generators would do the same, but Ray's
+client, `ray://`, has none: Ray 2.60.) Ray itself never retries: attempts are counted in `dispatch.py` alone.
+
+**Clusters.** Without an address a Ray that is initialised already is used, and left running; else one is started on
+this machine for the length of a run. `"auto"` is the running cluster of this machine, `"HOST:PORT"` that of a head node
+this machine belongs to, `"ray://HOST:10001"` one that it does not belong to (which takes `pip install "ray[client]"`).
+Python and Ray must be of the same version everywhere. A job of `ray job submit` passes `"auto"`.
+
+**Code.** What the driver can import, actors on this machine can. Other nodes must have secateur installed, and the
+modules that model, task and evaluator come from: installed, or in the same folder of a shared disk; or initialise Ray
+before the search, with `ray.init(address, runtime_env={"working_dir": "."})`. What was defined in the script itself
+travels by value.
+
+**Tokens.** Ray (2.59 and later) asks for a token where a local cluster is started: it makes one in `~/.ray/auth_token`.
+A cluster that was started elsewhere with tokens wants the same file here, or `RAY_AUTH_TOKEN`; none is ever read,
+written or shown by secateur.
+
+**Ctrl-C.** Ray blocks it in the processes that it starts, so the workers of a local cluster finish what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from ...disk.scratch import sweep
+from ...outcomes.work import Job, Work, Worker
+from ...settings.runner import Runner
+from ..executor import Executor, Listen, Message
+from .cluster import _OBJECTS, Cluster, plan
+
+_GRACE_S = 5.0  # how long workers that were asked to leave may take
+
+
+@dataclass(kw_only=True)
+class _Hand:
+    """An actor as the driver knows it.
+
+    Attributes:
+        actor: Ray's handle.
+        heard: the call of `listen` that is under way.
+        facts: of its process; None until it is up.
+    """
+
+    actor: Any
+    heard: Any
+    facts: dict[str, Any] | None = None
+
+
+@final
+class Actors(Executor):
+    """Does jobs in actors of a Ray cluster.
+
+    There are as many slots as at the start whatever happens to nodes. An actor whose node is gone is made anew where
+    there is room, at once or when there will be; until then its slot uses any other's actor that has nothing to do.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        """Take a runner's settings; nothing is started yet."""
+        self.options = runner
+        self._cluster: Cluster | None = None
+        self._work: Any = None
+        self._kind: Any = None
+        self._hands: list[_Hand] = []
+        self._waiting: dict[int, Job] = {}
+        self._busy: set[int] = set()
+        self._folders: list[Path] = []
+
+    def open(self, work: Work, listen: Listen) -> None:
+        """Connect, or start a cluster, and start an actor a slot."""
+        packed = work.pickled()
+        cuda = torch.device(work.device).type == "cuda"
+        self._cluster = Cluster(self.options.address, objects=_OBJECTS + 2 * len(packed))
+        try:
+            request, self.slots = plan(
+                self.options,
+                threads=work.threads,
+                cuda=cuda,
+                nodes=self._cluster.nodes(),
+                free=None if self._cluster.own else self._cluster.free(),
+                own=self._cluster.own,
+            )
+            self._kind = self._cluster.ray.remote(_Actor).options(
+                num_cpus=request.get("CPU", 0),
+                num_gpus=request.get("GPU", 0),
+                resources={name: amount for name, amount in request.items() if name not in ("CPU", "GPU")},
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=2,  # `take`, and `listen`
+            )
+            self._work = self._cluster.ray.put(packed)
+            self._hands = [self._start() for _ in range(self.slots)]
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, slot: int, job: Job) -> None:
+        """Hand the job to the slot's actor, or keep it until one is up."""
+        self._waiting[slot] = job
+        self._give(slot)
+
+    def wait(self, timeout_s: float | None) -> Sequence[Message]:
+        """What actors say, or that they died."""
+        found = self._share()
+        ray, refs = self._ray, {hand.heard: slot for slot, hand in enumerate(self._hands)}
+        ready, _ = ray.wait(list(refs), num_returns=1, timeout=0 if found else timeout_s)
+        if ready:
+            ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        for slot in sorted(refs[ref] for ref in ready):
+            found += self._hear(slot)
+        return [*found, *self._share()]
+
+    def cancel(self, slot: int) -> None:
+        """Kill the slot's actor and start another: nothing gentler stops a trial that hangs."""
+        self._waiting.pop(slot, None)
+        self._replace(slot)
+
+    def close(self) -> None:
+        """Have actors that wait leave, and kill those that work; a cluster that was started here ends."""
+        cluster, self._cluster = self._cluster, None
+        hands, self._hands = self._hands, []
+        if cluster is None:
+            return
+        self._note_folders(hands)
+        try:
+            with contextlib.suppress(Exception):  # a cluster that is gone has no actors left to end
+                idle = [hand for slot, hand in enumerate(hands) if hand.facts is not None and slot not in self._busy]
+                for hand in idle:
+                    hand.actor.take.remote(None)
+                if idle:
+                    cluster.ray.wait([hand.heard for hand in idle], num_returns=len(idle), timeout=_GRACE_S)
+            for hand in hands:
+                with contextlib.suppress(Exception):
+                    cluster.ray.kill(hand.actor)
+        finally:
+            self._waiting, self._busy, self._work, self._kind = {}, set(), None, None
+            cluster.close()
+        if cluster.own:
+            _swept(self._folders)
+        self._folders = []
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """Process, host and GPUs of a slot; nothing until its actor is up."""
+        facts = self._hands[slot].facts if slot < len(self._hands) else None
+        return {} if facts is None else {name: facts[name] for name in ("pid", "host", "gpus")}
+
+    @property
+    def _ray(self) -> Any:
+        assert self._cluster is not None, "an executor is opened before it is used"
+        return self._cluster.ray
+
+    def _start(self) -> _Hand:
+        actor = self._kind.remote(self._work, list(sys.path))
+        return _Hand(actor=actor, heard=actor.listen.remote())
+
+    def _give(self, slot: int) -> None:
+        hand = self._hands[slot]
+        if slot in self._waiting and hand.facts is not None:
+            hand.actor.take.remote(self._waiting.pop(slot))
+            self._busy.add(slot)
+
+    def _share(self) -> list[Message]:
+        """Let jobs whose actor is not up have another slot's that has nothing to do.
+
+        That slot is told that its worker is gone: the other one has none of the files it sent there.
+        """
+        found = []
+        for slot in sorted(self._waiting):
+            idle = [
+                other
+                for other, hand in enumerate(self._hands)
+                if hand.facts is not None and other not in self._busy and other not in self._waiting
+            ]
+            if not idle:
+                break
+            other = idle[0]
+            self._hands[slot], self._hands[other] = self._hands[other], self._hands[slot]
+            self._give(slot)
+            found.append(Message(slot=other, kind="lost", payload="another slot needed its worker"))
+        return found
+
+    def _hear(self, slot: int) -> Iterator[Message]:
+        hand = self._hands[slot]
+        try:
+            said = self._ray.get(hand.heard)
+        except self._ray.exceptions.RayError as error:
+            said = [_last_words(error)]
+        else:
+            hand.heard = hand.actor.listen.remote()
+        for kind, payload in said:
+            if kind == "ready":
+                hand.facts = payload
+                self._give(slot)
+                continue
+            if kind == "lost":
+                self._waiting.pop(slot, None)
+                self._replace(slot)
+            elif kind == "done":
+                self._busy.discard(slot)
+            yield Message(slot=slot, kind=kind, payload=payload)
+
+    def _replace(self, slot: int) -> None:
+        before = self._hands[slot]
+        with contextlib.suppress(Exception):  # it may be dead already
+            self._ray.kill(before.actor)
+        self._busy.discard(slot)
+        self._note_folders([before])
+        self._hands[slot] = self._start()
+
+    def _note_folders(self, hands: Sequence[_Hand]) -> None:
+        self._folders += [Path(hand.facts["folder"]) for hand in hands if hand.facts is not None]
+
+
+class _Actor:
+    """What runs on a node: a worker in a thread, its jobs and what it says about them."""
+
+    def __init__(self, work: bytes, path: list[str]) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        # One thread for all jobs: each new one would have PyTorch start threads of its own (OpenMP).
+        threading.Thread(target=self._serve, args=(work, path), daemon=True).start()
+
+    def take(self, job: Job | None) -> None:
+        """Do this job next; None for no more."""
+        self._jobs.put(job)
+
+    def listen(self) -> list[tuple[str, Any]]:
+        """What was said since the last time, as soon as there is something."""
+        found = [self._said.get()]
+        while not self._said.empty():
+            found.append(self._said.get())
+        return found
+
+    def _serve(self, packed: bytes, path: list[str]) -> None:
+        try:
+            import cloudpickle
+
+            sys.path += [place for place in path if place not in sys.path]
+            gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            worker = Worker(cloudpickle.loads(packed), gpus=len(gpus))  # from the driver
+        except BaseException as error:
+            self._said.put(("unable", f"{type(error).__name__}: {error}"))
+            return
+        try:
+            facts = {"pid": os.getpid(), "host": platform.node(), "gpus": gpus}
+            self._said.put(("ready", facts | {"folder": str(worker.folder)}))
+            while (job := self._jobs.get()) is not None:
+                self._said.put(("begun", None))
+                report = worker.run(job, lambda event: self._said.put(("event", event)))
+                self._said.put(("done", report))
+        except BaseException as error:  # a full disk, or an evaluator that wants to leave
+            self._said.put(("lost", f"the worker ended with {type(error).__name__}: {error}"))
+        finally:
+            worker.close()
+        self._said.put(("left", None))
+
+
+def _last_words(error: Exception) -> tuple[str, str]:
+    """What to say of an actor that can't be heard."""
+    said = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    if "creation task" in said or type(error).__name__ == "RuntimeEnvSetupError":
+        # Ours raises nothing there: the node could not import secateur, or not make the runtime environment.
+        return "unable", f"an actor can't be made on its node: ...{said[-500:]}"
+    if "is unavailable" in said:
+        return "lost", "the worker died: its node can't be reached"
+    for cause in ("its node has died", "its worker process has died", "its owner has died"):
+        if cause in said:
+            memory = ", for want of memory" if "OutOfMemory" in said or "due to OOM" in said else ""
+            return "lost", f"the worker died: {cause}{memory}"
+    return "lost", f"the worker died: {said[:300]}"
+
+
+def _swept(folders: Sequence[Path]) -> None:
+    """Have the folders removed of workers on this machine that had no time to do so, as soon as they have ended."""
+    until = time.monotonic() + _GRACE_S
+    while any(folder.exists() for folder in folders) and time.monotonic() < until:
+        sweep(folders[0].parent)
+        time.sleep(0.01)

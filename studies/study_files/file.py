@@ -1,0 +1,379 @@
+"""The study file: TOML, one table a room, every key an argument of the same name in Python.
+
+    [model]       factory, arguments, checkpoint, train
+    [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
+    [space]       resolutions, divisor, ignore, plain_blocks, as_graph, dimensions (`Space.trace`)
+    [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
+    [training]    how networks are trained (`Training`)
+    [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
+    [study]       sampler, trials, seed, ... (`Study.create`)
+    [runner]      kind, workers, gpus_per_trial, ...: where trials run (`Runner`); or just the kind
+
+Tables that Python knows as dataclasses are those dataclasses: nothing is written down twice. Start at `read`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from ...evaluators import Latency, Training
+from ...spaces import Budget
+from ..settings.runner import Runner
+from ..settings.settings import DEFAULT
+from ..trials.urls import without_password
+from ..views.trackers import check_known
+from .data import Data
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]  # package.module:name
+
+
+class Model(_Table):
+    """Where the full network comes from.
+
+    Attributes:
+        factory: `package.module:name` of what gives the network when it is called.
+        arguments: what it is called with.
+        checkpoint: a plain state dict to start from.
+        train: whether the study trains the network first, for `base_epochs` of the training table.
+    """
+
+    factory: Name
+    arguments: dict[str, Any] = {}
+    checkpoint: Path | None = None
+    train: bool = False
+
+
+class OwnData(_Table):
+    """A task of the user's own.
+
+    Attributes:
+        factory: `package.module:name` of what gives a `Task` when it is called.
+        arguments: what it is called with.
+    """
+
+    factory: Name
+    arguments: dict[str, Any] = {}
+
+
+class Axes(_Table):
+    """What is searched; see `Space.trace`.
+
+    Attributes:
+        resolutions: input sides, numbers or lists of one number an axis.
+        divisor: widths are multiples of it.
+        ignore: names of modules to leave whole.
+        plain_blocks: names of blocks that may be dropped though no identity path leads around them.
+        as_graph: let channel numbers that the forward writes as constants follow.
+        dimensions: what is searched beside the resolutions: "width", "depth", both or neither.
+    """
+
+    resolutions: tuple[int | tuple[int, ...], ...] = ()
+    divisor: int = 8
+    ignore: tuple[str, ...] = ()
+    plain_blocks: tuple[str, ...] = ()
+    as_graph: bool = False
+    dimensions: tuple[str, ...] = ("width", "depth")
+
+
+class Search(_Table):
+    """How it is searched; see `Study.create`.
+
+    Attributes:
+        trials: how many in all.
+        seed: of everything random.
+        sampler: a name, or `package.module:name` of a factory `(seed, problem) -> optuna BaseSampler`.
+        objectives: what is minimised; None: the error and the first cost of the budget.
+        seeds: what the first trials try.
+        batch: trials proposed at a time.
+        evaluator: "ladder" or "shared-weights"; None: as the sampler needs.
+        fidelity: how far each trial is trained before its error counts; None: as the evaluator needs.
+        early_stopping: end a trial at a lower fidelity where it is not promising.
+        device: where it is trained, such as "cpu" or "cuda:0".
+        threads: of the CPU; None leaves PyTorch's number.
+        dtype: such as "bfloat16"; None takes the network's own.
+        storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
+        artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
+        keep_gb: how much of the folder weights and rankings may take; None: all they need.
+        track: where trials are shown too: "tensorboard", "mlflow", "wandb".
+    """
+
+    trials: Annotated[int, Field(ge=1)] = 50
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: str = "auto"
+    objectives: tuple[str, ...] | None = None
+    seeds: tuple[str, ...] = DEFAULT
+    batch: Annotated[int, Field(ge=1)] = 4
+    evaluator: str | None = None
+    fidelity: str | None = None
+    early_stopping: bool = False
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    dtype: str | None = None
+    storage: str | None = None
+    artifacts: str | None = None
+    keep_gb: Annotated[float, Field(gt=0)] | None = None
+    track: Annotated[tuple[str, ...], AfterValidator(check_known)] = ()
+
+
+def _named(value: Any) -> Any:
+    return {"factory": value} if isinstance(value, str) else value
+
+
+def _kinded(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _kind(value: Any) -> str:
+    own = isinstance(value, OwnData) or (isinstance(value, Mapping) and "factory" in value)
+    return "own" if own else "ready"
+
+
+class StudyFile(_Table):
+    """A study file, checked. `model` and `data` may be just the name of a factory, `runner` just its kind.
+
+    Attributes:
+        folder: where relative paths and the user's own modules are looked for; None: beside the file.
+        model: the full network.
+        data: the task.
+        space: what is searched.
+        budget: what a pruned network may cost.
+        training: how networks are trained.
+        latency: how networks are timed.
+        study: how it is searched.
+        runner: where trials run.
+    """
+
+    folder: Path
+    model: Annotated[Model, BeforeValidator(_named)]
+    data: Annotated[
+        Annotated[OwnData, Tag("own")] | Annotated[Data, Tag("ready")], Discriminator(_kind), BeforeValidator(_named)
+    ]
+    space: Axes = Axes()
+    budget: Budget = Budget()
+    training: Training = Training()
+    latency: Latency = Latency()
+    study: Search = Search()
+    runner: Annotated[Runner, BeforeValidator(_kinded)] = Runner()
+
+    def path(self, path: str | Path) -> Path:
+        """A path of the file; a relative one starts from its folder."""
+        return self.folder / Path(path).expanduser()
+
+    def changed(
+        self,
+        *,
+        budget: Budget | None = None,
+        trials: int | None = None,
+        seed: int | None = None,
+        pruning_epochs: int | None = None,
+        keep_gb: float | None = None,
+        track: Sequence[str] | None = None,
+        runner: Mapping[str, Any] | None = None,
+    ) -> StudyFile:
+        """This file with another budget (whole), number of trials, seed, ..., where given.
+
+        `track` is whole too, and `("none",)` is no tracker. Settings of the runner are changed one by one; another kind
+        begins with the defaults.
+        """
+        given: dict[str, Any] = {
+            name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None
+        }
+        for name, value in given.items():
+            least = 1 if name == "trials" else 0
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+        if keep_gb is not None:
+            if not keep_gb > 0:
+                raise ValueError(f"keep_gb is {keep_gb:g}; expected more than 0")
+            given["keep_gb"] = keep_gb
+        if track is not None:
+            given["track"] = () if tuple(track) == ("none",) else check_known(track)
+        changes: dict[str, Any] = {"study": self.study.model_copy(update=given)}
+        if budget is not None:
+            changes["budget"] = budget
+        if pruning_epochs is not None:
+            changes["training"] = dataclasses.replace(self.training, pruning_epochs=pruning_epochs)
+        if runner:
+            other = runner.get("kind", self.runner.kind) != self.runner.kind
+            kept = {} if other else {one.name: getattr(self.runner, one.name) for one in dataclasses.fields(Runner)}
+            changes["runner"] = Runner(**kept | dict(runner))
+        return self.model_copy(update=changes)
+
+    def without_weights(self) -> StudyFile:
+        """This file with a network that is neither trained nor loaded."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"checkpoint": None, "train": False})})
+
+    def to_toml(self) -> str:
+        """The file as text, defaults and all: it means the same in a later version."""
+        tables = self.model_dump(mode="json", exclude_none=True)
+        if "storage" in tables["study"]:
+            tables["study"]["storage"] = without_password(tables["study"]["storage"])
+        plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
+        lines = [f"{_key(name)} = {_toml(value)}" for name, value in plain.items()]
+        for name, table in tables.items():
+            if name not in plain and table:
+                lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(v)}" for key, v in table.items())]
+        return "\n".join(lines) + "\n"
+
+
+def read(name: str | Path) -> StudyFile:
+    """The study file at a path, or the shipped one of that name (`SHIPPED`).
+
+    Raises:
+        FileNotFoundError: neither is there.
+        ValueError: no TOML, an unknown or missing key, or a value that is none; the sentence names file, table and key.
+    """
+    path = _find(name)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid TOML: {error}") from None
+    tables["folder"] = str(path.parent.joinpath(str(tables.get("folder", "."))).absolute())
+    try:
+        # As JSON, because then a strict check takes lists for tuples and texts for paths, and nothing else for another.
+        return StudyFile.model_validate_json(json.dumps(tables, default=str))
+    except (ValidationError, TypeError) as error:
+        said = str(error) if isinstance(error, TypeError) else _sentence(error)
+        raise ValueError(f"{path}: {said}") from None
+
+
+def shipped() -> list[str]:
+    """Names of the study files that come with the package."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.is_dir() and (path / "study.toml").is_file():
+        return path / "study.toml"
+    if path.is_file():
+        return path
+    if str(name) in shipped():
+        return Path(__file__).with_name(f"{name}.toml")
+    if (path / "study.json").is_file():
+        raise FileNotFoundError(
+            f"{path} was made in Python and has no study.toml, which says where its network and data come from; give a "
+            "study file that does, or go on in Python with Study.open"
+        )
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder without a study.toml; give a study file, or the folder of a study")
+    near = difflib.get_close_matches(str(name), shipped(), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped ones are {', '.join(shipped())}"
+    raise FileNotFoundError(f"study file {name} does not exist; {hint}")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, and how many more there are."""
+    by_place: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in error.errors(include_url=False):  # a union complains once a member
+        by_place.setdefault(tuple(part for part in problem["loc"] if not _is_type(part)), []).append(problem)
+    place, alike = next(iter(by_place.items()))
+    more = f" (and {len(by_place) - 1} more)" if len(by_place) > 1 else ""
+    return _said(alike, list(place)) + more
+
+
+def _said(alike: list[Any], place: list[Any]) -> str:
+    problem = alike[0]
+    given = json.dumps(problem["input"], default=str)
+    given = given if len(given) <= 60 else f"{given[:57]}..."
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        *table, key = place
+        known = [name for name in _keys(StudyFile, table) if table or name != "folder"]
+        near = difflib.get_close_matches(str(key), known, 1)
+        mend = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        return f"{_written(table)}unknown key {str(key)!r}; {mend}"
+    if problem["type"] in ("missing", "missing_argument"):
+        *table, key = place
+        what = f"the key {str(key)!r}" if table else f"the table [{key}]"
+        return f"{_written(table)}{what} is missing; give one, such as {_EXAMPLES[str(key)]}"
+    if problem["type"] == "value_error":
+        return f"{_written(place)}{problem['ctx']['error']}"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{_written(place)}given {given}; expected 'package.module:name', the place of a factory"
+    expected = dict.fromkeys(_EXPECTED.get(one["type"], one["msg"].removeprefix("Input should be ")) for one in alike)
+    return f"{_written(place)}given {given}; expected {' or '.join(expected)}"
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a table",
+    "dataclass_exact_type": "a table",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "model_type": "a table",
+    "path_type": "a path",
+    "string_type": "a text in quotes",
+    "tuple_type": "a list",
+}
+_EXAMPLES = {
+    "model": 'model = "package.module:factory"',
+    "data": '[data] reader = "mnist5k"',
+    "factory": 'factory = "package.module:name"',
+}
+
+
+def _written(place: list[Any]) -> str:
+    """`[table] key.key: ` of a place in the file."""
+    texts = [str(part) for part in place]
+    return f"{' '.join([f'[{texts[0]}]', *('.'.join(texts[1:]).split())])}: " if texts else ""
+
+
+def _is_type(part: Any) -> bool:
+    """Whether part of pydantic's place names a member of a union, which stands in no file."""
+    return isinstance(part, str) and (part in ("int", "float", "str", "path", "own", "ready") or "[" in part)
+
+
+def _keys(kind: Any, place: list[Any]) -> Iterator[str]:
+    """The keys of the table at `place`, under a table of a kind."""
+    fields = _fields(kind)
+    if not place:
+        yield from fields
+    elif place[0] in fields:
+        for inner in _classes(fields[place[0]]):
+            yield from _keys(inner, place[1:])
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        hints = typing.get_type_hints(kind)
+        names = StudyFile.model_fields if kind is StudyFile else getattr(kind, "model_fields", None)
+        return {name: hints[name] for name in names or [field.name for field in dataclasses.fields(kind)]}
+    return {}
+
+
+def _classes(hint: Any) -> Iterator[Any]:
+    """The classes that an annotation is made of."""
+    if isinstance(hint, type) and not typing.get_args(hint):
+        yield hint
+    for inner in typing.get_args(hint):
+        yield from _classes(inner)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML; JSON's texts and numbers are TOML's."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(v)}" for key, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)

@@ -1,0 +1,215 @@
+"""The parts of a study file, made: the network, the task, the space, the trained base network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import inspect
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...evaluators import Classification, Diverged, Task, measure_error, train
+from ...spaces import Space
+from ..disk.keeper import Keeper
+from ..settings.determinism import present, reproducible
+from ..trials.events import Listener, Watch
+from .checkpoints import load_checkpoint
+from .data import Data
+from .file import StudyFile
+
+logger = logging.getLogger("secateur")
+
+BASE_STATE = "base.pt"  # the training of the base network, after every epoch
+
+
+def make_model(file: StudyFile) -> nn.Module:
+    """The file's full network, in eval mode, with its checkpoint if there is one; seeded where it is random."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(file.study.seed)
+        model = _call(file, "model", file.model.factory, file.model.arguments)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model factory {file.model.factory} gave a {type(model).__name__}; expected a torch.nn.Module")
+    if file.model.checkpoint is not None:
+        load_checkpoint(model, file.path(file.model.checkpoint))
+    return model.eval()
+
+
+def make_task(file: StudyFile) -> Task:
+    """The file's data as a task."""
+    data = file.data
+    if isinstance(data, Data):
+        path = data.path if data.path is None else file.path(data.path)
+        return dataclasses.replace(data, path=path).task()
+    task: Task = _call(file, "data", data.factory, data.arguments)
+    missing = [name for name in _TASK if not hasattr(task, name)]
+    if missing:
+        raise TypeError(
+            f"data factory {data.factory} gave a {type(task).__name__} without {', '.join(missing)}; expected a Task"
+        )
+    return task
+
+
+_TASK = ("fingerprint", "preprocessing", "sizes", "loader", "forward", "loss", "error")
+
+
+def _call(file: StudyFile, what: str, name: str, arguments: Mapping[str, Any]) -> Any:
+    factory = named(file, what, name)
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{what} factory {name} does not take the arguments {dict(arguments)}: {error}") from None
+    except ValueError:
+        pass  # a factory without a signature, written in C
+    try:
+        return factory(**arguments)
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise ValueError(f"{what} factory {name} raised {_raised(error, file.folder)}") from error
+
+
+def named(file: StudyFile, what: str, name: str) -> Any:
+    """What `package.module:name` names, installed or in the file's folder."""
+    if str(file.folder) not in sys.path:
+        sys.path.append(
+            str(file.folder)
+        )  # at the end: a user's random.py shadows nobody's; for good: imports may be late
+    module, _, attribute = name.partition(":")
+    try:
+        thing = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"{what} factory {name}: {module} needs {error.name}, which is not installed") from error
+        raise ValueError(
+            f"{what} factory {name}: there is no module {error.name!r}, neither installed nor in {file.folder}"
+        ) from None
+    except (Exception, SystemExit) as error:  # of the user's code
+        said = _raised(error, file.folder)
+        raise ValueError(f"{what} factory {name}: {module} can't be imported, it raised {said}") from error
+    for part in attribute.split("."):
+        if not hasattr(thing, part):
+            raise ValueError(f"{what} factory {name}: {module} has no {attribute!r}")
+        thing = getattr(thing, part)
+    if not callable(thing):
+        raise TypeError(f"{what} factory {name} is a {type(thing).__name__}; expected something to call")
+    return thing
+
+
+def _raised(error: BaseException, folder: Path) -> str:
+    """An error of the user's code, and where in it."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+    if isinstance(error, SyntaxError) or not own:  # its text says where
+        return said
+    return f"{said} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
+
+
+def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
+    """The space of the network, as the file's table says."""
+    return Space.trace(
+        model,
+        example_inputs(model, task),
+        resolutions=file.space.resolutions,
+        divisor=file.space.divisor,
+        ignore=file.space.ignore,
+        plain_blocks=file.space.plain_blocks,
+        as_graph=file.space.as_graph,
+        dimensions=file.space.dimensions,
+    )
+
+
+def example_inputs(model: nn.Module, task: Task) -> tuple[Tensor, ...] | dict[str, Tensor]:
+    """One example of what `task` feeds to `model`: a tuple where it goes by position, a dict where it goes by name.
+
+    Raises:
+        ValueError: the model and the data do not fit together.
+    """
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append((args, kwargs))
+
+    probe = copy.deepcopy(model).eval()
+    probe.register_forward_pre_hook(keep, with_kwargs=True)
+    batch = next(iter(task.loader("train", None, None)))
+    try:
+        with torch.no_grad():
+            task.forward(probe, batch)
+    except Exception as error:  # of the user's forward
+        said = " ".join(f"{type(error).__name__}: {error}".strip().split("\n", 1)[0].split())
+        raise ValueError(f"the model does not take the data{_given(seen)}: {said}") from error
+    if not seen:
+        raise ValueError(
+            "the task's forward does not call the model; it should call it once with the inputs of a batch"
+        )
+    args, kwargs = seen[0]
+    if args and kwargs:
+        raise ValueError("the task calls the model with inputs by position and by name; give all of them one way")
+    return {name: value[:1].clone() for name, value in kwargs.items()} or tuple(value[:1].clone() for value in args)
+
+
+def _given(seen: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> str:
+    """The shapes that the model was called with, if it was."""
+    values = [value for args, kwargs in seen[:1] for value in (*args, *kwargs.values())]
+    shapes = [str(tuple(value.shape)) for value in values if isinstance(value, Tensor)]
+    return f" of shape {', '.join(shapes)}" if shapes else ""
+
+
+def train_base(
+    file: StudyFile, model: nn.Module, task: Task, space: Space, part: Path, progress: Listener | None
+) -> None:
+    """Train the network in place as the file says; `part` keeps the state after every epoch."""
+    training, side = file.training, space.side(space.full) or None
+    keeper = Keeper(part / BASE_STATE)
+    state = keeper.kept()
+    watch = Watch(progress, {"event": "base"}, began=0 if state is None else state["epoch"])
+    device = present(file.study.device)
+    with reproducible(file.study.threads or torch.get_num_threads(), device):
+        train(
+            model,
+            task,
+            training.from_scratch(),
+            epochs=training.base_epochs,
+            resolution=side,
+            seed=file.study.seed,
+            device=device,
+            callbacks=(keeper, watch),
+            state=state,
+        )
+        error = measure_error(model, task, split="validation", resolution=side, device=device)
+    logger.info("base network trained: validation error %.2f%% +- %.2f", 100 * error.compute(), 100 * error.std())
+    model.cpu().eval()
+
+
+def judge(file: StudyFile, model: nn.Module, task: Task, space: Space) -> None:
+    """Log the error of a network that is searched as it is given; a warning where it only guesses, or fails."""
+    device = present(file.study.device)
+    with reproducible(file.study.threads or torch.get_num_threads(), device):
+        try:
+            measured = measure_error(
+                model, task, split="validation", resolution=space.side(space.full) or None, device=device
+            )
+        except Diverged as error:
+            logger.warning("full network: %s; %s", error, _UNTRAINED)
+            return
+        finally:
+            model.cpu().eval()
+    found = measured.compute()
+    said = f"full network: validation error {100 * found:.2f}% +- {100 * measured.std():.2f}"
+    if isinstance(task, Classification) and found > _GUESS * (1 - 1 / task.classes) > 0:
+        logger.warning("%s, little better than a guess; %s", said, _UNTRAINED)
+    elif file.model.checkpoint is None:
+        logger.info("%s, as %s gives it; train = true in [model] would train it first", said, file.model.factory)
+    else:
+        logger.info("%s", said)
+
+
+_GUESS = 0.9  # of the error of a guess: more than that is not trained
+_UNTRAINED = "if it is not trained yet, say train = true in [model], or give a checkpoint"

@@ -1,0 +1,92 @@
+"""The trials as a table, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...search import non_dominated
+from ...spaces import COSTS, Axis
+from .trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TIMES = ("seconds", "started", "latency_ms", "attempts")  # columns that no two runs share
+
+
+def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[str, float]) -> pd.DataFrame:
+    """A row a trial, in number order: everything that is known of it, and whether it meets today's limits."""
+    rows = []
+    for trial in trials:
+        outcome = trial.outcome if trial.told else None
+        row: dict[str, object] = {
+            "trial": trial.number,
+            "key": trial.candidate.key,
+            "state": "running" if outcome is None else outcome.state,
+            "source": trial.source,
+            "error": None if outcome is None else outcome.error,
+            "error_std": None if outcome is None else outcome.error_std,
+            "predicted": trial.predicted and trial.predicted["error"],
+            "predicted_std": trial.predicted and trial.predicted["std"],
+            **trial.costs,
+            "latency_ms": None if outcome is None else outcome.latency_ms,
+            "fidelity": trial.fidelity,
+            "ranking": trial.ranking,
+            "weights": trial.weights,
+            "evaluated": trial.told and trial.scored,
+            "within": trial.told and trial.within(limits),
+            "reason": None if outcome is None else outcome.reason,
+            "seconds": None if outcome is None else outcome.seconds,
+            "started": trial.started,
+            "attempts": None if outcome is None else outcome.attempts,
+        }
+        extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
+        rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])
+    for name in ("error", "error_std", "predicted", "predicted_std", "latency_ms", "seconds", "started", "attempts"):
+        table[name] = table[name].astype(float)
+    return table
+
+
+def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> list[Trial]:
+    """The evaluated trials within the limits that no other one beats, cheapest first (by the objective after error)."""
+    fit = [trial for trial in trials if trial.told and trial.scored and trial.within(limits)]
+    if not fit:
+        return []
+    kept = non_dominated(np.array([trial.values(objectives) for trial in fit]))
+    order = sorted(objectives, key=lambda name: name == "error")
+    return sorted(
+        (trial for trial, keep in zip(fit, kept, strict=True) if keep),
+        key=lambda trial: (*trial.values(order), trial.number),
+    )
+
+
+def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:
+    """The front as a table: trial, key, error, error_std, costs, fidelity, ranking, and one column an axis."""
+    table = trial_table(front, axes, {})
+    costs = [*COSTS, *(["latency_ms"] if table["latency_ms"].notna().any() else [])]
+    return table[["trial", "key", "error", "error_std", *costs, "fidelity", "ranking", *(axis.name for axis in axes)]]
+
+
+_COLUMNS = (
+    *(
+        "trial",
+        "key",
+        "state",
+        "source",
+        "error",
+        "error_std",
+        "predicted",
+        "predicted_std",
+        *COSTS,
+        "latency_ms",
+        "fidelity",
+        "ranking",
+    ),
+    *("weights", "evaluated", "within", "reason", "seconds", "started", "attempts"),
+)

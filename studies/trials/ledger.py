@@ -1,0 +1,299 @@
+"""The trials of a study, kept in an Optuna study: what is written here is all that a search knows.
+
+One row a trial, in three writes: `add` (one transaction: a trial is proposed whole or not at all), `park` (its outcome)
+and `tell` (the outcome becomes final). A row that was added and not told is *running*; whoever holds the study's lock
+adopts it, or, where several drivers share a study, whoever finds that its owner is gone. The Optuna parameters are the
+candidate's positions on the axes, as integers from 0.
+
+Every read and write waits for a storage that is away (`patience.py`). All of them may be repeated: an added row carries
+a token by which it is found again where the storage broke off just after writing it.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ...search import distributions, positions
+from ...spaces import Axis, Candidate
+from ..disk.files import FormatError
+from ..disk.names import check_name
+from .patience import Patience
+from .storage import quiet
+from .trial import Outcome, Trial
+
+logger = logging.getLogger("secateur")
+
+_CONSTRAINT = "constraints"  # how Optuna 5 begins the system attributes that hold `set_constraint`'s values
+_LATENCY = "latency_ms:"  # how study attributes begin that hold a latency measured later
+
+
+def make_ledger(storage: BaseStorage, name: str, objectives: Sequence[str], budget: Mapping[str, Any]) -> None:
+    """An empty Optuna study called `name`, every objective minimised, that notes the budget as it was asked."""
+    with quiet():
+        study_id = storage.create_new_study([StudyDirection.MINIMIZE] * len(objectives), name)
+    storage.set_study_user_attr(study_id, "objectives", list(objectives))
+    storage.set_study_user_attr(study_id, "budget", dict(budget))
+
+
+class Ledger:
+    """Reads and writes the trials of one study; `trials` is what stands in the storage, in number order.
+
+    Args:
+        storage: where the Optuna study lives.
+        name: the Optuna study's name.
+        axes: the space's axes, in order.
+        objectives: names of what is minimised, in order.
+        patience: how long a storage that is away is waited for.
+
+    Attributes:
+        storage: as given.
+        patience: as given.
+        study_id: of the Optuna study in it.
+        owners: by number, whom a running trial belongs to, where several drivers share the study.
+        guard: called before anything is written about a trial; raises where that is not ours to do any more.
+
+    Raises:
+        ValueError: the storage holds no such study, or a row that no search of ours wrote.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        axes: Sequence[Axis],
+        objectives: Sequence[str],
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        self.axes = tuple(axes)
+        self.objectives = tuple(objectives)
+        self.storage = storage
+        self.patience = Patience("of the study") if patience is None else patience
+        try:
+            self.study_id = storage.get_study_id_from_name(name)
+        except KeyError:
+            raise ValueError(
+                f"the storage holds no study called {name!r}; was it moved, or another one given?"
+            ) from None
+        self._distributions = distributions(self.axes)
+        self._ids: list[int] = []
+        self.trials: list[Trial] = []
+        self.owners: dict[int, str] = {}
+        self.guard: Callable[[], object] = lambda: None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what may have changed: all trials the first time, then those that were not told, and new ones."""
+        self.patience(self._refresh)
+
+    def add(self, trial: Trial, owner: str | None = None) -> Trial:
+        """Write a new running trial, whole, in one transaction; returns it as written.
+
+        Args:
+            trial: its number is the next one; where the study is shared, the storage may give it another.
+            owner: whom it belongs to, where several drivers share the study.
+        """
+        if trial.number != len(self.trials):
+            raise ValueError(f"trial {trial.number} can't follow {len(self.trials)} trials")
+        self.guard()
+        token = uuid.uuid4().hex
+        row = create_trial(
+            state=TrialState.RUNNING,
+            params=positions(self.axes, trial.candidate),
+            distributions=self._distributions,
+            user_attrs={
+                "key": trial.candidate.key,
+                "proposal": {
+                    "asked": list(trial.asked),
+                    "source": trial.source,
+                    "ranking": trial.ranking,
+                    "weights": trial.weights,
+                    "fidelity": trial.fidelity,
+                    "token": token,
+                },
+                "costs": trial.costs,
+            }
+            | ({} if owner is None else {"owner": owner}),
+            system_attrs=trial.memory,
+        )
+        trial_id = self.patience(
+            lambda: self.storage.create_new_trial(self.study_id, row), done=lambda: self._added(token)
+        )
+        if owner is not None:
+            self.refresh()
+            return self.trials[self._ids.index(trial_id)]
+        self._ids.append(trial_id)
+        written = replace(trial, started=row.datetime_start.timestamp() if row.datetime_start else None)
+        self.trials.append(written)
+        return written
+
+    def adopt(self, trial: Trial, owner: str) -> None:
+        """Give a running trial to another owner."""
+        self.guard()
+        self.patience(lambda: self.storage.set_trial_user_attr(self._ids[trial.number], "owner", owner))
+        self.owners[trial.number] = owner
+
+    def park(self, trial: Trial, outcome: Outcome) -> Trial:
+        """Keep an outcome beside its running trial: from here on a kill loses nothing."""
+        self.guard()
+        trial_id, said = self._ids[trial.number], outcome.to_json()
+        self.patience(lambda: self.storage.set_trial_user_attr(trial_id, "outcome", said))
+        self.trials[trial.number] = replace(trial, outcome=outcome)
+        return self.trials[trial.number]
+
+    def tell(self, trial: Trial, limits: Mapping[str, float], memory: Mapping[str, Any]) -> Trial:
+        """Make a parked outcome final, with how far each cost is from today's limits.
+
+        Args:
+            trial: with its outcome.
+            limits: absolute, by cost name.
+            memory: what the sampler notes on the trial at its end.
+        """
+        assert trial.outcome is not None, "only a parked trial is told"
+        self.guard()
+        self.patience(
+            lambda: self._tell(trial, limits, memory), done=lambda: self._is_told(self._ids[trial.number]) or None
+        )
+        self.trials[trial.number] = trial.ended(trial.outcome, memory)
+        self.owners.pop(trial.number, None)
+        return self.trials[trial.number]
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember a JSON value on the study itself."""
+        self.patience(lambda: self.storage.set_study_user_attr(self.study_id, name, value))
+
+    def note_latency(self, trial: Trial, latency_ms: float) -> None:
+        """Remember what a trial's network takes, measured after the trial was told."""
+        self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets nobody write on a trial that is told
+        self.trials[trial.number] = _with_latency(trial, latency_ms)
+
+    def notes(self) -> dict[str, Any]:
+        """Everything that `note` remembers."""
+        return self.patience(self._notes)
+
+    def _refresh(self) -> None:
+        if self.trials:
+            rows = self._changed()
+        else:
+            rows = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        for row in sorted(rows, key=lambda row: row.number):
+            self._enter(row)
+        for name, value in self._notes().items():
+            if name.startswith(_LATENCY):
+                self._enter_latency(name.removeprefix(_LATENCY), value)
+
+    def _changed(self) -> list[FrozenTrial]:
+        """The rows that were not told when they were last read, and new ones; told ones never change."""
+        running = self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,))
+        found = {row.number: row for row in running}
+        for trial in self.trials:
+            if not trial.told and trial.number not in found:
+                found[trial.number] = self.storage.get_trial(self._ids[trial.number])
+        number = len(self.trials)
+        while True:
+            if number not in found:
+                try:
+                    trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+                except KeyError:
+                    return list(found.values())
+                found[number] = self.storage.get_trial(trial_id)
+            number += 1
+
+    def _enter(self, row: FrozenTrial) -> None:
+        if row.number == len(self.trials):
+            self._ids.append(row._trial_id)
+            self.trials.append(self._read(row))
+        elif 0 <= row.number < len(self.trials) and self._ids[row.number] == row._trial_id:
+            self.trials[row.number] = self._read(row)
+        else:
+            raise FormatError(f"the storage numbers a trial {row.number} where {len(self.trials)} was expected")
+        owner = row.user_attrs.get("owner")
+        if isinstance(owner, str) and not row.state.is_finished():
+            self.owners[row.number] = owner
+        else:
+            self.owners.pop(row.number, None)
+
+    def _enter_latency(self, number: str, latency_ms: Any) -> None:
+        if not number.isdecimal() or int(number) >= len(self.trials) or self.trials[int(number)].outcome is None:
+            raise FormatError(f"the storage holds a latency of a trial {number!r} that has no outcome")
+        self.trials[int(number)] = _with_latency(self.trials[int(number)], float(latency_ms))
+
+    def _added(self, token: str) -> int | None:
+        """The row that was written with a token, if it was."""
+        rows = self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,))
+        written = (row for row in rows if row.user_attrs.get("proposal", {}).get("token") == token)
+        return next((row._trial_id for row in written), None)
+
+    def _is_told(self, trial_id: int) -> bool:
+        return self.storage.get_trial(trial_id).state.is_finished()
+
+    def _tell(self, trial: Trial, limits: Mapping[str, float], memory: Mapping[str, Any]) -> bool:
+        trial_id = self._ids[trial.number]
+        assert trial.outcome is not None
+        for key, value in memory.items():
+            if trial.memory.get(key) != value:
+                self.storage.set_trial_system_attr(trial_id, key, value)
+        if trial.outcome.complete:
+            self._constrain(trial, trial_id, limits)
+            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self.objectives))
+        else:
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        return True
+
+    def _notes(self) -> dict[str, Any]:
+        return dict(self.storage.get_study_user_attrs(self.study_id))
+
+    def _constrain(self, trial: Trial, trial_id: int, limits: Mapping[str, float]) -> None:
+        """As Optuna's `set_constraint`, without reading the whole trial for each."""
+        constraints = trial.constraints(limits)
+        if not constraints:
+            return
+        already = self.storage.get_trial_system_attrs(trial_id)  # a kill may have struck between this and the telling
+        for name, value in constraints.items():
+            if f"{_CONSTRAINT}:{name}" not in already:
+                self.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}:{name}", float(value))
+        # Optuna's dashboard (0.21) shows user attributes but not the constraints of Optuna 5.
+        self.storage.set_trial_user_attr(trial_id, "constraints", constraints)
+
+    def _read(self, row: FrozenTrial) -> Trial:
+        try:
+            proposal, found = row.user_attrs["proposal"], row.user_attrs.get("outcome")
+            trial = Trial(
+                number=row.number,
+                candidate=Candidate(axis.choices[row.params[axis.name]] for axis in self.axes),
+                asked=Candidate(proposal["asked"]),
+                source=proposal["source"],
+                ranking=proposal["ranking"],
+                weights=proposal["weights"],
+                fidelity=proposal["fidelity"],
+                costs=dict(row.user_attrs["costs"]),
+                memory={key: value for key, value in row.system_attrs.items() if not key.startswith(_CONSTRAINT)},
+                outcome=None if found is None else Outcome.from_json(found),
+                told=row.state.is_finished(),
+                started=_seconds(row.datetime_start),
+            )
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise FormatError(
+                f"trial {row.number} in the storage is not of this study: something else wrote there"
+            ) from None
+        check_name(trial.ranking)
+        check_name(trial.weights)
+        return trial
+
+
+def _with_latency(trial: Trial, latency_ms: float) -> Trial:
+    assert trial.outcome is not None
+    return replace(trial, outcome=replace(trial.outcome, latency_ms=latency_ms))
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()

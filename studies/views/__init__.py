@@ -1,0 +1,1 @@
+"""What can be seen from a study's folder alone. Start at `text.py`."""

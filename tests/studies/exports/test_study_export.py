@@ -1,0 +1,223 @@
+"""From a study to networks on disk: picks, the last training, what is written."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
+
+from secateur import Budget, Study, load
+from secateur.evaluators import measure_error
+from secateur.studies.exports.finalists import finalists, rounds
+
+MODEL = tiny_net()
+SPACE = tiny_space(MODEL)
+TASK = tiny_task()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "study"
+    study = Study.create(
+        path, model=MODEL, task=TASK, space=SPACE, budget=Budget(macs=0.5), training=tiny_training(), threads=1
+    )
+    study.run(8)
+    return study
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_best_is_trained_written_and_loads_back(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append)
+    best = study.status()["best"]
+    found = config(folder)
+    assert folder.name == f"trial-{best['trial']:04d}-{best['key']}"
+    assert found["costs"]["macs"] == best["macs"] and found["errors"]["search_error"] == best["error"]
+    assert [event["event"] for event in events] == ["epoch", "finished", "export"]
+
+    net = load(folder, model=tiny_net(seed=5))
+    side = tuple(found["resolution"])
+    assert measure_error(net, TASK, split="test", resolution=side).compute() == found["errors"]["test_error"]
+    inputs = torch.rand(3, 1, *side)
+    with torch.no_grad():
+        torch.testing.assert_close(load(folder)(inputs), net(inputs))
+    assert sum(p.numel() for p in net.parameters()) == found["costs"]["params"]
+
+    front = pd.read_csv(tmp_path / "out" / "front.csv")
+    assert front.trial.tolist() == study.front().trial.tolist()
+    assert front.set_index("trial").final_test_error.notna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("pick", "numbers"),
+    [
+        ("all", lambda study: study.front().trial.tolist()),
+        (0, lambda study: [0]),
+        (Budget(macs=0.3), lambda study: [best_within(study, 0.3)]),
+    ],
+)
+def test_picks(study, tmp_path, pick, numbers):
+    folders = study.export(tmp_path / "out", pick=pick, finetune_epochs=0, formats=())
+    assert [config(folder)["trial"] for folder in folders] == numbers(study)
+
+
+def best_within(study, share):
+    trials = study.trials()
+    fit = trials[trials.macs <= share * trials.macs[0]]
+    return int(fit.sort_values(["error", "macs", "trial"]).trial.iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("pick", "said"),
+    [
+        ("worst", "pick='worst'"),
+        (99, "no such trial"),
+        (-1, "no such trial"),
+        (Budget(macs=10.0), "no trial is within"),
+    ],
+)
+def test_picks_that_nothing_fits(study, tmp_path, pick, said):
+    with pytest.raises(ValueError, match=said):
+        study.export(tmp_path / "out", pick=pick)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_exists_is_refused_before_any_training(study, tmp_path):
+    events = []
+    with pytest.raises(FileExistsError):
+        study.export(tmp_path, finetune_epochs=7, progress=events.append)
+    assert not events and not list((study.path / "exports").glob("*-epochs-7"))
+
+
+def test_wrong_arguments_are_refused_before_any_training(study, tmp_path):
+    with pytest.raises(ValueError, match="finetune_epochs"):
+        study.export(tmp_path / "out", finetune_epochs=-1)
+    with pytest.raises(ValueError, match="formats"):
+        study.export(tmp_path / "out", formats=("caffe",))
+
+
+def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
+    number = int(study.front().trial.iloc[-1])
+    straight = study.export(tmp_path / "straight", pick=number, finetune_epochs=4, formats=())[0]
+    for kept in (study.path / "exports").glob("*-epochs-4"):
+        for file in kept.iterdir():
+            file.unlink()
+
+    def die(event):
+        if event["event"] == "epoch" and event["done"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=die, formats=())
+    assert not (tmp_path / "resumed").exists()
+    events = []
+    resumed = study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=events.append, formats=())[0]
+    assert [event["done"] for event in events if event["event"] == "epoch"] == [3, 4]
+    assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert config(resumed)["errors"] == config(straight)["errors"]
+
+
+def test_a_network_is_trained_and_tested_once(study, tmp_path):
+    events = []
+    study.export(tmp_path / "a", finetune_epochs=2, formats=())
+    study.export(tmp_path / "b", finetune_epochs=2, formats=(), progress=events.append)
+    assert [event["event"] for event in events] == ["finished", "export"]
+
+
+def test_finalists_are_tried_and_the_best_of_them_exported(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append, finalists=4)
+    tries = [event for event in events if event["event"] == "finished" and event["networks"] == 4]
+    numbers = [event["trial"] for event in tries]
+    assert len(set(numbers)) == 4 and study.trials().set_index("trial").within[numbers].all()
+    assert all("test_error" not in event for event in tries)  # nothing is chosen by the test split
+    best = min(tries, key=lambda event: event["validation_error"])
+    assert config(folder)["trial"] == best["trial"] and config(folder)["errors"]["epochs"] == 1
+
+    again = []
+    study.export(tmp_path / "again", finetune_epochs=1, formats=("pt2",), progress=again.append, finalists=4)
+    assert not [event for event in again if event["event"] == "epoch"]
+
+
+def test_finalists_come_from_every_resolution(study):
+    trials = [trial for trial in study._ledger.trials if trial.scored]
+    sides = {SPACE.side(trial.candidate) for trial in trials}
+    found = finalists(trials, SPACE, ("error", "macs"), len(sides))
+    assert len(sides) > 1 and {SPACE.side(trial.candidate) for trial in found} == sides
+    for trial in found:
+        rivals = [one.measures["error"] for one in trials if SPACE.side(one.candidate) == SPACE.side(trial.candidate)]
+        assert trial.measures["error"] == min(rivals)
+    assert len(finalists(trials, SPACE, ("error",), 1000)) == len(trials)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((4, 1, 8), [(4, 1), (2, 4)]),
+        ((8, 1, 16), [(8, 1), (4, 4), (2, 16)]),
+        ((8, 1, 15), [(8, 1), (4, 4)]),
+        ((5, 2, 100), [(5, 2), (3, 8), (2, 32)]),
+        ((3, 4, 1), [(3, 4)]),  # one round there is, however short the last training
+        ((2, 0, 4), [(2, 0)]),
+        ((1, 1, 8), []),
+    ],
+)
+def test_fewer_finalists_are_trained_for_longer(given, expected):
+    assert rounds(*given) == expected
+
+
+def test_the_better_half_of_the_finalists_is_trained_anew_four_times_as_long(study, tmp_path):
+    events = []
+    (folder,) = study.export(tmp_path / "out", finetune_epochs=8, formats=("pt2",), progress=events.append, finalists=4)
+    done = [(event["networks"], event["trial"], event.get("validation_error")) for event in events
+            if event["event"] == "finished"]  # fmt: skip
+    assert [networks for networks, _, _ in done] == [4, 4, 4, 4, 2, 2, 1]
+    short, longer = sorted(done[:4], key=lambda one: one[2]), done[4:6]
+    assert {trial for _, trial, _ in longer} == {trial for _, trial, _ in short[:2]}
+    assert config(folder)["trial"] == done[6][1] == min(longer, key=lambda one: one[2])[1]
+    epochs = [event for event in events if event["event"] == "epoch" and event["networks"] == 2]
+    assert len(epochs) == 8
+
+
+@pytest.mark.parametrize(("pick", "count"), [("best", 0), ("best", True), ("best", 1.5), (0, 2), ("all", 2)])
+def test_wrong_finalists_are_refused_before_any_training(study, tmp_path, pick, count):
+    events = []
+    with pytest.raises(ValueError, match="finalists="):
+        study.export(tmp_path / "out", pick=pick, progress=events.append, finalists=count)
+    with pytest.raises(ValueError, match="finetune_epochs="):
+        study.export(tmp_path / "out", finetune_epochs=2.5, progress=events.append, finalists=2)
+    assert not events and not (tmp_path / "out").exists()
+
+
+def test_the_search_never_reads_the_test_split(tmp_path):
+    class Guarded:
+        """The toy task, which remembers the splits that were read."""
+
+        def __init__(self):
+            self.read = []
+
+        def __getattr__(self, name):
+            return getattr(TASK, name)
+
+        def loader(self, split, resolution, seed):
+            self.read.append(split)
+            return TASK.loader(split, resolution, seed)
+
+    task = Guarded()
+    study = Study.create(
+        tmp_path / "s",
+        model=MODEL,
+        task=task,
+        space=SPACE,
+        budget=Budget(macs=0.5),
+        training=tiny_training(),
+        threads=1,
+    )
+    study.run(4)
+    assert set(task.read) == {"train", "validation"}
+    study.export(tmp_path / "out", finetune_epochs=0, formats=())
+    assert task.read.count("test") == 1

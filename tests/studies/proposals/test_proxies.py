@@ -1,0 +1,67 @@
+"""Rank correlation of rankings with errors, by hand and in a study."""
+
+import math
+
+import pytest
+import torch
+from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+
+from secateur import Budget, Study
+from secateur.pruners import retained
+from secateur.studies.proposals.proxies import proxy_table
+from secateur.studies.trials.trial import Outcome, Trial
+from secateur.studies.views.text import standing_text
+
+SPACE = tiny_space(tiny_net())
+
+
+def trial(number, candidate, error):
+    costs = {name: int(column[0]) for name, column in SPACE.cost_table([candidate]).items()}
+    outcome = Outcome(state="complete", error=error)
+    kind = {"ranking": "l2", "weights": "inherited", "fidelity": "short"}
+    asked = {"asked": candidate, "source": "sampler", "costs": costs}
+    return Trial(number=number, candidate=candidate, outcome=outcome, told=True, **asked, **kind)
+
+
+def test_a_proxy_that_orders_the_trials_as_their_errors_do_has_correlation_one():
+    candidates = SPACE.sample(12, seed=1)
+    scores = {group.name: torch.arange(1.0, group.units + 1) for group in SPACE.groups}
+    kept = retained(SPACE, scores, candidates)
+    assert len(set(kept)) > 8
+    table = proxy_table(
+        [trial(i, c, 1 - k) for i, (c, k) in enumerate(zip(candidates, kept, strict=True))], SPACE, {"mine": scores}
+    )
+    assert table.proxy[0] == "mine" and table.correlation[0] == pytest.approx(1) and table.trials.tolist() == [12] * 3
+    table = proxy_table(
+        [trial(i, c, k) for i, (c, k) in enumerate(zip(candidates, kept, strict=True))], SPACE, {"mine": scores}
+    )
+    assert dict(zip(table.proxy, table.correlation, strict=True))["mine"] == pytest.approx(-1)
+
+
+def test_too_few_trials_and_negative_scores_give_no_number():
+    candidates = SPACE.sample(3)
+    scores = {group.name: -torch.ones(group.units) for group in SPACE.groups}
+    table = proxy_table([trial(i, c, 0.1 * i) for i, c in enumerate(candidates)], SPACE, {"mine": scores})
+    assert table.proxy.tolist() == ["macs", "params"] and all(map(math.isnan, table.correlation))
+
+
+def test_a_study_reports_the_proxies_of_its_seeds(tmp_path):
+    model = tiny_net()
+    study = Study.create(
+        tmp_path / "a",
+        model=model,
+        task=tiny_task(),
+        space=tiny_space(model),
+        budget=Budget(macs=0.6),
+        sampler="random",
+        seeds=("full", "ranp-f", "uniform"),
+        training=tiny_training(),
+        evaluator=Instant(tiny_space(model)),
+    )
+    study.run(12)
+    table = study.proxies(["snip"])
+    assert {"macs", "params", "snip"} < set(table.proxy) and table.proxy.str.startswith("ranp-f:").any()
+    assert (table.correlation > 0.3).all() and (table.trials == 12).all()  # the landscape: every axis helps
+    standing = study.status()
+    assert [row["proxy"] for row in standing["proxies"]] == [name for name in table.proxy if name != "snip"]
+    assert "ranp-f 0." in standing_text(standing) and "rank correlation" in standing_text(standing)

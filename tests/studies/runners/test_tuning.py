@@ -1,0 +1,292 @@
+"""Trials as trials of Ray Tune: the same table, Tune's own folders, and its schedulers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pandas as pd
+import pytest
+from killing import table
+from landscapes import Instant, tiny_net, tiny_space, tiny_task
+from tune_parts import Napping, Odd, create
+
+from secateur import Study, Training
+from secateur.studies.outcomes.work import Job
+from secateur.studies.runners.ray.tune import Tune
+from secateur.studies.runners.ray.tune_worker import _Bench
+from secateur.studies.settings.runner import Runner
+
+ray = pytest.importorskip("ray")
+schedulers = pytest.importorskip("ray.tune.schedulers")
+
+TWO = Runner(kind="tune", workers=2)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of this machine for all tests: the first thing that Tune looks for."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
+    yield
+    ray.shutdown()
+
+
+def results(study: Study, run: int = 1) -> dict[str, list[dict]]:
+    """What Tune logged, by the names of its trials."""
+    folder = study.path / "tune" / f"run-{run:03d}"
+    files = sorted(folder.glob("*/result.json"))
+    return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+
+
+class Impatient(schedulers.FIFOScheduler):
+    """Stops every trial at its first epoch."""
+
+    def on_trial_result(self, tune_controller, trial, result):
+        assert all(value == value for value in result.values()) and "secateur" not in result
+        return self.STOP if "loss" in result else self.CONTINUE
+
+
+def test_the_table_is_that_of_a_serial_run(tmp_path, cluster):
+    straight, other = create(tmp_path / "a"), create(tmp_path / "b")
+    straight.run(6)
+    other.run(6, runner=TWO)
+    pd.testing.assert_frame_equal(table(straight), table(other))
+    logged = results(other)
+    assert list(logged) == [f"trial-{number:04d}" for number in range(6)]
+    for name, lines in logged.items():
+        config = lines[-1]["config"]
+        assert lines[-1]["error"] == other.trials().error[config["trial"]] and lines[-1]["done"]
+        assert "secateur" not in lines[-1] and config["name"] == name
+        assert set(config["axes"]) == {axis.name for axis in other.space.axes}
+    assert len(list((other.path / "tune" / "run-001").glob("trial-*/events.out.tfevents.*"))) == 6
+    assert not list((other.path / "tune").rglob("tuner.pkl"))
+
+
+@pytest.mark.slow
+def test_a_resumed_study_is_another_experiment_for_the_rest(tmp_path, cluster):
+    straight, other = create(tmp_path / "a"), create(tmp_path / "b")
+    straight.run(9)
+    for total in (5, 9):
+        other.run(total, runner=TWO)
+    pd.testing.assert_frame_equal(table(straight), table(other))
+    assert list(results(other, 1)) == [f"trial-{number:04d}" for number in range(5)]
+    assert list(results(other, 2)) == [f"trial-{number:04d}" for number in range(5, 9)]
+
+
+@pytest.mark.slow
+def test_parents_and_rounds_travel(tmp_path, cluster):
+    """Weights that trials start from are made by one worker and read by another; no scheduler sees a round."""
+    for sampler in ("three-dimensions", "joint"):
+        straight, other = (create(tmp_path / f"{sampler}-{i}", sampler=sampler) for i in range(2))
+        straight.run(9)
+        other.run(9, runner=Tune(TWO, scheduler=Impatient()))
+        pd.testing.assert_frame_equal(table(straight), table(other))
+        assert {path.name for path in (straight.path / "weights").iterdir()} == {
+            path.name for path in (other.path / "weights").iterdir()
+        }
+    assert "round-0" in results(other)
+
+
+def test_a_scheduler_stops_trials_and_none_of_them_counts(tmp_path, cluster):
+    study = create(tmp_path / "a", training=Training(lr=0.05, short_epochs=6, recalibration_images=64))
+    asha = schedulers.ASHAScheduler(grace_period=1, reduction_factor=2, max_t=6)
+    study.run(12, runner=Tune(Runner(kind="tune", workers=1), folder=tmp_path / "elsewhere", scheduler=asha))
+    trials = study.trials()
+    stopped = trials[trials.reason.fillna("").str.startswith("stopped by Tune's scheduler after epoch")]
+    assert len(stopped) and len(stopped) < 12 and not stopped.evaluated.any()
+    assert (trials.state == "complete").all() and trials.drop(stopped.index).evaluated.all()
+    assert stopped.error.notna().all()
+    assert not set(stopped.index) & set(study.front().trial)
+    assert len(list((tmp_path / "elsewhere" / "run-001").glob("trial-*"))) == 12
+
+
+@pytest.mark.slow
+def test_a_trial_that_has_only_to_be_measured_is_not_stopped(tmp_path, cluster):
+    once, twice = (create(tmp_path / str(epochs), training=Training(lr=0.05, short_epochs=epochs)) for epochs in (1, 2))
+    once.run(3, runner=Tune(TWO, scheduler=Impatient()))
+    twice.run(3, runner=Tune(TWO, scheduler=Impatient()))
+    assert once.trials().evaluated.all() and not twice.trials().evaluated.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_finishes_what_runs_and_a_second_one_leaves(tmp_path, cluster, times):
+    seconds = 4.0 if times == 1 else 300.0
+    study, tune = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds)), Tune(TWO)
+
+    def interrupt():
+        while not (tune.describe(0) and tune.describe(1)):
+            time.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        study.run(4, runner=tune)
+    thread.join()
+    assert not [one for one in threading.enumerate() if one.name == "secateur-tune"]
+    states = list(study.trials().state)
+    assert states == ["complete", "complete", "running", "running"] if times == 1 else set(states) == {"running"}
+
+
+def test_what_can_never_be_is_refused_at_once(tmp_path, cluster):
+    study = create(tmp_path / "a", evaluator=Instant(tiny_space(tiny_net())))
+    for asked, said in [
+        (Tune(Runner(kind="tune", workers=64)), "room for 2"),
+        (Tune(Runner(kind="tune", gpus_per_trial=1)), "GPU=0"),
+        (Tune(Runner(kind="tune", address="ray://head:10001")), "kind='ray'"),
+        (Tune(TWO, scheduler=schedulers.HyperBandScheduler()), "only stops trials"),
+        (Tune(TWO, scheduler=schedulers.MedianStoppingRule(hard_stop=False)), "only stops trials"),
+        (Tune(TWO, scheduler=len), "only stops trials"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            study.run(4, runner=asked)
+    with pytest.raises(ValueError, match="asha, median"):
+        Tune(TWO, scheduler="hyperband")
+
+
+@pytest.mark.slow
+def test_what_workers_cannot_import_is_said_at_once(tmp_path, cluster, monkeypatch):
+    here = ModuleType("only_here")
+    exec("from landscapes import Instant\nclass Hidden(Instant): pass", here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", here)
+    study = create(tmp_path / "a", evaluator=here.Hidden(tiny_space(tiny_net())))
+    with pytest.raises(RuntimeError, match="workers can't do these trials: ModuleNotFoundError"):
+        study.run(4, runner=Runner(kind="tune", workers=1))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_one_attempt_of_one_trial(tmp_path, cluster):
+    (tmp_path / "marks").mkdir()
+    study = create(tmp_path / "a", evaluator=Odd(Instant(tiny_space(tiny_net())), tmp_path / "marks"))
+    study.run(8, runner=TWO)
+    trials = study.trials()
+    raised = trials[trials.reason == "ValueError: a bad network"]
+    assert len(raised) == (trials.state == "failed").sum() and (raised.attempts == 1).all()
+    again = trials[trials.attempts == 2]
+    assert len(again) and (again.state == "complete").all() and trials.attempts.max() == 2
+    names = {path.name for path in (study.path / "tune" / "run-001").glob("trial-*-attempt-2")}
+    assert names == {f"trial-{number:04d}-attempt-2" for number in again.index}
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_given_up(tmp_path, cluster):
+    study = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds=60.0))
+    study.run(2, runner=Runner(kind="tune", workers=2, timeout_s=1.0))
+    assert set(study.trials().reason) == {"timed out: not finished within 1 s"}
+
+
+@pytest.mark.slow
+def test_idle_workers_that_die_are_replaced(tmp_path, cluster):
+    (tmp_path / "pids").mkdir()
+    study = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), 0.1, tmp_path / "pids"))
+    killed = []
+
+    def kill(event):
+        if event["done"] == 4:  # a batch has ended, and nothing runs
+            for path in (tmp_path / "pids").iterdir():
+                os.kill(int(path.name), signal.SIGKILL)
+                killed.append(path.name)
+
+    study.run(6, kill, runner=TWO)
+    assert killed and len(study.trials()) == 6 and study.trials().evaluated.all()
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
+    """SIGKILL in mid-search, twice; then to the end."""
+    straight = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds=0.0))
+    straight.run(24)
+    program = Path(__file__).parents[2] / "tune_parts.py"
+    command = [sys.executable, str(program), str(tmp_path / "b"), "24"]
+    for wait_s in (0.3, 0.9, None):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            assert process.stdout.readline().strip() == "ready"
+            if wait_s is not None:
+                time.sleep(wait_s)
+                process.kill()
+            code = process.wait()
+        assert code == (0 if wait_s is None else -signal.SIGKILL)
+    napping = Napping(Instant(tiny_space(tiny_net())))
+    other = Study.open(tmp_path / "b", model=tiny_net(), task=tiny_task(), evaluator=napping)
+    pd.testing.assert_frame_equal(table(straight), table(other))
+    assert [path.name for path in sorted((tmp_path / "b" / "tune").iterdir())] == ["run-001", "run-002", "run-003"]
+
+
+# --- without Ray ------------------------------------------------------------------------------------------------------
+
+
+class Chatty:
+    """Says three things, then answers; ends badly where it is told to."""
+
+    fingerprint = "chatty"
+    callbacks = ()
+
+    def __init__(self, instant):
+        self.instant, self.end, self.ended = instant, None, 0
+
+    def __call__(self, build, **asked):
+        for epoch in range(1, 4):
+            for one in self.callbacks:
+                one.after_epoch(SimpleNamespace(epoch=epoch, epochs=3, losses=[1.0 / epoch]))
+        if self.end is not None:
+            raise self.end
+        self.ended += 1
+        return self.instant(build, **asked)
+
+
+def bench(tmp_path):
+    chatty = Chatty(Instant(tiny_space(tiny_net())))
+    study = create(tmp_path / "a", evaluator=chatty)
+    study.run(1)
+    trial = study._ledger.trials[0]
+    made = _Bench(study._engine.work({}), gpus=0)
+    chatty.ended = 0
+    return made, chatty, Job(trial=replace(trial, outcome=None))
+
+
+def test_a_result_an_epoch_and_a_last_one_with_the_report(tmp_path):
+    made, _, job = bench(tmp_path)
+    for _ in range(2):  # workers are used again
+        made.take(job)
+        found = [made.step() for _ in range(4)]
+        assert [one["epoch"] for one in found[:3]] == [1, 2, 3] and [one["done"] for one in found] == [False] * 3 + [
+            True
+        ]
+        assert [one["loss"] for one in found[:3]] == [1.0, 1 / 2, 1 / 3]
+        kind, report = found[3]["secateur"]
+        assert kind == "done" and report.outcome.error == found[3]["error"] and report.outcome.complete
+        assert len({frozenset(one) - {"state", "attributes"} for one in found}) == 1  # one header for Tune's CSV
+    made.close()
+
+
+def test_a_job_that_is_abandoned_ends_at_its_next_event_and_another_begins(tmp_path):
+    made, chatty, job = bench(tmp_path)
+    made.take(job)
+    assert made.step()["epoch"] == 1
+    made.abandon()
+    made.take(job)
+    assert [made.step()["done"] for _ in range(4)] == [False, False, False, True] and chatty.ended == 1
+    made.close()
+
+
+def test_what_would_end_a_process_loses_the_worker_and_what_is_wrong_fails_the_trial(tmp_path):
+    made, chatty, job = bench(tmp_path)
+    for chatty.end, lost in [(ValueError("a bad network"), False), (SystemExit("enough"), True)]:
+        made.take(job)
+        for _ in range(3):
+            made.step()
+        if lost:
+            with pytest.raises(RuntimeError, match="SystemExit: enough"):
+                made.step()
+        else:
+            assert made.step()["secateur"][1].outcome.reason == "ValueError: a bad network"
+    made.close()

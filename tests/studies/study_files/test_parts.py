@@ -1,0 +1,108 @@
+"""What a study file names is the user's code: whatever it raises is one sentence that says where."""
+
+import logging
+
+import pytest
+from study_file import write
+
+from secateur.__main__ import main
+from secateur.studies import launch
+from secateur.studies.study_files import file as config
+
+BROKEN = {
+    "def make(:": r"can't be imported, it raised SyntaxError: .*\(PLACE, line 1\)",
+    "x = 1 / 0": r"can't be imported, it raised ZeroDivisionError: division by zero \(PLACE, line 1\)",
+    "import no_such_package": r"needs no_such_package, which is not installed",
+    "import sys\nsys.exit(3)": r"can't be imported, it raised SystemExit: 3 \(PLACE, line 2\)",
+    "def make():\n    return {}['weights']": r"raised KeyError: 'weights' \(PLACE, line 2\)",
+    "def make():\n    raise SystemExit": r"raised SystemExit: \(PLACE, line 2\)",
+    "import torch\ndef make():\n    torch.zeros(2) @ torch.zeros(3)": r"raised RuntimeError: .*\(PLACE, line 3\)",
+    "make = 3": r"is a int; expected something to call",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("parts"), "cli_parts")
+
+
+def study(folder, tmp_path, model):
+    text = (
+        (folder / "study.toml").read_text().replace('factory = "cli_parts:Tiny"\ntrain = true', f'factory = "{model}"')
+    )
+    (folder / f"{tmp_path.name}.toml").write_text(text)
+    return folder / f"{tmp_path.name}.toml"
+
+
+@pytest.mark.parametrize("code", BROKEN, ids=range(len(BROKEN)))
+def test_what_a_factory_raises_is_said_with_its_place(folder, tmp_path, capsys, code):
+    name = f"broken{list(BROKEN).index(code)}"
+    (folder / f"{name}.py").write_text(code)
+    path = study(folder, tmp_path, f"{name}:make")
+    with pytest.raises(
+        (ValueError, TypeError), match=f"^model factory {name}:make.*{BROKEN[code].replace('PLACE', f'{name}.py')}"
+    ):
+        launch.trace(config.read(path))
+    assert main(["search", str(path), "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        ("x[:, 5]", r"the model does not take the data of shape \(16, 1, 8, 8\): IndexError: index 5 is out of bounds"),
+        ("{}[x.ndim]", r"the model does not take the data of shape \(16, 1, 8, 8\): KeyError: 4"),
+        ("None.shape", "AttributeError: 'NoneType' object has no attribute 'shape'"),
+    ],
+)
+def test_a_model_that_does_not_take_the_data(folder, tmp_path, forward, said):
+    name = f"taking{tmp_path.name.rstrip('_')[-1]}"
+    (folder / f"{name}.py").write_text(
+        "from cli_parts import Tiny\n\n\nclass Odd(Tiny):\n"
+        f"    def forward(self, x):\n        return super().forward(x) + {forward}\n"
+    )
+    with pytest.raises(ValueError, match=said):
+        launch.trace(config.read(study(folder, tmp_path, f"{name}:Odd")))
+
+
+def test_a_network_that_only_guesses_is_warned_of(folder, tmp_path, caplog):
+    (folder / "constant.py").write_text(
+        "from cli_parts import Tiny\n\n\ndef constant():\n    net = Tiny()\n    net.head.weight.data.zero_()\n"
+        "    return net\n\n\ndef endless():\n    net = Tiny()\n    net.head.bias.data.fill_(float('nan'))\n"
+        "    return net\n"
+    )
+    for name, said in (
+        (
+            "constant",
+            "full network: validation error 50.00% +- 11.18, little better than a guess; if it is not trained",
+        ),
+        ("endless", "full network: the outputs on the validation split are not finite; if it is not trained yet"),
+    ):
+        caplog.clear()
+        file = config.read(study(folder, tmp_path, f"constant:{name}")).changed(trials=1)
+        with caplog.at_level(logging.INFO, logger="secateur"):
+            launch.search(file, tmp_path / name)
+        (warned,) = [one for one in caplog.records if one.getMessage().startswith("full network")]
+        assert warned.levelno == logging.WARNING and warned.getMessage().startswith(said)
+        assert "train = true in [model]" in warned.getMessage()
+
+
+def test_a_network_that_was_trained_is_only_told(folder, tmp_path, caplog):
+    (folder / "trained.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Halves(nn.Module):\n"
+        '    """Which half is brighter, for certain."""\n\n'
+        "    def __init__(self):\n        super().__init__()\n        self.conv = nn.Conv2d(1, 4, 1)\n"
+        "        self.conv.weight.data.fill_(1)\n        self.conv.bias.data.zero_()\n\n"
+        "    def forward(self, x):\n        x = self.conv(x).mean((1, 2))\n        half = x.shape[-1] // 2\n"
+        "        return torch.stack([x[:, half:].mean(1), x[:, :half].mean(1)], 1)\n"
+    )
+    file = config.read(study(folder, tmp_path, "trained:Halves")).changed(trials=1)
+    with caplog.at_level(logging.INFO, logger="secateur"):
+        launch.search(file, tmp_path / "run")
+    (told,) = [one for one in caplog.records if one.getMessage().startswith("full network")]
+    said = (
+        "full network: validation error 0.00% +- 3.41, as trained:Halves gives it; train = true in [model] would train"
+    )
+    assert told.levelno == logging.INFO and told.getMessage().startswith(said)

@@ -1,0 +1,123 @@
+"""The ledger alone: what is written comes back, and nothing is ever half-written."""
+
+import optuna
+import pytest
+from landscapes import tiny_net, tiny_space
+
+from secateur.studies.trials.ledger import Ledger, make_ledger, positions
+from secateur.studies.trials.storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
+from secateur.studies.trials.trial import Outcome, Trial, failed
+
+SPACE = tiny_space(tiny_net())
+OBJECTIVES = ("error", "macs")
+LIMITS = {"macs": 200_000.0}
+
+
+def trial(number, candidate):
+    return Trial(
+        number=number,
+        candidate=candidate,
+        asked=SPACE.full,
+        source="sampler",
+        ranking="l2:0",
+        weights="inherited",
+        fidelity="short",
+        costs={name: int(values[0]) for name, values in SPACE.cost_table([candidate]).items()},
+        memory={"sampler": "note"},
+    )
+
+
+@pytest.fixture
+def storage(tmp_path):
+    make_sqlite(tmp_path / "study.db")
+    opened = connect(sqlite_url(tmp_path / "study.db"))
+    make_ledger(opened, "study", OBJECTIVES, {"macs": 0.5})
+    yield opened
+    disconnect(opened)
+
+
+def ledger(storage):
+    return Ledger(storage, "study", SPACE.axes, OBJECTIVES)
+
+
+def test_a_trial_goes_from_running_to_parked_to_told(storage):
+    first = ledger(storage)
+    small = SPACE.uniform(width=0.5)
+    proposed = first.add(trial(0, small))
+    assert ledger(storage).trials == [proposed]
+    assert not proposed.told and proposed.outcome is None and proposed.started > 1e9
+
+    outcome = Outcome(state="complete", error=0.25, error_std=0.01, seconds=3.5, attributes={"rung": 0.5, "why": "so"})
+    parked = first.park(proposed, outcome)
+    assert ledger(storage).trials == [parked] and parked.outcome == outcome and not parked.told
+
+    told = first.tell(parked, LIMITS, {"sampler": "note", "more": 1})
+    assert ledger(storage).trials == [told] and told.told
+    assert told.memory == {"sampler": "note", "more": 1}
+
+
+def test_what_optuna_sees(storage):
+    small, mine = SPACE.uniform(width=0.5), ledger(storage)
+    mine.tell(mine.park(mine.add(trial(0, small)), Outcome(state="complete", error=0.25)), LIMITS, {})
+    mine.tell(mine.park(mine.add(trial(1, SPACE.full)), failed("diverged")), LIMITS, {})
+    rows = optuna.load_study(study_name="study", storage=storage).trials
+    macs = SPACE.cost_table([small])["macs"][0]
+    assert [row.state.name for row in rows] == ["COMPLETE", "FAIL"]
+    assert rows[0].values == [0.25, macs]
+    assert rows[0].params == positions(SPACE.axes, small)
+    assert rows[0].constraints == {"macs": pytest.approx((macs - 200_000) / 200_000)}
+    assert rows[0].user_attrs["constraints"] == rows[0].constraints  # Optuna's dashboard reads only these
+    assert rows[0].user_attrs["key"] == small.key
+    assert rows[1].user_attrs["outcome"]["reason"] == "diverged"
+
+
+def test_a_kill_between_constraint_and_telling_is_mended(storage):
+    mine = ledger(storage)
+    parked = mine.park(mine.add(trial(0, SPACE.full)), Outcome(state="complete", error=0.5))
+    row = optuna.trial.Trial(optuna.load_study(study_name="study", storage=storage), 1)
+    row.set_constraint("macs", 7.0)  # what the killed process had written; a second call would warn
+    told = ledger(storage).tell(parked, LIMITS, {})
+    assert told.told
+    assert not told.within(LIMITS), "whether a budget is met is read from costs, not from stored constraints"
+
+
+def test_numbers_follow_one_another(storage):
+    with pytest.raises(ValueError, match="can't follow"):
+        ledger(storage).add(trial(1, SPACE.full))
+
+
+def test_rows_that_something_else_wrote_are_refused(storage):
+    study = optuna.load_study(study_name="study", storage=storage)
+    study.ask()
+    with pytest.raises(ValueError, match="something else wrote there"):
+        ledger(storage)
+
+
+def test_a_storage_without_the_study_is_refused(storage):
+    with pytest.raises(ValueError, match="holds no study called 'other'"):
+        Ledger(storage, "other", SPACE.axes, OBJECTIVES)
+
+
+def test_notes_and_later_latencies_come_back(storage):
+    mine = ledger(storage)
+    told = mine.tell(mine.park(mine.add(trial(0, SPACE.full)), Outcome(state="complete", error=0.5)), LIMITS, {})
+    mine.note("budget", {"macs": 0.25})
+    mine.note_latency(told, 1.5)
+    assert mine.trials[0].measures["latency_ms"] == 1.5
+    assert ledger(storage).trials == mine.trials
+    assert ledger(storage).notes()["budget"] == {"macs": 0.25}
+
+
+def test_sqlite_keeps_a_write_ahead_log_and_waits(storage, tmp_path):
+    with storage.engine.connect() as connection:
+        pragma = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        }
+    assert pragma == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 60000}
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "study.db").write_text("SQLite it is not, but it is long enough to look at" * 20)
+    with pytest.raises(ValueError, match="damaged"):
+        check_sqlite(tmp_path / "study.db")

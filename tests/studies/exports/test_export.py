@@ -248,7 +248,7 @@ FILL = """
 import resource, sys
 import torch
 from secateur.spaces import Cut
-from secateur.studies.export import write_model
+from secateur.studies.exports.model import write_model
 model = torch.nn.Linear(64, 64)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:

@@ -136,7 +136,7 @@ def test_a_worker_that_stands_still_keeps_nobody(tmp_path):
 
 def test_folders_of_killed_processes_are_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "import os; from secateur.studies.scratch import Scratch; print(Scratch().path, flush=True); os._exit(9)"
+    code = "import os; from secateur.studies.disk.scratch import Scratch as S; print(S().path, flush=True); os._exit(9)"
     killed = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     )

@@ -9,6 +9,7 @@ import types
 from importlib.metadata import version
 from pathlib import Path
 
+import house
 import pytest
 
 import secateur
@@ -21,6 +22,50 @@ MAY_IMPORT = {
     "pruners": {"spaces"},
     "studies": {"spaces", "search", "evaluators", "pruners"},
 }
+GROUND = {"budget.py", "candidate.py", "graph"}
+BELOW = {"disk", "settings", "trials"}
+WINGS = {"outcomes", "proposals", "study_files"}
+INSIDE = {
+    "search": {
+        "joint": {"problem.py"},
+        "polynomial": {"pareto.py", "problem.py"},
+        "three_dimensions": {"problem.py"},
+    },
+    "evaluators": {
+        "latency": {"modes.py"},
+        "tasks": {"modes.py"},
+        "training": {"modes.py", "tasks"},
+    },
+    "pruners": {
+        "criteria": {"examples.py", "proposal.py"},
+        "one_shot": {"criteria", "examples.py", "proposal.py"},
+        "resrep": {"proposal.py"},
+        "training": {"criteria", "examples.py", "proposal.py"},
+    },
+    "spaces": {
+        "graph": set(),
+        "channels": {"graph"},
+        "costs": {*GROUND, "channels"},
+        "cutting": {*GROUND, "channels"},
+        "tracing": {*GROUND, "channels", "costs", "cutting"},
+        "networks": {*GROUND, "channels", "cutting", "space.py"},
+    },
+    "studies": {
+        "disk": set(),
+        "settings": {"disk"},
+        "trials": {"disk"},
+        "outcomes": BELOW,
+        "proposals": BELOW,
+        "study_files": BELOW,
+        "runners": {*BELOW, "outcomes"},
+        "exports": {*BELOW, "outcomes"},
+        "drivers": {*BELOW, "exports", "outcomes", "proposals", "runners"},
+        "views": {*BELOW, "runners"},
+        "pages": {*BELOW, *WINGS, "exports", "views"},
+    },
+}
+"""What each part of a room may import of the other parts; files of the room itself, above the folders, are free."""
+NOT_YET = {"spaces", "studies", "longest file", "longest function", "most parameters"}
 FILES = [path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -41,6 +86,32 @@ def test_arrows_point_down_and_are_relative(path):
             assert set(rooms) <= MAY_IMPORT[room] | {"__version__"}, ast.unparse(node)
         else:
             assert 1 <= node.level <= 1 + len(inside), ast.unparse(node)
+
+
+def held(names):
+    """The names as parameters of a test; those that do not hold yet may fail."""
+    mark = pytest.mark.xfail(reason="not yet")
+    return [pytest.param(name, marks=[mark] if name in NOT_YET else []) for name in names]
+
+
+@pytest.mark.parametrize("room", held(INSIDE))
+def test_arrows_inside_a_room_point_down(room):
+    folders = {path.parent.name for path in (ROOT / room).glob("*/__init__.py")}
+    assert set(INSIDE[room]) == folders, "every folder needs a line in INSIDE: what may it import?"
+    between = house.parts(house.imports(), room)
+    for folder, allowed in INSIDE[room].items():
+        assert {Path(other).name for other in between[f"{room}/{folder}"]} <= allowed, folder
+
+
+@pytest.mark.xfail(reason="not yet")
+def test_no_file_imports_itself_through_others():
+    """Circles that exist for type checkers only count: a reader goes around them too."""
+    assert house.circles(house.imports()) == []
+
+
+@pytest.mark.parametrize("bound", held(house.BOUNDS))
+def test_everything_is_small_enough_to_read(bound):
+    assert house.offences(bound) == []
 
 
 def test_the_face_imports_absolutely_and_lazily():

@@ -44,7 +44,7 @@ from secateur.spaces import threshold_candidate
 from secateur.studies.proposals.proposer import Proposer
 from secateur.studies.proposals.seeds import Seed, Seeds
 from secateur.studies.settings.settings import DEFAULT
-from secateur.studies.trials.trial import Outcome
+from secateur.studies.trials.outcome import Scored
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "search_efficiency"
@@ -98,7 +98,7 @@ def replay(landscape, sampler, *, trials, batch=4, share=0.5, seeded=True, seed=
         stds = landscape.error_std(told)
         ended = []
         for trial, error, std in zip(mates, told.tolist(), stds.tolist(), strict=True):
-            done = trial.ended(Outcome(state="complete", error=error, error_std=std))
+            done = trial.ended(Scored(error=error, error_std=std))
             ended.append(replace(done, memory=proposer.after(done)))
         proposer.close(ended)
         tried += encoded.tolist()
@@ -475,7 +475,7 @@ def proposal_ms(sampler, trials=300, count=4):
             ]
         )
         error = 0.1 + 0.3 * float(((1 - share) ** 2).mean()) + 0.1 * float(1 - share.min())
-        return trial.ended(Outcome(state="complete", error=error, error_std=0.005))
+        return trial.ended(Scored(error=error, error_std=0.005))
 
     drawing, told = proposer("random"), []
     for number in range(trials):

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
-from secateur.studies.outcomes.work import Job, Report, Work  # noqa: E402
+from secateur.studies.outcomes.work import Job, JobEnd, Work  # noqa: E402
 from secateur.studies.runners.executor import Executor, Listen, Message
 from secateur.studies.settings.runner import Runner  # noqa: E402
 from secateur.studies.study_files.networks import resnet20  # noqa: E402
@@ -106,7 +106,7 @@ class Virtual(Executor):
             payload = None
             if job is not None:
                 with self.clock.aside():
-                    payload = Report(outcome=self._evaluation(job.trial))
+                    payload = JobEnd(outcome=self._evaluation(job.trial))
             found.append(Message(slot=slot, kind=kind, payload=payload))
         return found
 

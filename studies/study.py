@@ -453,7 +453,7 @@ class Study:
             return []
         if not isinstance(within, Mapping):
             raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
-        fit = [trial for trial in self._ledger.trials if trial.told and trial.scored and trial.within(within)]
+        fit = [trial for trial in self._ledger.trials if trial.scored and trial.within(within)]
         found = finalists_of(fit, self.space, self.settings.objectives, count)
         return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
 

@@ -16,7 +16,8 @@ from secateur.evaluators import Result
 from secateur.spaces import Candidate
 from secateur.studies.outcomes.work import Job, Work
 from secateur.studies.settings.runner import Runner
-from secateur.studies.trials.trial import Outcome, Trial
+from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Script:
     def at(self, folder: Path) -> Script:
         return replace(self, folder=str(folder))
 
-    def __call__(self, trial, earlier=(), say=None) -> Outcome:
+    def __call__(self, trial, earlier=(), say=None) -> Scored:
         if trial.source == "hang":
             time.sleep(600)
         if trial.source == "die":
@@ -39,7 +40,7 @@ class Script:
             raise OSError("no space left")
         say({"epoch": 1, "epochs": 1, "loss": 0.5})
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return Outcome(state="complete", error=0.5, attributes={"pid": float(os.getpid()), "gpus": gpus})
+        return Scored(error=0.5, attributes={"pid": float(os.getpid()), "gpus": gpus})
 
 
 @dataclass
@@ -55,8 +56,8 @@ class Wide:
     def at(self, folder: Path) -> Wide:
         return self
 
-    def __call__(self, trial, earlier=(), say=None) -> Outcome:
-        return Outcome(state="complete", error=0.5, attributes={"devices": float(len(self.devices))})
+    def __call__(self, trial, earlier=(), say=None) -> Scored:
+        return Scored(error=0.5, attributes={"devices": float(len(self.devices))})
 
 
 def job(does: str, number: int = 0) -> Job:

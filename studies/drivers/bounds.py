@@ -42,7 +42,7 @@ class Bounds:
         if "latency_ms" in limits:
             self._engine.latencies.check_limit(limits["latency_ms"])
             for trial in self._ledger.trials:
-                if trial.told and trial.scored and "latency_ms" not in trial.measures:
+                if trial.scored and "latency_ms" not in trial.measures:
                     [timing] = self._engine.latencies.measure([trial.candidate])
                     self._ledger.note_latency(trial, timing.ms)
         return limits

@@ -19,7 +19,7 @@ from ...spaces import Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
 from ..exports.exporter import Exporter
 from ..outcomes.evaluation import Evaluation
-from ..outcomes.latency import Gate, Latencies
+from ..outcomes.latency import Latencies, LatencyGate
 from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
 from ..outcomes.work import Work
@@ -169,11 +169,11 @@ class Engine:
         )
         return Work(evaluation=evaluation, threads=self.settings.threads, device=self.settings.device)
 
-    def gate(self, limits: Mapping[str, float]) -> Gate | None:
+    def gate(self, limits: Mapping[str, float]) -> LatencyGate | None:
         """Measures the latency of a trial before anything is trained; None where latency does not matter."""
         if not self.wants_latency(limits):
             return None
-        return Gate(latencies=self.latencies, full=self.space.full, limit_ms=limits.get("latency_ms"))
+        return LatencyGate(latencies=self.latencies, full=self.space.full, limit_ms=limits.get("latency_ms"))
 
     def exporter(self, limits: Mapping[str, float]) -> Exporter:
         """Writes networks."""
@@ -225,6 +225,6 @@ class Engine:
 
     def _seconds(self) -> float:
         """What a trial of the first batch took, in the median; the same ever after, so no proposal depends on today."""
-        first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.told and trial.scored]
-        known = [trial.outcome.seconds for trial in first if trial.outcome is not None]
+        first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.scored]
+        known = [trial.outcome.seconds for trial in first if trial.outcome]
         return statistics.median(known) if len(first) == self.settings.batch else math.inf

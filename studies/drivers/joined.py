@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import final
 
 from ..proposals.proposer import Proposer
-from ..trials.trial import Outcome, Trial, failed
+from ..trials.outcome import Failed, Outcome
+from ..trials.trial import Trial
 from .crew import Crew
 from .loop import Search
 
@@ -126,7 +127,7 @@ class JoinedSearch:
             self._catch_up()
             if earlier:
                 said = f"another driver proposed the same at the same time, as trial {earlier[0].number}"
-                return self._told(self._ledger.park(written, failed(said)))
+                return self._told(self._ledger.park(written, Failed(reason=said)))
             return written
 
     def _adopt(self) -> Trial | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ..proposals.proposer import Proposer
 from ..runners.dispatch import Dispatcher
 from ..trials.ledger import Ledger
+from ..trials.outcome import Failed, Skipped, Stopped
 from ..trials.progress import Progress
 from ..trials.trial import Trial
 
@@ -129,19 +130,22 @@ class Search:
             if trial.told:
                 self.watch.recall(trial)
                 continue
-            if trial.outcome.complete and trial.outcome.error is None:
-                trial = self.ledger.park(trial, replace(trial.outcome, error=self._stand_in(number)))
+            match trial.outcome:
+                case Skipped(stand_in=None):
+                    trial = self.ledger.park(trial, replace(trial.outcome, stand_in=self._stand_in(number)))
+                case Stopped(predicted=None):
+                    trial = self.ledger.park(trial, replace(trial.outcome, predicted=self._stand_in(number)))
             self.watch.tell(self.ledger.tell(trial, self.limits, self.proposer.after(trial)))
             self._refuse_to_fail_on(number)
 
     def _stand_in(self, number: int) -> float:
         """What a sampler is told for a network that was never trained: the median error so far."""
-        known = [trial.measures["error"] for trial in self.ledger.trials[:number] if trial.told and trial.scored]
+        known = [trial.measures["error"] for trial in self.ledger.trials[:number] if trial.scored]
         return statistics.median(known) if known else 1.0
 
     def _refuse_to_fail_on(self, number: int) -> None:
         last = [trial.outcome for trial in self.ledger.trials[max(0, number + 1 - _FAILURES) : number + 1]]
-        failed = [outcome.reason for outcome in last if outcome is not None and not outcome.complete]
+        failed = [outcome.reason for outcome in last if isinstance(outcome, Failed)]
         if len(failed) == _FAILURES:
             raise RuntimeError(
                 f"the last {_FAILURES} trials all failed, so the search stops; the last one: {failed[-1]}. "
@@ -150,9 +154,9 @@ class Search:
 
     def _refuse_the_hopeless(self) -> None:
         """Stop where not one trial ever came through and all raised the same: it is not the networks."""
-        outcomes = [trial.outcome for trial in self.ledger.trials if trial.told and trial.outcome is not None]
-        reasons = {outcome.reason for outcome in outcomes if not outcome.complete}
-        if len(outcomes) < _HOPELESS or len(reasons) != 1 or any(outcome.complete for outcome in outcomes):
+        outcomes = [trial.outcome for trial in self.ledger.trials if trial.told]
+        reasons = {outcome.reason if isinstance(outcome, Failed) else None for outcome in outcomes}
+        if len(outcomes) < _HOPELESS or len(reasons) != 1:
             return
         reason = reasons.pop() or ""
         if _raised(reason):

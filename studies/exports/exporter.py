@@ -76,14 +76,14 @@ class Exporter:
                 )
             return list(front) if pick == "all" else [self._best(front)]
         if isinstance(pick, Mapping):
-            fit = [trial for trial in trials if trial.told and trial.scored and trial.within(pick)]
+            fit = [trial for trial in trials if trial.scored and trial.within(pick)]
             if not fit:
                 asked = ", ".join(f"{name}={limit:g}" for name, limit in pick.items())
                 raise ValueError(f"no trial is within {asked}; run more trials or raise the budget")
             return [self._best(fit)]
         if isinstance(pick, bool) or not isinstance(pick, int):
             raise ValueError(f"pick={pick!r}: expected 'best', 'all', the number of a trial, or a Budget")
-        if not 0 <= pick < len(trials) or not trials[pick].told or not trials[pick].scored:
+        if not 0 <= pick < len(trials) or not trials[pick].scored:
             raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
         return [trials[pick]]
 
@@ -185,7 +185,6 @@ class Exporter:
 
     def _record(self, trial: Trial, found: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
-        assert trial.outcome is not None
         side = self.space.side(trial.candidate)
         return {
             "study": self.study.name,
@@ -197,11 +196,10 @@ class Exporter:
             "ranking": trial.ranking,
             "weights": trial.weights,
             "fidelity": trial.fidelity,
-            "costs": trial.costs
-            | ({} if trial.outcome.latency_ms is None else {"latency_ms": trial.outcome.latency_ms}),
+            "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
             "full_costs": {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()},
             "limits": dict(self.limits),
-            "errors": {"search_error": trial.outcome.error, "search_error_std": trial.outcome.error_std, **found},
+            "errors": {"search_error": trial.error, "search_error_std": trial.error_std, **found},
             "training": asdict(self.settings.training) | {"epochs": found["epochs"]},
             "preprocessing": dict(self.task.preprocessing),
             "fingerprint": dict(self.fingerprint),

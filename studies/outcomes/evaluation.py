@@ -15,7 +15,8 @@ from ...search import NOTE
 from ...spaces import Space
 from ..disk.artifacts import ROUND, Artifacts
 from ..settings.determinism import seed_of
-from ..trials.trial import REFERENCE, Outcome, Trial, outcome_of
+from ..trials.outcome import Evaluated, outcome_of
+from ..trials.trial import REFERENCE, Trial
 from .rounds import Rounds
 from .stopping import Stopping
 
@@ -51,7 +52,7 @@ class Evaluation:
         rounds = None if self.rounds is None else replace(self.rounds, folder=folder)
         return replace(self, artifacts=replace(self.artifacts, folder=folder), rounds=rounds)
 
-    def __call__(self, trial: Trial, earlier: Sequence[Trial] = (), say: Say | None = None) -> Outcome:
+    def __call__(self, trial: Trial, earlier: Sequence[Trial] = (), say: Say | None = None) -> Evaluated:
         """The outcome of a trial.
 
         Args:
@@ -60,7 +61,6 @@ class Evaluation:
             say: called with `{"epoch", "epochs", "loss"}` after every epoch, and `{"rung", "error"}` after every rung.
         """
         start = time.perf_counter()
-        latency_ms = trial.measures.get("latency_ms")
         reference = trial.candidate == self.space.full or trial.source == REFERENCE
         stopping = None if reference or self.stopping is None else replace(self.stopping, trials=earlier)
         if hasattr(self.evaluator, "callbacks"):
@@ -81,12 +81,11 @@ class Evaluation:
         )
         if stopping is not None and getattr(result, "stopped", False):
             seconds = time.perf_counter() - start
-            found = stopping.outcome(trial, result.rung, result.error, seconds, dict(result.attributes))
-            return replace(found, latency_ms=latency_ms)
+            return stopping.outcome(trial, result.rung, result.error, seconds, dict(result.attributes))
         weights = getattr(result, "weights", None)
         if self.keeps_weights and weights is not None:
             self.artifacts.keep_trained(trial.number, trial.candidate, weights)
-        return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=latency_ms)
+        return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=trial.latency_ms)
 
     def build(self, trial: Trial) -> nn.Module:
         """A fresh small network with the weights the trial names; shared ones are trained now if they are not there."""

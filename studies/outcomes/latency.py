@@ -24,7 +24,8 @@ from ...evaluators.latency.latency_model import LatencyModel, calibration
 from ...evaluators.modes import device_of, dtype_of
 from ...spaces import Candidate, Space, build
 from ..disk.files import FormatError, read_json, to_json, write_atomic
-from ..trials.trial import REFERENCE, Outcome, Trial
+from ..trials.outcome import Skipped
+from ..trials.trial import REFERENCE, Trial
 
 FORMAT, VERSION = "secateur-latencies", 1
 COUNT = 48  # networks that are measured before the first trial
@@ -169,7 +170,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class LatencyGate:
     """Measures a trial's latency, in the driver and before any trial of its batch runs, so that nothing disturbs it.
 
     Attributes:
@@ -183,20 +184,15 @@ class Gate:
     limit_ms: float | None = None
 
     def __call__(self, trial: Trial) -> Trial:
-        """The trial with its latency: running, or complete and not evaluated where it is over the limit."""
+        """The trial with its latency; skipped where that is over the limit."""
         start = time.perf_counter()
         latency_ms = self.latencies.measure([trial.candidate])[0].ms
         reference = trial.candidate == self.full or trial.source == REFERENCE
         if self.limit_ms is None or latency_ms <= self.limit_ms or reference:
-            return replace(trial, outcome=Outcome(state="running", latency_ms=latency_ms))
-        outcome = Outcome(
-            state="complete",
-            evaluated=False,
-            latency_ms=latency_ms,
-            seconds=time.perf_counter() - start,
-            reason=f"latency {latency_ms:.3g} ms is over the budget of {self.limit_ms:.3g} ms",
-        )
-        return replace(trial, outcome=outcome)
+            return replace(trial, timed_ms=latency_ms)
+        reason = f"latency {latency_ms:.3g} ms is over the budget of {self.limit_ms:.3g} ms"
+        seconds = time.perf_counter() - start
+        return replace(trial, outcome=Skipped(reason=reason, latency_ms=latency_ms, seconds=seconds))
 
 
 def call_of(network: nn.Module, space: Space, candidate: Sequence[int], *, batch: int = 1) -> Call:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...search import Halving
-from ..trials.trial import Outcome, Trial
+from ..trials.outcome import Stopped
+from ..trials.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +40,20 @@ class Stopping:
 
     def outcome(
         self, trial: Trial, rung: str, error: float, seconds: float, attributes: dict[str, float | str]
-    ) -> Outcome:
-        """What is told of a trial that was stopped at a rung: a foretold error, marked as never evaluated."""
+    ) -> Stopped:
+        """What is told of a trial that was stopped at a rung: a predicted error, and no measured one."""
         climbed = [(known, other) for other, known in self._known(trial, rung) if other.scored]
         finals = [other.measures["error"] for _, other in climbed]
-        foretold, std = self.halving.predicted([known for known, _ in climbed], finals, error)
-        return Outcome(
-            state="complete",
-            error=foretold,
-            error_std=std,
+        predicted, std = self.halving.predicted([known for known, _ in climbed], finals, error)
+        return Stopped(
+            reason=f"stopped at {rung}, where its error was {error:.4f}; {predicted:.4f} is predicted, not measured",
+            rung=rung,
+            error=error,
+            predicted=predicted,
+            predicted_std=std,
             seconds=seconds,
-            evaluated=False,
-            reason=f"stopped at {rung}, where its error was {error:.4f}; {foretold:.4f} is foretold, not measured",
-            attributes=attributes | {"stopped": rung},
+            latency_ms=trial.latency_ms,
+            attributes=attributes,
         )
 
     def _known(self, trial: Trial, rung: str) -> list[tuple[Trial, float]]:
@@ -59,7 +61,7 @@ class Stopping:
         first = trial.number // self.batch * self.batch
         found = []
         for other in self.trials[:first]:
-            error = None if other.outcome is None else other.outcome.attributes.get(f"error_{rung}")
+            error = other.attributes.get(f"error_{rung}")
             if other.told and other.fidelity == trial.fidelity and isinstance(error, float):
                 found.append((other, error))
         return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -18,7 +18,8 @@ import torch
 from ..disk.artifacts import FOLDERS, place_artifact
 from ..disk.scratch import Scratch
 from ..settings.determinism import reproducible
-from ..trials.trial import Outcome, Trial, failed
+from ..trials.outcome import Evaluated, Failed
+from ..trials.trial import Trial
 from .evaluation import Evaluation, Say
 
 
@@ -74,21 +75,26 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class JobEnd:
     """How a job ended.
 
     Attributes:
-        outcome: of the trial; a round that was trained is complete without an error.
+        outcome: of the trial; None for a round that was trained.
         files: artifacts that it made, by path in the study; None for those that it took away.
         transient: whether it failed for a reason that may be gone the next time.
     """
 
-    outcome: Outcome
+    outcome: Evaluated | None = None
     files: Mapping[str, bytes | None] = field(default_factory=dict)
     transient: bool = False
 
+    def unsendable(self, error: Exception) -> JobEnd:
+        """The same, failed, where sending what the evaluator gave back raised `error`: attributes are the user's."""
+        reason = f"what the evaluator gave back can't be sent ({type(error).__name__}: {error})"
+        return replace(self, outcome=Failed(reason=reason, seconds=self.outcome.seconds if self.outcome else 0.0))
 
-def perform(evaluation: Evaluation, job: Job, say: Say) -> Report:
+
+def perform(evaluation: Evaluation, job: Job, say: Say) -> JobEnd:
     """Do a job where the evaluation's artifacts are; what goes wrong is a failed outcome.
 
     Args:
@@ -99,14 +105,14 @@ def perform(evaluation: Evaluation, job: Job, say: Say) -> Report:
     start = time.perf_counter()
     try:
         if not job.training:
-            return Report(outcome=evaluation(job.trial, job.earlier, say))
+            return JobEnd(outcome=evaluation(job.trial, job.earlier, say))
         evaluation.ensure_round(job.trial, say)
-        return Report(outcome=Outcome(state="complete", seconds=time.perf_counter() - start))
+        return JobEnd()
     except Exception as error:  # the user's evaluator, task and data raise whatever they like
         said = " ".join(str(error).split())
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         transient = isinstance(error, OSError)
-        return Report(outcome=failed(reason, time.perf_counter() - start), transient=transient)
+        return JobEnd(outcome=Failed(reason=reason, seconds=time.perf_counter() - start), transient=transient)
 
 
 @final
@@ -134,7 +140,7 @@ class Worker:
         self.folder = self._scratch.path
         self._evaluation = work.evaluation.at(self.folder)
 
-    def run(self, job: Job, say: Say) -> Report:
+    def run(self, job: Job, say: Say) -> JobEnd:
         """Do a job.
 
         Args:
@@ -154,7 +160,7 @@ class Worker:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         files, _ = self._changes(seen)
-        return Report(outcome=report.outcome, files=files, transient=report.transient)
+        return replace(report, files=files)
 
     def close(self) -> None:
         """Remove the folder."""

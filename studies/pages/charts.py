@@ -275,7 +275,7 @@ def importance(study: Facts) -> go.Figure:
 def _dots(
     figure: go.Figure, study: Facts, trials: Sequence[Trial], name: str, marker: dict[str, Any], joined: str | None
 ) -> None:
-    spread = [trial.outcome.error_std or 0.0 if trial.outcome is not None else 0.0 for trial in trials]
+    spread = [trial.error_std or 0.0 for trial in trials]
     figure.add_scatter(
         y=[trial.measures["error"] for trial in trials],
         mode="markers" if joined is None else "lines+markers",

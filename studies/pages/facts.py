@@ -84,7 +84,7 @@ class Facts:
     @property
     def scored(self) -> list[Trial]:
         """Trials with a measured error."""
-        return [trial for trial in self.trials if trial.told and trial.scored]
+        return [trial for trial in self.trials if trial.scored]
 
     @property
     def on_front(self) -> frozenset[int]:
@@ -127,7 +127,7 @@ def facts(
     front = on_front(trials, standing["objectives"], standing["limits"])
     best = min(front, key=lambda trial: trial.merit(standing["objectives"]), default=None)
     running = any(driver["state"] == "running" for driver in standing["drivers"])
-    whole = [trial for trial in trials if trial.told and trial.scored and _is_full(trial, axes)]
+    whole = [trial for trial in trials if trial.scored and _is_full(trial, axes)]
     timings = [trial.measures["latency_ms"] for trial in whole if "latency_ms" in trial.measures]
     latency_ms = notes.get("full_latency_ms", timings[0] if timings else None)
     full = view.full | ({} if latency_ms is None else {"latency_ms": float(latency_ms)})

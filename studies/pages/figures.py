@@ -28,8 +28,7 @@ def whiskers(spread: Sequence[float]) -> dict[str, Any]:
 
 def hover(study: Facts, trial: Trial) -> str:
     """All that is known of a trial, line by line."""
-    assert trial.outcome is not None
-    spread = "" if trial.outcome.error_std is None else f" ± {100 * trial.outcome.error_std:.2f}"
+    spread = "" if trial.error_std is None else f" ± {100 * trial.error_std:.2f}"
     lines = [
         f"<b>trial {trial.number}</b> ({in_chart(trial.candidate.key)}), {in_chart(trial.source)}",
         f"error {percent(trial.measures['error'])}{spread}, {in_chart(trial.fidelity)}",

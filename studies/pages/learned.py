@@ -78,7 +78,7 @@ def foretold(trials: Sequence[Trial]) -> list[dict[str, float]]:
             "error": trial.measures["error"],
         }
         for trial in trials
-        if trial.told and trial.scored and trial.predicted is not None
+        if trial.scored and trial.predicted is not None
     ]
 
 
@@ -94,7 +94,7 @@ def proxies(trials: Sequence[Trial], noted: Sequence[Mapping[str, Any]]) -> list
     A method that was asked at several costs is there once, with the best of its rankings.
     """
     found: dict[str, dict[str, Any]] = {}
-    scored = [trial for trial in trials if trial.told and trial.scored]
+    scored = [trial for trial in trials if trial.scored]
     error = [trial.measures["error"] for trial in scored]
     rows = [dict(row) for row in noted if row["proxy"] not in ("macs", "params")]
     if len(scored) >= _LEAST_CORRELATION and np.ptp(error) > 0:
@@ -118,7 +118,7 @@ def importance(trials: Sequence[Trial], axes: Sequence[Axis]) -> dict[str, Any]:
     `trials` that were used; `explained`, the share of the variance of left-out ranks that the forest foretells; `axes`:
     `{"axis", "rise", "std" (standard error over folds)}`, largest rise first; or a `reason` why there are none.
     """
-    scored = [trial for trial in trials if trial.told and trial.scored][-MOST_IMPORTANCE:]
+    scored = [trial for trial in trials if trial.scored][-MOST_IMPORTANCE:]
     found: dict[str, Any] = {"trials": len(scored), "explained": None, "axes": [], "reason": ""}
     positions = _positions(scored, axes)
     error = np.array([trial.measures["error"] for trial in scored])
@@ -174,7 +174,7 @@ def _positions(trials: Sequence[Trial], axes: Sequence[Axis]) -> Array:
 
 
 def _counting(trials: Sequence[Trial], limits: Mapping[str, float]) -> list[Trial]:
-    return [trial for trial in trials if trial.told and trial.scored and trial.within(limits)]
+    return [trial for trial in trials if trial.scored and trial.within(limits)]
 
 
 def _ended(trial: Trial) -> float:

@@ -58,7 +58,7 @@ def _front(studies: Sequence[Facts]) -> bytes:
             _dots(axes, seeds, cost, f"{prefix}seeds", "D", 48, facecolors=colour, edgecolors=GREEN, linewidths=1.6)
         best = [trial for trial in study.front if cost in trial.measures]
         if best:
-            spread = [(t.outcome.error_std or 0.0) if t.outcome is not None else 0.0 for t in best]
+            spread = [t.error_std or 0.0 for t in best]
             x, y = [t.measures[cost] for t in best], [t.measures["error"] for t in best]
             line = "-" if len(study.objectives) == 2 else ""
             style: dict[str, Any] = {"marker": "o", "ms": 5, "capsize": 2, "ecolor": GREY, "linestyle": line}

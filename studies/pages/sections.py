@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..trials.outcome import Skipped, Stopped
 from ..trials.trial import Trial
 from . import charts
 from .anatomy import QUANTITIES
@@ -109,8 +110,7 @@ def _front_table(study: Facts, name: str) -> Table:
     costs = list(dict.fromkeys(costs))
     rows = []
     for trial in study.front:
-        assert trial.outcome is not None
-        spread = "" if trial.outcome.error_std is None else f" ± {100 * trial.outcome.error_std:.2f}"
+        spread = "" if trial.error_std is None else f" ± {100 * trial.error_std:.2f}"
         shown = [_with_share(study, name, trial) for name in costs]
         rows.append(
             [
@@ -259,8 +259,8 @@ def _failures(study: Facts, id: str) -> Block:
     standing = study.standing
     said = []
     if standing["skipped"]:
-        reasons = [t.outcome.reason for t in study.trials if t.told and t.outcome is not None and t.outcome.complete]
-        example = next((reason for reason in reversed(reasons) if reason), "")
+        reasons = [t.reason for t in study.trials if t.told and isinstance(t.outcome, Skipped | Stopped)]
+        example = reasons[-1] if reasons else ""
         said.append(f"{standing['skipped']} trials were not trained{f', such as: {example}' if example else ''}.")
     if not standing["failures"]:
         return Block(said=[*said, "No trial failed."])

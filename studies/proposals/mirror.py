@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from ...search import NOTE, Problem, SamplerFactory, distributions
 from ...spaces import Candidate
 from ..settings.determinism import seed_of
+from ..trials.outcome import Failed, Scored
 from ..trials.storage import quiet
 from ..trials.trial import Trial
 
@@ -93,8 +94,7 @@ class Mirror:
 
     def after(self, trial: Trial) -> dict[str, Any]:
         """Let a sampler take note of a trial's outcome; returns all that samplers noted on it."""
-        assert trial.outcome is not None
-        complete = trial.outcome.complete
+        complete = not isinstance(trial.outcome, Failed)
         sampler, study = self._sampler(trial.number, 0)
         trial_id = self._trial_id(trial.number)
         state = TrialState.COMPLETE if complete else TrialState.FAIL
@@ -106,14 +106,13 @@ class Mirror:
         """Show a batch's outcomes from now on, in number order, measured against today's limits."""
         study = self._view(RandomSampler(seed=0))
         for trial in trials:
-            assert trial.outcome is not None
             trial_id = self._trial_id(trial.number)
-            if not trial.outcome.complete:
+            if isinstance(trial.outcome, Failed):
                 self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
                 continue
-            self._storage.set_trial_user_attr(trial_id, "evaluated", trial.outcome.evaluated)
-            if trial.outcome.error_std is not None:
-                self._storage.set_trial_user_attr(trial_id, "error_std", trial.outcome.error_std)
+            self._storage.set_trial_user_attr(trial_id, "evaluated", isinstance(trial.outcome, Scored))
+            if trial.error_std is not None:
+                self._storage.set_trial_user_attr(trial_id, "error_std", trial.error_std)
             row = optuna.trial.Trial(study, trial_id)
             for name, value in trial.constraints(limits).items():
                 row.set_constraint(name, value)

@@ -13,6 +13,7 @@ from ...search import NOTE, Problem, SamplerFactory
 from ...spaces import Candidate
 from ..disk.artifacts import INHERITED, PARENT
 from ..settings.determinism import seed_of
+from ..trials.outcome import Skipped
 from ..trials.trial import REFERENCE, Trial
 from .mirror import Mirror
 from .seeds import Seed
@@ -176,10 +177,7 @@ class Proposer:
         if found is None:
             return False
         # What was skipped under a tighter latency budget may be tried under today's.
-        skipped = (
-            found.outcome is not None and not found.outcome.evaluated and "stopped" not in found.outcome.attributes
-        )
-        return not (skipped and found.within(self._limits))
+        return not (isinstance(found.outcome, Skipped) and found.within(self._limits))
 
     def _keep(self, trial: Trial) -> Trial:
         self._taken[trial.identity] = trial

@@ -43,7 +43,7 @@ def proxy_table(trials: Sequence[Trial], space: Space, rankings: Mapping[str, Sc
         space: the traced space.
         rankings: scores by name, none of them negative.
     """
-    scored = [trial for trial in trials if trial.told and trial.scored]
+    scored = [trial for trial in trials if trial.scored]
     error = np.array([trial.measures["error"] for trial in scored])
     encoded = space.encode([trial.candidate for trial in scored])
     foretold = {name: retained(space, scores, encoded) for name, scores in rankings.items() if _usable(scores)}

@@ -16,8 +16,9 @@ from typing import Any, final
 from ..disk.artifacts import FOLDERS, STATE, place_artifact
 from ..disk.files import sweep_files, write_atomic
 from ..outcomes.evaluation import Evaluation
-from ..outcomes.work import Job, Report, Work
-from ..trials.trial import Outcome, Trial, failed
+from ..outcomes.work import Job, JobEnd, Work
+from ..trials.outcome import Evaluated, Failed, Outcome
+from ..trials.trial import Trial
 from .executor import Executor, Message, timed_out
 from .interrupts import Interrupts
 
@@ -83,7 +84,7 @@ class Dispatcher:
         self._waiting: deque[_Task] = deque()
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[Trial, Outcome]] = deque()
-        self._trained: deque[Outcome] = deque()
+        self._trained: deque[Failed | None] = deque()
         self._held: dict[int, set[str]] = {}
         self._proven: set[int] = set()  # slots whose worker has begun something
         self._stillborn = 0
@@ -131,7 +132,7 @@ class Dispatcher:
             RuntimeError: the shared weights can't be trained.
         """
         trial = trial if self._gate is None else self._gate(trial)
-        if trial.outcome is not None and trial.outcome.complete:
+        if trial.outcome is not None:
             self._ended.append((trial, trial.outcome))
             return
         if self.evaluation.lacks_round(trial):
@@ -172,9 +173,8 @@ class Dispatcher:
         self._waiting.appendleft(_Task(job=Job(trial=trial, training=True)))
         while not self._trained:
             self._step()
-        outcome = self._trained.popleft()
-        if not outcome.complete:
-            raise RuntimeError(f"the shared weights {trial.weights} can't be trained: {outcome.reason}")
+        if (failure := self._trained.popleft()) is not None:
+            raise RuntimeError(f"the shared weights {trial.weights} can't be trained: {failure.reason}")
 
     def _step(self) -> None:
         """Give free slots something to do, and take what running ones say."""
@@ -247,14 +247,15 @@ class Dispatcher:
         else:
             self._take(message.slot, running, message.payload)
 
-    def _take(self, slot: int, running: _Running, report: Report) -> None:
+    def _take(self, slot: int, running: _Running, report: JobEnd) -> None:
         self._holds(slot, report.files)
-        if report.transient and running.task.attempts <= self._retries:
-            self._again(slot, running.task, report.outcome.reason or "")
+        outcome = report.outcome
+        if report.transient and isinstance(outcome, Failed) and running.task.attempts <= self._retries:
+            self._again(slot, running.task, outcome.reason)
             return
         if report.transient:
             self._probe()
-        self._end(slot, running.task, report.outcome)
+        self._end(slot, running.task, outcome)
 
     def _probe(self) -> None:
         """Write something into the study; where even that fails, it is not the trial that does.
@@ -284,7 +285,7 @@ class Dispatcher:
         if running.task.attempts <= self._retries:
             self._again(slot, running.task, why)
         else:
-            self._end(slot, running.task, failed(f"its worker died {running.task.attempts} times: {why}"))
+            self._end(slot, running.task, Failed(reason=f"its worker died {running.task.attempts} times: {why}"))
 
     def _again(self, slot: int, task: _Task, why: str) -> None:
         logger.warning("%s is tried again after %d attempts: %s", _named(task.job), task.attempts, why)
@@ -292,12 +293,13 @@ class Dispatcher:
         del self._running[slot]
         self._waiting.appendleft(task)
 
-    def _end(self, slot: int, task: _Task, outcome: Outcome) -> None:
+    def _end(self, slot: int, task: _Task, outcome: Evaluated | None) -> None:
         self._tell("ended", slot)
         del self._running[slot]
         if task.job.training:
-            self._trained.append(outcome)
+            self._trained.append(outcome if isinstance(outcome, Failed) else None)
         else:
+            assert outcome is not None, "a trial that ended has an outcome"
             self._ended.append((task.job.trial, replace(outcome, attempts=task.attempts)))
 
     def _give_up_late_ones(self) -> None:
@@ -307,7 +309,7 @@ class Dispatcher:
                 self._executor.cancel(slot)
                 self._held.pop(slot, None)
                 self._proven.discard(slot)
-                self._end(slot, running.task, failed(timed_out(self._timeout_s), self._timeout_s or 0.0))
+                self._end(slot, running.task, Failed(reason=timed_out(self._timeout_s), seconds=self._timeout_s or 0.0))
             elif not running.begun and not running.slow and now >= running.submitted + _SLOW_S:
                 running.slow = True
                 logger.warning(

@@ -25,7 +25,7 @@ class Message:
         slot: its number, from 0.
         kind: `"begun"`, its worker has taken the job; `"event"`, something happened in it; `"done"`, it ended;
             `"lost"`, its worker died, and the slot will take another job; `"unable"`, no worker can do such work.
-        payload: nothing; `{"files": ..., ...}` of an event; the `Report` of a job that ended; why.
+        payload: nothing; `{"files": ..., ...}` of an event; the `JobEnd` of a job that ended; why.
     """
 
     slot: int

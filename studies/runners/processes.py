@@ -25,7 +25,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import ForkingPickler
@@ -34,9 +34,8 @@ from typing import Any, final
 import torch
 
 from ..disk.scratch import Scratch
-from ..outcomes.work import Job, Report, Work, Worker
+from ..outcomes.work import Job, JobEnd, Work, Worker
 from ..settings.runner import Runner
-from ..trials.trial import failed
 from .channel import Channel, receive, send
 from .executor import Executor, Listen, Message, cores
 
@@ -262,13 +261,12 @@ def _leave_with(life: socket.socket, parent: int, scratch: Scratch) -> None:
     os._exit(0)
 
 
-def _said(report: Report) -> bytes:
+def _said(report: JobEnd) -> bytes:
     """The report as a message; a failure where the evaluator gave back what can't be sent."""
     try:
         return _pickled(("done", report))
-    except Exception as error:  # attributes are the user's
-        reason = f"what the evaluator gave back can't be sent ({type(error).__name__}: {error})"
-        return _pickled(("done", replace(report, outcome=failed(reason, report.outcome.seconds))))
+    except Exception as error:
+        return _pickled(("done", report.unsendable(error)))
 
 
 def _pickled(message: Any) -> bytes:

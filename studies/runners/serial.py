@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, final
 
 from ..outcomes.evaluation import Evaluation
-from ..outcomes.work import Job, Report, Work, perform
+from ..outcomes.work import Job, JobEnd, Work, perform
 from ..settings.runner import Runner
-from ..trials.trial import failed
+from ..trials.outcome import Failed
 from .executor import Executor, Listen, Message, timed_out
 
 _AGAIN_S = 10.0
@@ -61,7 +61,7 @@ class Serial(Executor):
             with _alarm(limit):
                 report = perform(self._evaluation, job, say)
         except _TimeOut:
-            report = Report(outcome=failed(timed_out(limit), limit or 0.0))
+            report = JobEnd(outcome=Failed(reason=timed_out(limit), seconds=limit or 0.0))
         return [Message(slot=0, kind="done", payload=report)]
 
     def cancel(self, slot: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...search import non_dominated
 from ...spaces import COSTS, Axis
+from .outcome import Skipped
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -21,29 +23,30 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
     """A row a trial, in number order: everything that is known of it, and whether it meets today's limits."""
     rows = []
     for trial in trials:
-        outcome = trial.outcome if trial.told else None
+        seen = trial if trial.told else replace(trial, outcome=None)
+        outcome = seen.outcome
         row: dict[str, object] = {
             "trial": trial.number,
             "key": trial.candidate.key,
-            "state": "running" if outcome is None else outcome.state,
+            "state": trial.state,
             "source": trial.source,
-            "error": None if outcome is None else outcome.error,
-            "error_std": None if outcome is None else outcome.error_std,
+            "error": seen.error,
+            "error_std": seen.error_std,
             "predicted": trial.predicted and trial.predicted["error"],
             "predicted_std": trial.predicted and trial.predicted["std"],
             **trial.costs,
-            "latency_ms": None if outcome is None else outcome.latency_ms,
+            "latency_ms": seen.latency_ms,
             "fidelity": trial.fidelity,
             "ranking": trial.ranking,
             "weights": trial.weights,
-            "evaluated": trial.told and trial.scored,
+            "evaluated": trial.scored,
             "within": trial.told and trial.within(limits),
-            "reason": None if outcome is None else outcome.reason,
+            "reason": seen.reason,
             "seconds": None if outcome is None else outcome.seconds,
             "started": trial.started,
-            "attempts": None if outcome is None else outcome.attempts,
+            "attempts": None if outcome is None else 1 if isinstance(outcome, Skipped) else outcome.attempts,
         }
-        extra = {} if outcome is None else {f"evaluator:{name}": value for name, value in outcome.attributes.items()}
+        extra = {f"evaluator:{name}": value for name, value in seen.attributes.items()}
         rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
     import pandas as pd
 
@@ -55,7 +58,7 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
 
 def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> list[Trial]:
     """The evaluated trials within the limits that no other one beats, cheapest first (by the objective after error)."""
-    fit = [trial for trial in trials if trial.told and trial.scored and trial.within(limits)]
+    fit = [trial for trial in trials if trial.scored and trial.within(limits)]
     if not fit:
         return []
     kept = non_dominated(np.array([trial.values(objectives) for trial in fit]))

@@ -26,9 +26,10 @@ from ...search import distributions, positions
 from ...spaces import Axis, Candidate
 from ..disk.files import FormatError
 from ..disk.names import check_name
+from .outcome import Failed, Outcome, outcome_from_json, outcome_to_json
 from .patience import Patience
 from .storage import quiet
-from .trial import Outcome, Trial
+from .trial import Trial
 
 logger = logging.getLogger("secateur")
 
@@ -145,9 +146,9 @@ class Ledger:
     def park(self, trial: Trial, outcome: Outcome) -> Trial:
         """Keep an outcome beside its running trial: from here on a kill loses nothing."""
         self.guard()
-        trial_id, said = self._ids[trial.number], outcome.to_json()
+        trial_id, said = self._ids[trial.number], outcome_to_json(outcome)
         self.patience(lambda: self.storage.set_trial_user_attr(trial_id, "outcome", said))
-        self.trials[trial.number] = replace(trial, outcome=outcome)
+        self.trials[trial.number] = replace(trial, outcome=outcome, timed_ms=None)
         return self.trials[trial.number]
 
     def tell(self, trial: Trial, limits: Mapping[str, float], memory: Mapping[str, Any]) -> Trial:
@@ -174,7 +175,7 @@ class Ledger:
     def note_latency(self, trial: Trial, latency_ms: float) -> None:
         """Remember what a trial's network takes, measured after the trial was told."""
         self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets nobody write on a trial that is told
-        self.trials[trial.number] = _with_latency(trial, latency_ms)
+        self.trials[trial.number] = replace(trial, timed_ms=latency_ms)
 
     def notes(self) -> dict[str, Any]:
         """Everything that `note` remembers."""
@@ -225,7 +226,7 @@ class Ledger:
     def _enter_latency(self, number: str, latency_ms: Any) -> None:
         if not number.isdecimal() or int(number) >= len(self.trials) or self.trials[int(number)].outcome is None:
             raise FormatError(f"the storage holds a latency of a trial {number!r} that has no outcome")
-        self.trials[int(number)] = _with_latency(self.trials[int(number)], float(latency_ms))
+        self.trials[int(number)] = replace(self.trials[int(number)], timed_ms=float(latency_ms))
 
     def _added(self, token: str) -> int | None:
         """The row that was written with a token, if it was."""
@@ -238,15 +239,14 @@ class Ledger:
 
     def _tell(self, trial: Trial, limits: Mapping[str, float], memory: Mapping[str, Any]) -> bool:
         trial_id = self._ids[trial.number]
-        assert trial.outcome is not None
         for key, value in memory.items():
             if trial.memory.get(key) != value:
                 self.storage.set_trial_system_attr(trial_id, key, value)
-        if trial.outcome.complete:
+        if isinstance(trial.outcome, Failed):
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        else:
             self._constrain(trial, trial_id, limits)
             self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self.objectives))
-        else:
-            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         return True
 
     def _notes(self) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class Ledger:
                 fidelity=proposal["fidelity"],
                 costs=dict(row.user_attrs["costs"]),
                 memory={key: value for key, value in row.system_attrs.items() if not key.startswith(_CONSTRAINT)},
-                outcome=None if found is None else Outcome.from_json(found),
+                outcome=None if found is None else outcome_from_json(found),
                 told=row.state.is_finished(),
                 started=_seconds(row.datetime_start),
             )
@@ -288,11 +288,6 @@ class Ledger:
         check_name(trial.ranking)
         check_name(trial.weights)
         return trial
-
-
-def _with_latency(trial: Trial, latency_ms: float) -> Trial:
-    assert trial.outcome is not None
-    return replace(trial, outcome=replace(trial.outcome, latency_ms=latency_ms))
 
 
 def _seconds(moment: datetime | None) -> float | None:

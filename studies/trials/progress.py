@@ -82,13 +82,12 @@ def better(trial: Trial, best: Trial | None, objectives: Sequence[str], limits: 
 
 def described(trial: Trial) -> dict[str, Any]:
     """A trial as plain values."""
-    outcome = trial.outcome
     return {
         "trial": trial.number,
         "key": trial.candidate.key,
         "source": trial.source,
-        "state": "running" if outcome is None else outcome.state,
-        "error": None if outcome is None or not outcome.evaluated else outcome.error,
-        "reason": None if outcome is None else outcome.reason,
+        "state": trial.state,
+        "error": trial.error if trial.scored else None,
+        "reason": trial.reason,
         **{name: value for name, value in trial.measures.items() if name != "error"},
     }

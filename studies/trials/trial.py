@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...search import NOTE
 from ...spaces import Candidate
+from .outcome import Attributes, Failed, Outcome, Scored, Skipped, Stopped
 
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What an evaluation gave; JSON-able through `to_json` and `from_json`.
-
-    Attributes:
-        state: `"complete"` or `"failed"`.
-        error: validation error at the study's fidelity, minimised. Where `evaluated` is false, a stand-in for samplers.
-        error_std: standard error of `error` over the validation examples.
-        seconds: time the evaluation took.
-        evaluated: false for a network that broke the latency budget and was therefore not trained.
-        latency_ms: measured latency of the built network, where the study asks for it.
-        reason: why it failed, or was not evaluated.
-        attributes: further numbers and notes of the evaluator, such as the errors of lower rungs.
-        attempts: how often it was begun: more than once where a worker died.
-    """
-
-    state: str
-    error: float | None = None
-    error_std: float | None = None
-    seconds: float = 0.0
-    evaluated: bool = True
-    latency_ms: float | None = None
-    reason: str | None = None
-    attributes: dict[str, float | str] = field(default_factory=dict)
-    attempts: int = 1
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is an error to tell."""
-        return self.state == "complete"
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain values, without what is None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` wrote."""
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +30,7 @@ class Trial:
         costs: by name, by arithmetic.
         memory: what the sampler noted on this trial (Optuna's system attributes).
         outcome: None until the evaluation ended.
+        timed_ms: latency of its built network that was measured apart from the evaluation, where it was.
         told: whether the outcome is final in the ledger.
         started: seconds since 1970 at which the trial was proposed.
     """
@@ -85,6 +45,7 @@ class Trial:
     costs: dict[str, float]
     memory: dict[str, Any] = field(default_factory=dict)
     outcome: Outcome | None = None
+    timed_ms: float | None = None
     told: bool = False
     started: float | None = None
 
@@ -100,19 +61,62 @@ class Trial:
         return found
 
     @property
+    def state(self) -> str:
+        """`"running"` until it is told; then `"failed"`, or `"complete"` where samplers were told an error."""
+        if not self.told:
+            return "running"
+        return "failed" if isinstance(self.outcome, Failed) else "complete"
+
+    @property
     def scored(self) -> bool:
-        """Whether it was evaluated and ended with an error."""
-        return self.outcome is not None and self.outcome.complete and self.outcome.evaluated
+        """Whether it is told and has a measured error."""
+        return self.told and isinstance(self.outcome, Scored)
+
+    @property
+    def error(self) -> float | None:
+        """What samplers are told: measured, predicted where it was stopped, a stand-in where it was skipped."""
+        match self.outcome:
+            case Scored(error=error) | Stopped(predicted=error) | Skipped(stand_in=error):
+                return error
+        return None
+
+    @property
+    def error_std(self) -> float | None:
+        """Standard deviation of `error`, where it is known."""
+        match self.outcome:
+            case Scored(error_std=std) | Stopped(predicted_std=std):
+                return std
+        return None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Measured latency of its built network, where it was measured."""
+        match self.outcome:
+            case Scored(latency_ms=float(found)) | Skipped(latency_ms=found) | Stopped(latency_ms=float(found)):
+                return found
+        return self.timed_ms
+
+    @property
+    def reason(self) -> str | None:
+        """Why it has no measured error."""
+        match self.outcome:
+            case Skipped(reason=reason) | Stopped(reason=reason) | Failed(reason=reason):
+                return reason
+        return None
+
+    @property
+    def attributes(self) -> Attributes:
+        """What its evaluator noted."""
+        match self.outcome:
+            case Scored(attributes=found) | Stopped(attributes=found) | Failed(attributes=found):
+                return found
+        return {}
 
     @property
     def measures(self) -> dict[str, float]:
         """Its costs, with the measured latency where there is one, and its error."""
-        found = dict(self.costs)
-        if self.outcome is not None and self.outcome.latency_ms is not None:
-            found["latency_ms"] = self.outcome.latency_ms
-        if self.outcome is not None and self.outcome.error is not None:
-            found["error"] = self.outcome.error
-        return found
+        also = {"latency_ms": self.latency_ms, "error": self.error}
+        return self.costs | {name: value for name, value in also.items() if value is not None}
 
     def values(self, objectives: Sequence[str]) -> list[float]:
         """The objectives of a complete trial, in order."""
@@ -138,25 +142,3 @@ class Trial:
     def ended(self, outcome: Outcome, memory: Mapping[str, Any] | None = None) -> Trial:
         """This trial, told."""
         return replace(self, outcome=outcome, told=True, memory=dict(memory or self.memory))
-
-
-def failed(reason: str, seconds: float = 0.0) -> Outcome:
-    """The outcome of a trial that gave no error."""
-    return Outcome(state="failed", reason=reason, seconds=seconds)
-
-
-def outcome_of(result: Any, *, seconds: float, latency_ms: float | None) -> Outcome:
-    """The outcome that an evaluator's `Result` says; an error that is no finite number is a failure."""
-    attributes = {name: value for name, value in result.attributes.items() if value is not None}
-    if result.state != "complete":
-        return replace(failed(result.reason or "the evaluator gave no reason", seconds), attributes=attributes)
-    if not math.isfinite(result.error):
-        return replace(failed(f"the error is {result.error}, not a finite number", seconds), attributes=attributes)
-    return Outcome(
-        state="complete",
-        error=float(result.error),
-        error_std=None if result.error_std is None else float(result.error_std),
-        seconds=seconds,
-        latency_ms=latency_ms,
-        attributes=attributes,
-    )

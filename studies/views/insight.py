@@ -22,10 +22,10 @@ def seeds_worth(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapp
     there is none), and `share`: the hypervolume of the seeds' front over that of the whole front, up to the worst
     value of each objective (None where that is nothing).
     """
-    scored = [trial for trial in trials if trial.told and trial.scored and trial.within(limits)]
+    scored = [trial for trial in trials if trial.scored and trial.within(limits)]
     planted = [trial for trial in scored if trial.source.startswith("seed:")]
     others = [trial for trial in scored if not trial.source.startswith("seed:")]
-    if not any(trial.told and trial.scored and trial.source.startswith("seed:") for trial in trials):
+    if not any(trial.scored and trial.source.startswith("seed:") for trial in trials):
         return {}
     return {
         "seeds": len(planted),
@@ -68,7 +68,7 @@ def foresight(trials: Sequence[Trial]) -> dict[str, Any]:
     `trials` it foretold and that were measured since, their `rmse`, the `rmse_of_mean` of the mean error so far in its
     place, and `model`: what the sampler last said of its surrogate.
     """
-    known = [trial for trial in trials if trial.told and trial.scored]
+    known = [trial for trial in trials if trial.scored]
     foretold = [trial for trial in known if trial.predicted is not None]
     said = [trial.memory[f"{NOTE}model"] for trial in trials if f"{NOTE}model" in trial.memory]
     if len(foretold) < _LEAST:

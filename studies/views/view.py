@@ -16,6 +16,7 @@ from ..trials.archive import open_to_look
 from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
 from ..trials.front import front_table, on_front
 from ..trials.ledger import Ledger
+from ..trials.outcome import Failed, Skipped, Stopped
 from ..trials.patience import Patience
 from ..trials.progress import better, described
 from ..trials.trial import Trial
@@ -182,17 +183,17 @@ def standing(
     """Where a study stands, as plain values; `settings` as in study.json, `proxies` as at the end of its last run."""
     best: Trial | None = None
     for trial in trials:
-        best = trial if trial.told and better(trial, best, settings["objectives"], limits) else best
+        best = trial if better(trial, best, settings["objectives"], limits) else best
     told = [trial for trial in trials if trial.told]
-    complete = [trial for trial in told if trial.outcome is not None and trial.outcome.complete]
+    failed = [trial for trial in told if isinstance(trial.outcome, Failed)]
     return {
         "path": str(path),
         "trials": len(trials),
         "told": len(told),
         "running": len(trials) - len(told),
-        "failed": len(told) - len(complete),
-        "failures": failures(told),
-        "skipped": sum(not trial.scored for trial in complete),
+        "failed": len(failed),
+        "failures": failures(failed),
+        "skipped": sum(isinstance(trial.outcome, Skipped | Stopped) for trial in told),
         "front": len(on_front(trials, settings["objectives"], limits)),
         "best": None if best is None else described(best),
         "budget": budget.given(),
@@ -204,23 +205,22 @@ def standing(
         "seeds": seeds_worth(trials, settings["objectives"], limits),
         "foresight": foresight(trials),
         "proxies": [dict(proxy) for proxy in proxies],
-        "seconds": sum(trial.outcome.seconds for trial in told if trial.outcome is not None),
+        "seconds": sum(trial.outcome.seconds for trial in told if trial.outcome),
     }
 
 
 def failures(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Why trials failed, the reason of the newest one first: `{"reason", "count", "trials" (the last five)}`.
+    """Why failed trials did, the reason of the newest one first: `{"reason", "count", "trials" (the last five)}`.
 
     Reasons that differ in numbers only are one, told in the newest one's words.
     """
     found: dict[str, dict[str, Any]] = {}
     for trial in reversed(trials):
-        if trial.outcome is not None and not trial.outcome.complete:
-            reason = trial.outcome.reason or "no reason is known"
-            row = found.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), {"reason": reason, "count": 0, "trials": []})
-            row["count"] += 1
-            if len(row["trials"]) < _LAST:
-                row["trials"].insert(0, trial.number)
+        reason = trial.reason or "no reason is known"
+        row = found.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), {"reason": reason, "count": 0, "trials": []})
+        row["count"] += 1
+        if len(row["trials"]) < _LAST:
+            row["trials"].insert(0, trial.number)
     return list(found.values())
 
 
@@ -233,7 +233,7 @@ def _left(running: Sequence[Mapping[str, Any]], goal: int | None, told: int, tri
     if goal is None or not active:
         return None
     pace = 0.0
-    known = [trial.outcome.seconds for trial in trials if trial.told and trial.scored and trial.outcome is not None]
+    known = [trial.outcome.seconds for trial in trials if trial.scored and trial.outcome]
     for one in active:
         busy = sum(slot["state"] == "busy" for slot in one["slots"])
         if one["told"] and one["told"] >= busy:

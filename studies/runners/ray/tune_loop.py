@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...outcomes.work import Job, Report
-from ...trials.trial import Outcome
+from ...outcomes.work import Job, JobEnd
+from ...trials.outcome import Stopped
 from .tune_worker import _SAID, _Bench
 
 SCHEDULERS = ("asha", "median")
@@ -180,7 +180,7 @@ class _Loop:
         if running is not None and not running.ended:
             if running.trial is not None:
                 _actor(trial).abandon.remote()
-            self.heard.put((running, "done", Report(outcome=_stopped(running))))
+            self.heard.put((running, "done", JobEnd(outcome=_stopped(running))))
 
     def failed(self, trial: Any) -> None:
         """The worker of a trial died."""
@@ -414,19 +414,18 @@ def _actor(trial: Any) -> Any:
     return trial.temporary_state.ray_actor
 
 
-def _stopped(running: _Running) -> Outcome:
-    """What is told of a trial that a scheduler stopped: never evaluated, with the last error it had as a stand-in."""
+def _stopped(running: _Running) -> Stopped:
+    """What is told of a trial that a scheduler stopped: its last error is predicted to be its final one."""
     said = running.said
     place = f" after epoch {said['epoch']} of {said['epochs']}" if "epoch" in said else ""
     loss = f", where its loss was {said['loss']:.4f}" if "loss" in said else ""
-    return Outcome(
-        state="complete",
-        error=said.get("error"),
-        seconds=time.monotonic() - running.since,
-        evaluated=False,
-        latency_ms=running.job.trial.measures.get("latency_ms"),
+    return Stopped(
         reason=f"stopped by Tune's scheduler{place}{loss}",
-        attributes={"stopped": str(said.get("rung", "tune"))},
+        rung=str(said.get("rung", "tune")),
+        error=said.get("error"),
+        predicted=said.get("error"),
+        seconds=time.monotonic() - running.since,
+        latency_ms=running.job.trial.latency_ms,
     )
 
 

@@ -6,11 +6,11 @@ import contextlib
 import math
 import queue
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, final
 
-from ...outcomes.work import Job, Report, Work, Worker
-from ...trials.trial import Outcome, failed
+from ...outcomes.work import Job, JobEnd, Work, Worker
+from ...trials.outcome import Evaluated, Failed
 
 _SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before anybody logs it
 
@@ -92,15 +92,14 @@ class _Mouth:
             raise _Abandoned
 
 
-def _sendable(report: Report) -> Report:
+def _sendable(report: JobEnd) -> JobEnd:
     """The report; a failure where the evaluator gave back what can't be sent."""
     import cloudpickle
 
     try:
         cloudpickle.dumps(report.outcome)
-    except Exception as error:  # attributes are the user's
-        reason = f"what the evaluator gave back can't be sent ({type(error).__name__}: {error})"
-        return replace(report, outcome=failed(reason, report.outcome.seconds))
+    except Exception as error:
+        return report.unsendable(error)
     return report
 
 
@@ -109,7 +108,8 @@ def _numbers(kind: str, payload: Any) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("epoch", "loss", "error", "error_std", "seconds"), math.nan)
     if kind == "event":
         return found | {name: payload[name] for name in found if isinstance(payload.get(name), int | float)}
-    outcome: Outcome = payload.outcome
-    given = {name: getattr(outcome, name) for name in ("error", "error_std", "seconds", "latency_ms")}
-    found |= {name: value for name, value in given.items() if value is not None}
-    return found | {"state": outcome.state, "attributes": dict(outcome.attributes)}
+    outcome: Evaluated | None = payload.outcome
+    given = {} if outcome is None else asdict(outcome)
+    found |= {name: given[name] for name in (*found, "latency_ms") if given.get(name) is not None}
+    state = "failed" if isinstance(outcome, Failed) else "complete"
+    return found | {"state": state, "attributes": given.get("attributes", {})}

@@ -9,7 +9,8 @@ from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.drivers.keeping import Keeping
-from secateur.studies.trials.trial import Outcome, Trial
+from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Trial
 
 MODEL, TASK = tiny_net(), tiny_task()
 SPACE = tiny_space(MODEL)
@@ -33,7 +34,7 @@ def files(folder):
 
 
 def told(number, error, macs, **changes):
-    outcome = None if error is None else Outcome(state="complete", error=error)
+    outcome = None if error is None else Scored(error=error)
     given = {"number": number, "candidate": SPACE.full, "asked": SPACE.full, "source": "sampler", "ranking": "l2:0"}
     given |= {"weights": "inherited", "fidelity": "short", "costs": {"macs": macs}, "outcome": outcome}
     return Trial(**{**given, "told": outcome is not None, **changes})

@@ -8,6 +8,7 @@ from landscapes import LANDSCAPES, shares, tiny_net, tiny_space, tiny_task, tiny
 from secateur import Budget, Study
 from secateur.evaluators import Result
 from secateur.studies.outcomes.stopping import Stopping
+from secateur.studies.trials.outcome import Stopped
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -36,13 +37,13 @@ def test_mates_of_a_batch_never_decide():
     assert not stopping(earlier, batch=16).stops(trial(8, None, 30), "recalibrated", 0.6)
 
 
-def test_the_outcome_of_a_stopped_trial_is_foretold_by_those_that_climbed():
-    """Finals are the rung's errors less 0.1: 0.45 there foretells 0.35; stopped ones and stand-ins teach nothing."""
+def test_the_outcome_of_a_stopped_trial_is_predicted_by_those_that_climbed():
+    """Finals are the rung's errors less 0.1: 0.45 there predicts 0.35; stopped ones and stand-ins teach nothing."""
     earlier = [climbed(i, 0.5 - 0.05 * i, 0.4 - 0.05 * i, 10) for i in range(4)]
-    earlier.append(climbed(4, 0.45, 0.99, 10, evaluated=False))
+    earlier.append(climbed(4, 0.45, 0.99, 10, stopped=True))
     found = stopping(earlier).outcome(trial(5, None, 10), "recalibrated", 0.45, 1.0, {"error_recalibrated": 0.45})
-    assert found.error == pytest.approx(0.35) and not found.evaluated and found.complete
-    assert found.attributes["stopped"] == "recalibrated" and "foretold" in found.reason
+    assert isinstance(found, Stopped) and found.predicted == pytest.approx(0.35) and found.error == 0.45
+    assert found.rung == "recalibrated" and "predicted" in found.reason
 
 
 class Climbing:

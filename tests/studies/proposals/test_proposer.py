@@ -14,7 +14,7 @@ from secateur.studies.proposals.mirror import Mirror
 from secateur.studies.proposals.proposer import Proposer
 from secateur.studies.proposals.seeds import Seed, Seeds
 from secateur.studies.settings.determinism import seed_of
-from secateur.studies.trials.trial import Outcome
+from secateur.studies.trials.outcome import Scored
 
 SPACE = tiny_space(tiny_net())
 FULL = {name: float(values[0]) for name, values in SPACE.cost_table([SPACE.full]).items()}
@@ -51,7 +51,7 @@ def test_every_network_within_the_budget_is_proposed_once_and_then_none(share):
     limits = {"macs": share * FULL["macs"]}
     mine, found = proposer(limits), []
     while (trial := mine.propose(len(found))) is not None:
-        told = trial.ended(Outcome(state="complete", error=0.5))
+        told = trial.ended(Scored(error=0.5))
         mine.close([told])
         found.append(trial.candidate)
     assert len(found) == len(set(found)) > 20

@@ -9,7 +9,8 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 from secateur import Budget, Study
 from secateur.pruners import retained
 from secateur.studies.proposals.proxies import proxy_table
-from secateur.studies.trials.trial import Outcome, Trial
+from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Trial
 from secateur.studies.views.text import standing_text
 
 SPACE = tiny_space(tiny_net())
@@ -17,7 +18,7 @@ SPACE = tiny_space(tiny_net())
 
 def trial(number, candidate, error):
     costs = {name: int(column[0]) for name, column in SPACE.cost_table([candidate]).items()}
-    outcome = Outcome(state="complete", error=error)
+    outcome = Scored(error=error)
     kind = {"ranking": "l2", "weights": "inherited", "fidelity": "short"}
     asked = {"asked": candidate, "source": "sampler", "costs": costs}
     return Trial(number=number, candidate=candidate, outcome=outcome, told=True, **asked, **kind)

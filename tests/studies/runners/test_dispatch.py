@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from secateur import Candidate
-from secateur.studies.outcomes.work import Report, Work
+from secateur.studies.outcomes.work import JobEnd, Work
 from secateur.studies.runners import dispatch
 from secateur.studies.runners.dispatch import Dispatcher
 from secateur.studies.runners.executor import Executor, Message
 from secateur.studies.runners.interrupts import Interrupts
-from secateur.studies.trials.trial import Outcome, Trial, failed
+from secateur.studies.trials.outcome import Failed, Scored
+from secateur.studies.trials.trial import Trial
 
-DONE = Outcome(state="complete", error=0.25, seconds=0.1)
+DONE = Scored(error=0.25, seconds=0.1)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Scripted(Executor):
 
 
 def done(outcome=DONE, **settings):
-    return [("begun", None), ("done", Report(outcome=outcome, **settings))]
+    return [("begun", None), ("done", JobEnd(outcome=outcome, **settings))]
 
 
 def trial(number, weights="inherited"):
@@ -106,7 +107,7 @@ def test_trials_go_to_free_slots_and_come_back_as_they_end(tmp_path):
     assert one.busy == 3
     first, second = one.next(), one.next()
     assert [first[0].number, second[0].number] == [1, 2] and one.busy == 1
-    executor.messages.append(Message(slot=0, kind="done", payload=Report(outcome=DONE)))
+    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
     assert one.next() == (trial(0), DONE) and not one.busy
     assert [slot for slot, _ in executor.jobs] == [0, 1, 1]
 
@@ -123,7 +124,7 @@ def test_attempts_come_to_an_end(tmp_path):
     one.submit(trial(0))
     one.submit(trial(1))
     (first, outcome), (second, other) = all_of(one)
-    assert (first.number, outcome.state, outcome.attempts) == (0, "failed", 2)
+    assert (first.number, type(outcome), outcome.attempts) == (0, Failed, 2)
     assert outcome.reason == "its worker died 2 times: the worker was ended by SIGKILL"
     assert (second.number, other) == (1, DONE)
 
@@ -139,7 +140,7 @@ def test_trials_that_kill_their_workers_end_no_search(tmp_path):
     one = dispatcher(Scripted(*[LOST] * 27), tmp_path, retries=2)
     for number in range(9):
         one.submit(trial(number))
-    assert [outcome.state for _, outcome in all_of(one)] == ["failed"] * 9
+    assert [type(outcome) for _, outcome in all_of(one)] == [Failed] * 9
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -172,8 +173,8 @@ def test_an_idle_worker_that_dies_costs_nothing(tmp_path, known):
 
 
 def test_transient_errors_are_retried_and_others_are_not(tmp_path):
-    error = failed("ConnectionResetError: gone")
-    one = dispatcher(Scripted(done(error, transient=True), done(), done(failed("ValueError: bad"))), tmp_path)
+    error = Failed(reason="ConnectionResetError: gone")
+    one = dispatcher(Scripted(done(error, transient=True), done(), done(Failed(reason="ValueError: bad"))), tmp_path)
     one.submit(trial(0))
     one.submit(trial(1))
     (_, first), (_, second) = all_of(one)
@@ -182,16 +183,16 @@ def test_transient_errors_are_retried_and_others_are_not(tmp_path):
 
 
 def test_transient_errors_that_stay_fail_the_trial(tmp_path):
-    one = dispatcher(Scripted(*[done(failed("OSError: gone"), transient=True)] * 3), tmp_path, retries=2)
+    one = dispatcher(Scripted(*[done(Failed(reason="OSError: gone"), transient=True)] * 3), tmp_path, retries=2)
     one.submit(trial(0))
-    assert one.next()[1] == replace(failed("OSError: gone"), attempts=3)
+    assert one.next()[1] == replace(Failed(reason="OSError: gone"), attempts=3)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_study_that_cannot_be_written_is_no_trials_fault(tmp_path):
     """A full disk, or one that went away: the search ends, and the trial is redone."""
     folder = tmp_path / "study"
-    one = dispatcher(Scripted(done(failed("OSError: disk full"), transient=True)), folder, retries=0)
+    one = dispatcher(Scripted(done(Failed(reason="OSError: disk full"), transient=True)), folder, retries=0)
     one.submit(trial(0))
     with pytest.raises(OSError, match="No such file"):
         one.next()
@@ -208,7 +209,7 @@ def test_time_is_limited_from_the_begin_on(tmp_path):
     assert not executor.cancelled, "its worker is still starting"
     executor.messages.append(Message(slot=0, kind="begun", payload=None))
     found, outcome = one.next()
-    assert (found.number, outcome) == (0, failed("timed out: not finished within 0.1 s", 0.1))
+    assert (found.number, outcome) == (0, Failed(reason="timed out: not finished within 0.1 s", seconds=0.1))
     assert executor.cancelled == [0] and one.next() == (trial(1), DONE)
 
 
@@ -310,7 +311,7 @@ def test_rounds_are_trained_before_their_trials(tmp_path):
 
 
 def test_a_round_that_cannot_be_trained_ends_the_search(tmp_path):
-    one = dispatcher(Scripted(done(failed("diverged"))), tmp_path)
+    one = dispatcher(Scripted(done(Failed(reason="diverged"))), tmp_path)
     with pytest.raises(RuntimeError, match="round:0 can't be trained: diverged"):
         one.submit(trial(0, "round:0"))
 
@@ -324,7 +325,7 @@ def test_asked_to_stop_it_lets_running_trials_end(tmp_path):
     one._step()
     interrupts.asked = True
     one._step()
-    executor.messages.append(Message(slot=0, kind="done", payload=Report(outcome=DONE)))
+    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
     assert one.next() == (trial(0), DONE)
     with pytest.raises(KeyboardInterrupt):
         one.next()
@@ -338,7 +339,7 @@ def test_what_ended_while_a_round_waited_is_not_lost(tmp_path):
     one.submit(trial(0))
     one._step()
     interrupts.asked = True
-    executor.messages.append(Message(slot=0, kind="done", payload=Report(outcome=DONE)))
+    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
     with pytest.raises(KeyboardInterrupt):
         one.submit(trial(1, "round:0"))
     assert one.rest() == [(trial(0), DONE)] and one.rest() == []

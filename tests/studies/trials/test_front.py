@@ -15,7 +15,7 @@ TRIALS = [
     trial(2, 0.30, 20),
     trial(3, 0.35, 30),  # beaten by 2
     trial(4, None, 10),  # failed
-    trial(5, 0.10, 40, evaluated=False),  # never trained: its error is a stand-in
+    trial(5, 0.10, 40, stopped=True),  # its error is predicted, not measured
     trial(6, 0.15, 45, told=False),  # still running
     trial(7, 0.30, 20),  # as good as 2
     trial(8, 0.90, 5),

@@ -5,8 +5,9 @@ import pytest
 from landscapes import tiny_net, tiny_space
 
 from secateur.studies.trials.ledger import Ledger, make_ledger, positions
+from secateur.studies.trials.outcome import Failed, Scored
 from secateur.studies.trials.storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
-from secateur.studies.trials.trial import Outcome, Trial, failed
+from secateur.studies.trials.trial import Trial
 
 SPACE = tiny_space(tiny_net())
 OBJECTIVES = ("error", "macs")
@@ -47,7 +48,7 @@ def test_a_trial_goes_from_running_to_parked_to_told(storage):
     assert ledger(storage).trials == [proposed]
     assert not proposed.told and proposed.outcome is None and proposed.started > 1e9
 
-    outcome = Outcome(state="complete", error=0.25, error_std=0.01, seconds=3.5, attributes={"rung": 0.5, "why": "so"})
+    outcome = Scored(error=0.25, error_std=0.01, seconds=3.5, attributes={"rung": 0.5, "why": "so"})
     parked = first.park(proposed, outcome)
     assert ledger(storage).trials == [parked] and parked.outcome == outcome and not parked.told
 
@@ -58,8 +59,8 @@ def test_a_trial_goes_from_running_to_parked_to_told(storage):
 
 def test_what_optuna_sees(storage):
     small, mine = SPACE.uniform(width=0.5), ledger(storage)
-    mine.tell(mine.park(mine.add(trial(0, small)), Outcome(state="complete", error=0.25)), LIMITS, {})
-    mine.tell(mine.park(mine.add(trial(1, SPACE.full)), failed("diverged")), LIMITS, {})
+    mine.tell(mine.park(mine.add(trial(0, small)), Scored(error=0.25)), LIMITS, {})
+    mine.tell(mine.park(mine.add(trial(1, SPACE.full)), Failed(reason="diverged")), LIMITS, {})
     rows = optuna.load_study(study_name="study", storage=storage).trials
     macs = SPACE.cost_table([small])["macs"][0]
     assert [row.state.name for row in rows] == ["COMPLETE", "FAIL"]
@@ -73,7 +74,7 @@ def test_what_optuna_sees(storage):
 
 def test_a_kill_between_constraint_and_telling_is_mended(storage):
     mine = ledger(storage)
-    parked = mine.park(mine.add(trial(0, SPACE.full)), Outcome(state="complete", error=0.5))
+    parked = mine.park(mine.add(trial(0, SPACE.full)), Scored(error=0.5))
     row = optuna.trial.Trial(optuna.load_study(study_name="study", storage=storage), 1)
     row.set_constraint("macs", 7.0)  # what the killed process had written; a second call would warn
     told = ledger(storage).tell(parked, LIMITS, {})
@@ -100,7 +101,7 @@ def test_a_storage_without_the_study_is_refused(storage):
 
 def test_notes_and_later_latencies_come_back(storage):
     mine = ledger(storage)
-    told = mine.tell(mine.park(mine.add(trial(0, SPACE.full)), Outcome(state="complete", error=0.5)), LIMITS, {})
+    told = mine.tell(mine.park(mine.add(trial(0, SPACE.full)), Scored(error=0.5)), LIMITS, {})
     mine.note("budget", {"macs": 0.25})
     mine.note_latency(told, 1.5)
     assert mine.trials[0].measures["latency_ms"] == 1.5

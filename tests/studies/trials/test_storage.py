@@ -18,9 +18,10 @@ from secateur import Budget, Study
 from secateur.studies.disk.files import FormatError
 from secateur.studies.trials.journal import JournalFile
 from secateur.studies.trials.ledger import Ledger, make_ledger
+from secateur.studies.trials.outcome import Scored
 from secateur.studies.trials.patience import Patience
 from secateur.studies.trials.storage import connect, disconnect, make_sqlite, sqlite_url
-from secateur.studies.trials.trial import Outcome, Trial
+from secateur.studies.trials.trial import Trial
 from secateur.studies.trials.urls import completed, is_server, journal_path, masked, parsed, without_password
 from secateur.studies.views.view import View
 
@@ -51,7 +52,7 @@ def ledger_in(storage, patience=None):
 
 
 def tell(ledger, added):
-    return ledger.tell(ledger.park(added, Outcome(state="complete", error=0.5)), {"macs": 2.0}, {})
+    return ledger.tell(ledger.park(added, Scored(error=0.5)), {"macs": 2.0}, {})
 
 
 @pytest.fixture(params=["sqlite", "journal"])

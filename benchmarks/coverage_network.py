@@ -190,7 +190,7 @@ def frozen(model, space):
     of_module = Counter()
     for name, tensor in dict(model.named_parameters()).items():
         stays = tensor.numel()
-        for ids in space.layout.slots.get(name, {}).values():
+        for ids in space.slots.get(name, {}).values():
             stays *= float((ids == 0).mean())
         total += tensor.numel()
         whole += stays

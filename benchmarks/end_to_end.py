@@ -146,7 +146,7 @@ def tried(small, side, model, seed, task, epochs):
 def made(name, model, share, seed, task):
     """One network by a fixed rule."""
     space = traced(model, **SEARCHES["joint"])
-    limits = {"macs": share * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": share * space.full_costs["macs"]}
     if name == "taylor":
         return peer("taylor", model, limits["macs"], task), None, None, EPOCHS
     candidate = compound(space, limits) if name == "compound" else by_sensitivity(model, space, limits, task)
@@ -183,7 +183,7 @@ def by_sensitivity(model, space, limits, task):
 
 def macs_of(model, side):
     space = Space.trace(model.eval(), torch.rand(1, 1, *side), divisor=1)
-    return float(space.cost_table([space.full])["macs"][0])
+    return space.full_costs["macs"]
 
 
 def kept(name, share, seed):

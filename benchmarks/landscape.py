@@ -177,7 +177,7 @@ def load(name):
     encoded, measured = arrays["encoded"].astype(np.int64), arrays["error"].astype(np.float64)
     error = table(space, encoded, measured) if given == "groups" else fitted(space, encoded, measured, facts)
     macs = space.cost_table(encoded)["macs"]
-    small = macs <= 0.5 * space.cost_table([space.full])["macs"][0]
+    small = macs <= 0.5 * space.full_costs["macs"]
     return Landscape(
         name=name,
         space=space,
@@ -280,7 +280,7 @@ def planned(name, space):
         return random.permutation(grid.reshape(-1, len(space.axes)))
     pool = canonical(space, np.concatenate([random_pool(space, random), *threshold_pools(space, random)]))
     pool = random.permutation(np.unique(pool, axis=0))
-    share = space.cost_table(pool)["macs"] / space.cost_table([space.full])["macs"][0]
+    share = space.cost_table(pool)["macs"] / space.full_costs["macs"]
     band = np.clip(((np.log10(share) + 2) / 2 * 40).astype(int), -1, 39)
     few = [np.flatnonzero(band == b)[: SAMPLES // 40] for b in range(40)]
     chosen = random.permutation(np.concatenate(few))
@@ -370,7 +370,7 @@ def tune(task):
     """Fine-tune the first networks of `groups` that are within half of the multiply-adds, or the full one."""
     model, space = base("groups", task)
     plan = planned("groups", space)
-    share = space.cost_table(plan)["macs"] / space.cost_table([space.full])["macs"][0]
+    share = space.cost_table(plan)["macs"] / space.full_costs["macs"]
     plan = np.concatenate([space.encode([space.full]), plan[share <= 0.5][: TUNED - 1]])
     for first in range(0, len(plan), CHUNK // 2):
         path = KEPT / f"tune-{first:05d}.json"
@@ -495,11 +495,11 @@ def report():
         found = load(name)
         space, error = found.space, found.measured
         costs = space.cost_table(found.encoded)
-        macs = costs["macs"] / space.cost_table([space.full])["macs"][0]
+        macs = costs["macs"] / space.full_costs["macs"]
         full = float(found.error(space.encode([space.full]))[0])
         print(f"\n{name}: {len(error)} measured, commits {', '.join(found.facts['commits'])}, seed 0")
         print("  axes: " + ", ".join(f"{axis.kind} {len(axis.choices)}" for axis in space.axes))
-        print(f"  full network: {int(space.cost_table([space.full])['macs'][0]):,} multiply-adds, error {full:.4f}")
+        print(f"  full network: {space.full_costs['macs']:,.0f} multiply-adds, error {full:.4f}")
         spread = np.quantile(error, [0.05, 0.5, 0.95])
         print(f"  errors: {error.min():.4f} to {error.max():.4f}; 5, 50, 95 %: {spread.round(4).tolist()}")
         print(f"  shares of multiply-adds, deciles: {np.quantile(macs, np.linspace(0, 1, 11)).round(3).tolist()}")

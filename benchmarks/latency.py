@@ -69,7 +69,7 @@ def made(name):
 
 def unseen(space, known, count, seed):
     """Candidates that calibrate nothing: drawn evenly, and by turns brought within 10 to 80 % of the multiply-adds."""
-    random, full = np.random.default_rng(seed), float(space.cost_table([space.full])["macs"][0])
+    random, full = np.random.default_rng(seed), space.full_costs["macs"]
     least = float(space.cost_table([space.smallest])["macs"][0])
     found = {}
     for number, candidate in enumerate(space.sample(4 * count, seed)):

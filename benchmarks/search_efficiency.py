@@ -67,7 +67,7 @@ LEVELS = np.array(
 
 def problem_of(landscape, share, batch, seed):
     space = landscape.space
-    full = float(space.cost_table([space.full])["macs"][0])
+    full = space.full_costs["macs"]
     return Problem(space=space, limits={"macs": share * full}, batch=batch, seed=seed)
 
 
@@ -122,7 +122,7 @@ def planted(name, share):
             candidate = space.canonical(found.candidate)
         return Seed(name=kind, candidate=candidate)
 
-    return Seeds(DEFAULT, space, {"macs": share * float(space.cost_table([space.full])["macs"][0])}, make)
+    return Seeds(DEFAULT, space, {"macs": share * space.full_costs["macs"]}, make)
 
 
 def only_full(space):

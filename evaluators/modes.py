@@ -9,16 +9,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer (the CPU where it has none)."""
-    return next((tensor.device for tensor in _tensors(model)), torch.device("cpu"))
-
-
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's first floating parameter or buffer."""
-    return next((tensor.dtype for tensor in _tensors(model) if tensor.is_floating_point()), torch.float32)
-
-
 @contextmanager
 def modes_restored(model: nn.Module) -> Iterator[None]:
     """Put `train`/`eval` of every module back on leaving, whatever happened inside."""
@@ -72,8 +62,3 @@ def _frozen(norm: _NormBase) -> bool:
     parameters = list(norm.parameters(recurse=False))
     kept = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
     return not norm.track_running_stats or (kept and not norm.training)
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()

@@ -165,7 +165,7 @@ def checked(name: str, space: Space, scores: Scores) -> Scores:
         ValueError: they can't.
     """
     try:
-        check_scores(space.layout, scores)
+        check_scores(space, scores)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     everything = torch.cat(

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from .candidate import Axis, Candidate
     from .channels.layout import Group
     from .cutting.surgery import Cut, assemble
-    from .cutting.tensors import Scores, check_scores, named_tensors, unit_sums
+    from .cutting.tensors import Scores, check_scores, copied, named_tensors, unit_sums
+    from .examples import device_of, dtype_of
     from .graph.blocks import Stage
+    from .graph.network import as_call
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
     from .networks.masked import verify
@@ -43,11 +45,15 @@ _HOMES = {
     "Scores": "cutting.tensors",
     "Space": "space",
     "Stage": "graph.blocks",
+    "as_call": "graph.network",
     "assemble": "cutting.surgery",
     "build": "networks.build",
     "channel_map": "networks.build",
     "check_scores": "cutting.tensors",
+    "copied": "cutting.tensors",
     "cut": "networks.build",
+    "device_of": "examples",
+    "dtype_of": "examples",
     "inherited": "networks.inheriting",
     "named_tensors": "cutting.tensors",
     "stays": "networks.build",
@@ -69,11 +75,15 @@ __all__ = [
     "Scores",
     "Space",
     "Stage",
+    "as_call",
     "assemble",
     "build",
     "channel_map",
     "check_scores",
+    "copied",
     "cut",
+    "device_of",
+    "dtype_of",
     "inherited",
     "named_tensors",
     "normalised",

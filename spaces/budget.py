@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 Limit = float | int | str | None
 COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
 """What is counted by arithmetic, in the order of the columns of `Space.costs`."""
+
+
+class HasFullCosts(Protocol):
+    """What knows the full network's costs: a space."""
+
+    @property
+    def full_costs(self) -> Mapping[str, float]:
+        """Costs of the full network, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +105,24 @@ class Budget:
         limit = self.asked().get(name)
         return limit is not None and _parse(name, limit)[1]
 
-    def limits(self, full: Mapping[str, float]) -> dict[str, float]:
-        """Absolute limits by cost name; `full` holds the full model's costs (`latency_ms` only where a text asks)."""
+    def limits(
+        self, full: HasFullCosts | Mapping[str, float], full_latency_ms: float | None = None
+    ) -> dict[str, float]:
+        """Absolute limits by cost name; a share of a latency that is not known is left out.
+
+        Args:
+            full: the space, or the full network's costs by name.
+            full_latency_ms: measured milliseconds of the full network.
+        """
+        costs = dict(full) if isinstance(full, Mapping) else dict(full.full_costs)
         absolute = {}
         for name, limit in self.asked().items():
             value, fraction = _parse(name, limit)
-            absolute[name] = value * float(full[name]) if fraction else value
+            if fraction and name == "latency_ms":
+                if full_latency_ms is None:
+                    continue
+                costs[name] = full_latency_ms
+            absolute[name] = value * float(costs[name]) if fraction else value
             if name == "peak_bytes" and not fraction:
                 absolute[name] /= self.reserve
         return absolute

@@ -86,7 +86,7 @@ def _held(budget: Budget, found: Mapping[str, Any], sampled: Mapping[str, Any]) 
     """Each limit, whether any network meets it, and the share of the sample that does."""
     rows = []
     known = {name: limit for name, limit in budget.asked().items() if name in found["full"]}
-    limits = budget.limits(found["full"] | {"latency_ms": math.nan})
+    limits = budget.limits(found["full"])
     for name, asked in budget.asked().items():
         row: dict[str, Any] = {"name": name, "asked": asked, "limit": None, "satisfiable": None, "within": None}
         if name in known:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from .budget import COSTS
 from .candidate import Axis, Candidate
-from .channels.layout import Group, Layout
+from .channels.layout import Group, Layout, Slots
 from .costs.breakdown import breakdown
 from .costs.model import CostModel, CostTable
 from .cutting.program import Program
 from .cutting.tensors import Scores, check_scores, l2_scores
+from .examples import ByName, described, device_of, fitted, made, nested
 from .graph.blocks import Stage
 from .graph.network import Examples, Side, as_call, flat_examples, spatial_side
 from .tracing.layers import Layer
@@ -128,7 +129,7 @@ class Space:
             "plain_blocks": list(plain_blocks),
             "as_graph": as_graph,
             **({} if set(dimensions) == set(DIMENSIONS) else {"dimensions": list(dimensions)}),
-            "inputs": [_described(tensor, own) for tensor in flat_examples(example_inputs)],
+            "inputs": [described(tensor, own) for tensor in flat_examples(example_inputs)],
             "names": list(kwargs) if kwargs else None,
             "single": isinstance(example_inputs, Tensor),
             "block_order": {},
@@ -153,13 +154,9 @@ class Space:
     @classmethod
     def from_settings(cls, model: nn.Module, settings: Mapping[str, Any]) -> Space:
         """Trace again with the settings of another space of the same network."""
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-        tensors = [_synthetic(one, None, 1).to(device) for one in settings["inputs"]]
-        examples: Examples = tuple(tensors)
-        if settings["names"]:
-            examples = dict(zip(settings["names"], tensors, strict=True))
-        elif settings["single"]:
-            examples = tensors[0]
+        device = device_of(model)
+        tensors = [made(one, None, 1).to(device) for one in settings["inputs"]]
+        examples = tensors[0] if settings["single"] else nested(tensors, settings["names"])
         space = cls.trace(
             model,
             examples,
@@ -208,6 +205,35 @@ class Space:
             cost_model=replace(self.cost_model, gates=gates),
         )
 
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def units(self) -> int:
+        """Number of units of all groups, and unit 0, which always stays."""
+        return self.layout.units
+
+    @property
+    def slots(self) -> Slots:
+        """Which unit each index belongs to: `{parameter or buffer: {axis: (size of the axis,) unit numbers}}`.
+
+        Only axes along which something may go are listed.
+        """
+        return self.layout.slots
+
+    @property
+    def as_graph(self) -> bool:
+        """Whether the networks built are `torch.fx.GraphModule`s."""
+        return self.program is not None
+
+    @cached_property
+    def full_costs(self) -> dict[str, float]:
+        """Costs of the full network, by name, in the order of the columns of `costs`.
+
+        Raises:
+            NotImplementedError: an operator multiplies and has no formula.
+        """
+        return {name: float(column[0]) for name, column in self.cost_table([self.full]).items()}
+
     # --- candidates ---------------------------------------------------------------------------------------------------
 
     @property
@@ -247,11 +273,11 @@ class Space:
 
     @cached_property
     def _tensors_of_groups(self) -> list[list[str]]:
-        owners = np.full(self.layout.units, -1, np.int64)
+        owners = np.full(self.units, -1, np.int64)
         for number, group in enumerate(self.groups):
-            owners[group.first : group.first + group.units] = number
+            owners[group.slice] = number
         names: list[list[str]] = [[] for _ in self.groups]
-        for name, axes in self.layout.slots.items():
+        for name, axes in self.slots.items():
             for ids in axes.values():
                 for number in np.unique(owners[ids]):
                     if number >= 0:
@@ -269,7 +295,24 @@ class Space:
 
     def example(self, candidate: Sequence[int], batch: int = 1) -> tuple[Tensor, ...]:
         """Example inputs at the candidate's side: seeded noise, or zeros where the network takes integers."""
-        return tuple(_synthetic(one, self.side(candidate), batch) for one in self.settings["inputs"])
+        return tuple(made(one, self.side(candidate), batch) for one in self.settings["inputs"])
+
+    def inputs(self, network: nn.Module, candidate: Sequence[int], *, batch: int = 1) -> Examples:
+        """As `example`, as the network's forward takes them: a tuple, or a dict where it takes them by name.
+
+        Args:
+            network: of the space; the inputs are on its device, floating ones in its dtype.
+            candidate: whose side they have.
+            batch: number of examples.
+        """
+        return nested(fitted(self.example(candidate, batch), network), self.settings["names"])
+
+    def call(
+        self, network: nn.Module, candidate: Sequence[int], *, batch: int = 1
+    ) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """The network as one that takes its inputs in order, and such inputs; arguments as of `inputs`."""
+        tensors, names = fitted(self.example(candidate, batch), network), self.settings["names"]
+        return (ByName(network, names) if names else network), tensors
 
     def uniform(self, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> Candidate:
         """The candidate nearest to these ratios of the full network on every axis."""
@@ -357,7 +400,7 @@ class Space:
     def ranking(self, scores: Scores | None) -> list[Encoded]:
         """For each group, its units from best to worst."""
         if scores is not None:
-            check_scores(self.layout, scores)
+            check_scores(self, scores)
         used = self.default_scores if scores is None else scores
         return [
             torch.argsort(used[group.name].detach().double().cpu(), descending=True, stable=True).numpy()
@@ -379,8 +422,8 @@ class Space:
             self.cost_model.unknown or self.costs([self.full, self.smallest]).to_dict("list"),
         ]
         digest.update(json.dumps(facts, sort_keys=True).encode())
-        for name in sorted(self.layout.slots):
-            for axis, ids in sorted(self.layout.slots[name].items()):
+        for name in sorted(self.slots):
+            for axis, ids in sorted(self.slots[name].items()):
                 digest.update(f"{name}:{axis}".encode() + ids.tobytes())
         return digest.hexdigest()
 
@@ -406,27 +449,6 @@ def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side,
 
 
 _OPTIONS = ("block_order", "plain_blocks", "as_graph")  # said in a fingerprint where they are used; the order never is
-
-
-def _described(tensor: Tensor, own: Side) -> dict[str, Any]:
-    spatial = tensor.ndim == 2 + len(own) and bool(own) and tuple(tensor.shape[2:]) == own
-    return {
-        "shape": [1, *tensor.shape[1:]] if tensor.ndim else [],
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "spatial": spatial,
-    }
-
-
-def _synthetic(described: Mapping[str, Any], side: Side | None, batch: int) -> Tensor:
-    shape = list(described["shape"])
-    if shape:
-        shape[0] = batch
-    if described["spatial"] and side is not None:
-        shape[2:] = side
-    dtype = getattr(torch, described["dtype"])
-    if not dtype.is_floating_point:
-        return torch.zeros(shape, dtype=dtype)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
 def _brief(choices: Sequence[int]) -> str:

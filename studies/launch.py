@@ -284,8 +284,7 @@ def _mention(budget: Budget, limits: Mapping[str, float], space: Space) -> None:
 
 
 def _arithmetic_limits(budget: Budget, space: Space) -> dict[str, float]:
-    full = {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
-    return {name: limit for name, limit in budget.limits(full | {"latency_ms": 1.0}).items() if name in full}
+    return {name: limit for name, limit in budget.limits(space).items() if name in space.full_costs}
 
 
 def _file_of(folder: Path) -> StudyFile:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .disk.lock import locked
 from .disk.weights import digest, read_tensors, state_of
 from .exports.exporter import errors, finished
 from .exports.model import write_model
-from .outcomes.latency import Latencies, call_of
+from .outcomes.latency import Latencies
 from .proposals.pruning import Pruning, method_named, settings_of
 from .settings.determinism import present, reproducible, seed_of
 from .settings.identity import ranking_name
@@ -77,8 +78,7 @@ def prune(
     if kept is not None:
         model.load_state_dict(kept, strict=False)
     space = traced(file, model, task)
-    full = {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
-    space.check_limits(file.budget.limits(full | {"latency_ms": 1.0}))
+    space.check_limits(file.budget.limits(space))
     device = present(file.study.device)
     part = _begun(part_of(out), {"file": file.to_toml(), "finetune_epochs": epochs, **settings_of(pruner)})
     say = progress or (lambda event: None)
@@ -87,7 +87,7 @@ def prune(
             train_base(file, model, task, space, part, progress)
             space = traced(file, model, task)
         job = _Job(file=file, model=model, task=task, space=space, folder=part, device=device, say=say)
-        said = job.propose(pruner, full)
+        said = job.propose(pruner)
         small, figures = job.finish(said, epochs)
         shutil.rmtree(part / "export", ignore_errors=True)
         candidate = Candidate(said["candidate"])
@@ -97,7 +97,7 @@ def prune(
             full=model,
             example=job.example(candidate),
             cut=job.artifacts.cut(candidate, said["ranking"]),
-            record=job.record(pruner, said, figures, full),
+            record=job.record(pruner, said, figures),
         )
         os.rename(part / "export", out)
     shutil.rmtree(part)
@@ -121,7 +121,7 @@ class _Job:
     def artifacts(self) -> Artifacts:
         return Artifacts(folder=self.folder, space=self.space, scores=None, ranking=ranking_name(self.space, None))
 
-    def propose(self, method: Method, full: Mapping[str, float]) -> dict[str, Any]:
+    def propose(self, method: Method) -> dict[str, Any]:
         """What the method proposes, as `Artifacts.keep` gives it; asked once."""
         said = self.artifacts.proposed("proposal")
         if said is not None:
@@ -135,13 +135,14 @@ class _Job:
             seed=self.file.study.seed,
             device=self.device,
         )
-        limits, latency_limit = self._limits(full)
+        limits = dict(self._limits)
+        latency_limit = limits.pop("latency_ms", None)
         state = self.folder / "phase.pt"
         if latency_limit is None:
             proposal = pruning.propose(method, limits, state=state, say=self.say)
         else:
             trains = isinstance(method, TrainingPruner)
-            macs, proposal = self._within_latency(pruning, Even() if trains else method, limits, latency_limit, full)
+            macs, proposal = self._within_latency(pruning, Even() if trains else method, limits, latency_limit)
             if trains:
                 proposal = pruning.propose(method, {**limits, "macs": macs}, state=state, say=self.say)
                 self._check_latency(method, proposal.candidate, latency_limit)
@@ -176,13 +177,9 @@ class _Job:
 
     def example(self, candidate: Candidate) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
-        _, tensors = call_of(self.model, self.space, candidate, batch=2)
-        names = self.space.settings["names"]
-        return dict(zip(names, tensors, strict=True)) if names else tensors
+        return self.space.inputs(self.model, candidate, batch=2)
 
-    def record(
-        self, method: Method, said: Mapping[str, Any], figures: Mapping[str, Any], full: Mapping[str, float]
-    ) -> dict[str, Any]:
+    def record(self, method: Method, said: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
         candidate = Candidate(said["candidate"])
         costs: dict[str, float] = {name: int(column[0]) for name, column in self.space.cost_table([candidate]).items()}
@@ -203,28 +200,27 @@ class _Job:
             "resolution": list(self.space.side(candidate)) or None,
             "ranking": said["ranking"],
             "costs": costs,
-            "full_costs": dict(full),
-            "limits": self.file.budget.limits({**full, "latency_ms": 1.0}),
+            "full_costs": self.space.full_costs,
+            "limits": self._limits,
             "errors": dict(figures),
             "training": asdict(self.file.training) | {"epochs": figures["epochs"]},
             "preprocessing": dict(self.task.preprocessing),
             "fingerprint": {"weights": digest(state_of(self.model)), "space": self.space.fingerprint},
         }
 
-    def _limits(self, full: Mapping[str, float]) -> tuple[dict[str, float], float | None]:
-        """Absolute limits that arithmetic knows, and the latency limit."""
-        known = dict(full)
-        if self.file.budget.needs_full("latency_ms"):
-            known["latency_ms"] = self._latency_ms(self.space.full)
-        limits = self.file.budget.limits(known)
-        return limits, limits.pop("latency_ms", None)
+    @cached_property
+    def _limits(self) -> dict[str, float]:
+        """Absolute limits; the full network is measured once where a share of its latency is asked for."""
+        budget = self.file.budget
+        return budget.limits(self.space, self._latency_ms(self.space.full) if budget.needs_full("latency_ms") else None)
 
     def _within_latency(
-        self, pruning: Pruning, method: Method, limits: Mapping[str, float], limit_ms: float, full: Mapping[str, float]
+        self, pruning: Pruning, method: Method, limits: Mapping[str, float], limit_ms: float
     ) -> tuple[float, Any]:
         """The most multiply-adds at which the method's network is within the latency, and that network."""
         least = float(self.space.cost_table([self.space.smallest])["macs"][0])
-        most = min(limits.get("macs", full["macs"]), full["macs"])
+        full = self.space.full_costs["macs"]
+        most = min(limits.get("macs", full), full)
         best, low, high = None, least, most
         for step in range(_STEPS + 1):
             macs = most if step == 0 else (low + high) / 2

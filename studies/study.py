@@ -198,7 +198,7 @@ class Study:
             latency=latency,
             evaluator=evaluator,
         )
-        space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
+        space.check_limits(budget.limits(space))
         shelf = None if artifacts is None else Shelf(path, artifacts)
         model, base = copy.deepcopy(model), state_of(model)
         build(model, space, space.smallest, scores)  # refuses a space or scores that are not of this model
@@ -223,7 +223,7 @@ class Study:
                 "settings": settings.to_json(),
                 "space": space.settings,
                 "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
-                "full_costs": _full_costs(space),
+                "full_costs": space.full_costs,
                 "fingerprint": kept,
                 "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
             }
@@ -287,7 +287,7 @@ class Study:
         check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, scores)}, path)
         ledger = _ledger(path, found, space, settings, storage)
         budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
-        space.check_limits(budget.limits(_full_costs(space) | {"latency_ms": 1.0}))
+        space.check_limits(budget.limits(space))
         return cls(
             path,
             model=model,
@@ -479,10 +479,6 @@ def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settin
     patience = Patience(described_storage(path, found["storage"]))
     storage = connect(storage_url(path, found, given), path)
     return Ledger(storage, found["name"], space.axes, settings.objectives, patience=patience)
-
-
-def _full_costs(space: Space) -> dict[str, float]:
-    return {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
 
 
 def _check_types(model: object, task: object, space: object, budget: object) -> None:

@@ -92,7 +92,7 @@ def masked(model, space, candidate, mixes=None, scores=None):
     kept_results = [one for module in model.modules() for one in vars(module).values() if isinstance(one, torch.Tensor)]
     full, model = model, copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in kept_results})
     kept = stays(space, space.canonical(candidate), scores)
-    slots = space.layout.slots
+    slots = space.slots
     tensors = named_tensors(model)
     with torch.no_grad():
         for name, axes in slots.items():

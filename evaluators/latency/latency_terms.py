@@ -130,14 +130,13 @@ def _kind(space: Space, layer: Layer) -> str:
 def _widths(space: Space, axes: list[int]) -> Array:
     """`(l, 1 + g)` channels of each layer's weight along an axis."""
     found = np.zeros((len(axes), 1 + len(space.groups)))
+    firsts = [0, *(group.first for group in space.groups)]  # a group's units appear equally often
     for number, (layer, axis) in enumerate(zip(space.layers, axes, strict=True)):
-        ids = space.layout.slots.get(layer.weight, {}).get(axis)
+        ids = space.slots.get(layer.weight, {}).get(axis)
         if ids is None:
             found[number, 0] = space.shapes[layer.weight][axis]
         else:
-            found[number, 0], factors = space.layout.form(ids)
-            for group, factor in factors.items():
-                found[number, 1 + group] = factor
+            found[number] = np.bincount(ids, minlength=space.units)[firsts]
     return found
 
 

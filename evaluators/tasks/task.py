@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modes import device_of, dtype_of
+from ...spaces import device_of, dtype_of
 from .augment import Augment
 from .images import Batch, Batches, Images, Side, Split, resized
 from .metrics import ErrorRate, Metric, OverlapError

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..modes import device_of, modes_restored
+from ...spaces import device_of
+from ..modes import modes_restored
 from ..tasks.images import Side
 from ..tasks.metrics import Metric
 from ..tasks.splitting import split as in_parts

@@ -66,14 +66,14 @@ def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criteri
 @criterion("l2")
 def l2(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
     """L2 norm of all parameter elements that leave with a unit; what `Space.default_scores` holds."""
-    squares = unit_sums(space.layout, model, lambda tensor, axes: tensor.square().sum(axes))
+    squares = unit_sums(space, model, lambda tensor, axes: tensor.square().sum(axes))
     return {name: values.sqrt().float() for name, values in squares.items()}
 
 
 @criterion("l1")
 def l1(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
     """Sum of magnitudes of all parameter elements that leave with a unit."""
-    sums = unit_sums(space.layout, model, lambda tensor, axes: tensor.abs().sum(axes))
+    sums = unit_sums(space, model, lambda tensor, axes: tensor.abs().sum(axes))
     return {name: values.float() for name, values in sums.items()}
 
 

@@ -33,25 +33,25 @@ def hrank(model: nn.Module, space: Space, examples: Examples | None = None) -> S
     at most 0.001. Groups without maps are ranked by their L2 norms.
     """
     assert examples is not None
-    total, count = np.zeros(space.layout.units), np.zeros(space.layout.units)
+    total, count = np.zeros(space.units), np.zeros(space.units)
 
     def add(maps: Tensor, ids: Ids) -> None:
         ranks = _ranks(maps).mean(0).double().cpu().numpy()
-        total[:] += np.bincount(ids, weights=ranks, minlength=space.layout.units)
-        count[:] += np.bincount(ids, minlength=space.layout.units)
+        total[:] += np.bincount(ids, weights=ranks, minlength=space.units)
+        count[:] += np.bincount(ids, minlength=space.units)
 
     with left_as_found(model), torch.no_grad(), _observed(model, space, add):
         for batch in examples.batches:
             examples.outputs_of(model, batch)
     scores = by_group(space, total / np.maximum(count, 1))
-    unknown = [group.name for group in space.groups if not count[group.first : group.first + group.units].all()]
+    unknown = [group.name for group in space.groups if not count[group.slice].all()]
     return completed("hrank", space, scores, unknown, "have no feature maps")
 
 
 @contextmanager
 def _observed(model: nn.Module, space: Space, add: Add) -> Iterator[None]:
     """While it is open, `add(maps, ids)` is told the maps of every unit."""
-    read = np.zeros(space.layout.units, bool)
+    read = np.zeros(space.units, bool)
     read[0] = True
     handles: list[RemovableHandle] = []
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -63,7 +63,7 @@ def _observed(model: nn.Module, space: Space, add: Add) -> Iterator[None]:
                 read[ids] = True
                 handles.append(module.register_forward_pre_hook(_reader(ids, add)))
         for layer in space.layers:
-            module, ids = modules[layer.name], layer.makes(space)
+            module, ids = modules[layer.name], layer.makes
             if not read[ids].all() and isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
                 handles.append(module.register_forward_hook(_maker(layer, np.where(read[ids], 0, ids), tensors, add)))
         yield
@@ -75,9 +75,9 @@ def _observed(model: nn.Module, space: Space, add: Add) -> Iterator[None]:
 def _inputs(layer: Layer, space: Space) -> Ids | None:
     """Unit numbers of a layer's input channels; None where the weight does not say."""
     if layer.groups == 1:
-        return layer.reads(space)
-    if layer.depthwise(space):
-        return layer.makes(space)[:: space.shapes[layer.weight][0] // layer.groups]
+        return layer.reads
+    if layer.depthwise:
+        return layer.makes[:: space.shapes[layer.weight][0] // layer.groups]
     return None
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("secateur")
 
 def layers_of(space: Space, group: Group) -> list[Layer]:
     """The layers that make units of the group, in the order of the network."""
-    return [layer for layer in space.layers if _inside(layer.makes(space), group).any()]
+    return [layer for layer in space.layers if group.holds(layer.makes).any()]
 
 
 def filters(model: nn.Module, space: Space, group: Group) -> Tensor:
@@ -29,19 +29,19 @@ def filters(model: nn.Module, space: Space, group: Group) -> Tensor:
     """
     tensors = named_tensors(model)
     layers = layers_of(space, group)
-    dense = [layer for layer in layers if not layer.depthwise(space)] or layers
+    dense = [layer for layer in layers if not layer.depthwise] or layers
     axes = {layer.weight: layer.out_axis for layer in dense}
     if not axes:
         for name, axis in gate_axes(space).items():
-            if _inside(space.layout.slots[name][axis], group).any():
+            if group.holds(space.slots[name][axis]).any():
                 axes[name] = axis
-    parts = [unit_rows(tensors[name], axis, space.layout.slots[name][axis], group) for name, axis in axes.items()]
+    parts = [unit_rows(tensors[name], axis, space.slots[name][axis], group) for name, axis in axes.items()]
     return torch.cat(parts, dim=1) if parts else torch.zeros(group.units, 0, dtype=torch.float64)
 
 
 def unit_rows(tensor: Tensor, axis: int, ids: npt.NDArray[np.int64], group: Group) -> Tensor:
     """`(units, elements)` what a tensor holds of each unit of the group along one axis, in float64."""
-    places = np.flatnonzero(_inside(ids, group))
+    places = np.flatnonzero(group.holds(ids))
     places = places[np.argsort(ids[places], kind="stable")]
     rows = tensor.detach().movedim(axis, 0).index_select(0, torch.from_numpy(places).to(tensor.device))
     return rows.reshape(group.units, -1).double()
@@ -49,17 +49,17 @@ def unit_rows(tensor: Tensor, axis: int, ids: npt.NDArray[np.int64], group: Grou
 
 def by_group(space: Space, totals: npt.NDArray[np.float64]) -> Scores:
     """The scores that `(u,)` values of all units are."""
-    return {group.name: torch.from_numpy(totals[group.first : group.first + group.units]) for group in space.groups}
+    return {group.name: torch.from_numpy(totals[group.slice]) for group in space.groups}
 
 
 def unit_totals(space: Space, values: Mapping[str, Tensor]) -> Scores:
     """The sum of all values that leave with each unit; `values` are named and shaped as the parameters, each once."""
-    total = np.zeros(space.layout.units)
+    total = np.zeros(space.units)
     for name, value in values.items():
-        for axis, ids in space.layout.slots.get(name, {}).items():
+        for axis, ids in space.slots.get(name, {}).items():
             others = [other for other in range(value.ndim) if other != axis]
             sums = value.double().sum(others) if others else value.double()
-            total += np.bincount(ids, weights=sums.detach().cpu().numpy(), minlength=space.layout.units)
+            total += np.bincount(ids, weights=sums.detach().cpu().numpy(), minlength=space.units)
     return by_group(space, total)
 
 
@@ -116,7 +116,3 @@ def first_within(
     """The first of `(n, d)` candidates that meets the limits; None where none does."""
     fine = np.flatnonzero(within(space, family, limits)) if len(family) else np.zeros(0, np.int64)
     return family[fine[0]] if len(fine) else None
-
-
-def _inside(ids: npt.NDArray[np.int64], group: Group) -> npt.NDArray[np.bool_]:
-    return (ids >= group.first) & (ids < group.first + group.units)

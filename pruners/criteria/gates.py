@@ -19,10 +19,10 @@ from ...spaces import Scores, Space
 
 def gate_axes(space: Space) -> dict[str, int]:
     """`{parameter: axis}`: along it lie the units that the parameter switches."""
-    slots = space.layout.slots
+    slots = space.slots
     reads = {layer.weight: layer.in_axis for layer in space.layers}
     found: dict[str, int] = {}
-    covered = np.zeros(space.layout.units, bool)
+    covered = np.zeros(space.units, bool)
     for layer in space.layers:
         if layer.norm is not None and layer.norm.weight is not None:
             names = {layer.norm.weight: 0, layer.norm.bias: 0}
@@ -48,13 +48,11 @@ def gate_gradients(space: Space, weights: Mapping[str, Tensor], gradients: Mappi
         weights: parameters by name, as they are where the gate is open.
         gradients: of the loss with respect to the parameters as the network has them now.
     """
-    total = np.zeros(space.layout.units)
+    total = np.zeros(space.units)
     for name, axis in gate_axes(space).items():
         if name in gradients:
             product = (weights[name].detach() * gradients[name]).double()
             others = [other for other in range(product.ndim) if other != axis]
             sums = product.sum(others) if others else product
-            total += np.bincount(
-                space.layout.slots[name][axis], weights=sums.cpu().numpy(), minlength=space.layout.units
-            )
-    return {group.name: torch.from_numpy(total[group.first : group.first + group.units]) for group in space.groups}
+            total += np.bincount(space.slots[name][axis], weights=sums.cpu().numpy(), minlength=space.units)
+    return {group.name: torch.from_numpy(total[group.slice]) for group in space.groups}

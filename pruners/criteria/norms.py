@@ -25,17 +25,17 @@ def bn_scale(model: nn.Module, space: Space, examples: Examples | None = None) -
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             names.add(f"{path}.weight" if path else "weight")
-    total, count = np.zeros(space.layout.units), np.zeros(space.layout.units)
+    total, count = np.zeros(space.units), np.zeros(space.units)
     done: set[int] = set()
     for name in sorted(names):
-        ids = space.layout.slots.get(name, {}).get(0)
+        ids = space.slots.get(name, {}).get(0)
         if ids is not None and id(tensors[name]) not in done:
             done.add(id(tensors[name]))
             scales = tensors[name].detach().abs().double().cpu().numpy()
-            total += np.bincount(ids, weights=scales, minlength=space.layout.units)
-            count += np.bincount(ids, minlength=space.layout.units)
+            total += np.bincount(ids, weights=scales, minlength=space.units)
+            count += np.bincount(ids, minlength=space.units)
     scores = by_group(space, total / np.maximum(count, 1))
-    unknown = [group.name for group in space.groups if not count[group.first : group.first + group.units].all()]
+    unknown = [group.name for group in space.groups if not count[group.slice].all()]
     return completed("bn-scale", space, scores, unknown, "have no batch norm with a scale")
 
 
@@ -47,14 +47,14 @@ def fpgm(model: nn.Module, space: Space, examples: Examples | None = None) -> Sc
     The paper prunes the same share of every layer; here shares follow from one threshold.
     """
     tensors = named_tensors(model)
-    total = np.zeros(space.layout.units)
-    known = np.zeros(space.layout.units, bool)
+    total = np.zeros(space.units)
+    known = np.zeros(space.units, bool)
     for layer in space.layers:
-        ids = layer.makes(space)
+        ids = layer.makes
         rows = tensors[layer.weight].detach().movedim(layer.out_axis, 0).flatten(1).double()
         distances = torch.cdist(rows, rows).sum(1)
-        total += np.bincount(ids, weights=distances.cpu().numpy(), minlength=space.layout.units)
+        total += np.bincount(ids, weights=distances.cpu().numpy(), minlength=space.units)
         known[ids] = True
     scores = by_group(space, total)
-    unknown = [group.name for group in space.groups if not known[group.first : group.first + group.units].all()]
+    unknown = [group.name for group in space.groups if not known[group.slice].all()]
     return completed("fpgm", space, scores, unknown, "are made by no convolution or linear layer")

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Scores, Space
-from ...spaces.cutting.tensors import copied
+from ...spaces import Scores, Space, copied
 from ..examples import Examples
 from .criteria import Criterion
 from .filters import by_group, completed, unit_totals
@@ -38,11 +37,11 @@ def synaptic_flow(rounds: int = 1, keep: float = 0.1) -> Criterion:
     def score(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
         linear = _linear(model)
         try:
-            flow = _flow(linear.double(), space, torch.float64)
+            flow = _flow(linear.double(), space)
         except RuntimeError as error:
             logger.info("synflow: the network does not run in float64 (%s)", str(error).partition("\n")[0])
             linear = _linear(model)
-            flow = _flow(linear, space, None)
+            flow = _flow(linear, space)
         flow = _scaled(space, flow)
         if rounds == 1 or not any(bool(values.any()) for values in flow.values()):
             return flow
@@ -55,15 +54,14 @@ synflow = synaptic_flow()
 
 
 def _in_rounds(linear: nn.Module, space: Space, flow: Scores, rounds: int, keep: float) -> Scores:
-    dtype = next((p.dtype for p in linear.parameters()), None)
-    size = space.layout.units - 1
+    size = space.units - 1
     alive = np.ones(size + 1, bool)
     order = np.zeros(size + 1)
     gone = 0
     for number in range(1, rounds + 1):
         values = np.concatenate([[np.inf], *[flow[group.name].cpu().numpy() for group in space.groups]])
         for group in space.groups:  # the best unit of a group stays to the end
-            units = slice(group.first, group.first + group.units)
+            units = group.slice
             best = group.first + int(np.argmax(np.where(alive[units], values[units], -np.inf)))
             values[best] = np.inf
         target = size - round(size * keep ** (number / rounds))
@@ -73,7 +71,7 @@ def _in_rounds(linear: nn.Module, space: Space, flow: Scores, rounds: int, keep:
         alive[leaving] = False
         gone += len(leaving)
         _silence(linear, space, alive)
-        flow = _scaled(space, _flow(linear, space, dtype))
+        flow = _scaled(space, _flow(linear, space))
     values = np.concatenate([[np.inf], *[flow[group.name].cpu().numpy() for group in space.groups]])
     rest = [unit for unit in np.argsort(values, kind="stable") if alive[unit] and unit]
     order[rest] = np.arange(gone, gone + len(rest))
@@ -84,7 +82,7 @@ def _silence(model: nn.Module, space: Space, alive: npt.NDArray[np.bool_]) -> No
     """Zero all that leaves with the units that are gone."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            for axis, ids in space.layout.slots.get(name, {}).items():
+            for axis, ids in space.slots.get(name, {}).items():
                 shape = [-1 if other == axis else 1 for other in range(parameter.ndim)]
                 parameter.mul_(torch.from_numpy(alive[ids]).to(parameter).reshape(shape))
 
@@ -99,19 +97,15 @@ def _scaled(space: Space, flow: Scores) -> Scores:
     return completed("synflow", space, scores, unknown, "pass on no flow")
 
 
-def _flow(model: nn.Module, space: Space, dtype: torch.dtype | None) -> Scores:
+def _flow(model: nn.Module, space: Space) -> Scores:
     """`w dR/dw` of each unit, up to one factor."""
     named = dict(model.named_parameters())
-    inputs = []
-    device = next((tensor.device for tensor in named.values()), torch.device("cpu"))
-    own = dtype or next((tensor.dtype for tensor in named.values()), None)
-    for tensor in space.example(space.full):
-        ones = torch.ones_like(tensor, dtype=own) if tensor.is_floating_point() else tensor
-        inputs.append(ones.to(device))
+    called, example = space.call(model, space.full)
+    inputs = [torch.ones_like(tensor) if tensor.is_floating_point() else tensor for tensor in example]
     for exponent in (0, -150, -300):  # the flow of a deep network overflows; it is linear
         scaled = [tensor * 10.0**exponent if tensor.is_floating_point() else tensor for tensor in inputs]
         with torch.enable_grad():
-            total = _total(_call(model, space, scaled))
+            total = _total(called(*scaled))
             if not total.requires_grad:
                 break
             found = torch.autograd.grad(total * 10.0**exponent, list(named.values()), allow_unused=True)
@@ -123,11 +117,6 @@ def _flow(model: nn.Module, space: Space, dtype: torch.dtype | None) -> Scores:
         if bool(total.isfinite()) and all(bool(value.isfinite().all()) for value in products.values()):
             return unit_totals(space, products)
     return {group.name: torch.zeros(group.units, dtype=torch.float64) for group in space.groups}
-
-
-def _call(model: nn.Module, space: Space, inputs: list[Tensor]) -> Any:
-    names = space.settings["names"]
-    return model(**dict(zip(names, inputs, strict=True))) if names else model(*inputs)
 
 
 def _total(outputs: Any) -> Tensor:

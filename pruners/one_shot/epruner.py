@@ -157,7 +157,7 @@ class _Clustering:
         self.similar: dict[str, Floats] = {}
         self.done: dict[tuple[str, float], Exemplars] = {}
         for group in space.groups:
-            dense = [layer for layer in layers_of(space, group) if not layer.depthwise(space)]
+            dense = [layer for layer in layers_of(space, group) if not layer.depthwise]
             rows = filters(model, space, group)
             if not coupled and len(dense) > 1:
                 self.whole[group.name] = f"{len(dense)} layers make it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Group, Scores, Space
+from ...spaces import Group, Layer, Scores, Space
 from ..criteria.anpyc import first_output
 from ..criteria.filters import by_group, layers_of
 from ..examples import Examples, left_as_found
@@ -39,11 +39,11 @@ def patterns(
         batch: units at once.
         seed: of the noise.
     """
-    layers = [layer for layer in layers_of(space, group) if not layer.depthwise(space)] or layers_of(space, group)
-    names = [layer.name for layer in layers]
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
-    noise = [_noise(one, seed + number, device, dtype) for number, one in enumerate(space.example(space.full))]
+    layers = [layer for layer in layers_of(space, group) if not layer.depthwise] or layers_of(space, group)
+    names = {layer.name for layer in layers}
+    made_by = {layer.name: layer for layer in space.layers if layer.name in names}
+    called, example = space.call(model, space.full)
+    noise = [_noise(one, seed + number) for number, one in enumerate(example)]
     if not names or not any(one.is_floating_point() for one in noise):
         return None
     found = []
@@ -55,7 +55,7 @@ def patterns(
             inputs = [one.expand(len(units), *one.shape[1:]).clone() for one in noise]
             try:
                 for _ in range(steps):
-                    inputs = _ascended(model, space, names, inputs, units, rate)
+                    inputs = _ascended(model, called, made_by, inputs, units, rate)
             except (RuntimeError, ValueError) as error:
                 logger.info("%s: no ascent (%s)", group.name, str(error).partition("\n")[0])
                 return None
@@ -69,7 +69,7 @@ def contributions(model: nn.Module, space: Space, examples: Examples) -> Scores:
 
     Summed over the layers that make the unit; of several outputs the first counts.
     """
-    total = np.zeros(space.layout.units)
+    total = np.zeros(space.units)
     names = list(dict.fromkeys(layer.name for layer in space.layers))
     of = {layer.name: layer for layer in space.layers}
     with left_as_found(model), _kept(model, names) as outputs:
@@ -80,11 +80,11 @@ def contributions(model: nn.Module, space: Space, examples: Examples) -> Scores:
                 tensors = [(name, tensor) for name, tensor in outputs if tensor.requires_grad]
                 slopes = torch.autograd.grad(answers.sum(), [tensor for _, tensor in tensors], allow_unused=True)
             for (name, _), slope in zip(tensors, slopes, strict=True):
-                ids = of[name].makes(space)
+                ids = of[name].makes
                 axis = _channels(of[name].kind, slope) if slope is not None else 0
                 if slope is not None and slope.shape[axis] == len(ids):
                     means = slope.abs().double().movedim(axis, 0).flatten(1).mean(1).cpu().numpy()
-                    total += np.bincount(ids, weights=means, minlength=space.layout.units) / len(examples.batches)
+                    total += np.bincount(ids, weights=means, minlength=space.units) / len(examples.batches)
     return by_group(space, total)
 
 
@@ -122,12 +122,12 @@ def _kept(model: nn.Module, names: Sequence[str], *, stop: bool = False) -> Iter
 
 
 def _ascended(
-    model: nn.Module, space: Space, names: list[str], inputs: list[Tensor], units: Ids, rate: float
+    model: nn.Module, called: nn.Module, layers: Mapping[str, Layer], inputs: list[Tensor], units: Ids, rate: float
 ) -> list[Tensor]:
     """The inputs one step farther up."""
     moving = [one.detach().requires_grad_(one.is_floating_point()) for one in inputs]
     wanted = [one for one in moving if one.requires_grad]
-    slopes = torch.autograd.grad(_activation(model, space, names, moving, units), wanted, allow_unused=True)
+    slopes = torch.autograd.grad(_activation(model, called, layers, moving, units), wanted, allow_unused=True)
     given = [slope.flatten(1) for slope in slopes if slope is not None]
     length = torch.cat(given, dim=1).norm(dim=1).clamp_min(1e-30)
     scale = rate * sum(one.shape[1] for one in given) ** 0.5 / length
@@ -137,18 +137,18 @@ def _ascended(
     return [one.detach() for one in moving]
 
 
-def _activation(model: nn.Module, space: Space, names: list[str], inputs: list[Tensor], units: Ids) -> Tensor:
+def _activation(
+    model: nn.Module, called: nn.Module, layers: Mapping[str, Layer], inputs: list[Tensor], units: Ids
+) -> Tensor:
     """Sum over the batch of the activation of unit i on input i."""
-    keys = space.settings["names"]
-    with torch.enable_grad(), _kept(model, names, stop=True) as outputs:
+    with torch.enable_grad(), _kept(model, list(layers), stop=True) as outputs:
         try:
-            model(**dict(zip(keys, inputs, strict=True))) if keys else model(*inputs)
+            called(*inputs)
         except _Enough:
             pass
     total = inputs[0].new_zeros(())
-    of = {layer.name: layer for layer in space.layers}
     for name, output in outputs:
-        axis, ids = _channels(of[name].kind, output), of[name].makes(space)
+        axis, ids = _channels(layers[name].kind, output), layers[name].makes
         if output.shape[0] != len(units) or output.shape[axis] != len(ids):
             raise RuntimeError(f"{name} gives {tuple(output.shape)} for {len(units)} inputs")
         means = output.movedim(axis, 1).flatten(2).mean(2) if output.ndim > 2 else output
@@ -157,7 +157,7 @@ def _activation(model: nn.Module, space: Space, names: list[str], inputs: list[T
     return total
 
 
-def _noise(example: Tensor, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _noise(example: Tensor, seed: int) -> Tensor:
     if not example.is_floating_point():
-        return example.to(device)
-    return torch.randn(example.shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+        return example
+    return torch.randn(example.shape, generator=torch.Generator().manual_seed(seed)).to(example)

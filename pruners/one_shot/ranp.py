@@ -233,22 +233,20 @@ class Ranp:
         self, space: Space, candidate: Candidate, scores: Scores, k: int, most: int, neurons: int
     ) -> dict[str, Any]:
         there = stays(space, candidate, scores)
-        kept = {layer.name: int(there[layer.makes(space)].sum()) for layer in space.layers}
+        kept = {layer.name: int(there[layer.makes].sum()) for layer in space.layers}
         return {
             "kappa": 1 - k / max(1, neurons),
             "kappa_max": 1 - most / max(1, neurons),
             "neurons": neurons,
             "neurons_kept": sum(kept.values()),
-            "one_neuron": [
-                layer.name for layer in space.layers if kept[layer.name] == 1 and len(layer.makes(space)) > 1
-            ],
+            "one_neuron": [layer.name for layer in space.layers if kept[layer.name] == 1 and len(layer.makes) > 1],
         }
 
     def _weights(
         self, model: nn.Module, space: Space, candidate: Candidate, scores: Scores, seed: int, notes: dict[str, Any]
     ) -> dict[str, Tensor]:
         """Those of the proposed network, drawn anew."""
-        if space.program is None:
+        if not space.as_graph:
             small = build(model, space, candidate, scores)
             notes["not_drawn"] = list(fresh(small, seed, draw=self.draw))
         else:  # a graph has no layers to draw by, so the full network is drawn and cut
@@ -272,7 +270,7 @@ def retained(space: Space, scores: Scores, candidates: npt.NDArray[np.int64] | S
     Raises:
         ValueError: the scores do not fit the groups, are negative or all 0.
     """
-    check_scores(space.layout, scores)
+    check_scores(space, scores)
     encoded = candidates if isinstance(candidates, np.ndarray) else space.encode(candidates)
     values = [np.sort(scores[group.name].detach().double().cpu().numpy())[::-1] for group in space.groups]
     total = sum(float(own.sum()) for own in values)
@@ -311,7 +309,7 @@ class _Member:
 
 
 def _axis(layer: Layer, space: Space) -> int:
-    return layer.out_axis if not layer.depthwise(space) else 0
+    return layer.out_axis if not layer.depthwise else 0
 
 
 def _largest(fits: Callable[[int], bool], above: int) -> int:
@@ -329,10 +327,10 @@ def _members(space: Space) -> list[list[_Member]]:
     for group in space.groups:
         own: dict[bool, list[_Member]] = {True: [], False: []}
         for number, layer in enumerate(space.layers):
-            depthwise = layer.depthwise(space)
+            depthwise = layer.depthwise
             if depthwise and layer.out_axis != 0:
                 continue
-            units = layer.makes(space) - group.first
+            units = layer.makes - group.first
             neurons = np.flatnonzero((units >= 0) & (units < group.units))
             if len(neurons):
                 own[depthwise].append(_Member(number, neurons, units[neurons], len(neurons) // group.units))

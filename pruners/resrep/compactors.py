@@ -130,7 +130,7 @@ class Mixer:
         self.parts: list[tuple[int, Tensor, Tensor]] = []
         self.dense = False
         for number, (group, kind) in enumerate(zip(space.groups, kinds, strict=True)):
-            at = np.flatnonzero((place.ids >= group.first) & (place.ids < group.first + group.units))
+            at = np.flatnonzero(group.holds(place.ids))
             if kind != "whole" and len(at):
                 self.parts.append((number, torch.from_numpy(at), torch.from_numpy(place.ids[at] - group.first)))
                 self.dense = self.dense or (kind == "dense" and place.layer is not None)
@@ -175,16 +175,16 @@ def find_places(
     model: nn.Module, space: Space, kinds: Sequence[Kind], gated: frozenset[str], variances: str
 ) -> list[Place]:
     """Where the compactors go: one place a layer, behind its batch norm where that is its own."""
-    active = np.zeros(space.layout.units, bool)
-    switched = np.zeros(space.layout.units, bool)
+    active = np.zeros(space.units, bool)
+    switched = np.zeros(space.units, bool)
     for group, kind in zip(space.groups, kinds, strict=True):
-        active[group.first : group.first + group.units] = kind != "whole"
-        switched[group.first : group.first + group.units] = kind != "whole" and group.name in gated
+        active[group.slice] = kind != "whole"
+        switched[group.slice] = kind != "whole" and group.name in gated
     places: list[Place] = []
     modules = dict(model.named_modules())
     for layer in space.layers:
-        ids = layer.makes(space)
-        if layer.depthwise(space) or not active[ids].any():
+        ids = layer.makes
+        if layer.depthwise or not active[ids].any():
             continue
         norm = own_norm(space, layer)
         if norm is not None and norm.weight is not None:
@@ -222,7 +222,7 @@ def _axis(layer: Layer) -> int:
 
 def _follows(space: Space, name: str, module: nn.Module) -> Ids | None:
     """Unit numbers of what a norm or a depthwise convolution gives, where it adds a constant to each channel."""
-    slots = space.layout.slots.get(f"{name}.bias" if name else "bias", {})
+    slots = space.slots.get(f"{name}.bias" if name else "bias", {})
     weight = getattr(module, "weight", None)
     if 0 not in slots or not isinstance(weight, Tensor) or getattr(module, "bias", None) is None:
         return None

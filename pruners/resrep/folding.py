@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Layer, Scores, Space, build, named_tensors, stays
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Layer, Scores, Space, as_call, build, copied, named_tensors, stays
 from .compactors import owners
 
 _EXAMPLES = 4
@@ -55,26 +54,21 @@ def folded(
     return small, notes, difference(outputs(small, inputs), wanted)
 
 
-def examples(model: nn.Module, space: Space) -> dict[str, Any]:
-    """`args` and `kwargs` of a forward on noise: several examples where the network takes them, else one."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    names = space.settings["names"]
-
-    def call(batch: int) -> dict[str, Any]:
-        tensors = [tensor.to(device) for tensor in space.example(space.full, batch)]
-        return {"kwargs": dict(zip(names, tensors, strict=True))} if names else {"args": tensors}
-
+def examples(model: nn.Module, space: Space) -> Any:
+    """Noise as the forward takes it: several examples where the network takes them, else one."""
+    several = space.inputs(model, space.full, batch=_EXAMPLES)
     try:
-        outputs(model, call(_EXAMPLES))
-        return call(_EXAMPLES)
+        outputs(model, several)
+        return space.inputs(model, space.full, batch=_EXAMPLES)  # a forward may write into what it is given
     except Exception:  # noqa: BLE001 - the user's forward may raise anything
-        return call(1)
+        return space.inputs(model, space.full)
 
 
-def outputs(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     """All output tensors, in eval mode; modes and generators are put back."""
     with torch.no_grad(), _eval(model):
-        return _flat(model(*inputs.get("args", ()), **inputs.get("kwargs", {})))
+        args, kwargs = as_call(inputs)
+        return _flat(model(*args, **kwargs))
 
 
 def difference(got: list[Tensor], wanted: list[Tensor]) -> float:
@@ -86,19 +80,19 @@ def difference(got: list[Tensor], wanted: list[Tensor]) -> float:
 
 
 def _constants(
-    model: nn.Module, space: Space, stay: Kept, inputs: dict[str, Any]
+    model: nn.Module, space: Space, stay: Kept, inputs: Any
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Tensor]]:
     """By weight, the least and the largest value of each removed input of its layer; and the outputs."""
     modules = dict(model.named_modules())
     found: dict[str, tuple[Tensor, Tensor]] = {}
     handles = []
     for layer in space.layers:
-        gone = torch.from_numpy(np.flatnonzero(~stay[layer.reads(space)]))
+        gone = torch.from_numpy(np.flatnonzero(~stay[layer.reads]))
         if layer.groups > 1 or not len(gone) or layer.name not in modules:
             continue
 
         def look(module: nn.Module, given: tuple[Any, ...], layer: Layer = layer, gone: Tensor = gone) -> None:
-            axis, size = -1 if layer.kind == "linear" else -(len(layer.side) + 1), len(layer.reads(space))
+            axis, size = -1 if layer.kind == "linear" else -(len(layer.side) + 1), len(layer.reads)
             if not given or not isinstance(given[0], Tensor) or given[0].ndim < -axis or given[0].shape[axis] != size:
                 return  # its weight is used by something else
             values = given[0].detach().movedim(axis, 0).reshape(size, -1).index_select(0, gone.to(given[0].device))
@@ -127,8 +121,8 @@ def _fold(
     steady = (high - low) <= rounding * torch.maximum(high.abs(), torch.ones_like(high))
     values = torch.where(steady, (low + high) / 2, 0)
     weight = named_tensors(whole)[layer.weight].double().movedim(layer.out_axis, 0)
-    gone = torch.from_numpy(np.flatnonzero(~stay[layer.reads(space)])).to(weight.device)
-    kept = torch.from_numpy(np.flatnonzero(stay[layer.makes(space)])).to(weight.device)
+    gone = torch.from_numpy(np.flatnonzero(~stay[layer.reads])).to(weight.device)
+    kept = torch.from_numpy(np.flatnonzero(stay[layer.makes])).to(weight.device)
     sums = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
     gain = sums.index_select(0, kept).index_select(1, gone) @ values
     if layer.kind == "conv_transpose" and bool(gain.any()):
@@ -153,8 +147,9 @@ def _fold(
 
 
 def _groups(space: Space, layer: Layer, stay: Kept) -> list[str]:
-    gone = {int(unit) for unit in layer.reads(space) if not stay[unit]}
-    return [group.name for group in space.groups if any(group.first <= u < group.first + group.units for u in gone)]
+    reads = layer.reads
+    gone = reads[~stay[reads]]
+    return [group.name for group in space.groups if group.holds(gone).any()]
 
 
 def _flat(value: Any) -> list[Tensor]:

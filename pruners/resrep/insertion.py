@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ...spaces import Candidate, Group, Space
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Group, Space, copied
 from .compactors import Compacted, Kind, own_norm
 from .folding import difference, examples, folded, outputs
 from .merging import merged
@@ -56,10 +55,10 @@ def planned(model: nn.Module, space: Space) -> Plan:
 
 def _by_facts(space: Space, group: Group) -> tuple[Kind, str]:
     """What the traced network says of a group, and why it is less than a full compactor."""
-    makers = [layer for layer in space.layers if _counts(layer.makes(space), group).any()]
+    makers = [layer for layer in space.layers if _counts(layer.makes, group).any()]
     names = {layer.name for layer in makers} | {layer.weight.rpartition(".")[0] for layer in makers}
-    dense = [layer for layer in makers if not layer.depthwise(space)]
-    tensors = {name for layer in makers for name in space.layout.slots if name.startswith(f"{layer.name}.")}
+    dense = [layer for layer in makers if not layer.depthwise]
+    tensors = {name for layer in makers for name in space.slots if name.startswith(f"{layer.name}.")}
     others = [name for name in group.members if name not in names and not _tied(space, name, tensors)]
     if not dense:
         return "whole", "left whole: no dense layer makes it"
@@ -67,7 +66,7 @@ def _by_facts(space: Space, group: Group) -> tuple[Kind, str]:
         return "whole", f"left whole: {others[0]} makes it too and takes no compactor"
     if group.unit > 1 or any(layer.groups > 1 for layer in dense):
         return "diagonal", "one factor a unit: its units are several channels, or a grouped convolution makes it"
-    if any((_counts(layer.makes(space), group) != 1).any() for layer in dense):
+    if any((_counts(layer.makes, group) != 1).any() for layer in dense):
         return "diagonal", "one factor a unit: a layer makes only some of its units, or some of them twice"
     for layer in dense:
         norm = own_norm(space, layer)
@@ -79,16 +78,16 @@ def _by_facts(space: Space, group: Group) -> tuple[Kind, str]:
 def _counts(ids: npt.NDArray[np.int64], group: Group) -> npt.NDArray[np.int64]:
     """How often each unit of a group is among `ids`."""
     counts: npt.NDArray[np.int64] = np.bincount(ids, minlength=group.first + group.units)
-    return counts[group.first : group.first + group.units]
+    return counts[group.slice]
 
 
 def _tied(space: Space, member: str, tensors: set[str]) -> bool:
     """Whether a member is a layer under another of its names: tied weights have the same slots."""
-    own = {name: axes for name, axes in space.layout.slots.items() if name.startswith(f"{member}.")}
+    own = {name: axes for name, axes in space.slots.items() if name.startswith(f"{member}.")}
     weight = own.get(f"{member}.weight")
     return weight is not None and any(
-        set(space.layout.slots[name]) == set(weight)
-        and all(np.array_equal(space.layout.slots[name][axis], ids) for axis, ids in weight.items())
+        set(space.slots[name]) == set(weight)
+        and all(np.array_equal(space.slots[name][axis], ids) for axis, ids in weight.items())
         for name in tensors
     )
 

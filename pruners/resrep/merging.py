@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import named_tensors
-from ...spaces.cutting.tensors import copied
+from ...spaces import copied, named_tensors
 from .compactors import Compacted, Mixer, Place
 
 
@@ -65,7 +64,7 @@ def _rows(compacted: Compacted, number: int, stay: npt.NDArray[np.bool_] | None)
     if stay is None:
         return rows
     group = compacted.space.groups[number]
-    kept = torch.from_numpy(stay[group.first : group.first + group.units]).to(rows)
+    kept = torch.from_numpy(stay[group.slice]).to(rows)
     return rows * (kept[:, None] if rows.ndim > 1 else kept)
 
 

@@ -19,8 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Scores, Space, stays, within
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Scores, Space, copied, stays, within
 from ..proposal import Needs, Proposal, Weights, checked
 from .compactors import Compacted, row_norms
 from .folding import folded
@@ -231,7 +230,7 @@ class ResRepPhase:
             candidate = self.space.repair(family[-1].tolist(), self.limits)
         kept = stays(self.space, candidate, scores)
         gone = [
-            n[a & ~kept[group.first : group.first + group.units]]
+            n[a & ~kept[group.slice]]
             for n, a, group in zip(norms, alive, (self.space.groups[i] for i in self.numbers), strict=True)
         ]
         return candidate, np.concatenate([*gone, np.zeros(0)])

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...spaces import Candidate, Scores, Space, normalised
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Scores, Space, copied, normalised
 from ..proposal import Needs, Proposal, Weights, checked
 from .followers import Followers
 from .halving import Search

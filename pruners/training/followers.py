@@ -139,12 +139,12 @@ def _followers(model: nn.Module, space: Space) -> list[Follower]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     modules = dict(model.named_modules())
     for layer in space.layers:
-        reads = layer.reads(space)
+        reads = layer.reads
         weight = parameters.get(layer.weight)
         behind = _batch_norm(modules, layer.norm)
         for module in modules.values():
             if reads.any() and weight is not None and isinstance(module, _MODULES) and module.weight is weight:
-                found.append(Follower(layer, module, behind, reads, layer.makes(space)))
+                found.append(Follower(layer, module, behind, reads, layer.makes))
     return found
 
 

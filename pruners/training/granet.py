@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...spaces import Candidate, Scores, Space
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Scores, Space, copied
 from ..criteria.criteria import l2
 from ..proposal import Needs, Proposal, Weights, checked
 from .masks import Masks, reachable, trained
@@ -80,7 +79,7 @@ class GranetPhase:
         self.model = model
         self._method, self._space, self._limits = method, space, limits
         self._masks = Masks(model, space, ajar=_AJAR)
-        self._full = {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
+        self._full = space.full_costs
         self._slopes: Scores = {group.name: torch.zeros(group.units) for group in space.groups}
         self._candidate: Candidate | None = None
         self._scores: Scores = {}
@@ -150,7 +149,7 @@ class GranetPhase:
         norms = checked("granet", self._space, l2(self.model, self._space))
         found = {}
         for group in self._space.groups:
-            closed = torch.from_numpy(self._masks.closed[group.first : group.first + group.units])
+            closed = torch.from_numpy(self._masks.closed[group.slice])
             norm, slope = norms[group.name].double(), self._slopes[group.name].double()
             found[group.name] = torch.where(
                 closed, slope / slope.mean().clamp_min(1e-300), norm / norm[~closed].mean().clamp_min(1e-300)
@@ -164,7 +163,7 @@ class GranetPhase:
             count = int(ratio * len(opened) + 0.5)
             if not count or len(opened) == group.units:
                 continue
-            marks = closed[group.first : group.first + group.units]  # a view
+            marks = closed[group.slice]  # a view
             before = marks.copy()
             marks[opened[np.argsort(norms[group.name].numpy()[opened], kind="stable")[:count]]] = True
             shut = np.flatnonzero(marks)

@@ -42,7 +42,7 @@ class GroupLasso:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction!r}: expected a share in (0, 1]")
         generator = torch.Generator().manual_seed(seed)
-        self.chosen: npt.NDArray[np.bool_] = np.zeros(space.layout.units, bool)
+        self.chosen: npt.NDArray[np.bool_] = np.zeros(space.units, bool)
         for group in space.groups:
             order = torch.randperm(group.units, generator=generator).numpy()
             self.chosen[group.first + order[: math.floor(fraction * group.units + 1e-9)]] = True
@@ -83,7 +83,7 @@ def _own_places(space: Space) -> list[tuple[str, int, npt.NDArray[np.int64]]]:
     reads = {(layer.weight, layer.in_axis) for layer in space.layers}
     return [
         (name, axis, ids)
-        for name, axes in space.layout.slots.items()
+        for name, axes in space.slots.items()
         for axis, ids in axes.items()
         if (name, axis) not in reads
     ]

@@ -46,10 +46,10 @@ class Masks:
                 so that behind a gate of exactly 0 nothing is ever felt. The slope is then the one towards opening.
         """
         self.ajar = ajar
-        self.closed: Closed = np.zeros(space.layout.units, bool)
+        self.closed: Closed = np.zeros(space.units, bool)
         self._space = space
         named = dict(model.named_parameters())
-        self._parameters = {name: named[name] for name in space.layout.slots if name in named}
+        self._parameters = {name: named[name] for name in space.slots if name in named}
         first = {id(parameter): name for name, parameter in named.items()}
         every = model.named_parameters(remove_duplicate=False)
         self._own = {name: first[id(parameter)] for name, parameter in every}  # tied weights have several names
@@ -138,7 +138,7 @@ class Masks:
     def open_units(self, number: int) -> npt.NDArray[np.int64]:
         """Open units of a group, counted from its first."""
         group = self._space.groups[number]
-        return np.flatnonzero(~self.closed[group.first : group.first + group.units])
+        return np.flatnonzero(~self.closed[group.slice])
 
     def candidate(self, closed: Closed | None = None) -> Candidate:
         """The network that holds all open units, each group at the next legal width; depths and side are full.
@@ -149,7 +149,7 @@ class Masks:
         closed = self.closed if closed is None else closed
         values = list(self._space.full)
         for number, group in enumerate(self._space.groups):
-            want = int((~closed[group.first : group.first + group.units]).sum()) * group.unit
+            want = int((~closed[group.slice]).sum()) * group.unit
             values[number] = min(width for width in group.widths if width >= want)
         return self._space.canonical(values)
 
@@ -159,7 +159,7 @@ class Masks:
 
     def ranked(self, scores: Scores) -> Scores:
         """The scores, moved so that every open unit is above every closed one; the order within both stays."""
-        check_scores(self._space.layout, scores)
+        check_scores(self._space, scores)
         if not scores:
             return {}
         every = torch.cat([scores[group.name].double().flatten().cpu() for group in self._space.groups])
@@ -167,7 +167,7 @@ class Masks:
         found = {}
         for group in self._space.groups:
             share = (scores[group.name].double().cpu() - low) / reach
-            closed = torch.from_numpy(self.closed[group.first : group.first + group.units])
+            closed = torch.from_numpy(self.closed[group.slice])
             found[group.name] = torch.where(closed, 0.5 * share, 1 + share)
         return found
 
@@ -212,7 +212,7 @@ class Masks:
         """Which entries of every parameter are held, and at which values."""
         self._held, self._values = {}, {}
         for name, parameter in self._parameters.items():
-            axes = self._space.layout.slots[name]
+            axes = self._space.slots[name]
             held = _entries(parameter, {axis: self.closed[ids] for axis, ids in axes.items()})
             if held.any():
                 zero = {axis: self.closed[axes[axis]] for axis in self._zeros.get(name, ())}
@@ -254,7 +254,7 @@ def _zeros(space: Space, own: Mapping[str, str]) -> dict[str, set[int]]:
     for name, axis in gate_axes(space).items():
         if name in own:
             found.setdefault(own[name], set()).add(axis)
-    for name, axes in space.layout.slots.items():
+    for name, axes in space.slots.items():
         if name in own and len(space.shapes[name]) == 1 and name.rpartition(".")[2] == "bias":
             found.setdefault(own[name], set()).update(axes)
     return found

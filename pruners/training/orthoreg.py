@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Layer, Scores, Space
-from ...spaces.cutting.tensors import copied
+from ...spaces import Candidate, Layer, Scores, Space, copied
 from ..proposal import Needs, Proposal, Weights, checked, logger
 from .masks import Masks, reachable, trained
 
@@ -107,9 +106,9 @@ class OrthoRegPhase:
         self._method, self._space, self._limits = method, space, limits
         self._masks = Masks(model, space)
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._layers = [layer for layer in space.layers if layer.makes(space).any()]
+        self._layers = [layer for layer in space.layers if layer.makes.any()]
         self._parts = _parts(self._layers, space, method.weighting)
-        self._full = {name: float(column[0]) for name, column in space.cost_table([space.full]).items()}
+        self._full = space.full_costs
         self._decays: list[float] = []
         self._sums: dict[str, Tensor] = {}
         self._steps = self._done = 0
@@ -207,7 +206,7 @@ class OrthoRegPhase:
     def _note_gradients(self) -> None:
         self._steps += 1
         for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and name in self._space.layout.slots:
+            if parameter.grad is not None and name in self._space.slots:
                 if name not in self._sums:
                     self._sums[name] = torch.zeros_like(parameter)
                 self._sums[name] += parameter.grad.nan_to_num(0.0, 0.0, 0.0)  # a step that overflowed
@@ -219,8 +218,8 @@ class OrthoRegPhase:
         if weight.grad is None:
             return
         closed = torch.from_numpy(self._masks.closed).to(weight.device)
-        rows = (~closed[torch.from_numpy(layer.makes(self._space)).to(weight.device)]).nonzero().flatten()
-        columns = (~closed[torch.from_numpy(layer.reads(self._space)).to(weight.device)]).nonzero().flatten()
+        rows = (~closed[torch.from_numpy(layer.makes).to(weight.device)]).nonzero().flatten()
+        columns = (~closed[torch.from_numpy(layer.reads).to(weight.device)]).nonzero().flatten()
         kept = weight.index_select(layer.out_axis, rows).index_select(layer.in_axis, columns)
         filters = kept.movedim(layer.out_axis, 0)
         shape, flat = filters.shape, filters.flatten(1)

@@ -9,6 +9,7 @@ Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis;
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from .flow import Attribute, Flow
 from .labels import Labels, flat, squashed, tensors_in
 
 Ids = npt.NDArray[np.int64]
+Slots = dict[str, dict[int, Ids]]
+"""Which unit each index belongs to: `{parameter or buffer: {axis: (size of the axis,) unit numbers}}`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,15 @@ class Group:
         """Channels of the first member in the full network."""
         return self.units * self.unit
 
+    @property
+    def slice(self) -> builtins.slice:
+        """Its units, among all: `array[group.slice]` of a `(u,)` array."""
+        return builtins.slice(self.first, self.first + self.units)
+
+    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of these unit numbers are its own, as an array of the same shape."""
+        return (ids >= self.first) & (ids < self.first + self.units)
+
 
 @dataclass(frozen=True)
 class Counter:
@@ -67,7 +79,7 @@ class Layout:
     """Where the units of all groups are."""
 
     groups: tuple[Group, ...]
-    slots: dict[str, dict[int, Ids]]
+    slots: Slots
     counters: list[Counter]
     frozen: dict[str, str]
     unit_of_label: Ids = field(repr=False)
@@ -76,16 +88,6 @@ class Layout:
     def units(self) -> int:
         """Units of all groups, and the one that always stays."""
         return 1 + sum(group.units for group in self.groups)
-
-    def form(self, ids: Ids) -> tuple[float, dict[int, float]]:
-        """How many of `ids` stay, as `constant + sum of factor * units kept` over groups."""
-        counts = np.bincount(ids, minlength=self.units)
-        factors = {}
-        for number, group in enumerate(self.groups):
-            factor = int(counts[group.first])
-            if factor:
-                factors[number] = float(factor)
-        return float(counts[0]), factors
 
 
 def arrange(

@@ -92,7 +92,7 @@ def _indices(changes: Cut, name: str, axis: int, size: int) -> npt.NDArray[np.in
 
 def _group(space: Space, name: str, axis: int, index: int) -> str:
     unit = space.layout.slots[name][axis][index]
-    return next(group.name for group in space.groups if group.first <= unit < group.first + group.units)
+    return next(group.name for group in space.groups if group.holds(unit))
 
 
 def _unused_constants(space: Space, child: Candidate, small: Cut, scores: Scores | None) -> set[str]:

@@ -38,12 +38,11 @@ def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -
         stays = np.ones(layout.units, bool)
         for number in numbers:
             group = layout.groups[number]
-            here = slice(group.first, group.first + group.units)
-            stays[here] = ~gone[here]
+            stays[group.slice] = ~gone[group.slice]
         return None if stays.all() else surprise(layout, stays, ())
 
     for gone in _scenarios(network, flow, layout):
-        numbers = [n for n, group in enumerate(layout.groups) if gone[group.first : group.first + group.units].any()]
+        numbers = [n for n, group in enumerate(layout.groups) if gone[group.slice].any()]
         while True:
             numbers = [number for number in numbers if number not in found]
             node = without(gone, numbers)
@@ -66,11 +65,7 @@ def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) ->
     """Which of these groups an operator's operands or results carry."""
     values = [flow.values.get(source) for source in (node, *node.all_input_nodes)]
     units = np.concatenate([np.zeros(1, np.int64), *(_units(layout, la) for v in values for la in tensors_in(v))])
-    return [
-        n
-        for n in numbers
-        if ((units >= layout.groups[n].first) & (units < layout.groups[n].first + layout.groups[n].units)).any()
-    ]
+    return [number for number in numbers if layout.groups[number].holds(units).any()]
 
 
 def at_random(layout: Layout) -> Kept:
@@ -92,7 +87,7 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
     yield at_random(layout)
     least = np.zeros(layout.units, bool)
     for group in layout.groups:
-        least[group.first + group.widths[0] // group.unit : group.first + group.units] = True
+        least[group.slice][group.widths[0] // group.unit :] = True
     yield least
     inside: list[Ids] = []
     outside: list[Ids] = []
@@ -108,7 +103,7 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
                 outside.append(np.setdiff1d(_units(layout, labels), [0, *part]))
     owner = np.zeros(layout.units, np.int64)
     for number, group in enumerate(layout.groups):
-        owner[group.first : group.first + group.units] = number + 1
+        owner[group.slice] = number + 1
     for waiting in (inside, outside):
         waiting = [units for units in {units.tobytes(): units for units in waiting}.values() if len(units)]
         while waiting:  # slices of different groups share a run
@@ -121,7 +116,7 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
                     used |= groups
                     gone[units[: max(1, len(units) // 2)]] = True
             for group in layout.groups:
-                if gone[group.first : group.first + group.units].all():
+                if gone[group.slice].all():
                     gone[group.first + group.units - 1] = False
             if gone.any():
                 yield gone

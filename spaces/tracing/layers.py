@@ -7,20 +7,15 @@ groups and slots say which of those hang together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch.fx import Node
 
+from ..channels.layout import Ids, Slots
 from ..costs.sizes import batched
 from ..graph.network import BATCH, Network, operator_name
-
-if TYPE_CHECKING:
-    from ..space import Space
-
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,9 @@ class Layer:
         side: spatial side of its output, there; of the last call.
         positions: how often its whole weight meets an input, in all its calls, at each side of the network's input.
         given: spatial sides of its input at each side of the network's; of the last call.
+        depthwise: whether each output channel reads one input channel only.
+        makes: `(size of the weight's out_axis,)` unit number of each output; unit 0 always stays.
+        reads: `(size of the weight's in_axis,)` unit number of each input; all 0 for a grouped convolution.
     """
 
     name: str
@@ -80,40 +78,25 @@ class Layer:
     macs: int
     outputs: int
     side: tuple[int, ...]
-    positions: tuple[int, ...] = ()
-    given: tuple[tuple[int, ...], ...] = ()
-
-    def depthwise(self, space: Space) -> bool:
-        """Whether each output channel reads one input channel only."""
-        return self.groups > 1 and space.shapes[self.weight][1] == 1
-
-    def makes(self, space: Space) -> Ids:
-        """`(size of the weight's out_axis,)` unit number of each output; 0 always stays."""
-        return _ids(space, self.weight, self.out_axis)
-
-    def reads(self, space: Space) -> Ids:
-        """`(size of the weight's in_axis,)` unit number of each input; all 0 for a grouped convolution."""
-        if self.groups > 1:
-            return np.zeros(space.shapes[self.weight][self.in_axis], np.int64)
-        return _ids(space, self.weight, self.in_axis)
+    positions: tuple[int, ...]
+    given: tuple[tuple[int, ...], ...]
+    depthwise: bool
+    makes: Ids = field(repr=False, compare=False)
+    reads: Ids = field(repr=False, compare=False)
 
 
-def _ids(space: Space, name: str, axis: int) -> Ids:
-    found = space.layout.slots.get(name, {}).get(axis)
-    return np.zeros(space.shapes[name][axis], np.int64) if found is None else found
-
-
-def find_layers(network: Network, storages: Mapping[Node, Node]) -> tuple[Layer, ...]:
+def find_layers(network: Network, storages: Mapping[Node, Node], slots: Slots) -> tuple[Layer, ...]:
     """Every layer of the graph once, in the order of its first call.
 
     Args:
         network: the captured graph.
         storages: for each tensor node, the node that owns its memory.
+        slots: which unit each index belongs to.
     """
     found: dict[str, Layer] = {}
     examples = batched(network, storages)
     for node in network.operators:
-        layer = _layer(network, node, BATCH if node in examples else 1)
+        layer = _layer(network, node, BATCH if node in examples else 1, slots)
         if layer is None:
             continue
         known = found.get(layer.weight)
@@ -139,7 +122,7 @@ _KINDS = {
 }
 
 
-def _layer(network: Network, node: Node, examples: int) -> Layer | None:
+def _layer(network: Network, node: Node, examples: int, slots: Slots) -> Layer | None:
     kind = _KINDS.get(operator_name(node))
     if kind is None:
         return None
@@ -159,14 +142,15 @@ def _layer(network: Network, node: Node, examples: int) -> Layer | None:
     norm_node = _sole(node, "aten.batch_norm")
     last = norm_node or node
     after = next(iter(last.users)) if len(last.users) == 1 else None
+    axes, (out_axis, in_axis) = slots.get(weight, {}), (1, 0) if transposed else (0, 1)
     padding = call.get("padding", 0)  # a number, several, or "same" / "valid"
     return Layer(
         name=weight.rpartition(".")[0],
         kind=kind,
         weight=weight,
         bias=_named(network, call.get("bias")),
-        out_axis=1 if transposed else 0,
-        in_axis=0 if transposed else 1,
+        out_axis=out_axis,
+        in_axis=in_axis,
         groups=groups,
         padding=padding != "valid" if isinstance(padding, str) else bool(np.any(padding)),
         norm=_norm(network, norm_node),
@@ -177,6 +161,9 @@ def _layer(network: Network, node: Node, examples: int) -> Layer | None:
         side=tuple(int(size) for size in out[2:]) if kind != "linear" else (),
         positions=tuple(int(np.prod(one[meets])) // examples // channels for one in network.shapes),
         given=tuple(tuple(map(int, one[call["input"]][2:])) if kind != "linear" else () for one in network.shapes),
+        depthwise=groups > 1 and shape[1] == 1,
+        makes=axes.get(out_axis, np.zeros(shape[out_axis], np.int64)),
+        reads=np.zeros(shape[in_axis], np.int64) if groups > 1 or in_axis not in axes else axes[in_axis],
     )
 
 

@@ -131,7 +131,7 @@ def facts(
         {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()},
     )
     program = Program(network, flow, layout, whole, by_name) if as_graph else None
-    layers = find_layers(network, rehearsal.storages)
+    layers = find_layers(network, rehearsal.storages, layout.slots)
     return Facts(layout, stages, layers, costs, shapes, frozen, _multiple(model, examples), program)
 
 

@@ -21,14 +21,11 @@ class Bounds:
 
     def of(self, budget: Budget) -> dict[str, float]:
         """Absolute limits, by name; measures the full network where only its latency can tell."""
-        full = dict(self._engine.full_costs)
-        if budget.needs_full("latency_ms"):
-            if self._full_latency_ms is None:
-                settings = self._engine.settings
-                with reproducible(settings.threads, settings.torch_device):
-                    self._full_latency_ms = self._engine.latencies.measure([self._engine.space.full])[0].ms
-            full["latency_ms"] = self._full_latency_ms
-        return budget.limits(full)
+        if budget.needs_full("latency_ms") and self._full_latency_ms is None:
+            settings = self._engine.settings
+            with reproducible(settings.threads, settings.torch_device):
+                self._full_latency_ms = self._engine.latencies.measure([self._engine.space.full])[0].ms
+        return budget.limits(self._engine.space, self._full_latency_ms)
 
     def settle(self, budget: Budget, progress: Listener | None) -> dict[str, float]:
         """The same for the run that begins: remembers the budget, and measures what only now is limited."""

@@ -73,11 +73,6 @@ class Engine:
         return self.space.default_scores if self.given_scores is None else self.given_scores
 
     @cached_property
-    def full_costs(self) -> dict[str, float]:
-        """Costs of the full network, by name."""
-        return {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()}
-
-    @cached_property
     def teacher(self) -> Teacher:
         """The full network, at its own resolution."""
         return Teacher(model=self.model, resolution=self.space.side(self.space.full) or None)
@@ -195,7 +190,7 @@ class Engine:
         for name in self.artifacts.rankings():
             rankings[name] = self.artifacts.scores_of(name) or self.scores
         for name in methods:
-            rankings[name] = self.pruning.propose(method_named(name), {"macs": self.full_costs["macs"]}).scores
+            rankings[name] = self.pruning.propose(method_named(name), {"macs": self.space.full_costs["macs"]}).scores
         return proxy_table(self.ledger.trials, self.space, rankings)
 
     def _rounds(self, limits: Mapping[str, float]) -> Rounds:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ...spaces import as_call
 from ...spaces.graph.modes import DataAsDetached
 from ..disk.files import write
-from .verification import Example, Verification, as_call
+from .verification import Example, Verification
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

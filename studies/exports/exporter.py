@@ -23,7 +23,6 @@ from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
 from ..disk.keeper import Keeper
 from ..disk.weights import digest, read_tensors, state_of
-from ..outcomes.latency import call_of
 from ..settings.determinism import seed_of
 from ..settings.settings import Settings
 from ..trials.events import Listener, Watch
@@ -179,9 +178,7 @@ class Exporter:
 
     def _example(self, trial: Trial) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
-        _, tensors = call_of(self.model, self.space, trial.candidate, batch=2)
-        names = self.space.settings["names"]
-        return dict(zip(names, tensors, strict=True)) if names else tensors
+        return self.space.inputs(self.model, trial.candidate, batch=2)
 
     def _record(self, trial: Trial, found: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
@@ -197,7 +194,7 @@ class Exporter:
             "weights": trial.weights,
             "fidelity": trial.fidelity,
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
-            "full_costs": {name: float(column[0]) for name, column in self.space.cost_table([self.space.full]).items()},
+            "full_costs": dict(self.space.full_costs),
             "limits": dict(self.limits),
             "errors": {"search_error": trial.error, "search_error_std": trial.error_std, **found},
             "training": asdict(self.settings.training) | {"epochs": found["epochs"]},

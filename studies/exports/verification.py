@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ...spaces import as_call
+
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 BATCHES = (1, 3)
 # Largest difference allowed, as a part of the largest output. Lower precisions round at every layer, and a runtime
@@ -69,13 +71,6 @@ def called(network: nn.Module) -> Callable[[Example], list[Tensor]]:
             return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
     return run
-
-
-def as_call(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and named arguments."""
-    if isinstance(example, Tensor):
-        return (example,), {}
-    return ((), dict(example)) if isinstance(example, Mapping) else (tuple(example), {})
 
 
 def _batch(example: Example, size: int, *, noise: bool) -> Example:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ...evaluators.latency.latency import Latency, Timing, measure_latencies
 from ...evaluators.latency.latency_model import LatencyModel, calibration
-from ...evaluators.modes import device_of, dtype_of
-from ...spaces import Candidate, Space, build
+from ...spaces import Candidate, Space, build, dtype_of
 from ..disk.files import FormatError, read_json, to_json, write_atomic
 from ..trials.outcome import Skipped
 from ..trials.trial import REFERENCE, Trial
@@ -98,7 +97,7 @@ class Latencies:
         wanted = calibration(self._space, count, seed)
         known = {row.candidate for row in self.rows}
         missing = [candidate for candidate in wanted if candidate not in known]
-        bytes_each = int(self._space.cost_table([self._space.full])["param_bytes"][0])
+        bytes_each = int(self._space.full_costs["param_bytes"])
         size = max(1, min(GROUP, MEMORY // max(bytes_each, 1)))
         for start in range(0, len(missing), size):
             group = missing[start : start + size]
@@ -117,7 +116,7 @@ class Latencies:
         """
         built = [build(self._model, self._space, one) for one in candidates] if networks is None else networks
         calls = [
-            call_of(network.to(self._device), self._space, candidate, batch=self._options.batch)
+            self._space.call(network.to(self._device), candidate, batch=self._options.batch)
             for network, candidate in zip(built, candidates, strict=True)
         ]
         return self._measure(calls, self._options)
@@ -193,29 +192,6 @@ class LatencyGate:
         reason = f"latency {latency_ms:.3g} ms is over the budget of {self.limit_ms:.3g} ms"
         seconds = time.perf_counter() - start
         return replace(trial, outcome=Skipped(reason=reason, latency_ms=latency_ms, seconds=seconds))
-
-
-def call_of(network: nn.Module, space: Space, candidate: Sequence[int], *, batch: int = 1) -> Call:
-    """A network with example inputs in order: of the candidate's side, in its dtype and on its device."""
-    device, dtype = device_of(network), dtype_of(network)
-    inputs = tuple(
-        tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-        for tensor in space.example(candidate, batch=batch)
-    )
-    names = space.settings["names"]
-    return (_ByName(network, names) if names else network), inputs
-
-
-class _ByName(nn.Module):
-    """A network that takes its inputs by name, called with them in order."""
-
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network = network
-        self.names = tuple(names)
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
 
 
 def _conditions(model: nn.Module, space: Space, device: torch.device, options: Latency) -> dict[str, Any]:

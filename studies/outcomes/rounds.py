@@ -26,7 +26,7 @@ from ...evaluators import Task, Training, train
 from ...evaluators.training.sharing import Sandwich
 from ...search import Problem
 from ...search.joint.joint import around
-from ...spaces.cutting.tensors import copied
+from ...spaces import copied
 from ...spaces.drawing import Draw, mixture
 from ..disk.artifacts import ROUND
 from ..disk.files import write_atomic

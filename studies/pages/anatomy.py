@@ -19,7 +19,6 @@ from torch import nn
 
 from ...evaluators import Latency
 from ...spaces import Candidate, Layer, Space, build
-from ..outcomes.latency import call_of
 from ..study_files.file import read
 from ..study_files.parts import make_model
 from ..trials.trial import Trial
@@ -106,7 +105,7 @@ def _remade(folder: Path) -> nn.Module:
 
 
 def _kind(layer: Layer, space: Space) -> str:
-    return "depthwise convolution" if layer.depthwise(space) else _KINDS[layer.kind]
+    return "depthwise convolution" if layer.depthwise else _KINDS[layer.kind]
 
 
 _KINDS = {"conv": "convolution", "conv_transpose": "transposed convolution", "linear": "linear"}
@@ -114,14 +113,14 @@ _KINDS = {"conv": "convolution", "conv_transpose": "transposed convolution", "li
 
 def _outputs(layer: Layer, space: Space, candidate: Candidate | None = None) -> int:
     """The number of outputs that stay."""
-    units = layer.makes(space)
+    units = layer.makes
     if candidate is None:
         return len(units)
     if any(layer.name == gone or layer.name.startswith(f"{gone}.") for gone in space.removed(candidate)):
         return 0
     stay = float((units == 0).sum())
     for group, width in zip(space.groups, candidate, strict=False):
-        inside = ((units >= group.first) & (units < group.first + group.units)).sum()
+        inside = group.holds(units).sum()
         stay += float(inside) * width / group.width
     return round(stay)
 
@@ -171,7 +170,7 @@ def _time(
     costs: Mapping[str, dict[str, dict[str, float]]],
 ) -> tuple[tuple[float, float] | None, str]:
     """Add `ms` to the costs of each module; milliseconds of the two networks, and the conditions."""
-    if space.program is not None:
+    if space.as_graph:
         return None, "not measured, because the networks are graphs that do not say which layer an operator is of"
     device = torch.device(str(settings.get("device", "cpu")))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -186,7 +185,7 @@ def _time(
         watches = []
         for one in (space.full, candidate):
             network = build(model, space, one).eval().to(device, dtype)
-            called, inputs = call_of(network, space, one, batch=batch)
+            called, inputs = space.call(network, one, batch=batch)
             watches.append(_Watch(network, partial(called, *inputs), device))
         _take_turns(watches)
         said = f"measured with batch {batch} on {_named(device)}, {_threads(torch.get_num_threads())}"

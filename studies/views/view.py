@@ -92,9 +92,7 @@ class View:
         self.budget = Budget(**notes["budget"])
         self._trials: Sequence[Trial] = self._ledger.trials
         self._proxies = notes.get("proxies", [])
-        full = self.full | {name: notes[f"full_{name}"] for name in ("latency_ms",) if f"full_{name}" in notes}
-        known = {n: limit for n, limit in self.budget.asked().items() if n in full or not self.budget.needs_full(n)}
-        self.limits = Budget(**known, reserve=self.budget.reserve).limits(full)
+        self.limits = self.budget.limits(self.full, notes.get("full_latency_ms"))
 
     def front(self) -> pd.DataFrame:
         """As `Study.front`."""

@@ -35,7 +35,7 @@ def test_samples_are_different_legal_networks(landscape):
 
 def test_sizes_are_spread(landscape):
     space = landscape.space
-    share = landscape.space.cost_table(landscape.encoded)["macs"] / space.cost_table([space.full])["macs"][0]
+    share = landscape.space.cost_table(landscape.encoded)["macs"] / space.full_costs["macs"]
     assert all(
         ((share > low) & (share <= high)).sum() > 100 for low, high in [(0, 0.03), (0.03, 0.1), (0.1, 0.3), (0.3, 1)]
     )

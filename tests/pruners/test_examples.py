@@ -69,7 +69,7 @@ def test_a_gates_gradient_is_what_a_finite_difference_says(name):
     model, example = network(name)
     space = Space.trace(model, example, divisor=1)
     examples = examples_for(model, example, batches=1)
-    axes, slots = gate_axes(space), space.layout.slots
+    axes, slots = gate_axes(space), space.slots
     weights = dict(model.named_parameters(remove_duplicate=False))
     [found] = gradients(model, examples)
     scores = gate_gradients(space, weights, found)
@@ -96,7 +96,7 @@ def test_closed_gates_silence_a_unit_before_its_activation(name):
     """With every gate of a group closed, each layer of the group (with its norm) gives zeros for it."""
     model, example = network(name)
     space = Space.trace(model, example, divisor=1)
-    axes, slots = gate_axes(space), space.layout.slots
+    axes, slots = gate_axes(space), space.slots
     covered = set()
     with torch.no_grad():
         for parameter, axis in axes.items():
@@ -105,9 +105,9 @@ def test_closed_gates_silence_a_unit_before_its_activation(name):
             shape[axis] = -1
             model.get_parameter(parameter).mul_((ids == 0).double().view(shape))
             covered |= set(ids.tolist())
-    assert covered >= set(range(1, space.layout.units))
+    assert covered >= set(range(1, space.units))
     for layer in space.layers:
-        gone = torch.from_numpy(layer.makes(space)) > 0
+        gone = torch.from_numpy(layer.makes) > 0
         if gone.any():
             made = dict(model.named_parameters())
             names = (

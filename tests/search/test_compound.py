@@ -13,7 +13,7 @@ def space():
 def test_the_power_is_the_largest_within_the_limit(space):
     """A hair more on every dimension is another network, over the limit, or no other network at all."""
     for share in (0.6, 0.4, 0.2):
-        limit = share * int(space.cost_table([space.full])["macs"][0])
+        limit = share * space.full_costs["macs"]
         found = compound(space, {"macs": limit})
         powers = [-step / 640 for step in range(640 * 30)]
         line = [space.uniform(1.1**p, 1.2**p, 1.15**p) for p in powers]
@@ -23,7 +23,7 @@ def test_the_power_is_the_largest_within_the_limit(space):
 
 
 def test_all_dimensions_shrink_together(space):
-    macs = int(space.cost_table([space.full])["macs"][0])
+    macs = space.full_costs["macs"]
     found = compound(space, {"macs": 0.15 * macs})
     shrunk = {axis.kind for axis, value in zip(space.axes, found, strict=True) if value < axis.full}
     assert shrunk == {"width", "depth", "resolution"}

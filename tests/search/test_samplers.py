@@ -12,7 +12,7 @@ from secateur.search.auto import choose
 from secateur.search.polynomial.polynomial import PolynomialSampler
 
 SPACE = tiny_space(tiny_net())
-FULL = float(SPACE.cost_table([SPACE.full])["macs"][0])
+FULL = SPACE.full_costs["macs"]
 PROBLEM = Problem(space=SPACE, limits={"macs": 0.5 * FULL}, batch=2)
 
 

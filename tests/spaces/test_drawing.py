@@ -8,7 +8,7 @@ from landscapes import line_net, line_space, tiny_net, tiny_space
 from secateur.spaces.drawing import mixture
 
 SPACE = tiny_space(tiny_net())
-FULL_MACS = float(SPACE.cost_table([SPACE.full])["macs"][0])
+FULL_MACS = SPACE.full_costs["macs"]
 
 
 def drawn(draw, n=200):

@@ -56,11 +56,12 @@ def test_threshold_keeps_the_best_units(space):
 
 
 def test_budget_meanings():
-    full = {"macs": 1000, "params": 200, "peak_bytes": 50, "latency_ms": 8.0}
+    full = {"macs": 1000, "params": 200, "peak_bytes": 50}
     assert Budget(macs=0.5, params=100).limits(full) == {"macs": 500, "params": 100}
     assert Budget(macs=1).limits(full) == {"macs": 1} and Budget(macs=1.0).limits(full) == {"macs": 1000}
     assert Budget(latency_ms=0.5).limits(full) == {"latency_ms": 0.5}
-    assert Budget(latency_ms="50%").limits(full) == {"latency_ms": 4.0}
+    assert Budget(latency_ms="50%").limits(full, 8.0) == {"latency_ms": 4.0}
+    assert Budget(latency_ms="50%", macs=0.5).limits(full) == {"macs": 500}  # what was not measured is left out
     assert Budget.parse(["macs=0.5", "params=2e6", "latency_ms=3"]) == Budget(macs=0.5, params=2e6, latency_ms=3)
 
 

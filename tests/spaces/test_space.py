@@ -169,6 +169,32 @@ def test_several_inputs():
     assert pair.groups == space.groups
 
 
+def test_a_network_is_called_with_inputs_of_its_own_kind():
+    model, example = network("branchy")
+    space = Space.trace(model, example, resolutions=(6, 4), divisor=2)
+    by_name = space.inputs(model.double(), space.smallest, batch=2)
+    assert isinstance(by_name, dict) and list(by_name) == list(example)
+    assert {(tuple(t.shape), t.dtype) for t in by_name.values()} == {
+        ((2, 3, 4, 4), torch.float64),
+        ((2, 1, 4, 4), torch.float64),
+    }
+    called, tensors = space.call(model, space.smallest, batch=2)
+    torch.testing.assert_close(called(*tensors), model(**by_name))
+    pair = Space.trace(model, tuple(example.values()), divisor=2)
+    assert isinstance(pair.inputs(model, pair.full), tuple) and pair.call(model, pair.full)[0] is model
+
+
+def test_facts_of_units(space):
+    assert space.full_costs == {name: float(value) for name, value in space.costs([space.full]).iloc[0].items()}
+    everything = np.arange(space.units)
+    assert [int(group.holds(everything).sum()) for group in space.groups] == [group.units for group in space.groups]
+    assert all(group.holds(everything[group.slice]).all() for group in space.groups)
+    for layer in space.layers:
+        assert len(layer.makes) == space.shapes[layer.weight][layer.out_axis]
+        assert (layer.makes == space.slots.get(layer.weight, {}).get(layer.out_axis, 0)).all()
+    assert not any(layer.depthwise for layer in space.layers)
+
+
 def test_control_flow_on_data_is_refused_with_the_line():
     class Branch(nn.Module):
         def __init__(self):

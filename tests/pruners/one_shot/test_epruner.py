@@ -161,7 +161,7 @@ def test_betas_of_single_layers():
 def test_bisection_meets_the_budget_with_exemplars_only(share):
     model, example = clustered("residual")
     space = Space.trace(model, example, divisor=1)
-    limits = {"macs": share * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": share * space.full_costs["macs"]}
     proposal = EPruner().propose(model, space, limits)
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
     assert not proposal.notes["over_budget"]
@@ -171,7 +171,7 @@ def test_bisection_meets_the_budget_with_exemplars_only(share):
 def test_a_fixed_beta_over_the_budget_loses_more_and_says_so(caplog):
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
-    limits = {"macs": 0.1 * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": 0.1 * space.full_costs["macs"]}
     with caplog.at_level("INFO", "secateur"):
         proposal = EPruner(beta=0.01).propose(model, space, limits)
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
@@ -203,7 +203,7 @@ def test_messages_that_do_not_converge_keep_all():
     assert found.damping is None and len(found.kept) == 8
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
-    limits = {"macs": 0.5 * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": 0.5 * space.full_costs["macs"]}
     proposal = EPruner(iterations=3).propose(model, space, limits)
     assert proposal.notes["not_converged"] == ["conv1", "conv2"] and proposal.notes["over_budget"]
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]

@@ -85,7 +85,7 @@ def test_order_of_removal():
 def test_every_cluster_keeps_one_unit(share):
     model, example = network("residual")
     space = Space.trace(model, example, divisor=1)
-    limits = {"macs": share * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": share * space.full_costs["macs"]}
     method = Functionality(clusters=2)
     proposal = method.propose(model, space, limits, examples=examples_for(model, example))
     assert not proposal.notes["over_budget"]
@@ -99,7 +99,7 @@ def test_every_cluster_keeps_one_unit(share):
 def test_a_budget_below_one_unit_of_each_cluster_is_met_all_the_same(caplog):
     model, example = network("plain")
     space = Space.trace(model, example, divisor=1)
-    limits = {"macs": 0.1 * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": 0.1 * space.full_costs["macs"]}
     with caplog.at_level("INFO", "secateur"):
         proposal = Functionality(clusters=7).propose(model, space, limits, examples=examples_for(model, example))
     assert proposal.notes["over_budget"] and "too much for the limits" in caplog.text
@@ -126,7 +126,7 @@ def test_integer_inputs_have_no_patterns():
     model = Words()
     space = Space.trace(model, torch.zeros(1, 5, dtype=torch.int64), divisor=1)
     batches = [(torch.randint(0, 7, (4, 5), generator=torch.Generator().manual_seed(0)), None)]
-    limits = {"macs": 0.5 * float(space.cost_table([space.full])["macs"][0])}
+    limits = {"macs": 0.5 * space.full_costs["macs"]}
     examples = examples_for(model, torch.zeros(1, 5))
     proposal = Functionality().propose(model, space, limits, examples=type(examples)(batches=batches))
     assert "hidden" in proposal.notes["without_patterns"]

@@ -226,7 +226,7 @@ def test_constants_of_a_depthwise_follower_go_into_the_reader(bias):
     whole = merged(result, model)
     small, notes, _ = folded(whole, space, candidate, scores)
     assert not notes and difference(outputs(small, inputs), outputs(result.model, inputs)) < 1e-12
-    kept = np.flatnonzero(stays(space, candidate, scores)[space.layers[2].makes(space)])
+    kept = np.flatnonzero(stays(space, candidate, scores)[space.layers[2].makes])
     changed = (
         small.point.bias - whole.point.bias[kept] if bias else small.bn3.running_mean - whole.bn3.running_mean[kept]
     )

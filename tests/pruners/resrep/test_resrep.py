@@ -240,8 +240,8 @@ def test_an_optimizer_without_the_compactors_gets_them():
 
 
 def trained(method, model, space, limits, *, epochs=4, lr=0.01):
-    example = space.example(space.full)
-    example = dict(zip(space.settings["names"], example, strict=True)) if space.settings["names"] else example[0]
+    example = space.inputs(model, space.full)
+    example = example[0] if isinstance(example, tuple) else example
     phase = method.start(model, space, limits)
     Loop(phase, examples_for(model, example, batches=4), epochs=epochs, lr=lr).run()
     return phase

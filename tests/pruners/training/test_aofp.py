@@ -62,7 +62,7 @@ def test_damages_of_a_linear_follower_add_up():
     model, space = linear_pair()
     followers = Followers(model, space)
     model(torch.eye(4).double())  # features of the batch are orthogonal: squares 1, 4, 9, 16 of 30
-    closed = torch.zeros(space.layout.units, dtype=torch.bool).numpy()
+    closed = torch.zeros(space.units, dtype=torch.bool).numpy()
     first = space.groups[0].first
     single = [followers.damages(closed, {"0": first + torch.tensor([unit]).numpy()})["0"] for unit in range(4)]
     assert single == pytest.approx([1 / 30, 4 / 30, 9 / 30, 16 / 30])
@@ -128,7 +128,7 @@ def test_scoring_leaves_the_training_alone(name):
     examples = examples_for(model, example)
     plain, watched = copy.deepcopy(model).train(), copy.deepcopy(model).train()
     followers = Followers(watched, space)
-    closed = torch.zeros(space.layout.units, dtype=torch.bool).numpy()
+    closed = torch.zeros(space.units, dtype=torch.bool).numpy()
     for one in (plain, watched):
         examples.loss_of(one, examples.batches[0]).backward()
     before = {name: parameter.grad.clone() for name, parameter in watched.named_parameters()}
@@ -155,7 +155,7 @@ def test_the_follower_is_run_again_exactly():
     model.bn2.register_forward_hook(lambda module, args, output: kept.update(output=output.detach().relu()))
     followers = Followers(model, space)
     examples.loss_of(model, examples.batches[0])
-    closed = torch.zeros(space.layout.units, dtype=torch.bool).numpy()
+    closed = torch.zeros(space.units, dtype=torch.bool).numpy()
     [follower] = followers.of["conv1"]
     with torch.no_grad():
         again = follower.output(followers._given[model.conv2], closed, closed)

@@ -120,7 +120,7 @@ def test_closed_gates_are_shut_at_the_end():
     model, example, space = traced("plain")
     phase = Granet().start(model, space, share(space, 0.5))
     Loop(phase, examples_for(model, example), epochs=10).run()
-    closed = torch.from_numpy(phase._masks.closed[space.layout.slots["bn1.weight"][0]])
+    closed = torch.from_numpy(phase._masks.closed[space.slots["bn1.weight"][0]])
     assert closed.any() and not phase.model.bn1.weight[closed].any() and not phase.model.bn1.bias[closed].any()
     assert phase.model.bn1.weight[~closed].all()
 

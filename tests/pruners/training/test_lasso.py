@@ -41,7 +41,7 @@ def test_the_penalty_by_hand():
     # one unit of conv1 is all of its filter, scale and shift: strength * sqrt(sum of squares)
     model, space = traced("plain")
     lasso = GroupLasso(space, strength=2.0)
-    lasso.chosen = np.zeros(space.layout.units, bool)
+    lasso.chosen = np.zeros(space.units, bool)
     lasso.chosen[3] = True  # unit 2 of conv1
     own = torch.cat([model.conv1.weight[2].flatten(), model.bn1.weight[2:3], model.bn1.bias[2:3]])
     torch.testing.assert_close(lasso.penalty(model), 2 * own.norm())
@@ -54,11 +54,11 @@ def test_units_outside_the_part_get_nothing(name):
     model, space = traced(name)
     lasso = GroupLasso(space, strength=1.0, fraction=0.5)
     for group in space.groups:
-        assert lasso.chosen[group.first : group.first + group.units].sum() == group.units // 2
+        assert lasso.chosen[group.slice].sum() == group.units // 2
     lasso.after_backward(Fake(model))
-    touched = np.zeros(space.layout.units, bool)
+    touched = np.zeros(space.units, bool)
     for key, parameter in model.named_parameters():
-        for axis, ids in space.layout.slots.get(key, {}).items():
+        for axis, ids in space.slots.get(key, {}).items():
             if axis != 1 or "up" in key:  # axis 1 is read, but of the transposed convolution
                 if axis == 0 and "up.weight" in key:
                     continue

@@ -63,7 +63,7 @@ def test_what_is_reopened_is_as_it_was(name):
     assert any(not torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     for key, tensor in masks.weights().items():
         assert torch.equal(tensor, before[key]), key
-    masks.reopen(range(1, space.layout.units))
+    masks.reopen(range(1, space.units))
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]), key
 
@@ -84,7 +84,7 @@ def test_no_optimizer_moves_what_is_closed(make):
     masks.settle(*half_closed(space))
     trained_steps(model, masks, examples, optimizer)
     for name, parameter in model.named_parameters():
-        for axis, ids in space.layout.slots.get(name, {}).items():
+        for axis, ids in space.slots.get(name, {}).items():
             closed = torch.from_numpy(masks.closed[ids].nonzero()[0])
             own, old = (tensor.index_select(axis, closed) for tensor in (parameter, kept.get_parameter(name)))
             gate = name.startswith(("bn", "layer1.0.bn")) or ".bn" in name or "down.1" in name
@@ -93,9 +93,9 @@ def test_no_optimizer_moves_what_is_closed(make):
                 if moment.shape == parameter.shape:
                     assert not moment.index_select(axis, closed).any(), name
         assert not torch.equal(parameter, kept.get_parameter(name)), name  # the others are trained
-    masks.reopen(range(1, space.layout.units))
+    masks.reopen(range(1, space.units))
     for name in ("bn.weight", "layer2.0.bn1.bias"):
-        ids = space.layout.slots[name][0]
+        ids = space.slots[name][0]
         assert model.get_parameter(name).all() and ids.all()
 
 
@@ -163,7 +163,7 @@ def test_masks_go_on_from_a_saved_state():
     again.restore(state["masks"])
     assert (again.closed == masks.closed).all()
     for both in (masks, again):
-        both.reopen(range(1, space.layout.units))
+        both.reopen(range(1, space.units))
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[key]), key
 

@@ -10,7 +10,7 @@ from secateur.search.joint.joint import JointSampler, around, moved, one_sided_g
 from secateur.search.joint.ratios import Ratios, projected
 
 SPACE = tiny_space(tiny_net())
-FULL_MACS = float(SPACE.cost_table([SPACE.full])["macs"][0])
+FULL_MACS = SPACE.full_costs["macs"]
 HALF = {"macs": 0.5 * FULL_MACS}
 
 

@@ -8,7 +8,7 @@ from secateur.search import Problem
 from secateur.search.joint.ratios import Ratios, along, projected
 
 SPACE = tiny_space(tiny_net())  # 3 widths, 2 blocks, sides 8, 10, 12
-FULL = {name: float(cost[0]) for name, cost in SPACE.cost_table([SPACE.full]).items()}
+FULL = SPACE.full_costs
 
 
 def ratios(**shares):

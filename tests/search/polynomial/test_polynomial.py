@@ -25,7 +25,7 @@ from secateur.search.polynomial.polynomial import PolynomialSampler
 from secateur.spaces import Space
 
 SPACE = tiny_space(tiny_net())
-FULL = {name: float(column[0]) for name, column in SPACE.cost_table([SPACE.full]).items()}
+FULL = SPACE.full_costs
 LIMITS = {"macs": 0.5 * FULL["macs"]}
 PROBLEM = Problem(space=SPACE, limits=LIMITS)
 

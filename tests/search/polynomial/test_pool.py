@@ -10,7 +10,7 @@ from secateur.search.polynomial.pool import Canonical, Pool
 from secateur.spaces import threshold_candidate
 
 SPACE = tiny_space(tiny_net())
-FULL = float(SPACE.cost_table([SPACE.full])["macs"][0])
+FULL = SPACE.full_costs["macs"]
 HALF = Problem(space=SPACE, limits={"macs": 0.5 * FULL})
 NOTHING = np.zeros((0, len(SPACE.axes)), np.int64)
 

@@ -31,7 +31,7 @@ def space():
 
 
 def problem_of(space, share=0.37, objectives=("error", "macs"), **more):
-    full = float(space.cost_table([space.full])["macs"][0])
+    full = space.full_costs["macs"]
     return Problem(space=space, objectives=objectives, limits={"macs": share * full} if share else {}, **more)
 
 
@@ -196,7 +196,7 @@ def test_without_a_limit_the_targets_are_shares_of_the_full_network(space):
     rows = seen(search(problem_of(space, share=None), smooth(space), 14), problem_of(space, share=None))
     assert not any("reference" in notes for _, notes, _ in rows)
     assert [notes["dimensions"]["target"] for _, notes, _ in rows[10:]] == [0.85, 0.7, 0.5, 0.35]
-    full = float(space.cost_table([space.full])["macs"][0])
+    full = space.full_costs["macs"]
     for candidate, notes, _ in rows[10:]:
         assert space.cost_table([candidate])["macs"][0] <= notes["dimensions"]["target"] * full
 

@@ -32,7 +32,7 @@ def masked(model, space, candidate):
     kept = stays(space, candidate, None)
     tensors = named_tensors(model)
     with torch.no_grad():
-        for name, axes in space.layout.slots.items():
+        for name, axes in space.slots.items():
             for axis, ids in axes.items():
                 gone = torch.from_numpy(np.flatnonzero(~kept[ids]))
                 tensors[name].index_fill_(axis, gone, 0)

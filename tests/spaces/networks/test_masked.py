@@ -91,7 +91,7 @@ def test_standardised_weights_and_neighbours_are_those_that_stay(middle):
 def test_a_wrong_channel_is_seen(tensor):
     model, example = network("residual")
     space = Space.trace(model, example, divisor=2)
-    slots = dict(space.layout.slots)
+    slots = dict(space.slots)
     axis = max(slots[tensor])
     slots[tensor] = {**slots[tensor], axis: np.roll(slots[tensor][axis], 1)}
     wrong = replace(space, layout=replace(space.layout, slots=slots))
@@ -103,7 +103,7 @@ def test_a_wrong_channel_is_seen(tensor):
 def test_other_shapes_are_refused():
     model, example = network("plain")
     space = Space.trace(model, example, divisor=2)
-    slots = {**space.layout.slots}
+    slots = {**space.slots}
     cut = np.array([*slots["conv1.weight"][0][:4], 0])  # output features follow the first four channels of conv1
     slots["fc.weight"], slots["fc.bias"] = {**slots["fc.weight"], 0: cut}, {0: cut}
     wrong = replace(space, layout=replace(space.layout, slots=slots))

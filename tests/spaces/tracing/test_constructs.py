@@ -60,7 +60,7 @@ class Case:
             if isinstance(module, nn.modules.conv._ConvTransposeNd):
                 tensor, axis = (f"{name}.bias", 0) if module.groups > 1 else (tensor, 1)
         shape = named_tensors(self.model)[tensor].shape
-        return self.space.layout.slots.get(tensor, {}).get(axis, np.zeros(shape[axis], np.int64))
+        return self.space.slots.get(tensor, {}).get(axis, np.zeros(shape[axis], np.int64))
 
     def check_cut(self, names, partly=()):
         """All of these can be cut."""
@@ -108,7 +108,7 @@ def test_nothing_is_left_whole_in_silence(case):
             tensors = {f"{name}.weight", f"{name}.bias"}
             outputs = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1 else 0
             outputs = 1 if isinstance(module, nn.Embedding) else outputs
-            slots = {axis: ids for tensor in tensors for axis, ids in case.space.layout.slots.get(tensor, {}).items()}
+            slots = {axis: ids for tensor in tensors for axis, ids in case.space.slots.get(tensor, {}).items()}
             whole = not (slots.get(outputs, np.zeros(1)) > 0).all()
             if whole and not any(f"{name}.".startswith(f"{known}.") for known in case.space.frozen):
                 silent.append(name)

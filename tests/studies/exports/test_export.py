@@ -23,9 +23,7 @@ needs_onnx = pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is 
 
 
 def example_of(space, candidate, batch):
-    tensors = [tensor.float() for tensor in space.example(candidate, batch)]
-    names = space.settings["names"]
-    return dict(zip(names, tensors, strict=True)) if names else tuple(tensors)
+    return space.inputs(nn.Linear(1, 1), candidate, batch=batch)
 
 
 def outputs(model, inputs):

@@ -13,7 +13,7 @@ from secateur.evaluators import Latency, Timing
 from secateur.evaluators.latency.latency_model import calibration
 from secateur.spaces import build
 from secateur.studies.disk.files import FormatError
-from secateur.studies.outcomes.latency import Latencies, call_of
+from secateur.studies.outcomes.latency import Latencies
 
 MODEL = landscapes.tiny_net()
 SPACE = landscapes.tiny_space(MODEL)
@@ -163,6 +163,6 @@ def test_a_call_takes_inputs_by_name_in_the_networks_dtype():
 
     model = Named()
     space = Space.trace(model, {"image": torch.zeros(1, 4), "scale": torch.ones(1, 1)}, divisor=1)
-    network, inputs = call_of(model.double(), space, space.full, batch=3)
+    network, inputs = space.call(model.double(), space.full, batch=3)
     assert [tuple(tensor.shape) for tensor in inputs] == [(3, 4), (3, 1)]
     assert network(*inputs).shape == (3, 2) and inputs[0].dtype == torch.float64

@@ -17,7 +17,7 @@ from secateur.studies.settings.determinism import seed_of
 from secateur.studies.trials.outcome import Scored
 
 SPACE = tiny_space(tiny_net())
-FULL = {name: float(values[0]) for name, values in SPACE.cost_table([SPACE.full]).items()}
+FULL = SPACE.full_costs
 
 
 def proposer(limits, sampler="random", seeds=()):

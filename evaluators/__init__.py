@@ -13,7 +13,8 @@ diverges or does not fit into memory is a failed `Result`, never an exception.
     print(ladder(lambda: build(model, space, candidate), candidate=candidate, resolution=(20, 20), fidelity="short"))
 """
 
-from .ladder import FIDELITIES, Ladder, Result
+from .evaluator import Context, Evaluator, Result, checked_evaluator
+from .ladder import FIDELITIES, Ladder
 from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
 from .latency.latency_model import LatencyModel
 from .tasks.augment import Augment
@@ -30,8 +31,10 @@ __all__ = [
     "Augment",
     "Batch",
     "Classification",
+    "Context",
     "Diverged",
     "ErrorRate",
+    "Evaluator",
     "Ladder",
     "Latency",
     "LatencyModel",
@@ -45,6 +48,7 @@ __all__ = [
     "Teacher",
     "Timing",
     "Training",
+    "checked_evaluator",
     "measure_error",
     "measure_latencies",
     "measure_latency",

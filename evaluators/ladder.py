@@ -1,18 +1,20 @@
 """The default evaluator: a ladder of fidelities, each rung standing on the one below."""
 
+from __future__ import annotations
+
 import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .modes import derived_seed
+from .evaluator import ALONE, Context, Report, Result
+from .modes import derived_seed, threads_set
 from .tasks.images import Side
 from .tasks.splitting import Unsplittable
 from .tasks.task import Task
@@ -24,7 +26,7 @@ from .training.training import Diverged, Training, train
 FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
 """How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 
 _PARTS = 2  # what every batch is taken in when memory has run out
 
@@ -33,33 +35,6 @@ _SEEDS = {"short": 1, "long": 2}  # what a rung's training seed is derived with;
 # What PyTorch 2.13 says where the CPU's memory ends: a plain RuntimeError.
 _TOO_MUCH = "out of memory"
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", _TOO_MUCH)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What came of one evaluation.
-
-    Attributes:
-        error: Validation error at the last rung climbed, or what the proxy said there; NaN where it failed.
-        error_std: Standard error of `error` over the validation examples; None for a proxy's.
-        seconds: Time taken.
-        state: "complete" or "failed".
-        reason: Why it failed, in a sentence; None where it did not.
-        attributes: What else was measured: `error_RUNG` of every rung climbed.
-        weights: The network's state dict after the last rung, on the CPU; None where it failed or none was built.
-        rung: The last rung climbed; None where it failed.
-        stopped: Whether it was told to end below the fidelity that was asked.
-    """
-
-    error: float
-    error_std: float | None
-    seconds: float
-    state: str = "complete"
-    reason: str | None = None
-    attributes: Mapping[str, float | str] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] | None = None
-    rung: str | None = None
-    stopped: bool = False
 
 
 class Ladder:
@@ -72,10 +47,6 @@ class Ladder:
     Where memory runs out, the climb is begun once more with every batch taken in two parts, whose gradients make one
     step; the attribute `accumulated` says so. Batch norms then see smaller batches, so such a result is not quite that
     of a device with more memory.
-
-    Attributes:
-        callbacks: What watches every fine-tuning, as in `train`.
-        devices: What fine-tunings are spread over, as in `train`; recalibration and measuring take the first.
     """
 
     def __init__(
@@ -107,8 +78,6 @@ class Ladder:
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.teacher, self.proxy = teacher_for(task, training, teacher), proxy
-        self.callbacks: tuple[object, ...] = ()
-        self.devices: tuple[torch.device, ...] = ()
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
         """The rungs that are climbed to a fidelity, lowest first."""
@@ -126,7 +95,8 @@ class Ladder:
         resolution: Side | None,
         fidelity: str = "short",
         seed: int = 0,
-        report: Callable[[str, float], object] | None = None,
+        report: Report | None = None,
+        context: Context = ALONE,
     ) -> Result:
         """The result of climbing to `fidelity`, or as far as `report` lets it.
 
@@ -137,16 +107,18 @@ class Ladder:
             fidelity: The rung to stop at, one of `FIDELITIES`.
             seed: Of training.
             report: Called with every rung's name and error as soon as it is known; what is true ends the climb there.
+            context: What watches fine-tunings, and the devices they are spread over; recalibration and measuring take
+                the first of these.
         """
         rungs, start = self.rungs(fidelity), time.perf_counter()
         reason, noted = "", dict[str, float | str]()
         for parts in (1, _PARTS):
             if parts > 1:
-                _log.warning("%s: %s; once more, with every batch in %d parts", candidate, reason, parts)
+                logger.warning("%s: %s; once more, with every batch in %d parts", candidate, reason, parts)
                 noted = {"accumulated": float(parts)}
             try:
-                with _threads(self.threads):
-                    result = self._climb(rungs, build, candidate, resolution, seed, report, parts)
+                with threads_set(self.threads):
+                    result = self._climb(rungs, build, candidate, resolution, seed, report, context, parts)
                 attributes = {**result.attributes, **noted}
                 return replace(result, seconds=time.perf_counter() - start, attributes=attributes)
             except Unsplittable as problem:
@@ -162,7 +134,7 @@ class Ladder:
                 torch.cuda.empty_cache()
             if not reason.startswith(_TOO_MUCH):
                 break
-        _log.warning("%s failed: %s", candidate, reason)
+        logger.warning("%s failed: %s", candidate, reason)
         return Result(
             error=float("nan"),
             error_std=float("nan"),
@@ -179,7 +151,8 @@ class Ladder:
         candidate: object,
         resolution: Side | None,
         seed: int,
-        report: Callable[[str, float], object] | None,
+        report: Report | None,
+        context: Context,
         parts: int,
     ) -> Result:
         model: nn.Module | None = None
@@ -189,7 +162,7 @@ class Ladder:
                 error, error_std = self._guess(candidate), None
             else:
                 model = build().to(device=self.device, dtype=self.dtype) if model is None else model
-                self._train(model, rung, resolution, seed, parts)
+                self._train(model, rung, resolution, seed, context, parts)
                 measured = measure_error(model, self.task, resolution=resolution, parts=parts)
                 error, error_std = measured.compute(), measured.std()
             errors[f"error_{rung}"] = error
@@ -213,7 +186,9 @@ class Ladder:
             raise Diverged(f"the proxy says {value}, not a finite number")
         return value
 
-    def _train(self, model: nn.Module, rung: str, resolution: Side | None, seed: int, parts: int) -> None:
+    def _train(
+        self, model: nn.Module, rung: str, resolution: Side | None, seed: int, context: Context, parts: int
+    ) -> None:
         """Climb one rung, with every batch in so many parts."""
         if rung == "recalibrated":
             images = self.training.recalibration_images
@@ -230,22 +205,11 @@ class Ladder:
             epochs=epochs,
             resolution=resolution,
             seed=seed,
-            callbacks=self.callbacks,
+            callbacks=context.callbacks,
             teacher=self.teacher,
             accumulate=parts,
-            devices=self.devices,
+            devices=context.devices,
         )
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _expected(problem: Exception) -> str | None:

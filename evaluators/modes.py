@@ -1,5 +1,7 @@
 """Small things every user of a model must leave as found: modes, frozen norms, generators; and seeds from seeds."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +38,18 @@ def train_mode(model: nn.Module) -> None:
     model.train()
     for norm in frozen:
         norm.eval()
+
+
+@contextmanager
+def threads_set(count: int | None) -> Iterator[None]:
+    """Run with so many threads of PyTorch; None leaves their number."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..evaluators import Latency, Task, Training
+from ..evaluators import Evaluator, Latency, Task, Training, checked_evaluator
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Scores, Space, build
 from .disk.files import new_folder, to_json, write
@@ -85,7 +85,7 @@ class Study:
         settings: Settings,
         fingerprint: Mapping[str, Any],
         factory: SamplerFactory,
-        evaluator: Callable[..., Any] | None,
+        evaluator: Evaluator | None,
         ledger: Ledger,
         shelf: Shelf | None = None,
     ) -> None:
@@ -182,6 +182,7 @@ class Study:
         """
         path = Path(path)
         _check_types(model, task, space, budget)
+        own = None if evaluator is None or isinstance(evaluator, str) else checked_evaluator(evaluator)
         settings, factory, evaluator = settle(
             budget,
             objectives=objectives,
@@ -238,7 +239,7 @@ class Study:
             settings=settings,
             fingerprint=kept,
             factory=factory,
-            evaluator=None if isinstance(evaluator, str) else evaluator,
+            evaluator=own,
             ledger=_ledger(path, described, space, settings, storage),
             shelf=shelf,
         )
@@ -277,6 +278,7 @@ class Study:
         settings, kept = Settings.from_json(found["settings"]), found["fingerprint"]
         if evaluator is not None or kept["evaluator"] not in EVALUATORS:
             check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
+        own = None if evaluator is None else checked_evaluator(evaluator)
         check_same(kept, {"task": task.fingerprint}, path)
         name, factory = sampler_factory(settings.sampler if sampler is None else sampler)
         check_same(kept, {"sampler": name}, path)
@@ -298,7 +300,7 @@ class Study:
             settings=settings,
             fingerprint=kept,
             factory=factory,
-            evaluator=evaluator,
+            evaluator=own,
             ledger=ledger,
             shelf=None if found.get("artifacts") is None else Shelf(path, found["artifacts"]),
         )

@@ -26,7 +26,7 @@ class Script:
 
     folder: str = ""
 
-    def at(self, folder: Path) -> Script:
+    def at(self, folder: Path, devices=()) -> Script:
         return replace(self, folder=str(folder))
 
     def __call__(self, trial, earlier=(), say=None) -> Scored:
@@ -43,18 +43,14 @@ class Script:
         return Scored(error=0.5, attributes={"pid": float(os.getpid()), "gpus": gpus})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wide:
-    """An evaluation that says how many devices its evaluator was told to train over."""
+    """An evaluation that says how many devices it was told to train over."""
 
     devices: tuple = ()
 
-    @property
-    def evaluator(self) -> Wide:
-        return self
-
-    def at(self, folder: Path) -> Wide:
-        return self
+    def at(self, folder: Path, devices=()) -> Wide:
+        return Wide(devices)
 
     def __call__(self, trial, earlier=(), say=None) -> Scored:
         return Scored(error=0.5, attributes={"devices": float(len(self.devices))})

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,12 +31,11 @@ class Sleeper:
     instant: Instant
     seconds: float
     fingerprint: str = "sleeper"
-    callbacks: Sequence[Any] = ()
 
-    def __call__(self, build, *, candidate, resolution, fidelity, seed, report=None) -> Result:
+    def __call__(self, build, *, candidate, resolution, fidelity, seed, report, context) -> Result:
         for epoch in range(1, 5):
             time.sleep(self.seconds / 4)
-            for callback in self.callbacks:
+            for callback in context.callbacks:
                 callback.after_epoch(SimpleNamespace(epoch=epoch, epochs=4, losses=[1.0 / epoch]))
         if seed % 4 == 0:
             raise ValueError(f"a bad network, number {seed}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import copied, device_of
-from ..modes import modes_restored
+from ..modes import modes_restored, threads_set
 
 TURN = 6  # timed calls of one network before the next has its turn
 SETTLING = 3  # calls that are not timed as a turn begins; a 1 ms network took 29, 26 and 8 % more in them than alone
@@ -96,7 +96,7 @@ def measure_latencies(networks: Sequence[tuple[nn.Module, Example]], options: La
         raise ValueError("no network was given to measure; give at least one (network, example) pair")
     times: list[list[float]] = [[] for _ in networks]
     with ExitStack() as stack, torch.inference_mode():
-        stack.enter_context(_threads(options.threads))
+        stack.enter_context(threads_set(options.threads))
         calls = [stack.enter_context(_ready(model, example, options)) for model, example in networks]
         for call, _ in calls:
             for _ in range(options.warmup):
@@ -202,17 +202,6 @@ def _recorded(network: nn.Module, inputs: Example, device: torch.device) -> torc
         with torch.cuda.graph(graph):
             network(*inputs)
     return graph
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seconds(call: Call, device: torch.device) -> float:

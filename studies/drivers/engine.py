@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...evaluators import Ladder, Task, Teacher
+from ...evaluators import Evaluator, Ladder, Task, Teacher
 from ...search import Problem, SamplerFactory
 from ...spaces import Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
@@ -58,7 +58,7 @@ class Engine:
     given_scores: Scores | None
     fingerprint: Mapping[str, Any]
     factory: SamplerFactory
-    given_evaluator: Callable[..., Any] | None
+    given_evaluator: Evaluator | None
     ledger: Ledger
 
     @property
@@ -107,7 +107,7 @@ class Engine:
         )
 
     @cached_property
-    def evaluator(self) -> Callable[..., Any]:
+    def evaluator(self) -> Evaluator:
         """The user's own, or the ladder of fidelities."""
         return self.given_evaluator or Ladder(
             self.task,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from ...evaluators import Ladder, Loop
+from ...evaluators import Context, Evaluator, Ladder, Loop, Result
 from ...search import NOTE
 from ...spaces import Space
 from ..disk.artifacts import ROUND, Artifacts
@@ -31,26 +32,28 @@ class Evaluation:
         model: the full network with the base weights; it is never changed.
         space: its traced space.
         artifacts: turns the names in a trial into a network.
-        evaluator: `Ladder` or anything with its call signature.
+        evaluator: `Ladder`, or the user's own.
         seed: the study's; each trial trains with its own, derived from this and its number.
         rounds: trains shared weights where a trial names them.
         stopping: ends trials that are not promising at a lower fidelity; None ends none.
         keeps_weights: keep what every trial's network became, because others may start there.
+        devices: what a trial's training may be spread over; empty leaves it to the evaluator.
     """
 
     model: nn.Module
     space: Space
     artifacts: Artifacts
-    evaluator: Callable[..., Any]
+    evaluator: Evaluator
     seed: int
     keeps_weights: bool = False
     rounds: Rounds | None = None
     stopping: Stopping | None = None
+    devices: tuple[torch.device, ...] = ()
 
-    def at(self, folder: Path) -> Evaluation:
-        """The same with its artifacts in another folder."""
+    def at(self, folder: Path, devices: tuple[torch.device, ...] = ()) -> Evaluation:
+        """The same with its artifacts in another folder, and with other devices."""
         rounds = None if self.rounds is None else replace(self.rounds, folder=folder)
-        return replace(self, artifacts=replace(self.artifacts, folder=folder), rounds=rounds)
+        return replace(self, artifacts=replace(self.artifacts, folder=folder), rounds=rounds, devices=devices)
 
     def __call__(self, trial: Trial, earlier: Sequence[Trial] = (), say: Say | None = None) -> Evaluated:
         """The outcome of a trial.
@@ -63,8 +66,7 @@ class Evaluation:
         start = time.perf_counter()
         reference = trial.candidate == self.space.full or trial.source == REFERENCE
         stopping = None if reference or self.stopping is None else replace(self.stopping, trials=earlier)
-        if hasattr(self.evaluator, "callbacks"):
-            self.evaluator.callbacks = () if say is None else (_Epochs(say),)
+        watching = () if say is None else (_Epochs(say),)
 
         def climbed(rung: str, error: float) -> bool:
             if say is not None:
@@ -78,13 +80,15 @@ class Evaluation:
             fidelity=trial.fidelity,
             seed=seed_of(self.seed, trial.number),
             report=climbed,
+            context=Context(callbacks=watching, devices=self.devices),
         )
-        if stopping is not None and getattr(result, "stopped", False):
+        if not isinstance(result, Result):
+            raise TypeError(f"the evaluator gave a {type(result).__name__}; expected a secateur.evaluators.Result")
+        if stopping is not None and result.stopped and result.rung is not None:
             seconds = time.perf_counter() - start
             return stopping.outcome(trial, result.rung, result.error, seconds, dict(result.attributes))
-        weights = getattr(result, "weights", None)
-        if self.keeps_weights and weights is not None:
-            self.artifacts.keep_trained(trial.number, trial.candidate, weights)
+        if self.keeps_weights and result.weights is not None:
+            self.artifacts.keep_trained(trial.number, trial.candidate, result.weights)
         return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=trial.latency_ms)
 
     def build(self, trial: Trial) -> nn.Module:

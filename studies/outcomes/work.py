@@ -123,8 +123,8 @@ class Worker:
         """Be ready.
 
         Args:
-            work: of this worker alone; its evaluator is told to use several GPUs, where it can.
-            gpus: how many this process sees.
+            work: of this worker alone.
+            gpus: how many this process sees; an evaluator is told of them where they are several.
             scratch: its folder; a new one when None.
 
         Raises:
@@ -134,11 +134,10 @@ class Worker:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device={work.device!r}: a worker on {os.uname().nodename} sees no CUDA device")
         self._threads = work.threads
-        if gpus > 1 and hasattr(work.evaluation.evaluator, "devices"):
-            work.evaluation.evaluator.devices = tuple(torch.device("cuda", index) for index in range(gpus))
         self._scratch = Scratch() if scratch is None else scratch
         self.folder = self._scratch.path
-        self._evaluation = work.evaluation.at(self.folder)
+        devices = tuple(torch.device("cuda", index) for index in range(gpus)) if gpus > 1 else ()
+        self._evaluation = work.evaluation.at(self.folder, devices)
 
     def run(self, job: Job, say: Say) -> JobEnd:
         """Do a job.

@@ -11,7 +11,7 @@ import tasks
 import torch
 from torch import nn
 
-from secateur.evaluators import Augment, Ladder, Teacher, Training, measure_error, recalibrate, train
+from secateur.evaluators import Augment, Context, Ladder, Teacher, Training, measure_error, recalibrate, train
 from secateur.evaluators.tasks.splitting import Unsplittable, bounds, cut, joined
 from secateur.evaluators.training.parallel import Parallel
 
@@ -304,9 +304,8 @@ def test_a_ladder_trains_over_its_devices():
     task, training = tasks.classification(), Training(lr=0.05, short_epochs=1)
     results = []
     for devices in ((), TWO):
-        ladder = Ladder(task, training)
-        ladder.devices = devices
-        results.append(ladder(fresh, candidate="a", resolution=None, seed=0))
+        ladder, context = Ladder(task, training), Context(devices=devices)
+        results.append(ladder(fresh, candidate="a", resolution=None, seed=0, context=context))
     assert results[0].error == pytest.approx(results[1].error, abs=0.05)
     assert torch.allclose(results[0].weights["last.weight"], results[1].weights["last.weight"], atol=1e-5)
 

@@ -280,9 +280,6 @@ def resume(
     folder: Folder,
     budget: Budgets = None,
     trials: Trials = None,
-    join: Annotated[
-        bool, typer.Option("--join", help="Share it with others that join: its trials are on a database server.")
-    ] = False,
     *,
     runner: dict[str, Any],
     keep_gb: KeepGb = None,
@@ -301,7 +298,6 @@ def resume(
             runner=runner,
             keep_gb=keep_gb,
             track=track,
-            join=join,
             progress=progress,
         )
     _show(folder, as_json, quiet=quiet)

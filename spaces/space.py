@@ -397,6 +397,14 @@ class Space:
 
         check_limits(self, limits)
 
+    def check_within(self, candidate: Sequence[int], limits: Mapping[str, float]) -> None:
+        """Raise a ValueError that names the cost where the candidate is over a limit that arithmetic knows."""
+        for name, (cost,) in self.cost_table([self.check(candidate)]).items():
+            if cost > limits.get(name, cost):
+                raise ValueError(
+                    f"candidate has {name}={cost:,}, over the budget of {limits[name]:,.0f}; take a smaller one"
+                )
+
     def ranking(self, scores: Scores | None) -> list[Encoded]:
         """For each group, its units from best to worst."""
         if scores is not None:

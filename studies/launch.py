@@ -76,7 +76,6 @@ def resume(
     runner: Mapping[str, Any] | None = None,
     keep_gb: float | None = None,
     track: Sequence[str] | None = None,
-    join: bool = False,
     progress: Listener | None = None,
 ) -> Study:
     """The study in a folder, run further: to its number of trials, or to another total, under another budget.
@@ -88,7 +87,6 @@ def resume(
         runner: settings of `Runner` that change, by name; the last ones where None.
         keep_gb: how much of the folder weights and rankings may take; as before where None.
         track: where trials are shown too; `["none"]` is nowhere, and None as before.
-        join: share the study with other drivers that join it.
         progress: called with events.
 
     Raises:
@@ -120,7 +118,7 @@ def resume(
         if file != before:
             write_atomic(folder / STUDY_TOML, file.to_toml())
     try:
-        _run(study, file, progress, join=join)
+        _run(study, file, progress)
     except (ValueError, ImportError):  # nothing ran, so nothing is to be remembered
         if before is not None and file != before:
             write_atomic(folder / STUDY_TOML, before.to_toml())
@@ -233,10 +231,10 @@ def _check_places(file: StudyFile, out: Path) -> None:
         Shelf(out, file.study.artifacts)
 
 
-def _run(study: Study, file: StudyFile, progress: Listener | None, *, join: bool = False) -> None:
+def _run(study: Study, file: StudyFile, progress: Listener | None) -> None:
     """Search as the file says, with the trackers that it names."""
     with Trackers(file.study.track, study.path, progress) as listener:
-        study.run(file.study.trials, listener, runner=file.runner, join=join, keep_gb=file.study.keep_gb)
+        study.run(file.study.trials, listener, runner=file.runner, keep_gb=file.study.keep_gb)
 
 
 def _settings(file: StudyFile) -> dict[str, Any]:

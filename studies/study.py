@@ -7,6 +7,7 @@ import logging
 import platform
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -22,9 +23,10 @@ from .disk.files import new_folder, to_json, write
 from .disk.lock import locked
 from .disk.shelf import Shelf
 from .disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
-from .drivers.bounds import Bounds
-from .drivers.driver import Driver
 from .drivers.engine import Engine
+from .drivers.limits import Limits
+from .drivers.own_loop import OwnLoop
+from .drivers.run import running
 from .exports.finalists import finalists as finalists_of
 from .runners.executor import Executor
 from .runners.kinds import executor
@@ -47,6 +49,7 @@ from .trials.folder import (
 )
 from .trials.front import front_table, on_front, trial_table
 from .trials.ledger import Ledger, make_ledger
+from .trials.outcome import Outcome
 from .trials.patience import Patience
 from .trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from .trials.trial import Trial
@@ -111,7 +114,8 @@ class Study:
             given_evaluator=evaluator,
             ledger=ledger,
         )
-        self._bounds = Bounds(self._engine)
+        self._limits_of = Limits(self._engine)
+        self._looping: OwnLoop | None = None
 
     # --- making and finding -------------------------------------------------------------------------------------------
 
@@ -313,7 +317,6 @@ class Study:
         progress: Listener | None = None,
         *,
         runner: str | Runner | Executor = "serial",
-        join: bool = False,
         keep_gb: float | None = None,
     ) -> None:
         """Search until there are so many trials in all; safe to kill and to call again.
@@ -324,9 +327,6 @@ class Study:
             trials: the total, those of earlier runs included.
             progress: called with an event after every trial; see `Progress`.
             runner: where trials run: a kind, such as `"processes"`, or a `Runner` with its settings.
-            join: share the study with other drivers that join it, here or on other machines with the same folder or a
-                copy of it. The trials must be on a database server. Each driver proposes whenever a slot of its own is
-                free, so no two searches are the same; the trials of a driver that is gone are taken over.
             keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
                 folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
 
@@ -340,12 +340,70 @@ class Study:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
         where = runner if isinstance(runner, Executor) else executor(runner)
-        driver = Driver(engine=self._engine, shelf=self._shelf, bounds=self._bounds, budget=self.budget)
-        driver.run(trials, where, progress, join, keep_gb)
+        limits = partial(self._limits_of.resolve, self.budget, progress)
+        with running(self._engine, limits, trials, where, shelf=self._shelf, progress=progress, keep_gb=keep_gb) as run:
+            for left in run.unfinished():
+                run.submit(left)
+            while True:
+                while run.free and (trial := run.ask()) is not None:
+                    run.submit(trial)
+                if not run.busy:
+                    break
+                run.tell(*run.next())
+
+    def ask(self) -> Trial | None:
+        """A new trial, for a loop of your own; None where every network within the budget was tried.
+
+        The trial is in the study before this returns, running until `tell` is called, also by another process: calls
+        of several processes (a cluster's jobs, workers on other machines with the same database) wait for one another.
+        A process may be killed anywhere. Samplers see the outcomes of a batch (`Search.batch`) when it is told whole.
+
+            while (trial := study.ask()) is not None and trial.number < 100:
+                study.tell(trial, study.evaluate(trial))
+
+        Raises:
+            ValueError: another process held the study for a minute, such as one that runs it.
+        """
+        return self._own_loop.ask()
+
+    def tell(self, trial: Trial | int, outcome: Outcome | float) -> Trial:
+        """What became of a trial, final; returns the trial as it is kept.
+
+        Args:
+            trial: what `ask` gave, or its number.
+            outcome: the error to minimise, or an outcome with more to say, such as `evaluate` gives.
+
+        Raises:
+            ValueError: there is no such trial, or it was told already.
+            TypeError: the outcome is neither.
+        """
+        return self._own_loop.tell(trial, outcome)
+
+    def enqueue(self, candidate: Sequence[int]) -> None:
+        """Have a candidate tried before anything else is proposed, by `run` too; the same one is tried once.
+
+        Raises:
+            ValueError: it is no choice of this space, or over the budget.
+        """
+        self._own_loop.enqueue(candidate)
+
+    def evaluate(self, trial: Trial | int) -> Outcome:
+        """What becomes of a running trial, found here as `run` would; nothing is told.
+
+        Its latency is measured where the budget limits it, its network built, trained as far as the study's fidelity
+        asks, and judged on the validation split. What goes wrong is a failed outcome.
+        """
+        return self._own_loop.evaluate(trial)
+
+    @property
+    def _own_loop(self) -> OwnLoop:
+        if self._looping is None or self._looping.budget != self.budget:
+            self._looping = OwnLoop(self._engine, self._limits_of, self.budget)
+        return self._looping
 
     def _limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""
-        return self._bounds.of(self.budget)
+        return self._limits_of.of(self.budget)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -436,7 +494,7 @@ class Study:
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self._engine.exporter(limits)
-        wanted = self._bounds.of(pick) if isinstance(pick, Budget) else pick
+        wanted = self._limits_of.of(pick) if isinstance(pick, Budget) else pick
         picked = exporter.pick(self._ledger.trials, front, wanted)
         tried = self._finalists(finalists, limits if pick == "best" else wanted)
         with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):

@@ -332,7 +332,6 @@ def test_what_is_refused_on_resume_is_not_kept(run, capsys):
     options = ("--trials", "50", "--runner", "processes", "--workers", "99", "--gpus-per-trial", "1")
     assert "ask for 99 GPUs" in refused(capsys, "resume", run, "--quiet", *options)
     assert (run / "study.toml").read_text() == before
-    assert "join=True needs a database server" in refused(capsys, "resume", run, "--quiet", "--join", "--trials", "50")
     assert (run / "study.toml").read_text() == before
 
 

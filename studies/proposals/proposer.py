@@ -5,7 +5,7 @@ Everything here is arithmetic: nothing is built or measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ...spaces import Candidate
 from ..disk.artifacts import INHERITED, PARENT
 from ..settings.determinism import seed_of
 from ..trials.outcome import Skipped
-from ..trials.trial import REFERENCE, Trial
+from ..trials.trial import ENQUEUED, REFERENCE, Trial
 from .mirror import Mirror
 from .seeds import Seed
 
@@ -53,10 +53,16 @@ class Proposer:
         self._limits = dict(problem.limits)
         self._kind = (ranking, weights, fidelity)
         self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
+        self._enqueued = 0
 
-    def propose(self, number: int) -> Trial | None:
-        """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried."""
-        for source, asked, candidate, kind in self._wishes(number):
+    def propose(self, number: int, enqueued: Sequence[Candidate] = ()) -> Trial | None:
+        """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried.
+
+        Args:
+            number: of the trial.
+            enqueued: what the user wants tried before anything else, in order.
+        """
+        for source, asked, candidate, kind in self._wishes(number, enqueued):
             if not self._is_taken(candidate, kind):
                 memory = self._mirror.settle(number, candidate, forget=_untrue(source, asked, candidate))
                 return self._keep(self._trial(number, source, asked, candidate, kind, memory))
@@ -78,11 +84,13 @@ class Proposer:
             self._keep(trial)
         self._mirror.close(batch, self._limits)
 
-    def _wishes(self, number: int) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
+    def _wishes(self, number: int, enqueued: Sequence[Candidate]) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
         """Source, asked and repaired candidate, and how it is built, best first."""
         # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
         asked = self._mirror.ask(number, 0)
-        seed = self._seeds(number)
+        for wanted in enqueued:
+            yield ENQUEUED, wanted, self._problem.repair(wanted), self._kind
+        seed = self._seeds(number - self._enqueued)  # what was enqueued takes no seed's place
         if seed is not None:
             candidate = seed.candidate
             if seed.weights == INHERITED and candidate != self._space.full:
@@ -180,12 +188,14 @@ class Proposer:
         return not (isinstance(found.outcome, Skipped) and found.within(self._limits))
 
     def _keep(self, trial: Trial) -> Trial:
+        if trial.source == ENQUEUED and trial.identity not in self._taken:
+            self._enqueued += 1
         self._taken[trial.identity] = trial
         return trial
 
 
 def _untrue(source: str, asked: Candidate, candidate: Candidate) -> str | None:
     """How the sampler's notes begin that do not hold for what is tried in place of what it asked for."""
-    if source.startswith("seed:"):
+    if source.startswith("seed:") or source == ENQUEUED:
         return NOTE
     return None if asked == candidate else f"{NOTE}predicted"

@@ -38,15 +38,14 @@ class Board:
     follows.
     """
 
-    def __init__(self, folder: Path, *, goal: int | None = None, owner: str | None = None) -> None:
+    def __init__(self, folder: Path, *, goal: int | None = None) -> None:
         """Write into this folder.
 
         Args:
             folder: of the study.
             goal: the number of trials in all at which the run ends.
-            owner: what tells this driver from others of the same study; None for one that holds it alone.
         """
-        self._path = folder / (f"{SLOTS}.json" if owner is None else f"{SLOTS}-{owner}.json")
+        self._path = folder / f"{SLOTS}.json"
         self._goal = goal
         self._began = time.monotonic()
         self._told = 0
@@ -109,12 +108,9 @@ class Board:
                 self._write()
 
     def _sweep(self) -> None:
-        """Remove what killed drivers left; where this one is alone, nobody else writes."""
-        patterns = [f".{self._path.name}.partial-*"]
-        if self._path.name == f"{SLOTS}.json":
-            patterns += [f"{SLOTS}-*.json", f".{SLOTS}-*.json.partial-*"]
+        """Remove what killed drivers left."""
         with suppress(OSError):
-            for path in [path for pattern in patterns for path in self._path.parent.glob(pattern)]:
+            for path in self._path.parent.glob(f".{self._path.name}.partial-*"):
                 path.unlink(missing_ok=True)
 
     def _write(self) -> None:
@@ -159,15 +155,12 @@ def drivers(folder: Path) -> list[dict[str, Any]]:
     and `"gpus"` where they are known.
     """
     holder = _read(folder / DRIVER_JSON)
-    boards = [board for path in sorted(folder.glob(f"{SLOTS}-*.json")) if (board := _read(path)) is not None]
-    if holder is not None:
-        own = _read(folder / f"{SLOTS}.json")
-        # The file of an earlier driver, which was killed, says nothing of this one.
-        fits = own is not None and (own["pid"], own["host"]) == (holder["pid"], holder["host"])
-        boards.insert(0, own if own is not None and fits else holder)
-    found = [_driver(board) for board in boards]
-    running = [one for one in found if one["state"] == "running"]
-    return running or found  # what others left whom they outlived is of no interest
+    if holder is None:
+        return []
+    own = _read(folder / f"{SLOTS}.json")
+    # The file of an earlier driver, which was killed, says nothing of this one.
+    fits = own is not None and (own["pid"], own["host"]) == (holder["pid"], holder["host"])
+    return [_driver(own if own is not None and fits else holder)]
 
 
 def _driver(board: Mapping[str, Any]) -> dict[str, Any]:

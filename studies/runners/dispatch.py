@@ -121,9 +121,14 @@ class Dispatcher:
             self._tell("open", slot)
 
     @property
+    def willing(self) -> bool:
+        """Whether no one asked to stop."""
+        return not self._interrupts.asked
+
+    @property
     def free(self) -> bool:
-        """Whether a slot would have nothing to do, and nobody asked to stop."""
-        return not self._interrupts.asked and self.busy < self.slots
+        """Whether a slot would have nothing to do, and no one asked to stop."""
+        return self.willing and self.busy < self.slots
 
     def submit(self, trial: Trial, earlier: Sequence[Trial] = ()) -> None:
         """Have a trial evaluated; waits for its shared weights where they are still to be trained.
@@ -151,11 +156,11 @@ class Dispatcher:
             self._step()
         return self._ended.popleft()
 
-    def heed(self) -> None:
-        """Go on only where nobody asked to stop.
+    def check_interrupt(self) -> None:
+        """Go on only where no one asked to stop.
 
         Raises:
-            KeyboardInterrupt: somebody did, and nothing runs.
+            KeyboardInterrupt: the user did, and nothing runs.
         """
         if self._interrupts.asked and not self.busy:
             raise KeyboardInterrupt

@@ -1,9 +1,8 @@
 """The trials of a study, kept in an Optuna study: what is written here is all that a search knows.
 
 One row a trial, in three writes: `add` (one transaction: a trial is proposed whole or not at all), `park` (its outcome)
-and `tell` (the outcome becomes final). A row that was added and not told is *running*; whoever holds the study's lock
-adopts it, or, where several drivers share a study, whoever finds that its owner is gone. The Optuna parameters are the
-candidate's positions on the axes, as integers from 0.
+and `tell` (the outcome becomes final). A row that was added and not told is *running*; the next run evaluates it again.
+The Optuna parameters are the candidate's positions on the axes, as integers from 0.
 
 Every read and write waits for a storage that is away (`patience.py`). All of them may be repeated: an added row carries
 a token by which it is found again where the storage broke off just after writing it.
@@ -59,7 +58,6 @@ class Ledger:
         storage: as given.
         patience: as given.
         study_id: of the Optuna study in it.
-        owners: by number, whom a running trial belongs to, where several drivers share the study.
         guard: called before anything is written about a trial; raises where that is not ours to do any more.
 
     Raises:
@@ -88,7 +86,6 @@ class Ledger:
         self._distributions = distributions(self.axes)
         self._ids: list[int] = []
         self.trials: list[Trial] = []
-        self.owners: dict[int, str] = {}
         self.guard: Callable[[], object] = lambda: None
         self.refresh()
 
@@ -96,13 +93,8 @@ class Ledger:
         """Read what may have changed: all trials the first time, then those that were not told, and new ones."""
         self.patience(self._refresh)
 
-    def add(self, trial: Trial, owner: str | None = None) -> Trial:
-        """Write a new running trial, whole, in one transaction; returns it as written.
-
-        Args:
-            trial: its number is the next one; where the study is shared, the storage may give it another.
-            owner: whom it belongs to, where several drivers share the study.
-        """
+    def add(self, trial: Trial) -> Trial:
+        """Write a new running trial, whose number is the next one, whole, in one transaction; returns it as written."""
         if trial.number != len(self.trials):
             raise ValueError(f"trial {trial.number} can't follow {len(self.trials)} trials")
         self.guard()
@@ -122,26 +114,16 @@ class Ledger:
                     "token": token,
                 },
                 "costs": trial.costs,
-            }
-            | ({} if owner is None else {"owner": owner}),
+            },
             system_attrs=trial.memory,
         )
         trial_id = self.patience(
             lambda: self.storage.create_new_trial(self.study_id, row), done=lambda: self._added(token)
         )
-        if owner is not None:
-            self.refresh()
-            return self.trials[self._ids.index(trial_id)]
         self._ids.append(trial_id)
         written = replace(trial, started=row.datetime_start.timestamp() if row.datetime_start else None)
         self.trials.append(written)
         return written
-
-    def adopt(self, trial: Trial, owner: str) -> None:
-        """Give a running trial to another owner."""
-        self.guard()
-        self.patience(lambda: self.storage.set_trial_user_attr(self._ids[trial.number], "owner", owner))
-        self.owners[trial.number] = owner
 
     def park(self, trial: Trial, outcome: Outcome) -> Trial:
         """Keep an outcome beside its running trial: from here on a kill loses nothing."""
@@ -165,7 +147,6 @@ class Ledger:
             lambda: self._tell(trial, limits, memory), done=lambda: self._is_told(self._ids[trial.number]) or None
         )
         self.trials[trial.number] = trial.ended(trial.outcome, memory)
-        self.owners.pop(trial.number, None)
         return self.trials[trial.number]
 
     def note(self, name: str, value: Any) -> None:
@@ -217,11 +198,6 @@ class Ledger:
             self.trials[row.number] = self._read(row)
         else:
             raise FormatError(f"the storage numbers a trial {row.number} where {len(self.trials)} was expected")
-        owner = row.user_attrs.get("owner")
-        if isinstance(owner, str) and not row.state.is_finished():
-            self.owners[row.number] = owner
-        else:
-            self.owners.pop(row.number, None)
 
     def _enter_latency(self, number: str, latency_ms: Any) -> None:
         if not number.isdecimal() or int(number) >= len(self.trials) or self.trials[int(number)].outcome is None:

@@ -10,7 +10,7 @@ from ...search import NOTE
 from ...spaces import Candidate
 from .outcome import Attributes, Failed, Outcome, Scored, Skipped, Stopped
 
-REFERENCE = "reference"
+REFERENCE, ENQUEUED = "reference", "enqueued"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Trial:
         number: place in the study, from 0.
         candidate: what is built: legal, canonical, and repaired to the budget of its day.
         asked: what the sampler (or the seed) asked for, before repair.
-        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, `"near"` what it asked for, where that was tried, or
-            `"reference"`: one that the sampler learns from, which may be over the budget.
+        source: `"seed:full"`, `"seed:uniform"`, ..., `"sampler"`, `"near"` what it asked for, where that was tried,
+            `"enqueued"` by the user, or `"reference"`: one that the sampler learns from, which may be over the budget.
         ranking: name and digest of the scores that say which channels stay.
         weights: where the weights come from: `"inherited"` from the full network; `"NAME:DIGEST"` of a pruning method;
             `"trial:NUMBER"`, where another trial's training ended; `"round:NUMBER"` of shared weights.

@@ -180,25 +180,6 @@ def test_a_driver_elsewhere_is_known_by_what_it_writes(tmp_path):
         assert driver["state"] == state and driver["heard_s"] >= 0
 
 
-def test_drivers_that_share_a_study_have_a_file_each(tmp_path):
-    one, other = Board(tmp_path, owner="a"), Board(tmp_path, owner="b")
-    one(event("started", trial=0))
-    other(event("started", trial=1))
-    assert wait_for(lambda: len(drivers(tmp_path)) == 2)
-    assert [driver["slots"][0]["trial"] for driver in drivers(tmp_path)] == [0, 1]
-    one.close()
-    (left,) = drivers(tmp_path)
-    gone = {"pid": 2**22 + 1, "host": platform.node(), "slots": []}
-    (tmp_path / "slots-c.json").write_text(json.dumps(gone))
-    assert drivers(tmp_path)[0]["slots"] == left["slots"] or len(drivers(tmp_path)) == 1, "others outlived it"
-    other.close()
-    assert [driver["state"] for driver in drivers(tmp_path)] == ["gone"]
-    alone = Board(tmp_path)
-    alone(event("open"))
-    assert wait_for(lambda: not (tmp_path / "slots-c.json").exists()), "and is forgotten by who is alone"
-    alone.close()
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "1"}', '{"pid": 1}', "\0"])
 def test_a_damaged_file_is_as_none(driven, text):
     (driven / "slots.json").write_text(text)

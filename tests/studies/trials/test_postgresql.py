@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import pytest
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 from postgresql import PASSWORD, Server, missing
+from sqlalchemy import text
 
 from secateur import Budget, Study
-from secateur.studies.drivers import crew as crews
-from secateur.studies.drivers.crew import Crew
+from secateur.studies.drivers.lease import Lease
 from secateur.studies.trials.patience import Patience
 from secateur.studies.trials.storage import disconnect
 from secateur.studies.views.view import View
@@ -59,10 +59,6 @@ def close(study):
     disconnect(study._ledger.storage)
 
 
-def notes(study):
-    return {name: note for name, note in study._ledger.notes().items() if name.startswith("driver:")}
-
-
 @pytest.fixture(scope="module")
 def server():
     with Server() as started:
@@ -72,12 +68,6 @@ def server():
 @pytest.fixture
 def url(server):
     return server.url
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(crews, "BEAT_S", 0.2)
-    monkeypatch.setattr(crews, "LEASE_S", 2.0)
 
 
 def rows(study):
@@ -213,8 +203,6 @@ def test_a_second_driver_is_refused_here_and_elsewhere(tmp_path, url):
         reopen(tmp_path / "s", url).run(5)
     with pytest.raises(ValueError, match=f"is being run by process {process.pid} on .*; wait for it, or stop it"):
         study.run(5)
-    with pytest.raises(ValueError, match="which does not share it; .* with join"):
-        study.run(5, join=True)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     start, count = time.monotonic(), len(study.trials())
@@ -224,97 +212,102 @@ def test_a_second_driver_is_refused_here_and_elsewhere(tmp_path, url):
     close(study)
 
 
-def elsewhere(study, place=0, **changes):
-    """A driver on another machine, as its note says."""
-    note = {"id": "other", "beat": 1, "joined": False, "ended": False, "pid": 7, "host": "far"}
-    study._ledger.note(f"driver:{place}", {**note, "machine": "far away", "began": "1", **changes})
-
-
-def test_a_driver_on_another_machine_is_waited_for_until_its_lease_ends(tmp_path, url, quick, caplog):
+def test_a_driver_elsewhere_keeps_the_study_and_is_waited_for_by_ask(tmp_path, url):
+    """Nothing but the database tells two machines with copies of a folder from one another."""
     study = create(tmp_path / "s", storage=url)
-    elsewhere(study)
-    start = time.monotonic()
-    study.run(2)
-    assert time.monotonic() - start > 2.0 and len(study.trials()) == 2
-    assert "process 7 on far ran this study and did not say that it ended; waiting" in caplog.text
-    close(study)
-
-
-def test_a_driver_on_another_machine_that_lives_keeps_the_study(tmp_path, url, quick):
-    study, other = create(tmp_path / "s", storage=url), None
-    other = reopen(tmp_path / "s", url)
-    elsewhere(study)
-    done = threading.Event()
-
-    def beat():
-        count = 1
-        while not done.wait(0.3):
-            elsewhere(other, beat=(count := count + 1))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    with pytest.raises(ValueError, match="is being run by process 7 on far"):
-        study.run(2)
-    done.set()
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    other = reopen(tmp_path / "copy", url)
+    with Lease(other._ledger):
+        with pytest.raises(ValueError, match=f"is being run by process {os.getpid()} on .*; wait for it, or stop it"):
+            study.run(2)
+        assert len(study.trials()) == 0
+        asked = []
+        thread = threading.Thread(target=lambda: asked.append(study.ask()))
+        thread.start()
+        time.sleep(0.5)
+        assert not asked
     thread.join()
-    assert len(study.trials()) == 0
+    assert asked[0].number == 0
+    study.run(2)
+    assert rows(study) == [0, 1]
     close(study)
     close(other)
 
 
-def test_a_driver_whose_place_was_taken_stops(tmp_path, url, quick):
+def test_a_driver_whose_connection_breaks_goes_on(tmp_path, url, server):
     study, other = create(tmp_path / "s", storage=url), None
     other = reopen(tmp_path / "s", url)
-    taker = threading.Timer(2.0, elsewhere, args=(other,))
+    timer = threading.Timer(1.0, lambda: _end_locks(other))
+    timer.start()
+    study.run(40)
+    timer.join()
+    assert rows(study) == [*range(40)]
+    close(study)
+    close(other)
+
+
+def test_a_driver_whose_place_was_taken_stops(tmp_path, url):
+    study, other = create(tmp_path / "s", storage=url), None
+    other = reopen(tmp_path / "s", url)
+    rival = Lease(other._ledger, wait_s=20)
+
+    def take():
+        time.sleep(1.0)
+        waiting = threading.Thread(target=rival.__enter__)
+        waiting.start()
+        time.sleep(0.5)
+        while not rival._connection:  # whoever asks first gets it: ask until that is the rival
+            _end_locks(other)
+            time.sleep(0.01)
+        waiting.join()
+
+    taker = threading.Thread(target=take)
     taker.start()
-    with pytest.raises(RuntimeError, match="another driver runs this study now"):
+    with pytest.raises(RuntimeError, match="is being run by process .* lost the study"):
         study.run(400)
     taker.join()
+    rival.__exit__(None, None, None)
     assert all(trial.told for trial in study._ledger.trials[:-4])
+    study.run(len(study.trials()) + 1)
     close(study)
     close(other)
 
 
-def test_an_outage_of_the_server_ends_no_lease(tmp_path, server, quick):
-    """The count of others stands still as well while nobody can reach the database."""
-    study, other = create(tmp_path / "s", storage=server.url), None
-    other = reopen(tmp_path / "s", server.url)
-    with Crew(study._ledger, joined=True) as one, Crew(other._ledger, joined=True) as two:
-        _until(lambda: one.others() == two.others() == 1)
-        server.stop()
-        time.sleep(4.0)  # twice the lease
-        server.start()
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            assert not one.gone(two.id) and not two.gone(one.id)
-            time.sleep(0.1)
-    assert [note["ended"] for note in notes(study).values()] == [True, True]
-    with Crew(study._ledger, joined=False):  # places are used again
-        assert len(notes(study)) == 2
+def _end_locks(study):
+    """End the connections that hold an advisory lock, as a network that fails does."""
+    with study._ledger.storage.engine.connect() as connection:
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        )
+        connection.commit()
+
+
+def test_workers_with_loops_of_their_own_share_a_study(tmp_path, url):
+    """Four processes ask, evaluate and tell; one is killed in the middle, and its trial is told by another."""
+    close(create(tmp_path / "s", storage=url, seeds=("full",)))
+    processes = [
+        multiprocessing.get_context("fork").Process(target=_own_loop, args=(tmp_path / "s", url, 30)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    time.sleep(3)
+    processes[0].kill()
+    for process in processes:
+        process.join()
+    study = reopen(tmp_path / "s", url)
+    table = study.trials()
+    assert rows(study) == [*range(len(table))] and not table.key[table.state == "complete"].duplicated().any()
+    left = [trial for trial in study._ledger.trials if not trial.told]
+    assert len(left) <= 1 and len(table) >= 30
+    for trial in left:
+        study.tell(trial.number, study.evaluate(trial.number))
+    assert all(trial.told for trial in study._ledger.trials)
     close(study)
-    close(other)
 
 
-def test_turns_exclude_one_another(tmp_path, url):
-    study, other = create(tmp_path / "s", storage=url), None
-    other = reopen(tmp_path / "s", url)
-    inside, most, count = 0, 0, 0
-
-    def take(crew):
-        nonlocal inside, most, count
-        for _ in range(25):
-            with crew.turn():
-                inside += 1
-                most, count = max(most, inside), count + 1
-                time.sleep(0.002)
-                inside -= 1
-
-    with Crew(study._ledger, joined=True) as one, Crew(other._ledger, joined=True) as two:
-        threads = [threading.Thread(target=take, args=(crew,)) for crew in (one, two)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert (most, count) == (1, 50)
-    close(study)
-    close(other)
+def _own_loop(path, url, trials):
+    study = reopen(path, url)
+    while (trial := study.ask()) is not None and trial.number < trials:
+        study.tell(trial, study.evaluate(trial))
+    if trial is not None:
+        study.tell(trial, 1.0)

@@ -36,7 +36,7 @@ class _Kept:
 
 
 @final
-class Keeping:
+class Retention:
     """Removes what is too much.
 
     Args:

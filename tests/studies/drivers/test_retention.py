@@ -8,7 +8,7 @@ from killing import table
 from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
-from secateur.studies.drivers.keeping import Keeping
+from secateur.studies.drivers.retention import Retention
 from secateur.studies.trials.outcome import Scored
 from secateur.studies.trials.trial import Trial
 
@@ -64,7 +64,7 @@ def folder(tmp_path):
 
 
 def keeping(folder, keep_gb, parents=False):
-    return Keeping(folder, keep_gb, objectives=("error", "macs"), ranking="l2:0", parents=parents)
+    return Retention(folder, keep_gb, objectives=("error", "macs"), ranking="l2:0", parents=parents)
 
 
 def test_the_oldest_go_first_and_no_more_than_must(folder):

@@ -12,7 +12,7 @@ from .engine import Engine
 
 
 @final
-class Bounds:
+class Limits:
     """Turns budgets of one study into limits."""
 
     def __init__(self, engine: Engine) -> None:
@@ -27,7 +27,7 @@ class Bounds:
                 self._full_latency_ms = self._engine.latencies.measure([self._engine.space.full])[0].ms
         return budget.limits(self._engine.space, self._full_latency_ms)
 
-    def settle(self, budget: Budget, progress: Listener | None) -> dict[str, float]:
+    def resolve(self, budget: Budget, progress: Listener | None) -> dict[str, float]:
         """The same for the run that begins: remembers the budget, and measures what only now is limited."""
         notes, limits = self._ledger.notes(), self.of(budget)
         if notes.get("budget") != budget.given():

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = "<!-- commands -->"  # of the page of the command line, where the help texts go
-ROOMS = ("spaces", "pruners", "evaluators", "search", "studies")
+ROOMS = ("spaces", "pruners", "evaluators", "search", "studies", "testing")
 
 _CODE = re.compile(r"(^(`{3,}).*?^\2`*$|`[^`\n]+`|<!--.*?-->)", re.DOTALL | re.MULTILINE)
 _NOT_FOUND = "404.html"  # its links begin at the root of a server

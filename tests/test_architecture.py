@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluators": {"spaces"},
     "pruners": {"spaces"},
     "studies": {"spaces", "search", "evaluators", "pruners"},
+    "testing": {"spaces", "search", "evaluators", "pruners", "studies"},
 }
 GROUND = {"budget.py", "candidate.py", "graph"}
 BELOW = {"disk", "settings", "trials"}

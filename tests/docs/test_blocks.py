@@ -135,6 +135,12 @@ def test_python_runs(page, tmp_path, monkeypatch):
     names = run(page)
     if page == "README.md":
         assert names["net"](torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    if page == "docs/own.md":
+        suites = [value for name, value in names.items() if name.startswith("Test")]
+        tests = [getattr(suite(), name) for suite in suites for name in dir(suite) if name.startswith("test_")]
+        for test in tests:
+            test()
+        assert len(tests) > 9
     if page == "docs/search.md":
         assert len(names["study"].trials()) == 6
     if page == "docs/methods.md":

@@ -56,7 +56,7 @@ def test_headings_of_a_page_have_anchors_of_their_own():
 
 def test_docs_are_named_as_files_that_exist():
     """Pages are named in code and benchmarks too: `docs/x.md`."""
-    for folder in ("spaces", "search", "evaluators", "pruners", "studies", "benchmarks", "examples"):
+    for folder in ("spaces", "search", "evaluators", "pruners", "studies", "testing", "benchmarks", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
             for name in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
                 written_by_it = f"write {name}" in path.read_text() or f"writes {name}" in path.read_text()

@@ -10,6 +10,7 @@ from landscapes import LANDSCAPES, shares, tiny_net, tiny_space
 from secateur.search import SAMPLERS, Problem, sampler_factory
 from secateur.search.auto import choose
 from secateur.search.polynomial.polynomial import PolynomialSampler
+from secateur.testing import SamplerContract
 
 SPACE = tiny_space(tiny_net())
 FULL = SPACE.full_costs["macs"]
@@ -35,19 +36,15 @@ def asked(name, seed, trials, problem=PROBLEM):
     return found
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_name_gives_a_factory_of_fresh_samplers(name):
-    known, factory = sampler_factory(name)
-    assert known == name
-    assert isinstance(factory(1, PROBLEM), optuna.samplers.BaseSampler)
-    assert factory(1, PROBLEM) is not factory(1, PROBLEM)
+class TestEverySampler(SamplerContract):
+    @pytest.fixture(autouse=True, params=SAMPLERS)
+    def chosen(self, request):
+        self.name = request.param
 
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_equal_seeds_propose_alike_and_legally_in_a_plain_optuna_study(name):
-    first = asked(name, 3, 12)
-    assert first == asked(name, 3, 12)
-    assert all(SPACE.check(candidate) == candidate for candidate in first)
+    def sampler(self, seed, problem):
+        known, factory = sampler_factory(self.name)
+        assert known == self.name
+        return factory(seed, problem)
 
 
 def test_a_sequence_goes_on_where_it_stood():

@@ -1,0 +1,21 @@
+"""Contract suites: what Secateur relies on in a piece that you write, as tests that you inherit.
+
+A suite is a class of tests. Derive from it in a test file, say how your piece is made, and let pytest collect it:
+
+    from secateur.testing import SamplerContract
+
+    class TestMine(SamplerContract):
+        def sampler(self, seed, problem):
+            return Mine(seed, problem)
+
+The pieces that come with Secateur pass the same suites. Each suite's docstring says what may be overridden besides: the
+networks or spaces it tries, and how long. Start reading at the suite of the piece you write; `toys` holds the small
+networks and landscapes that suites try pieces on where you give none.
+"""
+
+from __future__ import annotations
+
+from .criteria import CriterionContract
+from .samplers import SamplerContract
+
+__all__ = ["CriterionContract", "SamplerContract"]

@@ -1,0 +1,95 @@
+"""Small things to try a piece on: networks that are traced in a moment, and errors that are formulas.
+
+Real spaces, real candidates, real costs; only the training is left out. A landscape maps the share of every axis that
+stays, `(d,)` in 0..1, to an error in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..spaces import Space
+
+
+class Block(nn.Module):
+    """Two convolutions beside a skip connection: a block that may be dropped."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, width, *sides)` to the same."""
+        return x + self.second(torch.relu(self.norm(self.first(x))))
+
+
+class TinyNet(nn.Module):
+    """Two widths on each of two stages, two removable blocks, any side."""
+
+    def __init__(self, width: int = 8, classes: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.layer1 = nn.Sequential(Block(width), Block(width))
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, 1, *sides)` images to `(n, classes)` outputs."""
+        x = torch.relu(self.down(self.layer1(torch.relu(self.stem(x)))))
+        return self.head(x.mean((2, 3)))
+
+
+class LineNet(nn.Module):
+    """One hidden width of four choices: a space of four networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, 4)` to `(n, 2)`."""
+        return self.last(torch.relu(self.first(x)))
+
+
+def tiny_net(seed: int = 0) -> TinyNet:
+    """A `TinyNet`; equal seeds give equal weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return TinyNet()
+
+
+def line_net(seed: int = 0) -> LineNet:
+    """A `LineNet`; equal seeds give equal weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LineNet()
+
+
+def tiny_space(model: nn.Module) -> Space:
+    """The space of a `TinyNet`: widths, blocks and three resolutions."""
+    return Space.trace(model, torch.zeros(1, 1, 12, 12), resolutions=(8, 10, 12), divisor=2)
+
+
+def line_space(model: nn.Module) -> Space:
+    """The space of a `LineNet`."""
+    return Space.trace(model, torch.zeros(1, 4), divisor=2)
+
+
+def shares(space: Space, candidate: Sequence[int]) -> npt.NDArray[np.float64]:
+    """`(d,)` position of each choice on its axis, 0 the least and 1 the full."""
+    places = [axis.choices.index(value) for axis, value in zip(space.axes, candidate, strict=True)]
+    return np.array(places) / np.array([max(1, len(axis.choices) - 1) for axis in space.axes])
+
+
+def bowl(x: npt.NDArray[np.float64]) -> float:
+    """Every axis helps, each less than the one before."""
+    weights = 0.7 ** np.arange(len(x))
+    return float(0.05 + 0.8 * (weights * (1 - x) ** 2).sum() / weights.sum())

@@ -29,7 +29,7 @@ class CriterionContract:
         """One a unit of every group, by which a network is built."""
         model, space, examples = self.subject()
         scores = self.criterion()(model, space, examples)
-        check_scores(space.layout, scores)
+        check_scores(space, scores)
         build(model, space, space.uniform(0.5), scores)
 
     def test_equal_networks_get_equal_scores(self) -> None:

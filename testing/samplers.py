@@ -38,7 +38,7 @@ class SamplerContract:
     def problem(self) -> Problem:
         """What is searched: override it for another space, other objectives or limits."""
         space = _tiny()
-        return Problem(space=space, limits={"macs": 0.5 * _cost(space, space.full, "macs")}, batch=2)
+        return Problem(space=space, limits={"macs": 0.5 * space.full_costs["macs"]}, batch=2)
 
     def test_every_call_makes_a_new_sampler(self) -> None:
         """A sampler that is kept by its factory would remember trials that a resumed study never had."""

@@ -27,7 +27,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, width, *sides)` to the same."""
-        return x + self.second(torch.relu(self.norm(self.first(x))))
+        more: Tensor = self.second(torch.relu(self.norm(self.first(x))))
+        return x + more
 
 
 class TinyNet(nn.Module):
@@ -43,7 +44,8 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(n, 1, *sides)` images to `(n, classes)` outputs."""
         x = torch.relu(self.down(self.layer1(torch.relu(self.stem(x)))))
-        return self.head(x.mean((2, 3)))
+        outputs: Tensor = self.head(x.mean((2, 3)))
+        return outputs
 
 
 class LineNet(nn.Module):
@@ -56,7 +58,8 @@ class LineNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, 4)` to `(n, 2)`."""
-        return self.last(torch.relu(self.first(x)))
+        outputs: Tensor = self.last(torch.relu(self.first(x)))
+        return outputs
 
 
 def tiny_net(seed: int = 0) -> TinyNet:
@@ -85,8 +88,8 @@ def line_space(model: nn.Module) -> Space:
 
 def shares(space: Space, candidate: Sequence[int]) -> npt.NDArray[np.float64]:
     """`(d,)` position of each choice on its axis, 0 the least and 1 the full."""
-    places = [axis.choices.index(value) for axis, value in zip(space.axes, candidate, strict=True)]
-    return np.array(places) / np.array([max(1, len(axis.choices) - 1) for axis in space.axes])
+    pairs = zip(space.axes, candidate, strict=True)
+    return np.array([axis.choices.index(value) / max(1, len(axis.choices) - 1) for axis, value in pairs])
 
 
 def bowl(x: npt.NDArray[np.float64]) -> float:

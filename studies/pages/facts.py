@@ -20,7 +20,7 @@ from ..trials.ledger import Ledger
 from ..trials.trial import Trial
 from ..views.view import View
 from .anatomy import Anatomy, anatomy
-from .learned import foretold, importance, proxies, said_of_model
+from .learned import importance, predicted, proxies, said_of_model
 
 PACKAGES = ("torch", "optuna", "numpy", "scikit-learn", "scipy")
 DERIVED = ("param_bytes", "activation_bytes")  # costs that follow from others: on no chart
@@ -43,7 +43,7 @@ class Facts:
         full_error: of the full network under the study's conditions; None where that was not tried.
         resolutions: sides that the resolution axis is an index into.
         costs: names of the costs that a chart may have as its axis, the objective first.
-        foretold: trials whose error was foretold; see `learned.foretold`.
+        predicted: trials whose error was predicted; see `learned.predicted`.
         models: what the sampler said of its model, trial by trial; see `learned.said_of_model`.
         proxies: rank correlations with the errors, best first.
         importance: see `learned.importance`.
@@ -63,7 +63,7 @@ class Facts:
     full_error: float | None
     resolutions: list[list[int]]
     costs: tuple[str, ...]
-    foretold: list[dict[str, float]]
+    predicted: list[dict[str, float]]
     models: list[dict[str, Any]]
     proxies: list[dict[str, Any]]
     importance: dict[str, Any]
@@ -150,7 +150,7 @@ def facts(
         full_error=whole[0].measures["error"] if whole else None,
         resolutions=view.resolutions,
         costs=_cost_names(standing, trials),
-        foretold=foretold(trials),
+        predicted=predicted(trials),
         models=said_of_model(trials),
         proxies=proxies(trials, standing["proxies"]),
         importance=importance(trials, axes),

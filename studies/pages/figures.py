@@ -1,89 +1,161 @@
-"""What the charts of a page have in common: colours, an empty figure, scales, and what is said of a trial."""
+"""Charts as figures of plotly, in plain values: what `page.js` draws, and what its menus change.
+
+A figure has no colours of its own for text and grid: the page gives those, light or dark. What a study's names say is
+escaped, because plotly reads texts as HTML, and as formulas between dollar signs.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
-from plotly import graph_objects as go
+from ..exports.chart import GREY, RED, Bars, Chart, Points, Scale, short_number
 
-from ..exports.plot import wide
-from ..trials.trial import Trial
-from .facts import Facts
-from .rows import NAME
-from .words import UNITS, amount, in_chart, percent, place
-
-BLUE, ORANGE, GREEN, RED = "#3f87c6", "#e08a1e", "#2a9d6f", "#d1495b"
-GREY, PALE = "rgba(128,136,144,0.55)", "rgba(128,136,144,0.30)"
-OWN = (BLUE, ORANGE)  # of the first study and of the one beside it
-_HEIGHT = 380
+_FORMS = {"plain": "", "si": "~s", "percent": ".3~%"}
+_SHAPES = {"dot": "circle", "ring": "circle-open", "diamond": "diamond"}
+_LINES = {"solid": {}, "dotted": {"dash": "dot"}, "steps": {"shape": "hv"}}
 _MANY = 1000  # times the least value, from where on a logarithmic axis has a label for each power of ten only
+_NAME = 34  # letters of a name that have room beside a bar
 
 
-def whiskers(spread: Sequence[float]) -> dict[str, Any]:
-    """Thin bars of standard errors."""
-    return {"array": list(spread), "thickness": 1, "width": 2, "color": GREY}
+def figure(chart: Chart) -> dict[str, Any]:
+    """`{"figure": {"data", "layout"}, "names" and "left" (those beside bars, and their pixels), "menu"}`.
 
-
-def hover(study: Facts, trial: Trial) -> str:
-    """All that is known of a trial, line by line."""
-    spread = "" if trial.error_std is None else f" ± {100 * trial.error_std:.2f}"
-    lines = [
-        f"<b>trial {trial.number}</b> ({in_chart(trial.candidate.key)}), {in_chart(trial.source)}",
-        f"error {percent(trial.measures['error'])}{spread}, {in_chart(trial.fidelity)}",
-    ]
-    if trial.predicted is not None:
-        off = 100 * (trial.measures["error"] - trial.predicted["error"])
-        doubt = f" ± {100 * trial.predicted['std']:.2f}" if trial.predicted.get("std") is not None else ""
-        lines.append(f"foretold {percent(trial.predicted['error'])}{doubt}: off by {off:+.2f} points")
-    for name in ("macs", "params", "peak_bytes", "latency_ms"):
-        if name in trial.measures:
-            share = f" ({trial.measures[name] / study.full[name]:.0%})" if study.full.get(name) else ""
-            lines.append(f"{UNITS[name]}: {amount(name, trial.measures[name])}{share}")
-    said = place(study, trial)
-    return "<br>".join([*lines, in_chart(said)] if said else lines)
-
-
-def figure_of(height: int = _HEIGHT) -> go.Figure:
-    """An empty figure; the page gives texts and grid their colours."""
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 64, "r": 16, "t": 16, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
-    )
-    figure.update_xaxes(title_standoff=8)
-    figure.update_yaxes(title_standoff=8)
-    return figure
-
-
-def scale(values: Sequence[float], percent: bool = False) -> dict[str, Any]:
-    """An axis: logarithmic where the values are positive and far apart."""
-    form = {"tickformat": ".2~%"} if percent else {}
-    if wide(values):
-        ends = [math.log10(min(values)) - 0.1, math.log10(max(values)) + 0.1]
-        ticks = {"dtick": "D2"} if max(values) < _MANY * min(values) else {"dtick": 1}
-        return {"type": "log", "range": ends, "tickformat": "~s", **ticks, **form}
-    return form if percent else {"rangemode": "tozero"}
-
-
-def bars_of(names: Sequence[str], rows: int, each: int = 17) -> go.Figure:
-    """An empty figure for horizontal bars, the first name on top.
-
-    Args:
-        names: beside the bars.
-        rows: how many there are.
-        each: pixels that one takes.
+    A menu is `{"title", "trace", "choices"}`; each choice has a label, and what it changes: of all traces, or of the
+    one whose number `trace` is.
     """
-    figure = figure_of(height=110 + each * max(rows, 3))
-    left = 20 + 7 * min(NAME, max((len(name) for name in names), default=4))
-    figure.update_layout(margin={"l": left, "r": 16, "t": 16, "b": 56})
-    figure.update_yaxes(autorange="reversed", type="category", dtick=1, tickfont={"size": 11})
-    return figure
+    names = [in_chart(name) for name in chart.names]
+    left = 64 if chart.y is not None else 20 + 7 * min(_NAME, max((len(name) for name in names), default=4))
+    rows = {"autorange": "reversed", "type": "category", "dtick": 1, "tickfont": {"size": 11}}
+    layout = {
+        "height": chart.height,
+        "margin": {"l": left, "r": 16, "t": 16, "b": 56},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "hoverlabel": {"align": "left"},
+        "hovermode": "closest",
+        "showlegend": chart.legend,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "barmode": "group" if chart.grouped else "overlay",
+        "bargap": 0.25,
+        "yaxis": rows if chart.y is None else _axis(chart.y),
+        **_along(chart.x, chart.limits),
+    }
+    data = [_bars(mark, names, chart.grouped) if isinstance(mark, Bars) else _points(mark) for mark in chart.marks]
+    found: dict[str, Any] = {"figure": {"data": data, "layout": layout}}
+    if chart.y is None:
+        found |= {"names": names, "left": left}
+    if len(chart.choices) > 1:
+        found["menu"] = {"title": chart.menu, "trace": chart.changing, "choices": _choices(chart)}
+    return found
+
+
+def in_chart(text: str) -> str:
+    """Text that plotly shows as it is.
+
+    >>> in_chart("<b>$x$")
+    '&lt;b&gt;&#36;x&#36;'
+    """
+    return escape(text).replace("$", "&#36;")
+
+
+def _choices(chart: Chart) -> list[dict[str, Any]]:
+    found = []
+    for choice in chart.choices:
+        traces: dict[str, Any] = {"x": [_numbers(x) for x in choice.x]}
+        traces |= {"text": [_hover(texts) for texts in choice.hover]} if choice.hover else {}
+        traces |= {"name": in_chart(choice.name)} if choice.name else {}
+        layout = {} if choice.scale is None else _along(choice.scale, choice.limits)
+        found.append({"label": choice.label, "traces": traces, "layout": layout})
+    return found
+
+
+def _along(scale: Scale, limits: Sequence[float]) -> dict[str, Any]:
+    """The horizontal axis, with its limits."""
+    line = {"color": RED, "width": 1.5, "dash": "dash"}
+    label = {"yref": "paper", "y": 1, "textangle": -90, "showarrow": False, "xanchor": "left", "yanchor": "top"}
+    return {
+        "xaxis": _axis(scale),
+        "shapes": [
+            {"type": "line", "x0": limit, "x1": limit, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+            for limit in limits
+        ],
+        "annotations": [  # of all that is drawn, these alone take logarithms
+            {**label, "x": math.log10(limit) if scale.log else limit, "text": f"budget {short_number(limit)}"}
+            for limit in limits
+        ],
+    }
+
+
+def _axis(scale: Scale) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": {"text": in_chart(scale.title), "standoff": 8}, "tickformat": _FORMS[scale.form]}
+    if scale.ends is not None:
+        return axis | {"range": list(scale.ends)}
+    if scale.log:
+        least, most = min(scale.values), max(scale.values)
+        ends = [math.log10(least) - 0.1, math.log10(most) + 0.1]
+        return axis | {"type": "log", "range": ends, "dtick": "D2" if most < _MANY * least else 1}
+    return axis | ({"rangemode": "tozero"} if scale.zero else {})
+
+
+def _points(mark: Points) -> dict[str, Any]:
+    edge = {"color": mark.edge or mark.colour, "width": mark.size / 8 if mark.edge or mark.shape == "ring" else 0}
+    marker: dict[str, Any] = {"size": mark.size, "symbol": _SHAPES[mark.shape], "opacity": mark.opacity, "line": edge}
+    if mark.shades:
+        bar = {"title": {"text": mark.shades_title}, "thickness": 10, "outlinewidth": 0}
+        marker |= {"color": list(mark.shades), "colorscale": "Viridis", "showscale": True, "colorbar": bar}
+    else:
+        marker["color"] = mark.colour
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "x": _numbers(mark.x),
+        "y": _numbers(mark.y),
+        "mode": "+".join(["lines"] * bool(mark.line) + ["markers"] * bool(mark.size)),
+        "marker": marker,
+        **_said(mark),
+    }
+    if mark.line:
+        trace["line"] = {"color": mark.colour, "width": 2, **_LINES[mark.line]}
+    for name, spread in (("error_x", mark.error_x), ("error_y", mark.error_y)):
+        if spread:
+            trace[name] = {"array": _numbers(spread), "thickness": 1, "width": 2, "color": GREY}
+    return trace
+
+
+def _bars(mark: Bars, names: Sequence[str], grouped: bool) -> dict[str, Any]:
+    colour = mark.colour if isinstance(mark.colour, str) else list(mark.colour)
+    trace: dict[str, Any] = {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(names),
+        "x": _numbers(mark.x),
+        "marker": {"color": colour, "line": {"color": GREY, "width": int(mark.outlined)}},
+        **_said(mark),
+    }
+    if not grouped:
+        trace["width"] = mark.width
+    if mark.errors:
+        trace["error_x"] = {"array": _numbers(mark.errors), "thickness": 1.2, "width": 3, "color": GREY}
+    return trace
+
+
+def _said(mark: Points | Bars) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": in_chart(mark.name)}
+    if not mark.hover:
+        return found | {"hoverinfo": "skip"}
+    return found | {"text": _hover(mark.hover), "hovertemplate": "%{text}<extra></extra>", "textposition": "none"}
+
+
+def _hover(texts: Sequence[str]) -> list[str]:
+    found = []
+    for first, *others in (in_chart(text).split("\n") for text in texts):
+        found.append("<br>".join([f"<b>{first}</b>", *others]) if others else first)
+    return found
+
+
+def _numbers(values: Sequence[float | None]) -> list[float | None]:
+    """As JSON knows them."""
+    return [None if value is None or not math.isfinite(value) else value for value in values]

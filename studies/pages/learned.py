@@ -1,4 +1,4 @@
-"""What the trials taught: how the search went on, how well errors were foretold, and which axes mattered.
+"""What the trials taught: how the search went on, how well errors were predicted, and which axes mattered.
 
 Symbols: `n` trials, `d` axes.
 """
@@ -68,8 +68,8 @@ def growth(
     return points
 
 
-def foretold(trials: Sequence[Trial]) -> list[dict[str, float]]:
-    """`{"trial", "predicted", "std", "error"}` of every trial whose error the sampler foretold."""
+def predicted(trials: Sequence[Trial]) -> list[dict[str, float]]:
+    """`{"trial", "predicted", "std", "error"}` of every trial whose error the sampler predicted."""
     return [
         {
             "trial": trial.number,
@@ -115,7 +115,7 @@ def importance(trials: Sequence[Trial], axes: Sequence[Axis]) -> dict[str, Any]:
     one axis at a time is shuffled among its trials, and the mean absolute miss of the forest grows by so much (Breiman
     2001, by scikit-learn). Ranks, because a few networks that learned nothing would decide everything else.
 
-    `trials` that were used; `explained`, the share of the variance of left-out ranks that the forest foretells; `axes`:
+    `trials` that were used; `explained`, the share of the variance of left-out ranks that the forest predicts; `axes`:
     `{"axis", "rise", "std" (standard error over folds)}`, largest rise first; or a `reason` why there are none.
     """
     scored = [trial for trial in trials if trial.scored][-MOST_IMPORTANCE:]
@@ -130,7 +130,7 @@ def importance(trials: Sequence[Trial], axes: Sequence[Axis]) -> dict[str, Any]:
     explained, rises = _rises(positions[:, varied], rankdata(error) / len(error))
     found["explained"] = explained
     if explained <= 0:
-        return found | {"reason": "the errors can't be foretold from the axes yet, so none can be told from another"}
+        return found | {"reason": "the errors can't be predicted from the axes yet, so none can be told from another"}
     rows: list[dict[str, Any]] = [
         {"axis": axes[column].name, "rise": float(rise.mean()), "std": float(rise.std(ddof=1) / math.sqrt(_FOLDS))}
         for column, rise in zip(varied, rises, strict=True)
@@ -139,7 +139,7 @@ def importance(trials: Sequence[Trial], axes: Sequence[Axis]) -> dict[str, Any]:
 
 
 def _rises(positions: Array, target: Array) -> tuple[float, Array]:
-    """The share of variance foretold, and `(d, folds)` by how much the absolute miss grows."""
+    """The share of variance predicted, and `(d, folds)` by how much the absolute miss grows."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
     from sklearn.model_selection import KFold

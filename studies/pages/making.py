@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,9 +68,9 @@ def report(
     studies = [facts(folder, model=model, timed=timed, storage=storage)]
     if beside is not None:
         studies = list(_named_apart(studies[0], facts(beside, timed=timed)))
-    from .page import page
+    from . import page as made  # needs plotly and Jinja
 
-    text = page(studies)
+    text = made.page(studies)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
@@ -78,7 +78,7 @@ def report(
         if error.errno in FULL:
             raise
         raise OSError(error.errno, f"{path} can't be written ({error.strerror}); give another file") from error
-    return Report(path, () if pictures is None else _draw(studies, Path(pictures)), tuple(studies))
+    return Report(path, () if pictures is None else _write(made.pictures(studies), Path(pictures)), tuple(studies))
 
 
 def _check(path: Path) -> None:
@@ -101,11 +101,8 @@ def _named_apart(one: Facts, two: Facts) -> tuple[Facts, Facts]:
     return replace(one, name=first), replace(two, name=second)
 
 
-def _draw(studies: Sequence[Facts], folder: Path) -> tuple[Path, ...]:
-    from .pictures import pictures
-
-    drawn = pictures(studies)
+def _write(pictures: Mapping[str, bytes], folder: Path) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in drawn.items():
+    for name, data in pictures.items():
         write_atomic(folder / name, data)
-    return tuple(folder / name for name in drawn)
+    return tuple(folder / name for name in pictures)

@@ -69,26 +69,22 @@
   }
 
   function offer(id, place) {
-    var meta = figures[id].figure.layout.meta;
-    if (!meta || meta.choices.length < 2) return;
+    var menu = figures[id].menu;
+    if (!menu) return;
     var label = document.createElement("label");
     var select = document.createElement("select");
-    label.textContent = meta.menu;
-    meta.choices.forEach(function (choice) {
+    label.textContent = menu.title;
+    menu.choices.forEach(function (choice) {
       var option = document.createElement("option");
       option.textContent = choice.label;
       select.appendChild(option);
     });
     select.addEventListener("change", function () {
-      var choice = meta.choices[select.selectedIndex];
-      var changed = { x: choice.x };
-      if (choice.name) changed.name = choice.name;
-      Plotly.restyle(place, changed, meta.trace === undefined ? undefined : [meta.trace]);
-      if (choice.layout) {
-        Plotly.relayout(place, choice.layout).then(function () {
-          return update(id, place.parentElement.clientWidth, false);
-        });
-      }
+      var choice = menu.choices[select.selectedIndex];
+      Plotly.restyle(place, choice.traces, menu.trace === null ? undefined : [menu.trace]);
+      Plotly.relayout(place, choice.layout).then(function () {
+        return update(id, place.parentElement.clientWidth, false);
+      });
     });
     label.appendChild(select);
     place.parentElement.querySelector(".menu").appendChild(label);

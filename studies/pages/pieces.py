@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plotly import graph_objects as go
-
-
-@dataclass(frozen=True, eq=False)
-class Chart:
-    """A figure and its place on the page."""
-
-    id: str
-    figure: go.Figure
-    title: str = ""
-
-    @property
-    def height(self) -> int:
-        """In pixels, so that nothing moves when it is drawn."""
-        return int(self.figure.layout.height)
+from ..exports.chart import Chart
 
 
 @dataclass(frozen=True)

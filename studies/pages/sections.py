@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 from ..trials.outcome import Skipped, Stopped
 from ..trials.trial import Trial
 from . import charts
 from .anatomy import QUANTITIES
 from .facts import DERIVED, Facts
-from .pieces import Block, Chart, Section, Table, Text
+from .pieces import Block, Section, Table, Text
 from .rows import AXES, comparable
 from .words import UNITS, amount, percent, place
 
@@ -40,15 +40,15 @@ def sections(studies: Sequence[Facts]) -> list[Section]:
         _each(
             studies,
             "surrogate",
-            "How well errors were foretold",
+            "How well errors were predicted",
             "Samplers that model the error say what they expect of a proposal before it is tried. Points near the "
-            "dotted line were foretold well; a model that is no better than the mean error taught the search nothing.",
+            "dotted line were predicted well; a model that is no better than the mean error taught the search nothing.",
             _surrogate,
         ),
         _each(
             studies,
             "proxies",
-            "What foretells errors without training",
+            "What predicts errors without training",
             "Rank correlation of what a method's scores retain, and of the costs, with the measured errors: 1 orders "
             "networks as their errors do, 0 is chance. A method that does no better than the costs adds nothing.",
             _proxies,
@@ -74,14 +74,10 @@ def sections(studies: Sequence[Facts]) -> list[Section]:
     ]
 
 
-def _each(studies: Sequence[Facts], id: str, title: str, said: str, block: Callable[[Facts, str], Block]) -> Section:
+def _each(studies: Sequence[Facts], id: str, title: str, said: str, block: Callable[[Facts], Block]) -> Section:
     """A section with a block for each study."""
-    blocks = []
-    for position, study in enumerate(studies):
-        made = block(study, f"{id}-{position}")
-        name = study.name if len(studies) > 1 else ""
-        blocks.append(Block(name, made.said, made.charts, made.tables, made.texts))
-    return Section(id, title, said, blocks)
+    several = len(studies) > 1
+    return Section(id, title, said, [replace(block(study), name=study.name if several else "") for study in studies])
 
 
 # --- of both studies together -----------------------------------------------------------------------------------------
@@ -93,37 +89,28 @@ def _front(studies: Sequence[Facts]) -> Section:
         "trial beats within the budget; a line joins it where two things are minimised. Errors are those of the "
         "search, at its fidelity; an export trains further."
     )
-    made = [Chart("front-0", charts.front(studies))] if any(study.scored for study in studies) else []
+    made = [charts.front(studies)] if any(study.scored for study in studies) else []
     names = [study.name if len(studies) > 1 else "trial" for study in studies]
     tables = [_front_table(study, name) for study, name in zip(studies, names, strict=True) if study.front]
-    return Section(
-        "front", "The front", said, [Block("", () if made else ["No trial has an error yet."], made, tables)]
-    )
+    unknown = () if made else ["No trial has an error yet."]
+    return Section("front", "The front", said, [Block(said=unknown, charts=made, tables=tables)])
 
 
 def _front_table(study: Facts, name: str) -> Table:
     costs = [
-        name
-        for name in (*study.full, "latency_ms")
-        if name not in DERIVED and any(name in t.measures for t in study.front)
+        cost
+        for cost in dict.fromkeys((*study.full, "latency_ms"))
+        if cost not in DERIVED and any(cost in trial.measures for trial in study.front)
     ]
-    costs = list(dict.fromkeys(costs))
     rows = []
     for trial in study.front:
-        spread = "" if trial.error_std is None else f" ± {100 * trial.error_std:.2f}"
-        shown = [_with_share(study, name, trial) for name in costs]
+        doubt = "" if trial.error_std is None else f" ± {100 * trial.error_std:.2f}"
+        shown = [_with_share(study, cost, trial) for cost in costs]
         rows.append(
-            [
-                str(trial.number),
-                f"{percent(trial.measures['error'])}{spread}",
-                *shown,
-                place(study, trial),
-                trial.source,
-            ]
+            [str(trial.number), percent(trial.measures["error"]) + doubt, *shown, place(study, trial), trial.source]
         )
     heads = [name, "error", *(UNITS[cost] for cost in costs), "blocks and resolution", "source"]
-    picked = frozenset(i for i, trial in enumerate(study.front) if trial is study.best)
-    return Table(heads, rows, picked)
+    return Table(heads, rows, frozenset(i for i, trial in enumerate(study.front) if trial is study.best))
 
 
 def _with_share(study: Facts, name: str, trial: Trial) -> str:
@@ -140,16 +127,16 @@ def _hypervolume(studies: Sequence[Facts]) -> Section:
     )
     if len(studies) > 1 and comparable(studies):
         said += " Both are measured up to one corner, so the higher line is the better front."
-    if not any(study.front for study in studies):
-        return Section("hypervolume", "How the search went", said, [Block(said=["No trial is within the budget yet."])])
-    made = [Chart("hypervolume-0", charts.hypervolume(studies))]
-    return Section("hypervolume", "How the search went", said, [Block(charts=made)])
+    block = Block(said=["No trial is within the budget yet."])
+    if any(study.front for study in studies):
+        block = Block(charts=[charts.hypervolume(studies)])
+    return Section("hypervolume", "How the search went", said, [block])
 
 
 # --- of one study -----------------------------------------------------------------------------------------------------
 
 
-def _widths(study: Facts, id: str) -> Block:
+def _widths(study: Facts) -> Block:
     if not study.shown:
         return Block(said=["No network is picked yet."])
     said = []
@@ -166,21 +153,18 @@ def _widths(study: Facts, id: str) -> Block:
         ]
         rows.append([str(trial.number), percent(trial.measures["error"]), *kept])
     tables = [Table(heads, rows, frozenset({1}))] if depth else []
-    return Block("", said, [Chart(id, charts.widths(study))], tables)
+    return Block(said=said, charts=[charts.widths(study)], tables=tables)
 
 
-def _costs(study: Facts, id: str) -> Block:
+def _costs(study: Facts) -> Block:
     if study.anatomy is None:
         return Block(said=[f"Not known: {study.no_anatomy}."])
     if study.best is None:
         return Block(said=["No network is picked yet."])
-    made = [
-        Chart(f"{id}-{name}", charts.parts(study, name, UNITS[name]), title.capitalize())
-        for name, title in QUANTITIES.items()
-    ]
+    made = [charts.parts(study, name, UNITS[name], title.capitalize()) for name, title in QUANTITIES.items()]
     said = []
     if study.anatomy.total_ms is not None:
-        made.append(Chart(f"{id}-ms", charts.parts(study, "ms", "milliseconds"), "Milliseconds"))
+        made.append(charts.parts(study, "ms", "milliseconds", "Milliseconds"))
         full, picked = study.anatomy.total_ms
         said.append(
             f"Milliseconds: {study.anatomy.timed}; {full:.3g} ms the full network, {picked:.3g} ms trial "
@@ -188,22 +172,22 @@ def _costs(study: Facts, id: str) -> Block:
         )
     elif study.anatomy.timed:
         said.append(f"Milliseconds: {study.anatomy.timed}.")
-    return Block("", said, made)
+    return Block(said=said, charts=made)
 
 
-def _surrogate(study: Facts, id: str) -> Block:
+def _surrogate(study: Facts) -> Block:
     made, said = [], []
     found = study.standing["foresight"]
-    if study.foretold:
-        made.append(Chart(f"{id}-points", charts.foresight(study), "Foretold and measured"))
+    if study.predicted:
+        made.append(charts.foresight(study))
         if "rmse" in found:
             said.append(
-                f"{found['trials']} errors were foretold with a root mean square error of "
+                f"{found['trials']} errors were predicted with a root mean square error of "
                 f"{100 * found['rmse']:.2f} points; the mean error so far would have missed by "
                 f"{100 * found['rmse_of_mean']:.2f}."
             )
     if any(isinstance(row.get("rmse"), int | float) for row in study.models):
-        made.append(Chart(f"{id}-models", charts.cross_validated(study), "Cross-validated, as trials came in"))
+        made.append(charts.cross_validated(study))
     if known := [row for row in study.models if isinstance(row.get("r2"), int | float) and "transform" in row]:
         last = known[-1]
         fitted = "errors" if last["transform"] == "identity" else f"{last['transform']} of the errors"
@@ -212,31 +196,31 @@ def _surrogate(study: Facts, id: str) -> Block:
             "search goes by the polynomial, else by the mean."
         )
     if not made:
-        said.append(f"The sampler {study.standing['sampler']} foretold no errors so far.")
-    return Block("", said, made)
+        said.append(f"The sampler {study.standing['sampler']} predicted no errors so far.")
+    return Block(said=said, charts=made)
 
 
-def _proxies(study: Facts, id: str) -> Block:
+def _proxies(study: Facts) -> Block:
     if not study.proxies:
         return Block(said=["There are too few trials with different errors."])
     said = []
     if not any(row["proxy"] not in ("macs", "params") for row in study.proxies):
         said.append("Rankings are held against the errors at the end of a run; so far there are the costs alone.")
-    return Block("", said, [Chart(id, charts.proxies(study))])
+    return Block(said=said, charts=[charts.proxies(study)])
 
 
-def _importance(study: Facts, id: str) -> Block:
+def _importance(study: Facts) -> Block:
     found = study.importance
     if not found["axes"]:
         return Block(said=[f"Not told: {found['reason']}."])
-    said = [f"{found['trials']} trials; the forest foretells {found['explained']:.0%} of the variance of unseen ranks."]
+    said = [f"{found['trials']} trials; the forest predicts {found['explained']:.0%} of the variance of unseen ranks."]
     more = len(found["axes"]) - AXES
     if more > 0:
         said.append(f"{more} axes with a smaller part are left out.")
-    return Block("", said, [Chart(id, charts.importance(study))])
+    return Block(said=said, charts=[charts.importance(study)])
 
 
-def _seeds(study: Facts, id: str) -> Block:
+def _seeds(study: Facts) -> Block:
     planted = [trial for trial in study.trials if trial.told and trial.source.startswith("seed:")]
     if not planted:
         return Block(said=["No seed was evaluated."])
@@ -252,10 +236,10 @@ def _seeds(study: Facts, id: str) -> Block:
         error = percent(trial.measures.get("error")) if trial.scored else "–"
         where = "front" if trial.number in on_front else "within" if trial.within(study.limits) else "over the budget"
         rows.append([trial.source.partition(":")[2], str(trial.number), error, _with_share(study, cost, trial), where])
-    return Block("", said, (), [Table(["seed", "trial", "error", UNITS.get(cost, cost), "budget"], rows)])
+    return Block(said=said, tables=[Table(["seed", "trial", "error", UNITS.get(cost, cost), "budget"], rows)])
 
 
-def _failures(study: Facts, id: str) -> Block:
+def _failures(study: Facts) -> Block:
     standing = study.standing
     said = []
     if standing["skipped"]:
@@ -268,10 +252,10 @@ def _failures(study: Facts, id: str) -> Block:
     for row in standing["failures"]:
         more = "… " if row["count"] > len(row["trials"]) else ""
         rows.append([str(row["count"]), more + ", ".join(map(str, row["trials"])), row["reason"]])
-    return Block("", said, (), [Table(["times", "trials", "reason of the newest"], rows)])
+    return Block(said=said, tables=[Table(["times", "trials", "reason of the newest"], rows)])
 
 
-def _again(study: Facts, id: str) -> Block:
+def _again(study: Facts) -> Block:
     origin = study.origin
     said, texts = [], []
     if origin["command"] is not None:
@@ -285,10 +269,7 @@ def _again(study: Facts, id: str) -> Block:
     made_with = origin["made_with"] or {}
     names = list(dict.fromkeys([*made_with, *origin["versions"]]))
     rows = [[name, str(made_with.get(name, "not noted")), origin["versions"].get(name, "–")] for name in names]
-    tables = [Table(["", "study begun with", "page made with"], rows)]
-    tables.insert(0, Table(["model", "weights", "space", "task"], [_digests(origin["fingerprint"])]))
-    return Block("", said, (), tables, texts)
-
-
-def _digests(fingerprint: dict[str, Any]) -> list[str]:
-    return [str(fingerprint.get(name, "–"))[:16] for name in ("model", "weights", "space", "task")]
+    marks = ["model", "weights", "space", "task"]
+    digests = [str(origin["fingerprint"].get(name, "–"))[:16] for name in marks]
+    tables = [Table(marks, [digests]), Table(["", "study begun with", "page made with"], rows)]
+    return Block(said=said, tables=tables, texts=texts)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
+from ..exports.chart import short_number
 from ..trials.trial import Trial
 
 if TYPE_CHECKING:
@@ -32,17 +32,8 @@ def percent(share: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, and a letter for thousands and more.
-
-    >>> number(8523968), number(0.1234), number(None)
-    ('8.52 M', '0.123', '–')
-    """
-    if value is None:
-        return "–"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
+    """Three digits, and a letter for thousands and more; a dash where there is none."""
+    return "–" if value is None else short_number(value)
 
 
 def amount(cost: str, value: float | None) -> str:
@@ -69,15 +60,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = int(seconds // 60)
     return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def in_chart(text: str) -> str:
-    """Text that plotly shows as it is: it reads tags, and formulas between dollar signs.
-
-    >>> in_chart("<b>$x$")
-    '&lt;b&gt;&#36;x&#36;'
-    """
-    return escape(text).replace("$", "&#36;")
 
 
 def short(text: str, width: int) -> str:

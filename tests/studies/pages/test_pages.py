@@ -1,6 +1,7 @@
 """The report: what it reads from a folder, what it computes, and what it refuses."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -18,14 +19,17 @@ from secateur import Study
 from secateur.__main__ import main
 from secateur.evaluators import Result
 from secateur.spaces import Axis, Candidate
-from secateur.studies.pages import anatomy, learned, rows
+from secateur.studies.exports.chart import Chart, Points, Scale, wide
+from secateur.studies.exports.plot import draw
+from secateur.studies.pages import anatomy, charts, learned, rows
+from secateur.studies.pages.figures import figure
 
 pytest.importorskip("plotly", reason="the report extra is not installed")
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
 
 from secateur.studies.pages import report  # noqa: E402
 from secateur.studies.pages.facts import facts  # noqa: E402
-from secateur.studies.pages.page import page  # noqa: E402
+from secateur.studies.pages.page import page, pictures  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_growth_goes_by_when_trials_ended():
 
 
 def test_importance_finds_the_axis_that_decides():
-    """The error is the first axis alone, so all that can be foretold is its."""
+    """The error is the first axis alone, so all that can be predicted is its."""
     axes = (
         Axis("width:a", (2, 4, 6, 8)),
         Axis("width:b", (2, 4, 6, 8)),
@@ -110,7 +114,7 @@ def test_importance_says_why_there_is_none():
     random = np.random.default_rng(0)
     noise = [trial(number, random.random(), 10) for number in range(40)]
     found = learned.importance(noise, AXES)
-    assert found["explained"] <= 0 and found["axes"] == [] and "can't be foretold" in found["reason"]
+    assert found["explained"] <= 0 and found["axes"] == [] and "can't be predicted" in found["reason"]
 
 
 def test_proxies_are_there_once_and_the_costs_as_of_now():
@@ -140,7 +144,7 @@ def test_facts_are_the_study_s(folder, found):
     assert found.costs == ("macs",)
     assert found.full == study.space.costs([study.space.full]).iloc[0].to_dict()
     assert found.full_error == pytest.approx(0.05), "the full network is a seed"
-    assert {row["trial"] for row in found.foretold} <= set(range(28)) and found.foretold
+    assert {row["trial"] for row in found.predicted} <= set(range(28)) and found.predicted
     assert [row["trial"] for row in found.models if "rmse" in row and "mean_rmse" in row]
     assert found.standing["failed"] > 0
     assert found.shown[0] is found.best
@@ -342,8 +346,8 @@ def test_what_a_study_says_is_text(found, tmp_path):
     for place, one in figures.items():
         for said in texts(one["figure"]):
             assert "<img" not in said, place
-    from secateur.studies.pages.pictures import pictures
-
+        for choice in one.get("menu", {}).get("choices", []):
+            assert all("<img" not in said for said in texts(choice["traces"])), place
     assert pictures([evil, evil])["front.png"].startswith(b"\x89PNG")
 
 
@@ -356,40 +360,52 @@ def texts(value):
 
 
 def test_scales_are_logarithmic_where_values_are_far_apart(found):
-    """The error of one trial is a hundred times as large: both the page and the pictures show all of them."""
-    from secateur.studies.pages import charts, pictures
+    """The error of one trial is a thousand times as small: both the page and the pictures show all of them."""
+    assert not wide([0.1, 0.5]) and wide([0.01, 0.5]) and not wide([0.0, 0.5]) and not wide([])
 
-    assert not rows.wide([0.1, 0.5]) and rows.wide([0.01, 0.5]) and not rows.wide([0.0, 0.5]) and not rows.wide([])
-    even = charts.front([found])
-    least = min(one.measures["error"] for one in found.scored)
-    far = [
-        replace(one, outcome=replace(one.outcome, error=1e-3 * least)) if one is found.scored[-1] else one
-        for one in found.trials
-    ]
-    spread = charts.front([replace(found, trials=tuple(far))])
-    assert (even.layout.yaxis.type, spread.layout.yaxis.type) == (None, "log")
-    label = spread.layout.annotations[0]
-    assert label.text.startswith("budget")
+    def drawn(*errors):
+        """The chart where the trials have these errors in turn."""
+        trials = tuple(
+            replace(one, outcome=replace(one.outcome, error=errors[number % len(errors)]))
+            for number, one in enumerate(found.scored)
+        )
+        return replace(found, trials=trials, front=trials[:3], best=trials[0])
+
+    even = figure(charts.front([drawn(0.1, 0.2, 0.3)]))["figure"]["layout"]
+    far = drawn(0.1, 0.2, 0.0003)
+    spread = figure(charts.front([far]))["figure"]["layout"]
+    assert ("type" in even["yaxis"], spread["yaxis"]["type"]) == (False, "log")
+    (label,) = spread["annotations"]
+    assert label["text"].startswith("budget")
     limit = found.limits["macs"]
-    assert label.x == pytest.approx(np.log10(limit) if spread.layout.xaxis.type == "log" else limit)
-    assert pictures.pictures([replace(found, trials=tuple(far))])["front.png"].startswith(b"\x89PNG")
+    assert label["x"] == pytest.approx(np.log10(limit) if "type" in spread["xaxis"] else limit)
+    assert draw([charts.front([far])]).startswith(b"\x89PNG")
 
 
 def test_several_costs_are_a_menu(found):
     """The chart begins with the first; each has its own values, axis and limits; a front of three costs is no line."""
-    from secateur.studies.pages import charts
-
     limits = found.limits | {"params": 2000.0}
     standing = found.standing | {"objectives": ["error", "params", "macs"], "limits": limits}
-    figure = charts.front([replace(found, costs=("params", "macs"), standing=standing)])
-    first, second = figure.layout.meta["choices"]
+    shown = figure(charts.front([replace(found, costs=("params", "macs"), standing=standing)]))
+    first, second = shown["menu"]["choices"]
     assert (first["label"], second["label"]) == ("parameters", "multiply-adds")
-    assert [list(trace.x) for trace in figure.data] == first["x"] != second["x"]
-    assert figure.layout.shapes[0].x0 == 2000 and second["layout"]["shapes"][0]["x0"] == limits["macs"]
-    assert all(trace.mode == "markers" for trace in figure.data)
-    alone = charts.front([found])
-    assert len(alone.layout.meta["choices"]) == 1
-    assert [trace.mode for trace in alone.data if trace.name == "front"] == ["lines+markers"]
+    traces, layout = shown["figure"]["data"], shown["figure"]["layout"]
+    assert [trace["x"] for trace in traces] == first["traces"]["x"] != second["traces"]["x"]
+    assert layout["shapes"][0]["x0"] == 2000 and second["layout"]["shapes"][0]["x0"] == limits["macs"]
+    assert all(trace["mode"] == "markers" for trace in traces)
+    alone = figure(charts.front([found]))
+    assert "menu" not in alone
+    assert [trace["mode"] for trace in alone["figure"]["data"] if trace["name"] == "front"] == ["lines+markers"]
+
+
+def test_what_is_not_known_is_not_drawn(found):
+    """A cost that a trial does not have, and numbers that are none: JSON knows no NaN, and a picture leaves a gap."""
+    marks = [Points(x=[1.0, None, 3.0], y=[0.5, math.nan, 0.25], hover=["a", "b\nc", "$"])]
+    chart = Chart(marks=marks, x=Scale(title="x"), y=Scale(title="y"))
+    (trace,) = figure(chart)["figure"]["data"]
+    assert (trace["x"], trace["y"]) == ([1.0, None, 3.0], [0.5, None, 0.25])
+    assert trace["text"] == ["a", "<b>b</b><br>c", "&#36;"]
+    assert draw([chart]).startswith(b"\x89PNG")
 
 
 def test_a_long_study_is_thinned_out(found, monkeypatch):
@@ -404,7 +420,7 @@ def test_a_long_study_is_thinned_out(found, monkeypatch):
 def test_a_page_of_very_many_trials_is_small(found):
     proposed = [one for one in found.trials if not one.source.startswith("seed:")] * 200
     many = tuple(replace(one, number=number) for number, one in enumerate(proposed, start=len(found.trials)))
-    long = replace(found, trials=found.trials + many, foretold=found.foretold * 200, models=found.models * 200)
+    long = replace(found, trials=found.trials + many, predicted=found.predicted * 200, models=found.models * 200)
     assert 5e6 < len(page([long])) < 6e6
 
 

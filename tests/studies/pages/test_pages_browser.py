@@ -82,7 +82,7 @@ def test_hover_says_what_a_trial_is(window, made):
     assert f"trial {best.number}" in said and f"{100 * best.measures['error']:.2f}% ± 1.00" in said
     assert "multiply-adds" in said and "layer1" in said
     if best.predicted is not None:
-        assert "foretold" in said
+        assert "predicted" in said
     assert window.said() == []
 
 
@@ -96,8 +96,10 @@ def test_menus_change_the_chart(window, made):
     assert window.wait("document.getElementById('hypervolume-0').layout.xaxis.title.text") == "seconds of evaluation"
     window.run(f"{choose}(1)")
     other = study.shown[1].number
-    window.wait(f"document.getElementById('widths-0').data[1].name === 'trial {other}'")
+    window.wait(f"document.getElementById('widths-0').data[1].name.startsWith('trial {other}: error ')")
     assert window.run("[...document.getElementById('widths-0').data[1].x]") == study.anatomy.widths[other]
+    said = window.run("[...document.getElementById('widths-0').data[1].text]")
+    assert said[0] == f"stem: {study.anatomy.widths[other][0]} of 8"
     assert window.said() == []
 
 

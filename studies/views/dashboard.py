@@ -1,4 +1,4 @@
-"""Optuna's dashboard on a study: looked at in a browser, changed by nobody.
+"""Optuna's dashboard on a study: looked at in a browser, changed by no one.
 
 It runs in this process, so that a storage's password stands on no command line.
 """
@@ -13,20 +13,20 @@ from typing import Any, NoReturn, final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 logger = logging.getLogger("secateur")
 
 _ONLY_LOOKS = "the dashboard only looks at a study: the search alone writes there"
+_Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _NAMES = "study:metric_names"  # where Optuna's `set_metric_names` keeps them
 
 
 def serve(
     storage: BaseStorage, name: str, *, port: int, host: str = "127.0.0.1", ready: Callable[[str], object]
 ) -> None:
-    """Serve the dashboard of one study until somebody interrupts.
+    """Serve the dashboard of one study until it is interrupted.
 
     Args:
         storage: where the study is.
@@ -51,6 +51,19 @@ def serve(
     with server:
         ready(f"http://{host}:{server.server_port}/dashboard/studies/{shown.id}")
         server.serve_forever()
+
+
+def _through(name: str) -> Any:
+    """A method that asks the storage behind."""
+
+    def ask(self: Shown, *given: Any, **named: Any) -> Any:
+        return getattr(self._storage, name)(*given, **named)
+
+    return ask
+
+
+def _refuse(self: Shown, *given: Any, **named: Any) -> NoReturn:
+    raise RuntimeError(_ONLY_LOOKS)
 
 
 @final
@@ -91,29 +104,11 @@ class Shown(BaseStorage):
         names = self._storage.get_study_user_attrs(study_id).get("objectives")
         return dict(self._storage.get_study_system_attrs(study_id)) | ({_NAMES: names} if names else {})
 
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """What we keep of the study."""
-        return self._storage.get_study_user_attrs(study_id)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """The study's id."""
-        return self._storage.get_study_id_from_name(study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """The study's name."""
-        return self._storage.get_study_name_from_id(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """What is minimised."""
-        return self._storage.get_study_directions(study_id)
-
-    def remove_session(self) -> None:
-        """Leave the database."""
-        self._storage.remove_session()
-
-    def _refuse(self, *_given: Any, **_named: Any) -> NoReturn:
-        raise RuntimeError(_ONLY_LOOKS)
-
+    get_study_user_attrs = _through("get_study_user_attrs")
+    get_study_id_from_name = _through("get_study_id_from_name")
+    get_study_name_from_id = _through("get_study_name_from_id")
+    get_study_directions = _through("get_study_directions")
+    remove_session = _through("remove_session")
     create_new_study = delete_study = create_new_trial = _refuse
     set_study_user_attr = set_study_system_attr = set_trial_user_attr = set_trial_system_attr = _refuse
     set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
@@ -129,11 +124,8 @@ def _shown(trial: FrozenTrial) -> FrozenTrial:
     return shown
 
 
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-def _looking(application: Application) -> Application:
-    """The application without whatever changes something: its buttons say why."""
+def _looking(application: _Application) -> _Application:
+    """The application without all that changes something: its buttons say why."""
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):

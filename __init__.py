@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.evaluators import Classification, Segmentation, Task, Training
+    from secateur.evaluators import Classification, Latency, Segmentation, Task, Training
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
-    from secateur.studies import Runner, Study, load
+    from secateur.studies import Runner, Search, Study, load
+    from secateur.studies.study_files import data, networks
 
 __version__ = "0.1.0"
 
@@ -19,8 +20,10 @@ _HOMES = {
     "Budget": "spaces",
     "Candidate": "spaces",
     "Classification": "evaluators",
+    "Latency": "evaluators",
     "Runner": "studies",
     "Scores": "spaces",
+    "Search": "studies",
     "Segmentation": "evaluators",
     "Space": "spaces",
     "Study": "studies",
@@ -28,7 +31,9 @@ _HOMES = {
     "Training": "evaluators",
     "build": "spaces",
     "channel_map": "spaces",
+    "data": "studies.study_files.data",
     "load": "studies",
+    "networks": "studies.study_files.networks",
     "verify": "spaces",
 }
 
@@ -37,8 +42,10 @@ __all__ = [
     "Budget",
     "Candidate",
     "Classification",
+    "Latency",
     "Runner",
     "Scores",
+    "Search",
     "Segmentation",
     "Space",
     "Study",
@@ -46,7 +53,9 @@ __all__ = [
     "Training",
     "build",
     "channel_map",
+    "data",
     "load",
+    "networks",
     "verify",
 ]
 
@@ -55,7 +64,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'secateur' has no attribute {name!r}")
-    return getattr(import_module(f"secateur.{_HOMES[name]}"), name)
+    home = import_module(f"secateur.{_HOMES[name]}")
+    return home if _HOMES[name].endswith(f".{name}") else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,7 @@ import torch
 from scipy.stats import t as student
 
 from pruners import BASE_EPOCHS, IMAGES, base, commit, data, mean_and_error, peer
-from secateur import Budget, Space, Study, Training
+from secateur import Budget, Search, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, recalibrate, train
 from secateur.search import compound
 from secateur.spaces import build
@@ -92,11 +92,10 @@ def scored(name, model, share, seed, task):
             task=task,
             space=space,
             budget=Budget(macs=share),
-            objectives=("error",),  # one budget, one network
-            evaluator="shared-weights",
             training=Training(lr=0.05, warmup=0.1, shared_epochs=SHARED),
-            seed=seed,
-            threads=1,
+            search=Search(  # one budget, one network
+                objectives=("error",), evaluator="shared-weights", seed=seed, threads=1
+            ),
         )
         study.run(TRIALS)
         limits = study._limits()

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import tiny_task, tiny_training  # noqa: E402
 from networks3d import unet3d  # noqa: E402
 
-from secateur import Budget, Space, Study, load  # noqa: E402
+from secateur import Budget, Search, Space, Study, load  # noqa: E402
 from secateur.evaluators import Latency  # noqa: E402
 from secateur.studies.disk.files import write_atomic  # noqa: E402
 from secateur.studies.outcomes.latency import GROUP, Latencies  # noqa: E402
@@ -149,9 +149,8 @@ def search(arguments):
             task=task,
             space=space,
             budget=Budget(latency_ms="60%"),
-            objectives=("error", "latency_ms"),
-            threads=1,
             training=tiny_training(),
+            search=Search(objectives=("error", "latency_ms"), threads=1),
         )
     study.run(arguments.trials)
     exported = folder / "exported"

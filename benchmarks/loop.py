@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 
-from secateur import Budget, Space, Study  # noqa: E402
+from secateur import Budget, Search, Space, Study  # noqa: E402
 from secateur.search import SAMPLERS, Problem  # noqa: E402
 from secateur.studies.study_files.networks import resnet20  # noqa: E402
 from secateur.studies.trials.storage import connect, make_sqlite, sqlite_url  # noqa: E402
@@ -35,9 +35,7 @@ def ours(model: torch.nn.Module, space: Space, sampler: str, trials: int, folder
         task=tiny_task(),
         space=space,
         budget=Budget(macs=0.5),
-        sampler=sampler,
-        threads=1,
-        evaluator=Instant(space),
+        search=Search(sampler=sampler, threads=1, evaluator=Instant(space)),
     )
     start = time.perf_counter()
     study.run(trials)

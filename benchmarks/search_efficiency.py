@@ -43,7 +43,7 @@ from secateur.search.compound import compound
 from secateur.spaces import threshold_candidate
 from secateur.studies.proposals.proposer import Proposer
 from secateur.studies.proposals.seeds import Seed, Seeds
-from secateur.studies.settings.settings import DEFAULT
+from secateur.studies.settings.search import DEFAULT
 from secateur.studies.trials.outcome import Scored
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from pruners import base, data
-from secateur import Budget, Classification, Space, Study, Training
+from secateur import Budget, Classification, Search, Space, Study, Training
 from secateur.search import hypervolume
 
 KEPT = Path(__file__).parents[1] / "build" / "seeds"
@@ -58,9 +58,14 @@ def study(name, seed, trials, folder, task):
     else:
         training = Training(lr=0.05, warmup=0.1, short_epochs=1, recalibration_images=1024)
         found = Study.create(
-            path, model=model, task=task, space=space, budget=budget, sampler="tpe", seeds=SETS[name], seed=seed,
-            training=training, threads=1,
-        )  # fmt: skip
+            path,
+            model=model,
+            task=task,
+            space=space,
+            budget=budget,
+            training=training,
+            search=Search(sampler="tpe", seeds=SETS[name], seed=seed, threads=1),
+        )
     found.run(trials)
     return found
 

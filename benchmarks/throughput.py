@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task  # noqa: E402
 from scripted import Sleeper, job  # noqa: E402
 
-from secateur import Budget, Study  # noqa: E402
+from secateur import Budget, Search, Study  # noqa: E402
 from secateur.studies.outcomes.work import Job, Work  # noqa: E402
 from secateur.studies.proposals.proposer import Proposer  # noqa: E402
 from secateur.studies.runners.executor import Executor, Listen, Message
@@ -118,11 +118,8 @@ def measure(folder: Path, kind: str, workers: int, storage: str, asynchronous: b
         task=tiny_task(),
         space=space,
         budget=Budget(macs=0.5),
-        sampler=sampler,
-        threads=1,
-        batch=BATCH,
-        evaluator=Sleeper(Instant(space), SLEEP_S),
         storage=f"journal:{folder}.journal" if storage == "journal" else None,
+        search=Search(sampler=sampler, threads=1, batch=BATCH, evaluator=Sleeper(Instant(space), SLEEP_S)),
     )
     marks: dict[int, tuple[float, float, float]] = {}
     with timed() as spent:

@@ -71,7 +71,6 @@ def trips(folder: Path) -> dict[str, Walk]:
     task = sc.Classification(train=(images, labels), validation=(images, labels), test=(images, labels), batch=16)
     example = torch.rand(1, 1, 8, 8)
     space = sc.Space.trace(model, example, divisor=2)
-    settings = {"sampler": "random", "batch": 1, "seeds": ("full",)}
     study = sc.Study.create(
         folder / "study",
         model=model,
@@ -79,7 +78,7 @@ def trips(folder: Path) -> dict[str, Walk]:
         space=space,
         budget=sc.Budget(macs=0.8),
         training=sc.Training(recalibration_images=32),
-        **({"search": sc.Search(**settings)} if hasattr(sc, "Search") else settings),
+        search=sc.Search(sampler="random", batch=1, seeds=("full",)),
     )
     study.run(2)
     study.export(folder / "warm", pick="best", finetune_epochs=0)

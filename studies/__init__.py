@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from .disk.files import FormatError
     from .exports.model import load
     from .settings.runner import Runner
+    from .settings.search import Search
     from .study import Study
 
 _HOMES = {
     "FormatError": "disk.files",
     "Runner": "settings.runner",
+    "Search": "settings.search",
     "Study": "study",
     "load": "exports.model",
 }
 
-__all__ = ["FormatError", "Runner", "Study", "load"]
+__all__ = ["FormatError", "Runner", "Search", "Study", "load"]
 
 
 def __getattr__(name: str) -> Any:

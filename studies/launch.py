@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .disk.lock import locked
 from .disk.shelf import Shelf
 from .runners.kinds import check
 from .settings.determinism import present
-from .settings.settings import settle
+from .settings.search import Search
 from .study import Study
 from .study_files.file import StudyFile, read
 from .study_files.parts import BASE_STATE, judge, make_model, make_task, named, traced, train_base
@@ -36,8 +37,6 @@ from .views.trackers import Trackers, check_installed
 logger = logging.getLogger("secateur")
 
 STUDY_TOML = "study.toml"
-
-_OF_A_RUN = ("trials", "keep_gb", "track")  # of the table [study], but no settings of the study itself
 
 
 def trace(file: StudyFile) -> Space:
@@ -187,9 +186,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
         present(file.study.device)
     check_installed(file.study.track)
     check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
-    settle(
-        file.budget, **{name: value for name, value in _settings(file).items() if name not in ("storage", "artifacts")}
-    )
+    search = _search(file)
     _check_places(file, out)
     part = part_of(out)
     begun = part.exists()
@@ -205,7 +202,18 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
                 space = traced(file, model, task)  # the default scores are norms of the trained weights
             elif file.runner.kind == "serial":  # else the device may be elsewhere
                 judge(file, model, task, space)
-            study = Study.create(out, model=model, task=task, space=space, budget=file.budget, **_settings(file))
+            study = Study.create(
+                out,
+                model=model,
+                task=task,
+                space=space,
+                budget=file.budget,
+                search=search,
+                training=file.training,
+                latency=file.latency,
+                storage=file.study.storage,
+                artifacts=file.study.artifacts,
+            )
             os.replace(part / STUDY_TOML, out / STUDY_TOML)
     except Exception:
         if not begun and not (part / BASE_STATE).exists() and not (out / STUDY_JSON).exists():
@@ -237,9 +245,8 @@ def _run(study: Study, file: StudyFile, progress: Listener | None) -> None:
         study.run(file.study.trials, listener, runner=file.runner, keep_gb=file.study.keep_gb)
 
 
-def _settings(file: StudyFile) -> dict[str, Any]:
-    settings = {name: getattr(file.study, name) for name in type(file.study).model_fields if name not in _OF_A_RUN}
-    return settings | {"sampler": _sampler(file), "training": file.training, "latency": file.latency}
+def _search(file: StudyFile) -> Search:
+    return replace(file.study.search, sampler=_sampler(file))
 
 
 def _opened(file: StudyFile, folder: Path) -> Study:
@@ -255,7 +262,7 @@ def _opened(file: StudyFile, folder: Path) -> Study:
 
 def _sampler(file: StudyFile) -> str | SamplerFactory:
     name = file.study.sampler
-    if ":" not in name:
+    if not isinstance(name, str) or ":" not in name:
         return name
     factory: SamplerFactory = named(file, "sampler", name)
     try:

@@ -7,18 +7,19 @@ import logging
 import platform
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Never, final
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
-from ..evaluators import Evaluator, Latency, Task, Training, checked_evaluator
+from ..evaluators import Latency, Task, Training
 from ..search import SamplerFactory, sampler_factory
-from ..spaces import Budget, Scores, Space, build
+from ..spaces import Budget, Space, build
 from .disk.files import new_folder, to_json, write
 from .disk.lock import locked
 from .disk.shelf import Shelf
@@ -31,9 +32,9 @@ from .exports.finalists import finalists as finalists_of
 from .runners.executor import Executor
 from .runners.kinds import executor
 from .settings.determinism import reproducible
-from .settings.identity import evaluator_name, fingerprint, ranking_name
+from .settings.identity import fingerprint, ranking_name
 from .settings.runner import Runner
-from .settings.settings import DEFAULT, EVALUATORS, LADDER, Settings, settle
+from .settings.search import EVALUATORS, LADDER, Search, evaluator_name, settings_from_json, settings_to_json
 from .trials.events import Listener
 from .trials.folder import (
     BASE,
@@ -72,49 +73,20 @@ class Study:
         task: data, loss and error.
         space: what may be chosen.
         budget: what the pruned model may cost; may differ from one run to the next.
-        settings: everything else that decides how the study searches.
+        search: how it searches, with nothing left open.
+        training: how networks are trained.
+        latency: how networks are timed.
         fingerprint: what must be the same to go on, part by part.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        model: nn.Module,
-        task: Task,
-        space: Space,
-        budget: Budget,
-        scores: Scores | None,
-        settings: Settings,
-        fingerprint: Mapping[str, Any],
-        factory: SamplerFactory,
-        evaluator: Evaluator | None,
-        ledger: Ledger,
-        shelf: Shelf | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, budget: Budget, shelf: Shelf | None) -> None:
         """Use `Study.create` or `Study.open`."""
-        self.path = path
-        self.model = model.to(settings.torch_dtype) if settings.torch_dtype is not None else model
-        self.task = task
-        self.space = space
+        self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
+        self.search, self.training, self.latency = engine.search, engine.training, engine.latency
+        self.fingerprint = engine.fingerprint
         self.budget = budget
-        self.settings = settings
-        self.fingerprint = dict(fingerprint)
-        self._ledger = ledger
-        self._shelf = shelf
-        self._engine = Engine(
-            path=path,
-            model=self.model,
-            task=task,
-            space=space,
-            settings=settings,
-            given_scores=scores,
-            fingerprint=self.fingerprint,
-            factory=factory,
-            given_evaluator=evaluator,
-            ledger=ledger,
-        )
-        self._limits_of = Limits(self._engine)
+        self._engine, self._ledger, self._shelf = engine, engine.ledger, shelf
+        self._limits_of = Limits(engine)
         self._looping: OwnLoop | None = None
 
     # --- making and finding -------------------------------------------------------------------------------------------
@@ -128,22 +100,12 @@ class Study:
         task: Task,
         space: Space,
         budget: Budget,
-        objectives: Sequence[str] | None = None,
-        sampler: str | SamplerFactory = "auto",
-        fidelity: str | None = None,
-        seeds: Sequence[str] = DEFAULT,
-        scores: Scores | None = None,
-        batch: int = 4,
-        early_stopping: bool = False,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-        threads: int | None = None,
-        dtype: str | torch.dtype | None = None,
-        storage: str | None = None,
-        artifacts: str | None = None,
+        search: Search | None = None,
         training: Training | None = None,
         latency: Latency | None = None,
-        evaluator: str | Callable[..., Any] | None = None,
+        storage: str | None = None,
+        artifacts: str | None = None,
+        **moved: Never,
     ) -> Study:
         """A new study in the folder `path`, which appears whole or not at all.
 
@@ -153,31 +115,15 @@ class Study:
             task: data, loss and error; the search sees its train and validation splits only.
             space: `Space.trace` of `model`.
             budget: hard limits on the pruned model.
-            objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when None.
-            sampler: a name in `search.SAMPLERS` (`"auto"`, `"polynomial"`, `"three-dimensions"`, `"joint"`, `"random"`,
-                `"qmc"`, `"tpe"`, `"nsga2"`, `"nsga3"`, `"gp"`), or a factory `(seed, problem) -> Optuna sampler`.
-            fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`,
-                `"short"` or `"long"`: how well a candidate is trained before its error counts. When None,
-                `"recalibrated"` with shared weights and `"short"` otherwise.
-            seeds: what is tried first: `"full"`, `"compound"`, `"magnitude"`, and any of `pruners.METHODS`.
-            scores: which channels stay; the space's own L2 norms when None.
-            batch: trials proposed together.
-            early_stopping: end a trial at a lower fidelity where it is not promising; its error is then foretold.
-            seed: of everything random.
-            device: where networks are trained and measured.
-            threads: of PyTorch; as many as it has now when None.
-            dtype: of the networks; their own when None.
+            search: how it is searched: sampler, seeds, fidelity, device and more; `Search()` when None.
+            training: how networks are trained; `Training()` when None.
+            latency: how networks are timed; `Latency()` when None: one example, the study's threads and dtype.
             storage: URL of where the trials are kept; an SQLite file in the folder when None. `"journal:PATH"` is a
                 file for network file systems, a relative path in the folder; `"postgresql://USER@HOST/DATABASE"` and
                 `mysql` are servers, which several drivers may share. A password in it is used and never written down.
             artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
                 are copied there too, and fetched from there where the folder lacks them.
-            training: how networks are trained; `Training()` when None.
-            latency: how networks are timed; `Latency()` when None: one example, the study's threads and dtype.
-            evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all
-                cut from one set of weights that was trained so that its parts are good too; or your own, called like
-                `Ladder`, which `open` must be given again. When None, `"shared-weights"` for the sampler `"joint"`,
-                which needs them, and `"ladder"` for all others.
+            moved: nothing; what `Search` has now is refused.
 
         Raises:
             FileExistsError: the folder exists.
@@ -185,68 +131,31 @@ class Study:
             TypeError: an argument of another type.
         """
         path = Path(path)
-        _check_types(model, task, space, budget)
-        own = None if evaluator is None or isinstance(evaluator, str) else checked_evaluator(evaluator)
-        settings, factory, evaluator = settle(
-            budget,
-            objectives=objectives,
-            sampler=sampler,
-            fidelity=fidelity,
-            seeds=seeds,
-            batch=batch,
-            early_stopping=early_stopping,
-            seed=seed,
-            device=device,
-            threads=threads,
-            dtype=dtype,
-            training=training,
-            latency=latency,
-            evaluator=evaluator,
-        )
+        _check_arguments(model, task, space, budget, search, training, latency, moved)
+        search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
         space.check_limits(budget.limits(space))
         shelf = None if artifacts is None else Shelf(path, artifacts)
         model, base = copy.deepcopy(model), state_of(model)
-        build(model, space, space.smallest, scores)  # refuses a space or scores that are not of this model
-        kept = fingerprint(base, space, scores, task, evaluator, settings)
-        study_name = f"secateur-{uuid.uuid4().hex[:12]}"
+        build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
+        kept = fingerprint(base, space, task, search, training, latency)
+        described = {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "name": f"secateur-{uuid.uuid4().hex[:12]}",
+            "storage": None if storage is None else without_password(storage),
+            "artifacts": artifacts,
+            "scores": None if search.scores is None else digest(search.scores),
+            "settings": settings_to_json(search, training, latency),
+            "space": space.settings,
+            "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
+            "full_costs": space.full_costs,
+            "fingerprint": kept,
+            "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
         with new_folder(path) as making:
-            write_tensors(making / BASE, base)
-            if scores is not None:
-                write_tensors(making / SCORES, scores)
-            if storage is None:
-                make_sqlite(making / DATABASE)
-            opened = connect(sqlite_url(making / DATABASE) if storage is None else storage, making)
-            make_ledger(opened, study_name, settings.objectives, budget.given())
-            disconnect(opened)
-            described = {
-                "format": FORMAT,
-                "format_version": VERSION,
-                "name": study_name,
-                "storage": None if storage is None else without_password(storage),
-                "artifacts": artifacts,
-                "scores": None if scores is None else digest(scores),
-                "settings": settings.to_json(),
-                "space": space.settings,
-                "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
-                "full_costs": space.full_costs,
-                "fingerprint": kept,
-                "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            }
-            write(making / STUDY_JSON, to_json(described))
-        return cls(
-            path,
-            model=model,
-            task=task,
-            space=space,
-            budget=budget,
-            scores=scores,
-            settings=settings,
-            fingerprint=kept,
-            factory=factory,
-            evaluator=own,
-            ledger=_ledger(path, described, space, settings, storage),
-            shelf=shelf,
-        )
+            _write_study(making, described, base, search, budget, storage)
+        ledger = _ledger(path, described, space, search, storage)
+        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, shelf)
 
     @classmethod
     def open(
@@ -279,35 +188,26 @@ class Study:
         """
         path = Path(path)
         found = read_study_json(path)
-        settings, kept = Settings.from_json(found["settings"]), found["fingerprint"]
+        kept = found["fingerprint"]
         if evaluator is not None or kept["evaluator"] not in EVALUATORS:
             check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
-        own = None if evaluator is None else checked_evaluator(evaluator)
         check_same(kept, {"task": task.fingerprint}, path)
-        name, factory = sampler_factory(settings.sampler if sampler is None else sampler)
-        check_same(kept, {"sampler": name}, path)
+        check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
         base = read_tensors(path / BASE, kept["weights"])
-        scores = None if found["scores"] is None else read_tensors(path / SCORES, found["scores"])
+        search, training, latency = settings_from_json(
+            found["settings"],
+            sampler=sampler or kept["sampler"],
+            evaluator=evaluator or kept["evaluator"],
+            scores=None if found["scores"] is None else read_tensors(path / SCORES, found["scores"]),
+        )
         model = with_kept_weights(model, base)
         space = Space.from_settings(model, found["space"])
-        check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, scores)}, path)
-        ledger = _ledger(path, found, space, settings, storage)
+        check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)
+        ledger = _ledger(path, found, space, search, storage)
         budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
         space.check_limits(budget.limits(space))
-        return cls(
-            path,
-            model=model,
-            task=task,
-            space=space,
-            budget=budget,
-            scores=scores,
-            settings=settings,
-            fingerprint=kept,
-            factory=factory,
-            evaluator=own,
-            ledger=ledger,
-            shelf=None if found.get("artifacts") is None else Shelf(path, found["artifacts"]),
-        )
+        shelf = None if found.get("artifacts") is None else Shelf(path, found["artifacts"])
+        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, shelf)
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
@@ -415,7 +315,7 @@ class Study:
     def front(self) -> pd.DataFrame:
         """The non-dominated trials within the budget, cheapest first; empty where none is."""
         self._ledger.refresh()
-        front = on_front(self._ledger.trials, self.settings.objectives, self._limits())
+        front = on_front(self._ledger.trials, self.search.objectives, self._limits())
         return front_table(front, self.space.axes)
 
     def status(self) -> dict[str, Any]:
@@ -426,7 +326,7 @@ class Study:
             self._ledger.trials,
             self.budget,
             self._limits(),
-            self.settings.to_json(),
+            settings_to_json(self.search, self.training, self.latency),
             self._ledger.notes().get("proxies", []),
         )
 
@@ -490,14 +390,14 @@ class Study:
             raise FileExistsError(f"{to} exists already; remove it or choose another folder")
         self._ledger.refresh()
         limits = self._limits()
-        front = on_front(self._ledger.trials, self.settings.objectives, limits)
+        front = on_front(self._ledger.trials, self.search.objectives, limits)
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self._engine.exporter(limits)
         wanted = self._limits_of.of(pick) if isinstance(pick, Budget) else pick
         picked = exporter.pick(self._ledger.trials, front, wanted)
         tried = self._finalists(finalists, limits if pick == "best" else wanted)
-        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+        with locked(self.path), reproducible(self.search.threads, self.search.torch_device):
             if self._shelf is not None:
                 for trial in [*picked, *tried]:
                     self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
@@ -514,12 +414,12 @@ class Study:
         if not isinstance(within, Mapping):
             raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
         fit = [trial for trial in self._ledger.trials if trial.scored and trial.within(within)]
-        found = finalists_of(fit, self.space, self.settings.objectives, count)
+        found = finalists_of(fit, self.space, self.search.objectives, count)
         return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
 
     def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
         """The trials of a front that are within the latency budget also when they are measured again."""
-        with locked(self.path), reproducible(self.settings.threads, self.settings.torch_device):
+        with locked(self.path), reproducible(self.search.threads, self.search.torch_device):
             again = self._engine.latencies.measure([trial.candidate for trial in front])
         for trial, timing in zip(front, again, strict=True):
             if timing.ms > limit_ms:
@@ -535,14 +435,79 @@ class Study:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
 
 
-def _ledger(path: Path, found: Mapping[str, Any], space: Space, settings: Settings, given: str | None) -> Ledger:
+def _ledger(path: Path, found: Mapping[str, Any], space: Space, search: Search, given: str | None) -> Ledger:
     patience = Patience(described_storage(path, found["storage"]))
     storage = connect(storage_url(path, found, given), path)
-    return Ledger(storage, found["name"], space.axes, settings.objectives, patience=patience)
+    return Ledger(storage, found["name"], space.axes, search.objectives, patience=patience)
 
 
-def _check_types(model: object, task: object, space: object, budget: object) -> None:
-    for name, value, kind in (("model", model, nn.Module), ("space", space, Space), ("budget", budget, Budget)):
+def _engine(
+    path: Path,
+    model: nn.Module,
+    task: Task,
+    space: Space,
+    settings: tuple[Search, Training, Latency],
+    kept: Mapping[str, Any],
+    ledger: Ledger,
+) -> Engine:
+    search, training, latency = settings
+    return Engine(
+        path=path,
+        model=model if search.torch_dtype is None else model.to(search.torch_dtype),
+        task=task,
+        space=space,
+        search=search,
+        training=training,
+        latency=latency,
+        fingerprint=dict(kept),
+        ledger=ledger,
+    )
+
+
+def _write_study(
+    folder: Path,
+    described: Mapping[str, Any],
+    base: Mapping[str, Tensor],
+    search: Search,
+    budget: Budget,
+    storage: str | None,
+) -> None:
+    """All files of a new study, and its trials, of which there are none."""
+    write_tensors(folder / BASE, base)
+    if search.scores is not None:
+        write_tensors(folder / SCORES, search.scores)
+    if storage is None:
+        make_sqlite(folder / DATABASE)
+    opened = connect(sqlite_url(folder / DATABASE) if storage is None else storage, folder)
+    make_ledger(opened, described["name"], search.objectives, budget.given())
+    disconnect(opened)
+    write(folder / STUDY_JSON, to_json(described))
+
+
+def _check_arguments(
+    model: object,
+    task: object,
+    space: object,
+    budget: object,
+    search: object,
+    training: object,
+    latency: object,
+    moved: Mapping[str, object],
+) -> None:
+    if moved:
+        names = {one.name for one in fields(Search)}
+        if not set(moved) <= names:
+            raise TypeError(f"Study.create does not take {', '.join(sorted(set(moved) - names))}")
+        new = ", ".join(f"{name}=..." for name in moved)
+        raise TypeError(f"{', '.join(moved)}: expected within `search`, as Study.create(..., search=sc.Search({new}))")
+    for name, value, kind in (
+        ("model", model, nn.Module),
+        ("space", space, Space),
+        ("budget", budget, Budget),
+        ("search", search or Search(), Search),
+        ("training", training or Training(), Training),
+        ("latency", latency or Latency(), Latency),
+    ):
         if not isinstance(value, kind):
             raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
     if not isinstance(getattr(task, "fingerprint", None), str):

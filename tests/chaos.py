@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Study
+from secateur import Budget, Search, Study
 from secateur.evaluators import Result
 from secateur.studies.settings.runner import Runner
 
@@ -133,10 +133,8 @@ def study_in(folder: Path, evaluator: str = "chaotic", seconds: float = 0.0) -> 
         task=task,
         space=space,
         budget=Budget(macs=0.5),
-        sampler="tpe",
-        threads=1,
         training=tiny_training(),
-        evaluator=given,
+        search=Search(sampler="tpe", threads=1, evaluator=given),
     )
 
 

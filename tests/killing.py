@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Study
+from secateur import Budget, Search, Study
 from secateur.studies.trials.front import TIMES
 
 
@@ -38,10 +38,8 @@ def study_in(folder: Path, sampler: str = "tpe", real: bool = False) -> Study:
         task=task,
         space=space,
         budget=Budget(macs=0.5),
-        sampler=sampler,
-        threads=1,
         training=tiny_training(),
-        evaluator=None if real else Instant(space),
+        search=Search(sampler=sampler, threads=1, evaluator="auto" if real else Instant(space)),
     )
 
 

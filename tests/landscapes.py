@@ -5,16 +5,24 @@ The networks and the plainest landscape are those of `secateur.testing`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 
-from secateur import Classification, Space, Training
+from secateur import Classification, Search, Space, Training
 from secateur.evaluators import Result
 from secateur.testing.toys import TinyNet, bowl, line_net, line_space, shares, tiny_net, tiny_space
 
 __all__ = ["TinyNet", "line_net", "line_space", "shares", "tiny_net", "tiny_space"]
+
+
+def searching(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `Study.create`: those of `Search` together, for tests that change some and not others."""
+    names = {one.name for one in fields(Search)}
+    own = {name: value for name, value in given.items() if name in names and value is not None}
+    return {name: value for name, value in given.items() if name not in names} | {"search": Search(**own)}
 
 
 def tiny_task(seed: int = 0, images: int = 64) -> Classification:

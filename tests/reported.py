@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
@@ -31,7 +31,9 @@ def make(path: Path, trials: int, **changes) -> Study:
     model, task = tiny_net(), tiny_task()
     space = tiny_space(model)
     given = {"sampler": "polynomial", "threads": 1, "training": tiny_training(), "evaluator": Moody(Instant(space))}
-    study = Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **(given | changes))
+    study = Study.create(
+        path, model=model, task=task, space=space, budget=Budget(macs=0.5), **searching(given | changes)
+    )
     if trials:
         study.run(trials)
     return study

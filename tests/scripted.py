@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
@@ -99,7 +99,7 @@ def create(path: Path, **changes) -> Study:
     model, task = tiny_net(), tiny_task()
     space = tiny_space(model)
     given = {"sampler": "tpe", "threads": 1, "training": tiny_training(), "evaluator": Instant(space)} | changes
-    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **given)
+    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **searching(given))
 
 
 def main() -> None:

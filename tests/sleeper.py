@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Runner, Study
 from secateur.evaluators import Result
@@ -47,7 +47,9 @@ def create(folder: Path, seconds: float, **changes: Any) -> Study:
     space = tiny_space(model)
     given: dict[str, Any] = {"sampler": "random", "threads": 1, "training": tiny_training(), "budget": Budget(macs=0.5)}
     evaluator = Sleeper(Instant(space), seconds)
-    return Study.create(folder, model=model, task=task, space=space, evaluator=evaluator, **given | changes)
+    return Study.create(
+        folder, model=model, task=task, space=space, **searching({"evaluator": evaluator} | given | changes)
+    )
 
 
 def start(folder: Path, *, trials: int, seconds: float, workers: int = 0) -> subprocess.Popen[str]:

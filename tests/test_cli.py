@@ -210,7 +210,7 @@ BAD_FILES = {
     "{good}[sutdy]\ntrials = 3": "unknown key 'sutdy'; did you mean 'study'?",
     "{good}[study]\ntrails = 3": "[study]: unknown key 'trails'; did you mean 'trials'?",
     '{good}[study]\ntrials = "many"': '[study] trials: given "many"; expected a whole number',
-    "{good}[study]\ntrials = 0": "[study] trials: given 0; expected greater than or equal to 1",
+    "{good}[study]\ntrials = 0": "[study] trials: given 0; expected at least 1",
     "{good}[training]\nlearning_rate = 1": "[training]: unknown key 'learning_rate'; expected one of optimizer",
     "{good}[training]\nlr = -1": "[training]: lr is -1.0; expected > 0",
     '{good}[budget]\nmacs = "half"': "a text must be a percentage",
@@ -220,8 +220,8 @@ BAD_FILES = {
     '{good}[space]\nignore = ["nose"]': "nose",
     '{good}[study]\nsampler = "random_search"': "sampler 'random_search' is not known",
     '{good}[study]\nseeds = ["compund"]': "seed 'compund' is not known; did you mean 'compound'?",
-    '{good}[study]\nevaluator = "supernet"': "expected one of ladder, shared-weights",
-    '{good}[study]\nfidelity = "shor"': "expected one of zero-shot, recalibrated, short, long",
+    '{good}[study]\nevaluator = "supernet"': "expected one of auto, ladder, shared-weights",
+    '{good}[study]\nfidelity = "shor"': "expected one of auto, zero-shot, recalibrated, short, long",
     "{good}[study]\nearly_stopping = 1": "[study] early_stopping: given 1; expected true or false",
     '{good}[space]\ndimensions = ["height"]': "expected some of ('width', 'depth')",
     "{good}[latency]\nbatch = 0": "[latency]: batch=0: expected an integer of at least 1",
@@ -288,7 +288,8 @@ def test_bad_usage_is_one_line(folder, run, tmp_path, capsys):
     assert "expected NAME=VALUE" in refused(
         capsys, "search", folder / "study.toml", "--out", tmp_path / "x", "--budget", "half"
     )
-    assert "trials is 0" in refused(capsys, "search", folder / "study.toml", "--out", tmp_path / "x", "--trials", 0)
+    search = ("search", folder / "study.toml", "--out", tmp_path / "x")
+    assert "trials=0: expected at least 1" in refused(capsys, *search, "--trials", 0)
     (tmp_path / "file").write_text("")
     assert refused(capsys, "search", folder / "study.toml", "--out", tmp_path / "file" / "run")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
@@ -64,7 +64,7 @@ def create(path: Path, **changes) -> Study:
     model, task = tiny_net(), tiny_task()
     space = tiny_space(model)
     given = {"sampler": "tpe", "threads": 1, "training": tiny_training()} | changes
-    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **given)
+    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **searching(given))
 
 
 def main() -> None:

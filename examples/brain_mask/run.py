@@ -122,15 +122,17 @@ def searched(path: Path, model: LinkNet3d, task: BrainMask, size: dict, trials: 
             task=task,
             space=space,
             budget=sc.Budget(**size["budget"]),
-            objectives=("error", "peak_bytes"),
-            scores=ranking(model, space, task),
-            seeds=("full", "compound", "magnitude"),
             training=sc.Training(
                 optimizer="adamw", lr=5e-3, clip=1.0, distillation=0.0, short_epochs=short, long_epochs=long
             ),
             latency=Latency(repeats=6, warmup=1),
-            seed=seed,
-            threads=1,
+            search=sc.Search(
+                objectives=("error", "peak_bytes"),
+                scores=ranking(model, space, task),
+                seeds=("full", "compound", "magnitude"),
+                seed=seed,
+                threads=1,
+            ),
         )
     study.run(trials=trials)
     return study

@@ -64,9 +64,7 @@ def searched(path: Path, model: nn.Module, task: sc.Classification, size: dict[s
             model=model,
             task=task,
             space=space,
-            scores=ranking(model, space, task),
             budget=sc.Budget(latency_ms=asked.latency),
-            seeds=("compound", "magnitude"),
             training=sc.Training(
                 lr=0.003,
                 clip=1.0,
@@ -78,8 +76,9 @@ def searched(path: Path, model: nn.Module, task: sc.Classification, size: dict[s
                 recalibration_images=256,
             ),
             latency=Latency(batch=BATCH, repeats=size["repeats"], warmup=1),
-            seed=asked.seed,
-            threads=1,
+            search=sc.Search(
+                scores=ranking(model, space, task), seeds=("compound", "magnitude"), seed=asked.seed, threads=1
+            ),
         )
     study.run(trials=asked.trials or size["trials"])
     return study
@@ -87,7 +86,7 @@ def searched(path: Path, model: nn.Module, task: sc.Classification, size: dict[s
 
 def compared(study: sc.Study, exports: Path, model: nn.Module) -> list[Row]:
     """A row a network: the unpruned one at every side, trained on where it is within the budget, and the found ones."""
-    space, training, limit = study.space, study.settings.training, study.status()["limits"]["latency_ms"]
+    space, training, limit = study.space, study.training, study.status()["limits"]["latency_ms"]
     networks: list[tuple[str, sc.Candidate, nn.Module]] = [
         ("unpruned", space.check((*space.full[:-1], number)), model) for number in range(len(space.resolutions))
     ]

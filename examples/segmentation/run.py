@@ -128,8 +128,7 @@ def main():
         space=space,
         budget=sc.Budget(macs=0.25, peak_bytes=0.5),
         training=training,
-        seed=given.seed,
-        threads=1,
+        search=sc.Search(seed=given.seed, threads=1),
     )
     study.run(trials=given.trials)
     folders = study.export(given.out / "networks", pick="all", finetune_epochs=given.epochs)

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ...evaluators import Evaluator, Ladder, Task, Teacher
-from ...search import Problem, SamplerFactory
+from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
+from ...search import Problem
 from ...spaces import Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
 from ..exports.exporter import Exporter
@@ -28,7 +28,7 @@ from ..proposals.proposer import Proposer
 from ..proposals.proxies import Lost, proxy_table
 from ..proposals.pruning import Pruning, method_named
 from ..proposals.seeds import Seeds
-from ..settings.settings import SHARED, Settings
+from ..settings.search import SHARED, Search
 from ..trials.events import Listener
 from ..trials.ledger import Ledger
 
@@ -42,11 +42,10 @@ class Engine:
         model: the full network with the base weights.
         task: data, loss and error.
         space: what may be chosen.
-        settings: how it searches.
-        given_scores: the ranking it was given; None for the space's own.
+        search: how it searches.
+        training: how networks are trained.
+        latency: how networks are timed.
         fingerprint: what it was made with, part by part.
-        factory: makes a sampler.
-        given_evaluator: the user's own; None for a `Ladder`.
         ledger: its trials.
     """
 
@@ -54,11 +53,10 @@ class Engine:
     model: nn.Module
     task: Task
     space: Space
-    settings: Settings
-    given_scores: Scores | None
+    search: Search
+    training: Training
+    latency: Latency
     fingerprint: Mapping[str, Any]
-    factory: SamplerFactory
-    given_evaluator: Evaluator | None
     ledger: Ledger
 
     @property
@@ -70,7 +68,7 @@ class Engine:
     @property
     def scores(self) -> Scores:
         """The study's own ranking."""
-        return self.space.default_scores if self.given_scores is None else self.given_scores
+        return self.space.default_scores if self.search.scores is None else self.search.scores
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -80,18 +78,18 @@ class Engine:
     @cached_property
     def artifacts(self) -> Artifacts:
         """Rankings and weights that trials name."""
-        return Artifacts(folder=self.path, space=self.space, scores=self.given_scores, ranking=self.ranking)
+        return Artifacts(folder=self.path, space=self.space, scores=self.search.scores, ranking=self.ranking)
 
     @cached_property
     def latencies(self) -> Latencies:
         """Measures networks, and keeps what was measured before the first trial."""
-        options, settings = self.settings.latency, self.settings
+        options, search = self.latency, self.search
         return Latencies(
             self.path,
             model=self.model,
             space=self.space,
-            device=settings.here,
-            options=replace(options, threads=settings.threads if options.threads is None else options.threads),
+            device=search.here,
+            options=replace(options, threads=search.threads if options.threads is None else options.threads),
         )
 
     @cached_property
@@ -101,21 +99,21 @@ class Engine:
             model=self.model,
             space=self.space,
             task=self.task,
-            training=self.settings.training,
-            seed=self.settings.seed,
-            device=self.settings.torch_device,
+            training=self.training,
+            seed=self.search.seed,
+            device=self.search.torch_device,
         )
 
     @cached_property
     def evaluator(self) -> Evaluator:
         """The user's own, or the ladder of fidelities."""
-        return self.given_evaluator or Ladder(
+        return self.search.own_evaluator or Ladder(
             self.task,
-            self.settings.training,
-            device=self.settings.torch_device,
-            threads=self.settings.threads,
+            self.training,
+            device=self.search.torch_device,
+            threads=self.search.threads,
             teacher=self.teacher,
-            proxy=Lost(self.space, self.scores) if self.settings.fidelity == "zero-shot" else None,
+            proxy=Lost(self.space, self.scores) if self.search.fidelity == "zero-shot" else None,
         )
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
@@ -123,11 +121,11 @@ class Engine:
         foretold = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
         return Problem(
             space=self.space,
-            objectives=self.settings.objectives,
+            objectives=self.search.objectives,
             limits=limits,
-            scores=self.given_scores,
-            batch=self.settings.batch,
-            seed=self.settings.seed,
+            scores=self.search.scores,
+            batch=self.search.batch,
+            seed=self.search.seed,
             trials=int(self.ledger.notes().get("trials", 100)),
             seconds=self._seconds,
             latency=None if foretold is None else foretold.predict,
@@ -136,17 +134,17 @@ class Engine:
 
     def wants_latency(self, limits: Mapping[str, float]) -> bool:
         """Whether latency is limited or minimised."""
-        return "latency_ms" in limits or "latency_ms" in self.settings.objectives
+        return "latency_ms" in limits or "latency_ms" in self.search.objectives
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
         planter = Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
         return Proposer(
             problem=self.problem(limits),
-            factory=self.factory,
-            seeds=Seeds(self.settings.seeds, self.space, limits, planter),
+            factory=self.search.factory,
+            seeds=Seeds(self.search.seeds, self.space, limits, planter),
             ranking=self.ranking,
-            fidelity=self.settings.fidelity,
+            fidelity=self.search.fidelity,
             weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
         )
 
@@ -157,12 +155,12 @@ class Engine:
             space=self.space,
             artifacts=self.artifacts,
             evaluator=self.evaluator,
-            seed=self.settings.seed,
+            seed=self.search.seed,
             rounds=self._rounds(limits),
             stopping=self._stopping(),
-            keeps_weights=getattr(self.factory(0, self.problem(limits)), "names_parents", False),
+            keeps_weights=getattr(self.search.factory(0, self.problem(limits)), "names_parents", False),
         )
-        return Work(evaluation=evaluation, threads=self.settings.threads, device=self.settings.device)
+        return Work(evaluation=evaluation, threads=self.search.threads, device=self.search.device)
 
     def gate(self, limits: Mapping[str, float]) -> LatencyGate | None:
         """Measures the latency of a trial before anything is trained; None where latency does not matter."""
@@ -178,7 +176,8 @@ class Engine:
             space=self.space,
             artifacts=self.artifacts,
             task=self.task,
-            settings=self.settings,
+            search=self.search,
+            training=self.training,
             teacher=self.teacher,
             fingerprint=self.fingerprint,
             limits=limits,
@@ -194,7 +193,7 @@ class Engine:
         return proxy_table(self.ledger.trials, self.space, rankings)
 
     def _rounds(self, limits: Mapping[str, float]) -> Rounds:
-        training = self.settings.training
+        training = self.training
         # How long trials take is read from the ledger, which stays here when the rounds travel to a worker.
         problem = replace(self.problem(limits), seconds=Problem.seconds)
         return Rounds(
@@ -206,20 +205,20 @@ class Engine:
             first_epochs=training.shared_epochs,
             later_epochs=training.round_epochs,
             networks=training.shared_networks,
-            device=self.settings.torch_device,
+            device=self.search.torch_device,
         )
 
     def _stopping(self) -> Stopping | None:
-        if not self.settings.early_stopping:
+        if not self.search.early_stopping:
             return None
         return Stopping(
-            objectives=self.settings.objectives,
-            batch=self.settings.batch,
-            fidelity=self.settings.fidelity,
+            objectives=self.search.objectives,
+            batch=self.search.batch,
+            fidelity=self.search.fidelity,
         )
 
     def _seconds(self) -> float:
         """What a trial of the first batch took, in the median; the same ever after, so no proposal depends on today."""
-        first = [trial for trial in self.ledger.trials[: self.settings.batch] if trial.scored]
+        first = [trial for trial in self.ledger.trials[: self.search.batch] if trial.scored]
         known = [trial.outcome.seconds for trial in first if trial.outcome]
-        return statistics.median(known) if len(first) == self.settings.batch else math.inf
+        return statistics.median(known) if len(first) == self.search.batch else math.inf

@@ -22,8 +22,8 @@ class Limits:
     def of(self, budget: Budget) -> dict[str, float]:
         """Absolute limits, by name; measures the full network where only its latency can tell."""
         if budget.needs_full("latency_ms") and self._full_latency_ms is None:
-            settings = self._engine.settings
-            with reproducible(settings.threads, settings.torch_device):
+            search = self._engine.search
+            with reproducible(search.threads, search.torch_device):
                 self._full_latency_ms = self._engine.latencies.measure([self._engine.space.full])[0].ms
         return budget.limits(self._engine.space, self._full_latency_ms)
 
@@ -35,7 +35,7 @@ class Limits:
         if self._full_latency_ms is not None and "full_latency_ms" not in notes:
             self._ledger.note("full_latency_ms", self._full_latency_ms)
         if self._engine.wants_latency(limits):
-            self._engine.latencies.calibrate(seed=self._engine.settings.seed, progress=_calibration(progress))
+            self._engine.latencies.calibrate(seed=self._engine.search.seed, progress=_calibration(progress))
         if "latency_ms" in limits:
             self._engine.latencies.check_limit(limits["latency_ms"])
             for trial in self._ledger.trials:

@@ -58,10 +58,10 @@ class OwnLoop:
 
     def evaluate(self, trial: Trial | int) -> Outcome:
         """As `Study.evaluate`."""
-        settings = self._engine.settings
+        search = self._engine.search
         with self._held() as asking:
             trial, earlier = self._running(trial), asking.before(self._running(trial))
-        with reproducible(settings.threads, settings.torch_device):
+        with reproducible(search.threads, search.torch_device):
             gate = self._engine.gate(asking.limits)
             trial = trial if gate is None else gate(trial)
             if trial.outcome is not None:
@@ -74,16 +74,16 @@ class OwnLoop:
     @contextmanager
     def _held(self) -> Iterator[AskTell]:
         """What asks and tells, once it knows what other processes wrote; the study is held while the block runs."""
-        settings = self._engine.settings
+        search = self._engine.search
         with (
             held(self._engine.path, self._ledger, wait_s=WAIT_S),
-            reproducible(settings.threads, settings.torch_device),
+            reproducible(search.threads, search.torch_device),
         ):
             self._ledger.refresh()
             if self._asking is None:
                 limits = self._limits.resolve(self.budget, None)
                 self._asking = AskTell(
-                    self._ledger, lambda: self._engine.proposer(limits, None), batch=settings.batch, limits=limits
+                    self._ledger, lambda: self._engine.proposer(limits, None), batch=search.batch, limits=limits
                 )
                 for _ in self._asking.unfinished(len(self._ledger.trials)):
                     pass  # a killed run's outcomes are told by this; what has none is the caller's to evaluate

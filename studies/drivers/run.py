@@ -54,10 +54,10 @@ def running(
         progress: told of every trial.
         keep_gb: how much artifacts may take.
     """
-    settings, ledger = engine.settings, engine.ledger
+    search, ledger = engine.search, engine.ledger
     if not where.apart:
-        _ = settings.here
-    with held(engine.path, ledger), reproducible(settings.threads, settings.torch_device):
+        _ = search.here
+    with held(engine.path, ledger), reproducible(search.threads, search.torch_device):
         ledger.refresh()
         if "trials" not in ledger.notes():
             ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
@@ -77,7 +77,7 @@ def running(
             retention = Retention(
                 engine.path,
                 keep_gb,
-                objectives=settings.objectives,
+                objectives=search.objectives,
                 ranking=engine.ranking,
                 parents=dispatcher.evaluation.keeps_weights,
             )
@@ -87,8 +87,8 @@ def running(
                 partial(AskTell, ledger, partial(engine.proposer, absolute, progress), limits=absolute),
                 dispatcher,
                 trials=trials,
-                batch=None if where.options.asynchronous else settings.batch,
-                watch=Progress(tidy, trials, settings.objectives, absolute, board),
+                batch=None if where.options.asynchronous else search.batch,
+                watch=Progress(tidy, trials, search.objectives, absolute, board),
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
@@ -100,7 +100,7 @@ def running(
                 board.close()
                 dispatcher.close()
         ledger.note("proxies", known(engine.proxies()))
-        if "latency_ms" in absolute and not on_front(ledger.trials, settings.objectives, absolute):
+        if "latency_ms" in absolute and not on_front(ledger.trials, search.objectives, absolute):
             logger.warning("no network was within latency_ms=%g; the front is empty", absolute["latency_ms"])
 
 

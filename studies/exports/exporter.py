@@ -24,7 +24,7 @@ from ..disk.files import new_folder, read_json, to_json, write_atomic
 from ..disk.keeper import Keeper
 from ..disk.weights import digest, read_tensors, state_of
 from ..settings.determinism import seed_of
-from ..settings.settings import Settings
+from ..settings.search import Search
 from ..trials.events import Listener, Watch
 from ..trials.folder import EXPORTS
 from ..trials.front import front_table
@@ -50,7 +50,8 @@ class Exporter:
     space: Space
     artifacts: Artifacts
     task: Task
-    settings: Settings
+    search: Search
+    training: Training
     teacher: Teacher | None
     fingerprint: Mapping[str, Any]
     limits: Mapping[str, float]
@@ -96,7 +97,7 @@ class Exporter:
         """
         say = progress or (lambda event: None)
         left = list(finalists)
-        for count, length in rounds(len(left), self.settings.training.short_epochs, self._last(epochs) // 2):
+        for count, length in rounds(len(left), self.training.short_epochs, self._last(epochs) // 2):
             errors = {}
             for place, trial in enumerate(left[:count]):
                 _, figures = self._finished(trial, length, _tagged(say, trial, place, count), tried=True)
@@ -140,18 +141,18 @@ class Exporter:
                 front_table(front, self.space.axes), {number: found for number, (_, found) in figures.items()}
             )
             table.to_csv(making / "front.csv", index=False)
-            plot_front(making / "front.png", table, self.settings.objectives)
+            plot_front(making / "front.png", table, self.search.objectives)
         return [to / name for name in names]
 
     def _last(self, epochs: int | None) -> int:
         """Epochs of the last training."""
-        epochs = self.settings.training.long_epochs if epochs is None else epochs
+        epochs = self.training.long_epochs if epochs is None else epochs
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
         return epochs
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
-        return min(trials, key=lambda trial: trial.merit(self.settings.objectives))
+        return min(trials, key=lambda trial: trial.merit(self.search.objectives))
 
     def _finished(
         self, trial: Trial, epochs: int, say: Listener, *, tried: bool = False
@@ -164,12 +165,12 @@ class Exporter:
         found = finished(
             small,
             self.task,
-            self.settings.training,
+            self.training,
             teacher=self.teacher,
             epochs=epochs,
             side=self.space.side(trial.candidate) or None,
-            seed=seed_of(self.settings.seed, trial.number, 1),
-            device=self.settings.here,
+            seed=seed_of(self.search.seed, trial.number, 1),
+            device=self.search.here,
             folder=self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}",
             say=say,
             splits=("validation",) if tried else SPLITS,
@@ -197,7 +198,7 @@ class Exporter:
             "full_costs": dict(self.space.full_costs),
             "limits": dict(self.limits),
             "errors": {"search_error": trial.error, "search_error_std": trial.error_std, **found},
-            "training": asdict(self.settings.training) | {"epochs": found["epochs"]},
+            "training": asdict(self.training) | {"epochs": found["epochs"]},
             "preprocessing": dict(self.task.preprocessing),
             "fingerprint": dict(self.fingerprint),
         }

@@ -1,1 +1,1 @@
-"""What a study is told once. Start at `settings.py`."""
+"""What a study is told once. Start at `search.py`."""

@@ -6,7 +6,7 @@
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
-    [study]       sampler, trials, seed, ... (`Study.create`)
+    [study]       sampler, seed, ... (`Search`), trials, storage, ... (`Launch`)
     [runner]      kind, workers, gpus_per_trial, ...: where trials run (`Runner`); or just the kind
 
 Tables that Python knows as dataclasses are those dataclasses: nothing is written down twice. Start at `read`.
@@ -17,18 +17,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationError
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
+from ..settings.checked import AT_LEAST_1, POSITIVE, expectation
 from ..settings.runner import Runner
-from ..settings.settings import DEFAULT
+from ..settings.search import Search
 from ..trials.urls import without_password
 from ..views.trackers import check_known
 from .data import Data
@@ -38,7 +41,13 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]  # package.module:name
+def _is_place(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+        raise ValueError("expected 'package.module:name', the place of a factory")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_is_place)]
 
 
 class Model(_Table):
@@ -89,44 +98,28 @@ class Axes(_Table):
     dimensions: tuple[str, ...] = ("width", "depth")
 
 
-class Search(_Table):
-    """How it is searched; see `Study.create`.
+@dataclass(frozen=True, kw_only=True)
+class Launch(Search):
+    """The table `[study]`: how it is searched, and what only a run of the file needs.
 
     Attributes:
         trials: how many in all.
-        seed: of everything random.
-        sampler: a name, or `package.module:name` of a factory `(seed, problem) -> optuna BaseSampler`.
-        objectives: what is minimised; None: the error and the first cost of the budget.
-        seeds: what the first trials try.
-        batch: trials proposed at a time.
-        evaluator: "ladder" or "shared-weights"; None: as the sampler needs.
-        fidelity: how far each trial is trained before its error counts; None: as the evaluator needs.
-        early_stopping: end a trial at a lower fidelity where it is not promising.
-        device: where it is trained, such as "cpu" or "cuda:0".
-        threads: of the CPU; None leaves PyTorch's number.
-        dtype: such as "bfloat16"; None takes the network's own.
         storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
         artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
         keep_gb: how much of the folder weights and rankings may take; None: all they need.
         track: where trials are shown too: "tensorboard", "mlflow", "wandb".
     """
 
-    trials: Annotated[int, Field(ge=1)] = 50
-    seed: Annotated[int, Field(ge=0)] = 0
-    sampler: str = "auto"
-    objectives: tuple[str, ...] | None = None
-    seeds: tuple[str, ...] = DEFAULT
-    batch: Annotated[int, Field(ge=1)] = 4
-    evaluator: str | None = None
-    fidelity: str | None = None
-    early_stopping: bool = False
-    device: str = "cpu"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    dtype: str | None = None
+    trials: Annotated[int, AT_LEAST_1] = 50
     storage: str | None = None
     artifacts: str | None = None
-    keep_gb: Annotated[float, Field(gt=0)] | None = None
+    keep_gb: Annotated[float, POSITIVE] | None = None
     track: Annotated[tuple[str, ...], AfterValidator(check_known)] = ()
+
+    @property
+    def search(self) -> Search:
+        """What a study keeps of it."""
+        return Search(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Search)})
 
 
 def _named(value: Any) -> Any:
@@ -166,7 +159,7 @@ class StudyFile(_Table):
     budget: Budget = Budget()
     training: Training = Training()
     latency: Latency = Latency()
-    study: Search = Search()
+    study: Launch = Launch()
     runner: Annotated[Runner, BeforeValidator(_kinded)] = Runner()
 
     def path(self, path: str | Path) -> Path:
@@ -189,20 +182,11 @@ class StudyFile(_Table):
         `track` is whole too, and `("none",)` is no tracker. Settings of the runner are changed one by one; another kind
         begins with the defaults.
         """
-        given: dict[str, Any] = {
-            name: value for name, value in (("trials", trials), ("seed", seed)) if value is not None
-        }
-        for name, value in given.items():
-            least = 1 if name == "trials" else 0
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
-        if keep_gb is not None:
-            if not keep_gb > 0:
-                raise ValueError(f"keep_gb is {keep_gb:g}; expected more than 0")
-            given["keep_gb"] = keep_gb
+        asked: dict[str, Any] = {"trials": trials, "seed": seed, "keep_gb": keep_gb}
+        given = {name: value for name, value in asked.items() if value is not None}
         if track is not None:
-            given["track"] = () if tuple(track) == ("none",) else check_known(track)
-        changes: dict[str, Any] = {"study": self.study.model_copy(update=given)}
+            given["track"] = () if tuple(track) == ("none",) else tuple(track)
+        changes: dict[str, Any] = {"study": dataclasses.replace(self.study, **given)}
         if budget is not None:
             changes["budget"] = budget
         if pruning_epochs is not None:
@@ -300,26 +284,10 @@ def _said(alike: list[Any], place: list[Any]) -> str:
         *table, key = place
         what = f"the key {str(key)!r}" if table else f"the table [{key}]"
         return f"{_written(table)}{what} is missing; give one, such as {_EXAMPLES[str(key)]}"
-    if problem["type"] == "value_error":
-        return f"{_written(place)}{problem['ctx']['error']}"
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{_written(place)}given {given}; expected 'package.module:name', the place of a factory"
-    expected = dict.fromkeys(_EXPECTED.get(one["type"], one["msg"].removeprefix("Input should be ")) for one in alike)
-    return f"{_written(place)}given {given}; expected {' or '.join(expected)}"
+    said = expectation(alike)
+    return f"{_written(place)}{f'given {given}; ' if said.startswith('expected') else ''}{said}"
 
 
-_EXPECTED = {
-    "bool_type": "true or false",
-    "dataclass_type": "a table",
-    "dataclass_exact_type": "a table",
-    "dict_type": "a table",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "model_type": "a table",
-    "path_type": "a path",
-    "string_type": "a text in quotes",
-    "tuple_type": "a list",
-}
 _EXAMPLES = {
     "model": 'model = "package.module:factory"',
     "data": '[data] reader = "mnist5k"',

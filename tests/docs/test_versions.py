@@ -5,7 +5,7 @@ import json
 import pytest
 from landscapes import Instant, tiny_net, tiny_space, tiny_task
 
-from secateur import Budget, Study, load
+from secateur import Budget, Search, Study, load
 from secateur.studies.views.view import View
 
 
@@ -20,7 +20,12 @@ def folder(parts, tmp_path):
     model, space, task = parts
     made = tmp_path / "study"
     Study.create(
-        made, model=model, task=task, space=space, budget=Budget(macs=0.5), evaluator=Instant(space), sampler="random"
+        made,
+        model=model,
+        task=task,
+        space=space,
+        budget=Budget(macs=0.5),
+        search=Search(evaluator=Instant(space), sampler="random"),
     ).run(3)
     return made
 
@@ -39,12 +44,17 @@ def opened(folder, parts):
 
 def test_a_study_that_lacks_later_settings_goes_on_and_can_be_looked_at(folder, parts):
     def older(found):
-        del found["artifacts"], found["settings"]["early_stopping"], found["settings"]["latency"]
+        del (
+            found["artifacts"],
+            found["settings"]["early_stopping"],
+            found["settings"]["evaluator"],
+            found["settings"]["latency"],
+        )
         for name in ("distillation", "temperature", "shared_epochs", "round_epochs", "shared_networks"):
             del found["settings"]["training"][name]
 
     study = opened(changed(folder, older), parts)
-    assert study.settings.training.distillation == 0, "networks had no teacher then"
+    assert study.training.distillation == 0, "networks had no teacher then"
     study.run(5)
     assert len(study.trials()) == 5
     assert View(folder).status()["told"] == 5

@@ -1,7 +1,7 @@
 """A loop of the user's own: ask, evaluate, tell; durable, safe to kill, and shared by several handles."""
 
 import pytest
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.trials.outcome import Failed
@@ -13,7 +13,7 @@ SAME = ["trial", "key", "source", "state", "error", "macs"]
 
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1}
-    return Study.create(path, **{**given, "sampler": "tpe", "evaluator": Instant(SPACE), **changes})
+    return Study.create(path, **searching({**given, "sampler": "tpe", "evaluator": Instant(SPACE), **changes}))
 
 
 def reopen(path, **changes):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from landscapes import Instant, TinyNet, line_net, line_space, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, TinyNet, line_net, line_space, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 
@@ -24,7 +24,7 @@ INSTANT = Instant(SPACE)
 
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1}
-    return Study.create(path, **{**given, "sampler": "random", "evaluator": INSTANT, **changes})
+    return Study.create(path, **searching({**given, "sampler": "random", "evaluator": INSTANT, **changes}))
 
 
 def reopen(path, **changes):
@@ -59,7 +59,7 @@ def contents(folder):
 def test_open_finds_what_create_was_told(folder, tmp_path):
     study = reopen(folder)
     first = create(tmp_path / "other")
-    assert study.settings == first.settings
+    assert (study.search, study.training, study.latency) == (first.search, first.training, first.latency)
     assert study.fingerprint == first.fingerprint
     assert study.budget == Budget(macs=0.5)
     assert study.status()["trials"] == 6
@@ -209,7 +209,7 @@ def test_a_study_that_cannot_be_made_leaves_nothing(tmp_path):
         ({"fidelity": "perfect"}, ValueError, "recalibrated"),
         ({"seeds": ("tiny",)}, ValueError, "uniform"),
         ({"batch": 0}, ValueError, "batch"),
-        ({"threads": 0}, ValueError, "threads"),
+        ({"threads": -1}, ValueError, "threads"),
         ({"seed": -1}, ValueError, "seed"),
         ({"dtype": "int8"}, ValueError, "dtype"),
         ({"device": "toaster"}, ValueError, "device"),
@@ -225,6 +225,14 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path, changes
     with pytest.raises(error, match=said):
         create(tmp_path / "s", **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_search_takes_is_refused_beside_it(tmp_path):
+    given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5)}
+    with pytest.raises(TypeError, match=r"search=sc.Search\(sampler=..., seed=...\)"):
+        Study.create(tmp_path / "s", sampler="tpe", seed=1, **given)
+    with pytest.raises(TypeError, match="does not take patience"):
+        Study.create(tmp_path / "s", patience=1, **given)
 
 
 @pytest.mark.parametrize("trials", [0, -1, 2.5, True])

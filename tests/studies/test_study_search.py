@@ -6,9 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from killing import table
-from landscapes import LANDSCAPES, Instant, line_net, line_space, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import (
+    LANDSCAPES,
+    Instant,
+    line_net,
+    line_space,
+    searching,
+    tiny_net,
+    tiny_space,
+    tiny_task,
+    tiny_training,
+)
 
-from secateur import Budget, Study
+from secateur import Budget, Search, Study
 from secateur.evaluators import Result, Timing
 from secateur.search import SAMPLERS, hypervolume, non_dominated
 from secateur.studies.outcomes.work import perform
@@ -24,7 +34,7 @@ QUICK = [name for name in SAMPLERS if name != "gp"]
 
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1}
-    return Study.create(path, **{**given, "evaluator": INSTANT, **changes})
+    return Study.create(path, **searching({**given, "evaluator": INSTANT, **changes}))
 
 
 def reopen(path, **changes):
@@ -207,9 +217,7 @@ def test_a_small_space_is_tried_whole_once_and_then_left(tmp_path, sampler, capl
         task=TASK,
         space=space,
         budget=Budget(macs=0.8),
-        sampler=sampler,
-        evaluator=counting,
-        threads=1,
+        search=Search(sampler=sampler, evaluator=counting, threads=1),
     )
     with caplog.at_level(logging.WARNING, "secateur"):
         study.run(50)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from chaos import Odd
 from killing import table
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
@@ -20,7 +20,12 @@ def create(path, evaluator, **changes):
     space = tiny_space(model)
     given = {"sampler": "random", "threads": 1, "training": tiny_training()} | changes
     return Study.create(
-        path, model=model, task=task, space=space, budget=Budget(macs=0.5), evaluator=evaluator(Instant(space)), **given
+        path,
+        model=model,
+        task=task,
+        space=space,
+        budget=Budget(macs=0.5),
+        **searching({"evaluator": evaluator(Instant(space))} | given),
     )
 
 

@@ -5,7 +5,7 @@ import os
 import pandas as pd
 import pytest
 from killing import table
-from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.drivers.retention import Retention
@@ -21,7 +21,7 @@ LIMITS = {"macs": 10.0}
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1, "batch": 2}
     training = tiny_training(shared_epochs=2, round_epochs=1, shared_networks=1)
-    return Study.create(path, **{**given, "training": training, "seeds": ("full",), **changes})
+    return Study.create(path, **searching({**given, "training": training, "seeds": ("full",), **changes}))
 
 
 def reopen(path):

@@ -7,7 +7,7 @@ from tasks import classification
 from torch import nn
 from torch.fx import GraphModule
 
-from secateur import Budget, Space, Study, build, load, verify
+from secateur import Budget, Search, Space, Study, build, load, verify
 from secateur.evaluators import Training
 
 
@@ -71,7 +71,13 @@ def test_a_study_of_graphs(tmp_path):
     space = Space.trace(model, torch.rand(1, 3, 8, 8), divisor=1, as_graph=True)
     training = Training(short_epochs=1, long_epochs=1)
     study = Study.create(
-        tmp_path / "study", model=model, task=task, space=space, budget=Budget(macs=0.5), training=training, threads=1
+        tmp_path / "study",
+        model=model,
+        task=task,
+        space=space,
+        budget=Budget(macs=0.5),
+        training=training,
+        search=Search(threads=1),
     )
     study.run(4)
     front = study.front()

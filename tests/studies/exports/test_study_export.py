@@ -7,7 +7,7 @@ import pytest
 import torch
 from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Study, load
+from secateur import Budget, Search, Study, load
 from secateur.evaluators import measure_error
 from secateur.studies.exports.finalists import finalists, rounds
 
@@ -20,7 +20,13 @@ TASK = tiny_task()
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "study"
     study = Study.create(
-        path, model=MODEL, task=TASK, space=SPACE, budget=Budget(macs=0.5), training=tiny_training(), threads=1
+        path,
+        model=MODEL,
+        task=TASK,
+        space=SPACE,
+        budget=Budget(macs=0.5),
+        training=tiny_training(),
+        search=Search(threads=1),
     )
     study.run(8)
     return study
@@ -215,7 +221,7 @@ def test_the_search_never_reads_the_test_split(tmp_path):
         space=SPACE,
         budget=Budget(macs=0.5),
         training=tiny_training(),
-        threads=1,
+        search=Search(threads=1),
     )
     study.run(4)
     assert set(task.read) == {"train", "validation"}

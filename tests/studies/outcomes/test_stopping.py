@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 from handmade import OBJECTIVES, trial
-from landscapes import LANDSCAPES, shares, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import LANDSCAPES, searching, shares, tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Study
+from secateur import Budget, Search, Study
 from secateur.evaluators import Result
 from secateur.studies.outcomes.stopping import Stopping
 from secateur.studies.trials.outcome import Stopped
@@ -56,17 +56,26 @@ class Climbing:
         lower = {"error_recalibrated": min(1.0, error + 0.1)}
         if report is not None and report("recalibrated", lower["error_recalibrated"]):
             return Result(
-                error=lower["error_recalibrated"], error_std=0.01, seconds=0.0, attributes=lower, rung="recalibrated",
+                error=lower["error_recalibrated"],
+                error_std=0.01,
+                seconds=0.0,
+                attributes=lower,
+                rung="recalibrated",
                 stopped=True,
-            )  # fmt: skip
+            )
         return Result(error=error, error_std=0.01, seconds=0.0, attributes=lower | {"error_short": error}, rung="short")
 
 
 def searched(folder, runs, **changes):
     study = Study.create(
-        folder, model=MODEL, task=tiny_task(), space=SPACE, budget=Budget(macs=0.6), threads=1,
-        training=tiny_training(), evaluator=Climbing(), early_stopping=True, **changes,
-    )  # fmt: skip
+        folder,
+        model=MODEL,
+        task=tiny_task(),
+        space=SPACE,
+        budget=Budget(macs=0.6),
+        training=tiny_training(),
+        **searching({"threads": 1, "evaluator": Climbing(), "early_stopping": True} | changes),
+    )
     for trials in runs:
         study.run(trials)
     return study
@@ -90,7 +99,12 @@ def test_a_search_in_two_runs_stops_the_same_trials(tmp_path, sampler):
 
 
 def test_early_stopping_is_a_truth_value(tmp_path):
-    with pytest.raises(TypeError, match="early_stopping"):
+    with pytest.raises(ValueError, match="early_stopping='yes': expected true or false"):
         Study.create(
-            tmp_path / "s", model=MODEL, task=tiny_task(), space=SPACE, budget=Budget(), early_stopping="yes"
-        )  # fmt: skip
+            tmp_path / "s",
+            model=MODEL,
+            task=tiny_task(),
+            space=SPACE,
+            budget=Budget(),
+            search=Search(early_stopping="yes"),
+        )

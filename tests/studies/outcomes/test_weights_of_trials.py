@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from killing import table
-from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study, load
 from secateur.evaluators import measure_error
@@ -18,7 +18,7 @@ TASK = tiny_task()
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1, "batch": 2}
     training = tiny_training(shared_epochs=2, round_epochs=1, shared_networks=1)
-    return Study.create(path, **{**given, "training": training, "seeds": ("full", "uniform"), **changes})
+    return Study.create(path, **searching({**given, "training": training, "seeds": ("full", "uniform"), **changes}))
 
 
 def reopen(path):

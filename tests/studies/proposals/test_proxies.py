@@ -6,7 +6,7 @@ import pytest
 import torch
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Study
+from secateur import Budget, Search, Study
 from secateur.pruners import retained
 from secateur.studies.proposals.proxies import proxy_table
 from secateur.studies.trials.outcome import Scored
@@ -54,10 +54,8 @@ def test_a_study_reports_the_proxies_of_its_seeds(tmp_path):
         task=tiny_task(),
         space=tiny_space(model),
         budget=Budget(macs=0.6),
-        sampler="random",
-        seeds=("full", "ranp-f", "uniform"),
         training=tiny_training(),
-        evaluator=Instant(tiny_space(model)),
+        search=Search(sampler="random", seeds=("full", "ranp-f", "uniform"), evaluator=Instant(tiny_space(model))),
     )
     study.run(12)
     table = study.proxies(["snip"])

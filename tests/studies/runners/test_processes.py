@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from chaos import Deadly, Odd
 from killing import table
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.disk.scratch import Scratch, sweep
@@ -27,7 +27,7 @@ def create(path, **changes):
     model, task = tiny_net(), tiny_task()
     space = tiny_space(model)
     given = {"sampler": "tpe", "threads": 1, "training": tiny_training(), "evaluator": Instant(space)} | changes
-    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **given)
+    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **searching(given))
 
 
 def test_the_table_is_that_of_a_serial_run(tmp_path):

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 from postgresql import PASSWORD, Server, missing
 from sqlalchemy import text
 
@@ -48,7 +48,7 @@ SLOW = Slow(Instant(SPACE), 0.1)
 
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1}
-    return Study.create(path, **{**given, "sampler": "random", "evaluator": SLOW, **changes})
+    return Study.create(path, **searching({**given, "sampler": "random", "evaluator": SLOW, **changes}))
 
 
 def reopen(path, url, **changes):
@@ -84,7 +84,7 @@ def test_a_password_is_nowhere(tmp_path, url, caplog, capfd, monkeypatch):
     said = []
     study = create(tmp_path / "s", storage=url, evaluator=None, training=tiny_training(), fidelity="recalibrated")
     study.run(5, said.append)
-    said += [repr(study), repr(study.settings), repr(study.fingerprint), str(study.status())]
+    said += [repr(study), repr(study.search), repr(study.fingerprint), str(study.status())]
     study.export(tmp_path / "out", formats=())
     close(study)
     kept = url.replace(f":{PASSWORD}@", "@")

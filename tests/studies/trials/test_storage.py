@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import sqlalchemy
-from landscapes import Instant, tiny_net, tiny_space, tiny_task
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task
 from optuna.storages import JournalStorage
 
 from secateur import Budget, Study
@@ -33,7 +33,7 @@ SERVER = f"postgresql://ann:{SECRET}@127.0.0.1:1/trials"  # nobody listens at po
 
 def create(path, **changes):
     given = {"model": MODEL, "task": TASK, "space": SPACE, "budget": Budget(macs=0.5), "threads": 1}
-    return Study.create(path, **{**given, "sampler": "random", "evaluator": Instant(SPACE), **changes})
+    return Study.create(path, **searching({**given, "sampler": "random", "evaluator": Instant(SPACE), **changes}))
 
 
 def reopen(path, **changes):

@@ -8,7 +8,7 @@ import types
 from inspect import signature
 
 import pytest
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.trials.folder import read_study_json
@@ -20,7 +20,7 @@ def create(path):
     model, task = tiny_net(), tiny_task()
     space = tiny_space(model)
     given = {"sampler": "random", "threads": 1, "training": tiny_training(), "evaluator": Instant(space)}
-    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **given)
+    return Study.create(path, model=model, task=task, space=space, budget=Budget(macs=0.5), **searching(given))
 
 
 class Notes:

@@ -1,0 +1,215 @@
+"""How a study searches: told once, and never again. `Search` is the table `[study]` of a study file, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from torch import Tensor
+
+from ...evaluators import FIDELITIES, Evaluator, Latency, Training, checked_evaluator
+from ...search import SamplerFactory, sampler_factory
+from ...spaces import COSTS, Budget, Scores
+from .checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
+from .determinism import present
+
+AUTO = "auto"
+OBJECTIVES = ("error", *COSTS, "latency_ms")
+LADDER, SHARED = EVALUATORS = ("ladder", "shared-weights")
+OWN = ("full", "compound", "magnitude")  # seeds that are no pruning methods
+DEFAULT = ("full", "compound")
+
+
+def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+    if names and ("error" not in names or len(set(names)) != len(names) or not set(names) <= set(OBJECTIVES)):
+        raise ValueError(f"expected 'error' and different costs out of {OBJECTIVES[1:]}")
+    return names
+
+
+def _known_seeds(names: tuple[str, ...]) -> tuple[str, ...]:
+    from ...pruners import METHODS  # all of them are imported with it
+
+    known = (*OWN, *METHODS)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        mend = near(unknown, known) or f"; expected some of {', '.join(known)}"
+        raise ValueError(f"seed {unknown!r} is not known{mend}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected a list of different names out of {', '.join(known)}")
+    return names
+
+
+def _a_sampler(sampler: Any) -> Any:
+    if not isinstance(sampler, str) or ":" not in sampler:  # else the name of a factory in a study file
+        sampler_factory(sampler)
+    return sampler
+
+
+def _an_evaluator(evaluator: Any) -> Any:
+    if callable(evaluator):
+        checked_evaluator(evaluator)
+    elif evaluator not in (AUTO, *EVALUATORS):
+        raise ValueError(f"expected one of {', '.join((AUTO, *EVALUATORS))}, or your own")
+    return evaluator
+
+
+def _scores(scores: Any) -> Any:
+    if scores is not None and not (
+        isinstance(scores, Mapping) and all(isinstance(values, Tensor) for values in scores.values())
+    ):
+        raise ValueError("expected a tensor a group, by the group's name; a study file has none")
+    return scores
+
+
+def _a_dtype(dtype: Any) -> Any:
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and not getattr(getattr(torch, name, None), "is_floating_point", False):
+        raise ValueError("expected a floating one such as 'float32' or 'bfloat16'")
+    return name
+
+
+def _a_device(device: Any) -> str:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError("expected 'cpu', 'cuda' or 'cuda:N'")
+    return str(found)
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a study searches; `Study.create` takes it, a study file has it as its table `[study]`.
+
+    Attributes:
+        sampler: a name in `search.SAMPLERS` (`"auto"`, `"polynomial"`, `"three-dimensions"`, `"joint"`, `"random"`,
+            `"qmc"`, `"tpe"`, `"nsga2"`, `"nsga3"`, `"gp"`), or a factory `(seed, problem) -> Optuna sampler`; in a
+            study file its place, `"package.module:name"`.
+        objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when empty.
+        seeds: what is tried first: `"full"`, `"compound"`, `"magnitude"`, and any of `pruners.METHODS`.
+        scores: which channels stay; the space's own L2 norms when None.
+        batch: trials proposed together, each without knowing how the others end.
+        evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all cut from
+            one set of weights that was trained so that its parts are good too; or your own, called like `Ladder`, which
+            `Study.open` must be given again. `"auto"` is `"shared-weights"` for the sampler `"joint"`, which needs
+            them, and `"ladder"` for all others.
+        fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`, `"short"`
+            or `"long"`: how well a candidate is trained before its error counts. `"auto"` is `"recalibrated"` with
+            shared weights and `"short"` otherwise.
+        early_stopping: end a trial at a lower fidelity where it is not promising; its error is then predicted.
+        seed: of everything random.
+        device: where networks are trained and measured: `"cpu"`, `"cuda"` or `"cuda:N"`.
+        threads: of PyTorch; 0 for as many as it has now.
+        dtype: of the networks, such as `"bfloat16"`; their own when None.
+    """
+
+    sampler: Annotated[str | Callable[..., Any], PlainValidator(_a_sampler)] = AUTO
+    objectives: Annotated[_Names, AfterValidator(_known_objectives)] = ()
+    seeds: Annotated[_Names, AfterValidator(_known_seeds)] = DEFAULT
+    scores: Annotated[Scores | None, PlainValidator(_scores)] = None
+    batch: Annotated[int, AT_LEAST_1] = 4
+    evaluator: Annotated[str | Callable[..., Any], PlainValidator(_an_evaluator)] = AUTO
+    fidelity: Annotated[str, AfterValidator(one_of(AUTO, *FIDELITIES))] = AUTO
+    early_stopping: bool = False
+    seed: Annotated[int, AT_LEAST_0] = 0
+    device: Annotated[str, PlainValidator(_a_device)] = "cpu"
+    threads: Annotated[int, AT_LEAST_0] = 0
+    dtype: Annotated[str | None, PlainValidator(_a_dtype)] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no study could follow."""
+        check(self)
+
+    def resolved(self, budget: Budget) -> Search:
+        """This search with nothing left open, as a study keeps it."""
+        name, _ = sampler_factory(self.sampler)
+        evaluator = self.evaluator
+        if isinstance(evaluator, str) and evaluator == AUTO:
+            evaluator = SHARED if name == "joint" else LADDER
+        usual = "recalibrated" if isinstance(evaluator, str) and evaluator == SHARED else "short"
+        return replace(
+            self,
+            objectives=self.objectives or ("error", next(iter(budget.asked()), "macs")),
+            evaluator=evaluator,
+            fidelity=usual if self.fidelity == AUTO else self.fidelity,
+            threads=self.threads or torch.get_num_threads(),
+        )
+
+    @property
+    def factory(self) -> SamplerFactory:
+        """Makes a sampler."""
+        return sampler_factory(self.sampler)[1]
+
+    @property
+    def own_evaluator(self) -> Evaluator | None:
+        """The user's own; None where it is one of ours."""
+        return None if isinstance(self.evaluator, str) else checked_evaluator(self.evaluator)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """`device`, as PyTorch's."""
+        return torch.device(self.device)
+
+    @property
+    def here(self) -> torch.device:
+        """`device`, for work of this process; a ValueError where it is not here."""
+        return present(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """`dtype`, as PyTorch's."""
+        found: torch.dtype | None = None if self.dtype is None else getattr(torch, self.dtype)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by field name: the sampler's and the evaluator's names, and no scores."""
+        own = {one.name: getattr(self, one.name) for one in fields(Search) if one.name != "scores"}
+        names = {"sampler": sampler_factory(self.sampler)[0], "evaluator": evaluator_name(self.evaluator)}
+        return own | names | {"objectives": list(self.objectives), "seeds": list(self.seeds)}
+
+
+def evaluator_name(evaluator: str | Callable[..., Any]) -> str:
+    """One of `EVALUATORS` as it is, else the evaluator's `fingerprint` text, else where it is defined."""
+    if isinstance(evaluator, str):
+        return evaluator
+    own = getattr(evaluator, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def settings_to_json(search: Search, training: Training, latency: Latency) -> dict[str, Any]:
+    """What `study.json` keeps of how a study searches, and how its networks are trained and timed."""
+    return search.to_json() | {"training": asdict(training), "latency": asdict(latency)}
+
+
+def settings_from_json(values: Mapping[str, Any], **objects: Any) -> tuple[Search, Training, Latency]:
+    """What `settings_to_json` wrote, here or in an earlier version; a setting that is missing has its default.
+
+    Args:
+        values: of `study.json`.
+        objects: what no file can hold, by field name.
+
+    Raises:
+        ValueError: a setting is missing or of no use.
+    """
+    try:
+        own = {one.name: values[one.name] for one in fields(Search) if one.name in values}
+        lacking = [name for name in ("objectives", "sampler", "fidelity", "seeds", "batch", "seed") if name not in own]
+        if lacking:
+            raise KeyError(lacking[0])
+        # Studies of before distillation had no teacher.
+        training = Training(**{"distillation": 0.0} | values["training"])
+        return Search(**own | objects), training, Latency(**values.get("latency", {}))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the study's settings are damaged ({error}); restore study.json or start a new study"
+        ) from error

@@ -28,6 +28,7 @@ from ..trials.storage import is_shared
 
 _NOTE = "driver"  # the study's note of the process that holds the lock, for messages
 _ASK_S = 0.05  # between two attempts to get the lock
+_GRACE_S = 2.0  # how long it is asked for at least: a server takes a moment to see that a process has died
 
 # After so many seconds of silence PostgreSQL asks whether the other end is still there: gone within 40 s. MySQL's
 # sessions have no such setting; there the server's own (`net_read_timeout` and the system's) decide.
@@ -82,7 +83,7 @@ class Lease:
         Raises:
             ValueError: another process has it.
         """
-        end = time.monotonic() + self._wait_s
+        end = time.monotonic() + max(_GRACE_S, self._wait_s)
         while not self._ledger.patience(self._get):
             if time.monotonic() > end:
                 raise ValueError(self._taken())
@@ -149,8 +150,11 @@ class Lease:
 
 
 def _end(connection: Connection) -> None:
-    """Close the connection itself, not only give it back to the pool: the lock ends with it."""
+    """Give the lock back, and close the connection itself, not only its place in the pool."""
     with suppress(Exception):  # of a server that is away; it ended the lock itself
+        postgresql = connection.dialect.name == "postgresql"
+        connection.execute(text("SELECT pg_advisory_unlock_all()" if postgresql else "SELECT RELEASE_ALL_LOCKS()"))
+    with suppress(Exception):
         connection.invalidate()
     with suppress(Exception):
         connection.close()

@@ -18,11 +18,13 @@ from .ladder import FIDELITIES, Ladder
 from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
 from .latency.latency_model import LatencyModel
 from .tasks.augment import Augment
+from .tasks.image_task import Classification, ImageTask, Segmentation
 from .tasks.images import Batch, LazyImages
 from .tasks.metrics import ErrorRate, Metric, OverlapError
-from .tasks.task import Classification, Segmentation, Task
+from .tasks.task import Distills, Rebatches, Resizes, Splits, Stores, Task, check_task
 from .training.distillation import Teacher
 from .training.measures import measure_error
+from .training.parallel import Placement
 from .training.recalibration import recalibrate
 from .training.training import Diverged, Loop, Training, train
 
@@ -32,9 +34,11 @@ __all__ = [
     "Batch",
     "Classification",
     "Context",
+    "Distills",
     "Diverged",
     "ErrorRate",
     "Evaluator",
+    "ImageTask",
     "Ladder",
     "Latency",
     "LatencyModel",
@@ -42,12 +46,18 @@ __all__ = [
     "Loop",
     "Metric",
     "OverlapError",
+    "Placement",
+    "Rebatches",
+    "Resizes",
     "Result",
     "Segmentation",
+    "Splits",
+    "Stores",
     "Task",
     "Teacher",
     "Timing",
     "Training",
+    "check_task",
     "checked_evaluator",
     "measure_error",
     "measure_latencies",

@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from .tasks.images import Side
+from .tasks.task import Side
 
 Report = Callable[[str, float], object]
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from .evaluator import ALONE, Context, Report, Result
 from .modes import derived_seed, threads_set
-from .tasks.images import Side
 from .tasks.splitting import Unsplittable
-from .tasks.task import Task
+from .tasks.task import Side, Task, check_task
 from .training.distillation import Teacher, answered, teacher_for
 from .training.measures import measure_error
+from .training.parallel import Placement
 from .training.recalibration import recalibrate
 from .training.training import Diverged, Training, train
 
@@ -75,9 +75,10 @@ class Ladder:
             raise ValueError(f"threads is {threads}; expected at least 1")
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}; expected a floating one")
+        check_task(task, "loader", "forward", "loss", "error")
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
-        self.teacher, self.proxy = teacher_for(task, training, teacher), proxy
+        self.teacher, self.proxy = teacher_for(task, training.distillation, teacher), proxy
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
         """The rungs that are climbed to a fidelity, lowest first."""
@@ -207,8 +208,7 @@ class Ladder:
             seed=seed,
             callbacks=context.callbacks,
             teacher=self.teacher,
-            accumulate=parts,
-            devices=context.devices,
+            device=Placement(devices=context.devices, accumulate=parts),
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..evaluators import Latency, Task, Training
+from ..evaluators import Latency, Task, Training, check_task
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Space, build
 from .disk.files import new_folder, to_json, write
@@ -191,6 +191,7 @@ class Study:
         kept = found["fingerprint"]
         if evaluator is not None or kept["evaluator"] not in EVALUATORS:
             check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
+        check_task(task)
         check_same(kept, {"task": task.fingerprint}, path)
         check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
         base = read_tensors(path / BASE, kept["weights"])
@@ -510,5 +511,4 @@ def _check_arguments(
     ):
         if not isinstance(value, kind):
             raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
-    if not isinstance(getattr(task, "fingerprint", None), str):
-        raise TypeError(f"task is a {type(task).__name__}; expected a Task such as Classification")
+    check_task(task)

@@ -1,5 +1,7 @@
 """Light augmentation of a batch on its device: shifts, turns, zooms and mirror images, one affine map an example."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch

@@ -1,8 +1,10 @@
-"""The common half of the ready-made tasks: splits in memory or decoded on demand, prepared by batch on the device.
+"""Splits of images, in memory or decoded on demand, and their batches.
 
-Images stay as they were given (uint8 in memory); scaling, augmentation, resizing and normalisation happen in `prepare`,
-on the model's device. Reading order: `Images`, then `Batch`, then the two kinds of source below them.
+Images stay as they were given (uint8 in memory). Reading order: `Images`, then `Batch`, then the two kinds of source
+below them. `image_task.py` prepares the batches for a network.
 """
+
+from __future__ import annotations
 
 import copy
 import hashlib
@@ -15,16 +17,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..modes import derived_seed
 from .augment import Augment
 from .splitting import bounds
+from .task import Side
 
 logger = logging.getLogger("secateur")
-
-Side = tuple[int, ...]
 
 SPLITS = ("train", "validation", "test")
 _SAMPLE = 4096  # images that mean and std are measured on
@@ -72,7 +72,7 @@ class Batch:
     start: int = 0
     whole: int | None = None
 
-    def in_parts(self, parts: int) -> "list[tuple[Batch, int]]":
+    def in_parts(self, parts: int) -> list[tuple[Batch, int]]:
         """The batch in so many parts, each with its number of examples, which are augmented as in the whole."""
         return [
             (
@@ -105,11 +105,12 @@ class Images:
         std: Sequence[float] | None,
     ) -> None:
         """Check the splits and, where `mean` or `std` is None, measure them on training images."""
-        given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
-        self.sources = {name: _source(name, split) for name, split in given.items()}
+        self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+        self.sources = {name: _source(name, split) for name, split in self.given.items()}
         self.batch, self.augment = _checked_batch(batch), augment
         example = self.sources["train"].fetch([0])[0]
-        self.channels, self.side, self._dtype = example.shape[1], tuple(example.shape[2:]), example.dtype
+        self.channels, self.side = example.shape[1], tuple(example.shape[2:])
+        self.scale = 1.0 if example.dtype.is_floating_point else 1 / 255
         for name, source in self.sources.items():
             shape = tuple(source.fetch([0])[0].shape[1:])
             if shape != (self.channels, *self.side):
@@ -128,18 +129,23 @@ class Images:
         return {name: len(source) for name, source in self.sources.items()}
 
     @property
+    def targets(self) -> dict[str, Tensor]:
+        """`(n, ...)` targets of every split that is in memory."""
+        return {name: source.targets for name, source in self.sources.items() if isinstance(source, _Stored)}
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """What turns a stored image into the network's input, in this order, as JSON."""
         return {
             "channels": self.channels,
             "stored_side": list(self.side),
-            "scale": self._scale,
+            "scale": self.scale,
             "resize": "antialiased bilinear" if len(self.side) == 2 else "area when shrinking, else linear",
             "mean": self.mean,
             "std": self.std,
         }
 
-    def with_batch(self, batch: int) -> "Images":
+    def with_batch(self, batch: int) -> Images:
         """The same images with another number of them a batch."""
         other = copy.copy(self)
         other.batch = _checked_batch(batch)
@@ -152,7 +158,7 @@ class Images:
             digest.update(name.encode() + source.digest())
         return digest.hexdigest()
 
-    def loader(self, split: str, resolution: Side | None, seed: int | None) -> "Batches":
+    def loader(self, split: str, resolution: Side | None, seed: int | None) -> Batches:
         """The batches of a split; see `Batches` for order and augmentation."""
         if split not in self.sources:
             missing = f"there is no {split} split" if split in SPLITS else f"split is {split!r}"
@@ -162,30 +168,10 @@ class Images:
         side = None if resolution == self.side else resolution
         return Batches(source=self.sources[split], split=split, resolution=side, seed=seed, batch=self.batch)
 
-    def stored(self, resolution: Side | None) -> "Batches":
+    def stored(self, resolution: Side | None) -> Batches:
         """All training images, un-augmented and in their order."""
         source = self.sources["train"]
         return Batches(source=source, split="train as stored", resolution=resolution, seed=None, batch=self.batch)
-
-    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs ready for a network on `device`, the targets there, and the maps of the augmentation (None: none)."""
-        images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._scale
-        targets, maps = batch.targets.to(device, non_blocking=True), None
-        if self.augment is not None and batch.seed is not None:
-            generator = torch.Generator().manual_seed(batch.seed)
-            whole = self.augment.maps(batch.whole or len(images), len(self.side), generator)
-            maps = whole[batch.start : batch.start + len(images)]
-            images = self.augment.images(images, maps)
-        if batch.resolution is not None:
-            images = resized(images, batch.resolution)
-        shape = (1, -1) + (1,) * len(self.side)
-        mean = torch.tensor(self.mean, device=device).view(shape)
-        std = torch.tensor(self.std, device=device).view(shape)
-        return ((images - mean) / std).to(dtype), targets, maps
-
-    @property
-    def _scale(self) -> float:
-        return 1.0 if self._dtype.is_floating_point else 1 / 255
 
     def _measure(self) -> tuple[list[float], list[float]]:
         source = self.sources["train"]
@@ -193,7 +179,7 @@ class Images:
         images = source.fetch(list(range(0, len(source), step))[:_SAMPLE])[0].transpose(0, 1).flatten(1)
         # One channel at a time: float64 of all at once would be eight times the stored bytes. By numpy: the last digits
         # of PyTorch's sums depend on the number of threads, and these numbers are part of the fingerprint.
-        values = [channel.double().numpy() * self._scale for channel in images]
+        values = [channel.double().numpy() * self.scale for channel in images]
         return [_rounded(value.mean()) for value in values], [max(_rounded(value.std()), 1e-6) for value in values]
 
 
@@ -210,7 +196,7 @@ class Batches:
     Its last batch is left out when it is smaller than the others. The other splits come whole and in their order.
     """
 
-    def __init__(self, *, source: "_Source", split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
+    def __init__(self, *, source: _Source, split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
         """Nothing is read before the first iteration."""
         self._source, self._split, self._resolution, self._seed, self._batch = source, split, resolution, seed, batch
 
@@ -225,22 +211,13 @@ class Batches:
         order = torch.arange(len(self._source))
         if train:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed or 0))
-        for number in range(len(self)):
+        seeds: list[int | None] = [None] * len(self)
+        if train and self._seed is not None:
+            seeds = [derived_seed(self._seed, number) for number in range(len(self))]
+        for number, seed in enumerate(seeds):
             chosen = order[number * self._batch : (number + 1) * self._batch]
             inputs, targets = self._source.fetch(chosen.tolist())
-            seed = derived_seed(self._seed, number) if train and self._seed is not None else None
             yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
-
-
-def resized(images: Tensor, side: Side) -> Tensor:
-    """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
-    if tuple(images.shape[2:]) == side:
-        return images
-    if len(side) == 2:
-        return F.interpolate(images, size=side, mode="bilinear", antialias=True, align_corners=False)
-    if all(new <= old for new, old in zip(side, images.shape[2:], strict=True)):
-        return F.interpolate(images, size=side, mode="area")  # PyTorch 2.13 antialiases images only
-    return F.interpolate(images, size=side, mode={1: "linear", 3: "trilinear"}[len(side)], align_corners=False)
 
 
 class _Source(Protocol):

@@ -1,5 +1,7 @@
 """Errors accumulated over a whole split: the share of wrong answers, and one minus an overlap (mIoU, Dice)."""
 
+from __future__ import annotations
+
 from typing import Any, Protocol
 
 import torch

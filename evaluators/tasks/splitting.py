@@ -1,7 +1,7 @@
-"""A batch in parts, and the outputs of its parts as those of the whole.
+"""A batch in parts, for networks that a whole one does not fit into memory with, and the outputs of parts joined.
 
-A task may say how its batches are split (`split(batch, parts)`); all others are trees of tuples, lists, mappings and
-dataclasses whose tensors have the examples along their first axis.
+A task may say how its batches are split (`Splits`); all others are trees of tuples, lists, mappings and dataclasses
+whose tensors have the examples along their first axis.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .task import abilities
+
 
 class Unsplittable(ValueError):
-    """Nobody knows which part of a batch is which example."""
+    """A batch does not show which part of it is which example."""
 
 
-def split(task: object, batch: Any, parts: int) -> list[tuple[Any, int]]:
+def in_parts(task: object, batch: Any, parts: int) -> list[tuple[Any, int]]:
     """The batch in so many parts, or fewer where it has no more examples, each with its number of examples.
 
     Args:
@@ -29,14 +31,12 @@ def split(task: object, batch: Any, parts: int) -> list[tuple[Any, int]]:
     Raises:
         Unsplittable: the tensors in it differ in length, or there are none.
     """
-    if parts == 1:
-        return [(batch, 1)]
-    own = getattr(task, "split", None)
-    return list(own(batch, parts)) if own is not None else cut(batch, parts)
+    own = abilities(task).split
+    return cut(batch, parts) if own is None else list(own(batch, parts))
 
 
 def cut(tree: Any, parts: int) -> list[tuple[Any, int]]:
-    """As `split`, of a tree."""
+    """As `in_parts`, of a tree."""
     lengths = sorted({len(tensor) for tensor in _tensors(tree)})
     if len(lengths) != 1:
         found = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "no tensor"

@@ -12,19 +12,15 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..tasks.images import Side
-from ..tasks.splitting import split
+from ..tasks.splitting import in_parts
+from ..tasks.task import Side, Task, abilities
 
-if TYPE_CHECKING:
-    from ..tasks.task import Task
-    from .training import Training
-
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 
 _MOST = 2**26  # numbers that a teacher's answers may have, to be kept (a quarter of a gibibyte)
 
@@ -44,12 +40,12 @@ class Teacher:
     answers: Tensor | None = None
 
 
-def teacher_for(task: Task, training: Training, teacher: Teacher | None) -> Teacher | None:
-    """The teacher, where there is one and both settings and task have a use for it; a task that cannot is logged."""
-    if teacher is None or training.distillation == 0:
+def teacher_for(task: Task, weight: float, teacher: Teacher | None) -> Teacher | None:
+    """The teacher, where there is one, its part of the loss is not 0, and the task distils; what does not is logged."""
+    if teacher is None or weight == 0:
         return None
-    if getattr(task, "distill", None) is None:
-        _log.info("%s has no distill(outputs, teacher_outputs, temperature): training without", type(task).__name__)
+    if abilities(task).distill is None:
+        logger.info("%s has no distill(outputs, teacher_outputs, temperature): training without", type(task).__name__)
         return None
     return teacher
 
@@ -63,13 +59,13 @@ def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1)
         device: Where it is asked.
         parts: How many parts every batch is taken in.
     """
-    stored = getattr(task, "stored", None)
+    stored = abilities(task).stored
     batches = None if stored is None or teacher.answers is not None else stored(teacher.resolution)
     if batches is None:
         return teacher
     model, answers = _still(teacher.model, device), list[Tensor]()
     with torch.no_grad():
-        for batch in (part for whole in batches for part, _ in split(task, whole, parts)):
+        for batch in batches if parts == 1 else (part for whole in batches for part, _ in in_parts(task, whole, parts)):
             outputs, _ = task.forward(model, batch)
             if not answers and outputs[0].numel() * task.sizes["train"] > _MOST:
                 return teacher
@@ -86,25 +82,37 @@ class Distillation:
         resolution: The side of the teacher's images; None as stored.
     """
 
-    def __init__(self, task: Task, training: Training, teacher: Teacher, device: torch.device, parts: int = 1) -> None:
+    def __init__(
+        self,
+        task: Task,
+        teacher: Teacher,
+        *,
+        weight: float,
+        temperature: float,
+        device: torch.device,
+        parts: int = 1,
+    ) -> None:
         """Have the teacher's answers, asked for in so many parts a batch, or a copy of it on `device`."""
-        self.weight, self.temperature, self.resolution = training.distillation, training.temperature, teacher.resolution
+        distill = abilities(task).distill
+        if distill is None:
+            raise TypeError(f"{type(task).__name__} has no distill(outputs, teacher_outputs, temperature); give it one")
+        self.weight, self.temperature, self.resolution = weight, temperature, teacher.resolution
         teacher = answered(task, teacher, device, parts)
         self._answers = teacher.answers
         self._model = None if teacher.answers is not None else _still(teacher.model, device)
-        # Not a Task: `distill` and `at` are not in the protocol, because no task has to have them.
-        self._task: Any = task
+        self._task, self._distill, self._at = task, distill, abilities(task).at
 
     def loss(self, loss: Tensor, outputs: Any, batch: Any) -> Tensor:
         """The loss to lower, given the task's own and the student's outputs."""
-        distance: Tensor = self._task.distill(outputs, self._answer(batch), self.temperature)
+        distance = self._distill(outputs, self._answer(batch), self.temperature)
         return (1 - self.weight) * loss + self.weight * distance
 
     def _answer(self, batch: Any) -> Any:
         """The teacher's outputs."""
         if self._answers is not None:
             return self._answers[batch.indices.to(self._answers.device)]
-        seen = self._task.at(batch, self.resolution) if hasattr(self._task, "at") else batch
+        assert self._model is not None, "a teacher without answers is a network"
+        seen = batch if self._at is None else self._at(batch, self.resolution)
         with torch.no_grad():
             return self._task.forward(self._model, seen)[0]
 

@@ -1,14 +1,15 @@
 """What is measured on a finished network: its error on a split."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
 from ...spaces import device_of
 from ..modes import modes_restored
-from ..tasks.images import Side
 from ..tasks.metrics import Metric
-from ..tasks.splitting import split as in_parts
-from ..tasks.task import Task
+from ..tasks.splitting import in_parts
+from ..tasks.task import Side, Task
 from .training import Diverged
 
 
@@ -41,7 +42,7 @@ def measure_error(
     with modes_restored(model), torch.no_grad():
         model.eval()
         for whole in task.loader(split, resolution, None):
-            for batch, _ in in_parts(task, whole, parts):
+            for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                 outputs, targets = task.forward(model, batch)
                 if isinstance(outputs, Tensor):
                     finite = finite & outputs.isfinite().all()

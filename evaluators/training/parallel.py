@@ -12,6 +12,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,27 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..tasks.splitting import cut, joined, mapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a training runs, and how much of a batch at once.
+
+    Attributes:
+        devices: What shares every batch, see `Parallel`; the model is on the first. Empty: where the model is.
+        accumulate: In how many parts every batch is taken, one after another, to save memory: their gradients make one
+            step, weighted by their examples. It is the step of the whole batch, to rounding, where the loss is a mean
+            over examples and their outputs do not depend on one another: batch norms see the parts, and dropout is
+            drawn again in each.
+    """
+
+    devices: tuple[torch.device, ...] = ()
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse parts of no batch."""
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}; expected at least 1")
 
 
 class Parallel(nn.Module):

@@ -1,12 +1,13 @@
 """Batch-norm statistics for a network whose channels, blocks or resolution have changed."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 
 from ..modes import modes_restored, norms_with_statistics
-from ..tasks.images import Side
-from ..tasks.splitting import split
-from ..tasks.task import Task
+from ..tasks.splitting import in_parts
+from ..tasks.task import Side, Task
 
 
 def recalibrate(
@@ -50,7 +51,7 @@ def recalibrate(
             norm.train()
         try:
             for whole in task.loader("train", resolution, None):
-                for batch, _ in split(task, whole, parts):
+                for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                     _, targets = task.forward(model, batch)
                     seen += len(targets)
                 if seen >= images:

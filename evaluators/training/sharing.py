@@ -1,5 +1,7 @@
 """Training one set of weights so that its sub-networks are good too: a callback of `train`."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +12,10 @@ from torch import Tensor
 
 from ...spaces import Candidate, Scores, Space
 from ...spaces.networks.sharing import Shared
+from ..tasks.task import Task, abilities
 from .training import Loop
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 
 
 class Sandwich:
@@ -66,24 +69,22 @@ class Sandwich:
 
     def _loss(self, loop: Loop, shared: Shared, candidate: Candidate) -> Tensor:
         amp = None if loop.training.amp is None else getattr(torch, loop.training.amp)
-        task: Any = loop.task  # not every task has `distill` and `at`
-        batch = self._at_its_side(task, loop.batch, candidate)
+        task, able = loop.task, abilities(loop.task)
+        batch = self._at_its_side(task, able.at, loop.batch, candidate)
         with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
             outputs, targets = task.forward(shared.network(candidate), batch)
-            if self.distil and hasattr(task, "distill"):
-                distance: Tensor = task.distill(outputs, loop.outputs, 1.0)
-                return distance
-            loss: Tensor = task.loss(outputs, targets)
-            return loss
+            if self.distil and able.distill is not None:
+                return able.distill(outputs, loop.outputs, 1.0)
+            return task.loss(outputs, targets)
 
-    def _at_its_side(self, task: Any, batch: Any, candidate: Candidate) -> Any:
+    def _at_its_side(self, task: Task, at: Callable[..., Any] | None, batch: Any, candidate: Candidate) -> Any:
         """The same images, with the same augmentation, at the candidate's resolution."""
         if not self.space.resolutions:
             return batch
-        if hasattr(task, "at"):
-            return task.at(batch, self.space.side(candidate))
+        if at is not None:
+            return at(batch, self.space.side(candidate))
         if not self._said:
-            _log.warning(
+            logger.warning(
                 "%s has no at(batch, resolution): sub-networks are trained at the full network's resolution only",
                 type(task).__name__,
             )

@@ -5,6 +5,8 @@ epochs, and the pruning methods that train. The loop is deterministic in (model,
 after any epoch: `Loop.state()` is all that the rest of it needs.
 """
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import math
@@ -15,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...spaces import device_of
 from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
-from ..tasks.images import Side
-from ..tasks.splitting import joined, split
-from ..tasks.task import Task
+from ..tasks.splitting import in_parts, joined
+from ..tasks.task import Side, Task, abilities, check_task
 from .distillation import Distillation, Teacher, teacher_for
-from .parallel import Parallel
+from .parallel import Parallel, Placement
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
@@ -96,7 +98,7 @@ class Training:
             if not (low <= value if low_counts else low < value) or not value < high:
                 raise ValueError(f"{name} is {value}; expected {'>=' if low_counts else '>'} {low}, < {high}")
 
-    def from_scratch(self) -> "Training":
+    def from_scratch(self) -> Training:
         """These settings with `base_lr` as the rate: for the base network."""
         return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
 
@@ -161,10 +163,10 @@ class Loop:
         resolution: The side of the images; None as stored.
         seed: Of order, augmentation and dropout.
         device: Where the model is.
+        devices: What every batch is spread over; the first is `device`.
+        accumulate: Parts that every batch is taken in, one after another.
         callbacks: What is called between the steps.
         distillation: What a teacher adds to the loss; None without one.
-        accumulate: Parts that every batch is taken in, one after another.
-        devices: What every part is spread over; empty or one for `device` alone.
         network: What computes the outputs: the model, or the model on several devices.
     """
 
@@ -177,22 +179,20 @@ class Loop:
         epochs: int,
         resolution: Side | None,
         seed: int,
-        device: torch.device,
+        placement: Placement,
         callbacks: Sequence[object] = (),
         distillation: Distillation | None = None,
-        accumulate: int = 1,
-        devices: Sequence[torch.device] = (),
     ) -> None:
         """Stand before the first step."""
         self.callbacks, self.distillation = tuple(callbacks), distillation
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
-        self.accumulate, self.devices, self.network = accumulate, tuple(devices), model
-        self.resolution, self.seed, self.device = resolution, seed, device
+        self.accumulate, self.devices, self.network = placement.accumulate, placement.devices, model
+        self.resolution, self.seed, self.device = resolution, seed, placement.devices[0]
         self.optimizer = _optimizer(model, training)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.amp == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "float16")
         self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
         self.lr, self.losses = training.lr * training.factor(0, max(1, self.steps)), list[float]()
-        self.loss = torch.zeros((), device=device)
+        self.loss = torch.zeros((), device=self.device)
         self.batch: Any = None
         self.outputs: Any = None
 
@@ -253,12 +253,10 @@ def train(
     epochs: int,
     resolution: Side | None = None,
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: torch.device | str | Placement | None = None,
     callbacks: Sequence[object] = (),
     state: Mapping[str, Any] | None = None,
     teacher: Teacher | None = None,
-    accumulate: int = 1,
-    devices: Sequence[torch.device] = (),
 ) -> list[float]:
     """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
 
@@ -275,34 +273,24 @@ def train(
         epochs: How many; the schedule spans them.
         resolution: The side of the images; None as stored.
         seed: Of order, augmentation and dropout.
-        device: Where to train; None where the model is.
+        device: Where to train; None where the model is; a `Placement` for several devices or for batches in parts. The
+            teacher is on the first.
         callbacks: What happens between the steps.
         state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted. That the
             teacher is the same network is not checked.
         teacher: A network to learn from beside the labels, where `training.distillation` is not 0 and the task has
             `distill`; it is copied to `device` and left as it is.
-        accumulate: In how many parts every batch is taken, to save memory: their gradients make one step, weighted by
-            their examples. It is the step of the whole batch, to rounding, where the loss is a mean over examples and
-            their outputs do not depend on one another: batch norms see the parts, and dropout is drawn anew in each.
-        devices: Several devices that share every part of a batch, see `Parallel`; the model is on the first. The
-            teacher stays there.
 
     Raises:
         Diverged: The loss or a weight is no longer finite.
         Unsplittable: A batch is to be taken in parts, and can't be.
         ValueError: Nothing to train, or `state` is another training's.
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate is {accumulate}; expected at least 1")
-    if devices and device is None:
-        device = devices[0]
-    where = (
-        next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else torch.device(device)
-    )
-    model.to(where)
+    check_task(task, "loader", "forward", "loss")
+    placement = _placement(model, device)
+    model.to(placement.devices[0])
     if training.batch is not None:
         task = _with_batch(task, training.batch)
-    teacher = teacher_for(task, training, teacher) if epochs else None
     loop = Loop(
         model=model,
         task=task,
@@ -310,24 +298,44 @@ def train(
         epochs=epochs,
         resolution=resolution,
         seed=seed,
-        device=where,
+        placement=placement,
         callbacks=callbacks,
-        distillation=None if teacher is None else Distillation(task, training, teacher, where, accumulate),
-        accumulate=accumulate,
-        devices=devices,
+        distillation=_distillation(task, training, teacher, placement) if epochs else None,
     )
     _call(callbacks, "prepare", loop)
     if state is not None:
         loop.restore(state)
-    if len(devices) > 1:
-        loop.network = Parallel(model, devices)  # after the callbacks, which may have changed the model
-    with modes_restored(model), generators_restored(where, *devices):
+    if len(loop.devices) > 1:
+        loop.network = Parallel(model, loop.devices)  # after the callbacks, which may have changed the model
+    with modes_restored(model), generators_restored(*loop.devices):
         while loop.epoch < epochs:
             _epoch(loop, callbacks)
             _call(callbacks, "after_epoch", loop)
         _call(callbacks, "finalise", loop)
     loop.optimizer.zero_grad(set_to_none=True)
     return loop.losses
+
+
+def _placement(model: nn.Module, device: torch.device | str | Placement | None) -> Placement:
+    given = device if isinstance(device, Placement) else Placement()
+    if given.devices:
+        return given
+    where = device_of(model) if device is None or isinstance(device, Placement) else torch.device(device)
+    return dataclasses.replace(given, devices=(where,))
+
+
+def _distillation(task: Task, training: Training, teacher: Teacher | None, placement: Placement) -> Distillation | None:
+    teacher = teacher_for(task, training.distillation, teacher)
+    if teacher is None:
+        return None
+    return Distillation(
+        task,
+        teacher,
+        weight=training.distillation,
+        temperature=training.temperature,
+        device=placement.devices[0],
+        parts=placement.accumulate,
+    )
 
 
 def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
@@ -359,7 +367,7 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
         group["lr"] = loop.lr
     optimizer.zero_grad(set_to_none=True)
     amp = None if training.amp is None else getattr(torch, training.amp)
-    parts = split(loop.task, batch, loop.accumulate)
+    parts = [(batch, 1)] if loop.accumulate == 1 else in_parts(loop.task, batch, loop.accumulate)
     examples, total, seen = sum(size for _, size in parts), torch.zeros((), device=loop.device), []
     for part, size in parts:
         with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
@@ -373,7 +381,7 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
         seen.append(_detached(outputs))
         del outputs, targets, loss  # the graph's memory is free for the next part
     loop.scaler.unscale_(optimizer)
-    loop.loss, loop.batch, loop.outputs = total, batch, joined(seen)
+    loop.loss, loop.batch, loop.outputs = total, batch, seen[0] if len(seen) == 1 else joined(seen)
     _call(callbacks, "after_backward", loop)
     if training.clip is not None:
         nn.utils.clip_grad_norm_(loop.model.parameters(), training.clip)
@@ -416,14 +424,13 @@ def _length(task: Task, resolution: Side | None) -> int:
 
 
 def _with_batch(task: Task, batch: int) -> Task:
-    rebatched = getattr(task, "with_batch", None)
+    rebatched = abilities(task).with_batch
     if rebatched is None:
         raise ValueError(
             f"training asks for batch={batch}, but {type(task).__name__} has no with_batch(batch); "
             "leave `batch` out and set it in the task"
         )
-    other: Task = rebatched(batch)
-    return other
+    return rebatched(batch)
 
 
 def _refuse_infinite(total: Tensor, loop: Loop) -> None:

@@ -11,7 +11,17 @@ import tasks
 import torch
 from torch import nn
 
-from secateur.evaluators import Augment, Context, Ladder, Teacher, Training, measure_error, recalibrate, train
+from secateur.evaluators import (
+    Augment,
+    Context,
+    Ladder,
+    Placement,
+    Teacher,
+    Training,
+    measure_error,
+    recalibrate,
+    train,
+)
 from secateur.evaluators.tasks.splitting import Unsplittable, bounds, cut, joined
 from secateur.evaluators.training.parallel import Parallel
 
@@ -34,8 +44,8 @@ def fresh(kind=Line, seed=0, **settings):
         return kind(**settings)
 
 
-def trained(settings, task=None, **changes):
-    model = fresh()
+def trained(settings, task=None, *, accumulate=1, devices=(), **changes):
+    model, changes["device"] = fresh(), Placement(accumulate=accumulate, devices=devices)
     losses = train(model, task or tasks.classification(), Training(**settings), epochs=2, **changes)
     return model, losses
 
@@ -79,7 +89,7 @@ def test_masks_are_augmented_with_their_images():
     model = fresh(lambda: nn.Conv2d(3, 4, 3, padding=1))
     other = copy.deepcopy(model)
     train(model, task, Training(lr=0.1), epochs=1)
-    train(other, task, Training(lr=0.1), epochs=1, accumulate=2)
+    train(other, task, Training(lr=0.1), epochs=1, device=Placement(accumulate=2))
     # Pixels moved in from outside count for nothing, so that parts of as many images are not of as many pixels.
     assert close(model, other, 1e-2)
 

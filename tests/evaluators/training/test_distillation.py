@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Augment, Teacher, Training, train
-from secateur.evaluators.tasks.task import divergence
+from secateur.evaluators.tasks.image_task import divergence
 from secateur.evaluators.training.distillation import Distillation, answered
 
 SHIFTED = {"augment": Augment(shift=0.2)}  # nothing can be answered beforehand
@@ -93,7 +93,13 @@ def test_the_loss_is_the_mix_of_both(settings):
     task, model = tasks.classification(**settings), fresh(1)
     batch = next(iter(task.loader("train", None, 3)))
     training = Training(distillation=0.3, temperature=2.0)
-    distillation = Distillation(task, training, Teacher(model=model), torch.device("cpu"))
+    distillation = Distillation(
+        task,
+        Teacher(model=model),
+        weight=training.distillation,
+        temperature=training.temperature,
+        device=torch.device("cpu"),
+    )
     outputs, targets = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)), batch.targets
     answers, _ = task.forward(model.eval(), batch)
     expected = 0.7 * task.loss(outputs, targets) + 0.3 * divergence(outputs, answers, 2.0)

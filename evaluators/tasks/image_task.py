@@ -1,0 +1,356 @@
+"""The two ready-made tasks: images with a label each, and images with a mask each.
+
+Both are an `ImageTask`: splits of images (`Images`), and what is learned of them (`Labels` or `Masks`). Scaling,
+augmentation, resizing and normalisation happen in `ImageTask.prepare`, on the model's device.
+
+inputs   (n, channels, *sides)  floating, as a network takes them
+outputs  (n, classes, ...)      of a network, before any softmax
+targets  (n,) or (n, *sides)    labels or masks
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...spaces import device_of, dtype_of
+from .augment import Augment
+from .images import Batch, Batches, Images, Split
+from .metrics import ErrorRate, OverlapError
+from .task import Side
+
+_IGNORED = -100  # the label that PyTorch's losses leave out
+
+
+class ImageTask:
+    """Images and what is learned of them. `Classification` and `Segmentation` are its constructors.
+
+    Attributes:
+        train: The training split as it was given; `validation` and `test` likewise.
+        batch: Images a batch.
+        augment: How training images are moved.
+        mean: One value a channel, of the scaled images; `std` likewise.
+        classes: Number of classes.
+        sizes: Number of images of each split.
+    """
+
+    def __init__(self, images: Images, learned: Labels | Masks) -> None:
+        """Put both together."""
+        self._images, self._learned = images, learned
+        self.train, self.validation, self.test = (images.given.get(name) for name in ("train", "validation", "test"))
+        self.batch, self.augment, self.mean, self.std = images.batch, images.augment, images.mean, images.std
+        self.classes, self.sizes = learned.classes, images.sizes
+
+    def __repr__(self) -> str:
+        """The settings, and the sizes instead of the data."""
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+        shape = (self._images.channels, *self._images.side)
+        settings = f"images={shape}, batch={self.batch}, augment={self.augment}, {self._learned}"
+        return f"{type(self).__name__}({sizes}, {settings})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of data and settings."""
+        return hashlib.sha256(f"{self._images.digest()} {self._learned.settings}".encode()).hexdigest()[:16]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What turns a stored image into the network's input, as JSON."""
+        return self._images.preprocessing | {"classes": self.classes}
+
+    def with_batch(self, batch: int) -> ImageTask:
+        """The same task with another number of images a batch."""
+        other = copy.copy(self)
+        other.batch, other._images = batch, self._images.with_batch(batch)
+        other.__dict__.pop("fingerprint", None)
+        return other
+
+    def loader(self, split: str, resolution: Side | None = None, seed: int | None = None) -> Batches:
+        """The batches of a split; see `Task.loader`."""
+        return self._images.loader(split, resolution, seed)
+
+    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Inputs of a batch on `device`, as a network takes them, and targets, as `loss` takes them."""
+        learned, augment, maps = self._learned, self.augment, None
+        _check_labels(batch.split, batch.targets, learned.classes, learned.ignore)
+        images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._images.scale
+        targets = batch.targets.to(device, non_blocking=True)
+        if augment is not None and batch.seed is not None:
+            generator = torch.Generator().manual_seed(batch.seed)
+            whole = augment.maps(batch.whole or len(images), images.ndim - 2, generator)
+            maps = whole[batch.start : batch.start + len(images)]
+            images = augment.images(images, maps)
+        if batch.resolution is not None:
+            images = _resized(images, batch.resolution)
+        shape = (1, -1) + (1,) * (images.ndim - 2)
+        mean = torch.tensor(self.mean, device=device).view(shape)
+        std = torch.tensor(self.std, device=device).view(shape)
+        moved = None if augment is None or maps is None else (augment, maps)
+        side = tuple(images.shape[2:]) if batch.split == "train" else None
+        return ((images - mean) / std).to(dtype), learned.prepared(targets, moved, side)
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs and targets of a batch; outputs for masks are resized to these."""
+        inputs, targets = self.prepare(batch, device_of(model), dtype_of(model))
+        outputs = model(inputs)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the network returned a {type(outputs).__name__}; this task expects one tensor: write your own Task"
+            )
+        expected = (len(inputs), self.classes, *self._learned.pixels(outputs))
+        if tuple(outputs.shape) != expected:
+            raise ValueError(f"the network returned {tuple(outputs.shape)}; the labels need {expected}")
+        return _fitted(outputs, tuple(targets.shape[1:])), targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy over the images, or over the pixels that count."""
+        return self._learned.loss(outputs, targets)
+
+    def error(self) -> ErrorRate | OverlapError:
+        """A fresh error to accumulate over a split."""
+        return self._learned.error()
+
+    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        """How far the outputs are from a teacher's, resized to them, both softened by the temperature.
+
+        Every pixel counts, those too whose label does not: a teacher has an answer there.
+        """
+        return divergence(outputs, _fitted(teacher_outputs, tuple(outputs.shape[2:])), temperature)
+
+    def at(self, batch: Batch, resolution: Side | None) -> Batch:
+        """The batch, augmented alike, at another resolution; None as stored."""
+        return replace(batch, resolution=resolution)
+
+    def split(self, batch: Batch, parts: int) -> list[tuple[Batch, int]]:
+        """The batch in so many parts, augmented alike, each with its number of examples."""
+        return batch.in_parts(parts)
+
+    def stored(self, resolution: Side | None = None) -> Batches | None:
+        """All training images in order, as training shows them; None where it moves them, and for masks: too much."""
+        return None if self.augment is not None or isinstance(self._learned, Masks) else self._images.stored(resolution)
+
+
+@final
+class Classification(ImageTask):
+    """Images with one label each; the loss is cross-entropy, the error the share of wrong answers.
+
+    A split is a pair of tensors, `(n, c, *sides)` images and `(n,)` labels, or a dataset that decodes on demand
+    (see `LazyImages`). uint8 images are scaled to 0..1, floating ones are taken as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Split,
+        validation: Split,
+        test: Split | None = None,
+        batch: int = 128,
+        augment: Augment | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """Keep the splits where they are.
+
+        Args:
+            train: What networks learn from, and what recalibrates them.
+            validation: What candidates are compared on.
+            test: What an exported network is measured on, once.
+            batch: Images a batch.
+            augment: How training images are moved.
+            mean: One value a channel, of the scaled images; None measures it on training images.
+            std: As `mean`.
+            classes: Number of classes; None takes the largest training label plus one.
+            label_smoothing: Share of the target spread over all classes, 0..1.
+        """
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
+        self.label_smoothing = label_smoothing
+        images = Images(train=train, validation=validation, test=test, batch=batch, augment=augment, mean=mean, std=std)
+        super().__init__(images, Labels(_classes_of(images, classes), label_smoothing))
+        for name, labels in images.targets.items():
+            if labels.ndim != 1:
+                raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected (n,)")
+
+
+@final
+class Segmentation(ImageTask):
+    """Images with a mask each; the loss is cross-entropy a pixel, the error one minus mIoU or Dice of the whole split.
+
+    Training masks are resized (nearest) with their images. Validation and test masks stay as they are stored and the
+    outputs are resized to them: candidates of every resolution are judged on the same pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Split,
+        validation: Split,
+        test: Split | None = None,
+        batch: int = 16,
+        augment: Augment | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: int | None = None,
+        overlap: str = "iou",
+        ignore: int | None = None,
+    ) -> None:
+        """Keep the splits where they are: `(n, c, *sides)` images and `(n, *sides)` integer masks.
+
+        Args:
+            train: What networks learn from, and what recalibrates them.
+            validation: What candidates are compared on.
+            test: What an exported network is measured on, once.
+            batch: Images a batch.
+            augment: How training images and their masks are moved.
+            mean: One value a channel, of the scaled images; None measures it on training images.
+            std: As `mean`.
+            classes: Number of classes; None takes the largest training label plus one.
+            overlap: "iou" (mIoU) or "dice".
+            ignore: The label of pixels that count for nothing; None: every pixel counts.
+        """
+        self.overlap, self.ignore = overlap, ignore
+        images = Images(train=train, validation=validation, test=test, batch=batch, augment=augment, mean=mean, std=std)
+        super().__init__(images, Masks(_classes_of(images, classes, ignore), overlap, ignore))
+        self.error()  # refuses an unknown overlap now rather than after an epoch
+        for name, masks in images.targets.items():
+            if tuple(masks.shape[1:]) != images.side:
+                raise ValueError(f"{name} masks are {tuple(masks.shape[1:])}, images {images.side}; make them equal")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One label an image."""
+
+    classes: int
+    smoothing: float = 0.0
+    ignore: int | None = None
+
+    def __str__(self) -> str:
+        return f"classes={self.classes}"
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """All that a fingerprint depends on."""
+        return "classification", self.classes, self.smoothing
+
+    def prepared(self, labels: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
+        """The labels, wherever their images were moved."""
+        return labels.long()
+
+    def pixels(self, outputs: Tensor) -> Side:
+        """No axes beside examples and classes."""
+        return ()
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy."""
+        return F.cross_entropy(outputs.float(), labels, label_smoothing=self.smoothing)
+
+    def error(self) -> ErrorRate:
+        """The share of wrong answers."""
+        return ErrorRate()
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One label a pixel."""
+
+    classes: int
+    overlap: str = "iou"
+    ignore: int | None = None
+
+    def __str__(self) -> str:
+        return f"classes={self.classes}, overlap={self.overlap!r}"
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """All that a fingerprint depends on."""
+        return "segmentation", self.classes, self.overlap, self.ignore
+
+    def prepared(self, masks: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
+        """The masks, moved as their images and at their side (None: as stored); what counts for nothing is -100."""
+        masks = masks.long()
+        if self.ignore is not None:
+            masks = masks.where(masks != self.ignore, _IGNORED)
+        if moved is not None:
+            augment, maps = moved
+            masks = augment.masks(masks, maps, outside=_IGNORED)
+        if side is None or tuple(masks.shape[1:]) == side:
+            return masks
+        # float64 holds every label exactly
+        return F.interpolate(masks.unsqueeze(1).double(), size=side, mode="nearest-exact").squeeze(1).to(masks.dtype)
+
+    def pixels(self, outputs: Tensor) -> Side:
+        """The axes of the pixels; however many there are."""
+        return tuple(outputs.shape[2:])
+
+    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
+        """Mean cross-entropy over the pixels that count."""
+        return F.cross_entropy(outputs.float(), masks, ignore_index=_IGNORED)
+
+    def error(self) -> OverlapError:
+        """One minus the overlap."""
+        return OverlapError(classes=self.classes, overlap=self.overlap, ignore=_IGNORED)
+
+
+def divergence(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over examples and pixels.
+
+    Hinton 2015 (arXiv 1503.02531), section 2: T^2 keeps the gradient's size whatever T is.
+    """
+    student = F.log_softmax(outputs.float() / temperature, dim=1)
+    teacher = F.log_softmax(teacher_outputs.float() / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1).mean()
+
+
+def _classes_of(images: Images, classes: int | None, ignore: int | None = None) -> int:
+    """The number of classes, after every label in memory was compared with it."""
+    for name, labels in images.targets.items():
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"{name} labels are {labels.dtype}; expected whole numbers")
+    if classes is None:
+        if "train" not in images.targets:
+            raise ValueError("classes is None and the training labels are not in memory; give the number of classes")
+        labels = images.targets["train"]
+        counted = labels if ignore is None else labels[labels != ignore]
+        classes = int(counted.max()) + 1 if counted.numel() else 1
+    if classes < 1:
+        raise ValueError(f"classes is {classes}; expected at least 1")
+    for name, labels in images.targets.items():
+        _check_labels(name, labels, classes, ignore)
+    return classes
+
+
+def _check_labels(split: str, labels: Tensor, classes: int, ignore: int | None) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore is not None:
+        wrong &= labels != ignore
+    if bool(wrong.any()):
+        example = int(labels[wrong][0])
+        raise ValueError(
+            f"{split} has the label {example}, outside 0..{classes - 1}; correct the labels or give `classes`"
+        )
+
+
+def _fitted(outputs: Tensor, side: Side) -> Tensor:
+    return outputs if tuple(outputs.shape[2:]) == side else _resized(outputs.float(), side)
+
+
+def _resized(images: Tensor, side: Side) -> Tensor:
+    """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
+    if tuple(images.shape[2:]) == side:
+        return images
+    if len(side) == 2:
+        return F.interpolate(images, size=side, mode="bilinear", antialias=True, align_corners=False)
+    if all(new <= old for new, old in zip(side, images.shape[2:], strict=True)):
+        return F.interpolate(images, size=side, mode="area")  # PyTorch 2.13 antialiases images only
+    return F.interpolate(images, size=side, mode={1: "linear", 3: "trilinear"}[len(side)], align_corners=False)

@@ -1,7 +1,7 @@
 """What a study may be given for an evaluator, and what it does with it."""
 
 import pytest
-from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
+from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.evaluators import Context, Ladder, Result, checked_evaluator
@@ -12,9 +12,15 @@ SPACE = tiny_space(MODEL)
 ASKED = {"candidate": None, "resolution": None, "fidelity": "short", "seed": 0, "report": None}
 
 
-def create(path, evaluator, **changes):
-    given = {"budget": Budget(macs=0.5), "sampler": "random", "threads": 1, "training": tiny_training(), **changes}
-    return Study.create(path, model=MODEL, task=tiny_task(), space=SPACE, evaluator=evaluator, **given)
+def create(path, evaluator):
+    given = {
+        "model": MODEL,
+        "task": tiny_task(),
+        "space": SPACE,
+        "budget": Budget(macs=0.5),
+        "training": tiny_training(),
+    }
+    return Study.create(path, **searching({**given, "sampler": "random", "threads": 1, "evaluator": evaluator}))
 
 
 def without_context(build, *, candidate, resolution, fidelity, seed, report=None):
@@ -91,19 +97,24 @@ def takes_less(build, *, candidate, resolution, seed):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        (3, r"evaluator is a int; expected a function or object called as evaluator\(build, \*, candidate"),
+        (3, "expected one of auto, ladder, shared-weights, or your own"),
         (needs_more, r"evaluator needs_more\(build, gpu, .*: missing a required argument: 'gpu'; expected"),
         (takes_less, "evaluator takes_less.*: got an unexpected keyword argument 'fidelity'; expected"),
         (Ladder, "evaluator Ladder.*: .* argument.*; expected"),
     ],
 )
 def test_what_cannot_be_called_like_one_is_refused_where_it_comes_in(tmp_path, wrong, said):
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         create(tmp_path / "s", wrong)
     assert not (tmp_path / "s").exists()
     create(tmp_path / "s", without_context)
     with pytest.raises((TypeError, ValueError)):
         Study.open(tmp_path / "s", model=MODEL, task=tiny_task(), evaluator=wrong)
+
+
+def test_what_is_not_called_at_all_is_no_evaluator():
+    with pytest.raises(TypeError, match=r"evaluator is a int; expected a function or object called as evaluator\(b"):
+        checked_evaluator(3)
 
 
 def test_an_evaluator_that_gives_no_result_is_a_failed_trial_that_says_so(tmp_path):

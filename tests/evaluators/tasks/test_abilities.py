@@ -109,7 +109,7 @@ def test_a_method_of_such_a_name_that_takes_something_else_is_refused_at_every_d
 
 def create(path, task):
     model = tiny_net()
-    return Study.create(path, model=model, task=task, space=tiny_space(model), budget=Budget(macs=0.5), threads=1)
+    return Study.create(path, model=model, task=task, space=tiny_space(model), budget=Budget(macs=0.5))
 
 
 class Methodless:

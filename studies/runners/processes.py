@@ -4,40 +4,43 @@ They are forked from a server that has imported all there is to import and done 
 replaced in milliseconds, where a fresh Python takes seconds. Nothing is forked from the driver, which has threads and
 perhaps a GPU.
 
-Each slot has a pair of sockets for jobs and a second one that only breaks: a worker notices at once when the driver is
-gone, in the middle of a training too, and leaves. `ProcessPoolExecutor` won't do: one worker that dies fails all
-others' jobs. Each worker leads a session of its own: processes that it starts end with it.
+Each slot has two pipes, for jobs and for what is said of them. The driver's ends have a thread each, because a pipe
+blocks: while a worker starts, is stopped, or sends something large. The worker's end for jobs has one too, so it
+notices at once when the driver is gone, in the middle of a training too, and leaves. `ProcessPoolExecutor` won't do:
+one worker that dies fails all others' jobs. Each worker leads a session of its own: processes that it starts end with
+it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import pickle
 import platform
-import selectors
+import queue
 import signal
-import socket
 import sys
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import resource_tracker, util
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, final
 
 import torch
 
 from ..disk.scratch import Scratch
-from ..outcomes.work import Job, JobEnd, Work, Worker
+from ..outcomes.work import Job, Work
 from ..settings.runner import Runner
-from .channel import Channel, receive, send
 from .executor import Executor, Listen, Message, cores
+from .process_worker import pickled, serve
 
 logger = logging.getLogger("secateur")
 
@@ -45,16 +48,7 @@ _GRACE_S = 5.0  # how long a worker that was asked to leave may take
 _START_S = 600.0  # how long one may take to start: packages may come from a slow network
 _folder: Scratch | None = None  # of this process's server, which serves one run after another
 
-_LOOK_S = 1.0  # how often a worker looks whether its driver is still its parent
-
-
-@dataclass(kw_only=True)
-class _Slot:
-    process: ForkServerProcess
-    jobs: Channel
-    life: socket.socket
-    started: float = field(default_factory=time.monotonic)
-    ready: bool = False
+_LOOK_S = 1.0  # how often it is looked whether workers are still there
 
 
 @final
@@ -67,8 +61,9 @@ class Processes(Executor):
         self._context = multiprocessing.get_context("forkserver")
         self._work = b""
         self._gpus: list[list[str]] = []
-        self._slots: list[_Slot | None] = []
-        self._lost: list[Message] = []
+        self._slots: list[_Process | None] = []
+        # What was said, and by which process: of one that was given up nothing counts any more.
+        self._said: queue.SimpleQueue[tuple[_Process | None, Message]] = queue.SimpleQueue()
 
     def open(self, work: Work, listen: Listen) -> None:
         """Start a process a slot."""
@@ -86,36 +81,35 @@ class Processes(Executor):
             try:
                 one = self._slots[slot] = self._start(slot)
             except OSError as error:
-                self._lost.append(Message(slot=slot, kind="lost", payload=f"no worker could be started: {error}"))
+                said = f"no worker could be started: {error}"
+                self._said.put((None, Message(slot=slot, kind="lost", payload=said)))
                 return
-        one.jobs.post(_pickled(job))
+        one.post(pickled(job))
 
     def wait(self, timeout_s: float | None) -> Sequence[Message]:
         """What processes say, or that they died."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            found, self._lost = self._lost, []
-            left = None if end is None else max(0.0, end - time.monotonic())
-            for slot in self._stirring(0.0 if found else left):
-                found += self._hear(slot)
-            found += self._late()
-            if found or (end is not None and time.monotonic() >= end):
-                return found
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not (found := self._heard(min(_LOOK_S, max(0.0, until - time.monotonic())))):
+            self._end_groups()
+            found = self._late()
+            if found or time.monotonic() >= until:
+                break
+        return found
 
     def cancel(self, slot: int) -> None:
         """Kill the slot's process; the next job starts another."""
         one, self._slots[slot] = self._slots[slot], None
         if one is not None:
-            _end(one, patience_s=0.0)
+            one.end(patience_s=0.0)
 
     def close(self) -> None:
         """Ask the processes to leave, which they do within a training too, and kill those that don't."""
         slots, self._slots = [one for one in self._slots if one is not None], []
         for one in slots:
-            one.life.close()
-        end = time.monotonic() + _GRACE_S
+            one.post(None)
+        until = time.monotonic() + _GRACE_S
         for one in slots:
-            _end(one, patience_s=max(0.0, end - time.monotonic()))
+            one.end(patience_s=max(0.0, until - time.monotonic()))
 
     def describe(self, slot: int) -> dict[str, Any]:
         """Process, host and GPUs of a slot."""
@@ -123,15 +117,16 @@ class Processes(Executor):
         gpus = self._gpus[slot] if slot < len(self._gpus) else []
         return {"pid": None if one is None else one.process.pid, "host": platform.node(), "gpus": list(gpus)}
 
-    def _start(self, slot: int) -> _Slot:
+    def _start(self, slot: int) -> _Process:
         environment = dict(os.environ)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[slot])
-        mine, theirs = socket.socketpair()
-        life, watched = socket.socketpair()
+        job_reader, jobs = self._context.Pipe(duplex=False)
+        reports, report_writer = self._context.Pipe(duplex=False)
+        gpus = len(self._gpus[slot]) if self._gpus else 0
         process = self._context.Process(
             target=serve,
-            args=(theirs, watched, list(sys.path), environment, len(self._gpus[slot]) if self._gpus else 0),
+            args=(job_reader, report_writer, list(sys.path), environment, gpus),
             name=f"secateur-{slot}",
             daemon=True,
         )
@@ -139,8 +134,8 @@ class Processes(Executor):
             with _server(), _without_main(), _interrupts_held():
                 process.start()
         except BaseException as error:
-            mine.close()
-            life.close()
+            jobs.close()
+            reports.close()
             if isinstance(error, EOFError):
                 raise OSError("the process that workers are forked from has died") from error
             if isinstance(error, ChildProcessError):
@@ -150,127 +145,136 @@ class Processes(Executor):
                 ) from error
             raise
         finally:
-            theirs.close()
-            watched.close()
-        one = _Slot(process=process, jobs=Channel(mine), life=life)
-        one.jobs.post(self._work)
+            job_reader.close()
+            report_writer.close()
+
+        def say(one: _Process, kind: str, payload: Any) -> None:
+            self._said.put((one, Message(slot=slot, kind=kind, payload=payload)))
+
+        one = _Process(process, jobs, reports, say)
+        one.post(self._work)
         return one
 
-    def _stirring(self, timeout_s: float | None) -> list[int]:
-        """The slots whose process says something, takes more of what it is sent, or has ended."""
-        with selectors.DefaultSelector() as selector:
-            for slot, one in enumerate(self._slots):
-                if one is not None:
-                    both = selectors.EVENT_READ | (selectors.EVENT_WRITE if one.jobs.behind else 0)
-                    selector.register(one.jobs, both, slot)
-                    selector.register(one.process.sentinel, selectors.EVENT_READ, slot)
-            return sorted({key.data for key, _ in selector.select(timeout_s)})
+    def _heard(self, timeout_s: float) -> list[Message]:
+        """What has been said, as soon as there is something."""
+        found: list[Message] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                one, message = self._said.get(timeout=0 if found else timeout_s)
+                if one is None:
+                    found.append(message)
+                elif self._slots[message.slot] is one:
+                    found.append(message if message.kind != "lost" else self._lost(one, message))
+        return found
 
-    def _hear(self, slot: int) -> Iterator[Message]:
-        one = self._slots[slot]
-        assert one is not None, "only a slot that was started says anything"
-        one.jobs.push()
-        alive = one.process.is_alive()  # before the last look: nothing that it said is missed
-        arrived, more = one.jobs.pull()
-        why = None
-        for message in arrived:
-            try:
-                kind, payload = pickle.loads(message)  # from our own worker, over our own socket
-            except Exception as error:  # classes of the user's run here
-                why = f"the worker said what can't be read ({type(error).__name__}: {error})"
-                break
-            if kind == "ready":
-                one.ready = True
-            else:
-                yield Message(slot=slot, kind=kind, payload=payload)
-        if why is None and alive and more:
-            return
-        self._slots[slot] = None
-        code = _end(one, patience_s=_GRACE_S if why is None else 0.0)
-        yield Message(slot=slot, kind="lost", payload=why or _cause(code))
+    def _lost(self, one: _Process, message: Message) -> Message:
+        """What is told of a process that says no more."""
+        self._slots[message.slot] = None
+        code = one.end(patience_s=0.0 if message.payload else _GRACE_S)
+        return replace(message, payload=message.payload or _cause(code))
 
-    def _late(self) -> Iterator[Message]:
+    def _end_groups(self) -> None:
+        """End what dead workers have started.
+
+        One that was killed while it said something is waited for until nothing has its end of the pipe open.
+        """
+        for one in self._slots:
+            if one is not None and not one.process.is_alive():
+                one.kill()
+
+    def _late(self) -> list[Message]:
         """Workers that never came up."""
-        now = time.monotonic()
+        found, now = [], time.monotonic()
         for slot, one in enumerate(self._slots):
             if one is not None and not one.ready and now - one.started > _START_S:
                 self.cancel(slot)
-                yield Message(slot=slot, kind="lost", payload=f"the worker did not start within {_START_S:g} s")
+                said = f"the worker did not start within {_START_S:g} s"
+                found.append(Message(slot=slot, kind="lost", payload=said))
+        return found
 
 
-def serve(jobs: socket.socket, life: socket.socket, path: list[str], environment: Mapping[str, str], gpus: int) -> None:
-    """What a process does: takes the work, then one job after another, until the driver is gone.
+@final
+class _Process:
+    """A worker as the driver knows it, with two threads that may wait for it.
 
-    Args:
-        jobs: jobs come in here, and reports go out.
-        life: ends with the driver.
-        path: where modules are found.
-        environment: the driver's, with the GPUs of the slot.
-        gpus: how many this process has; it trains over all of them where there are several.
+    Attributes:
+        process: it itself.
+        started: when, by the monotonic clock.
+        ready: whether it has come up.
     """
-    parent = os.getppid()  # ends with the driver, too
-    with contextlib.suppress(OSError):
-        os.setsid()  # Ctrl-C in the terminal reaches the driver alone, which says what it means
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # Daemonic, it ends with a driver that forgets to close; but Python (3.11) would then refuse it the children that
-    # data loaders are made of, and those end with its session.
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    scratch = Scratch()
-    threading.Thread(target=_leave_with, args=(life, parent, scratch), daemon=True).start()
-    sys.path[:] = path
-    os.environ.update(environment)  # before CUDA is: the server has not touched it
-    try:
-        try:
-            import cloudpickle
 
-            # From the driver's own socket.
-            worker = Worker(cloudpickle.loads(receive(jobs)), gpus=gpus, scratch=scratch)
-        except EOFError:
-            return
-        except BaseException as error:
-            send(jobs, _pickled(("unable", f"{type(error).__name__}: {error}")))
-            return
-        send(jobs, _pickled(("ready", None)))
-        while True:
-            job: Job = pickle.loads(receive(jobs))  # from the driver's own socket
-            send(jobs, _pickled(("begun", None)))
-            report = worker.run(job, lambda event: send(jobs, _pickled(("event", event))))
-            send(jobs, _said(report))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
-    finally:
-        scratch.remove()
+    def __init__(
+        self,
+        process: ForkServerProcess,
+        jobs: Connection,
+        reports: Connection,
+        say: Callable[[_Process, str, Any], object],
+    ) -> None:
+        """Begin to listen to a process that was started.
 
+        Args:
+            process: of the worker.
+            jobs: where it is sent to; closed here, as is the next.
+            reports: where it sends to.
+            say: told what it says, from another thread, and at last `"lost"`, with the reason if it is known.
+        """
+        self.process, self.started, self.ready = process, time.monotonic(), False
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._send, args=(jobs,), daemon=True),
+            threading.Thread(target=self._receive, args=(reports, say), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
-def _leave_with(life: socket.socket, parent: int, scratch: Scratch) -> None:
-    """End this process, and those that it started, when the driver is gone."""
-    life.settimeout(_LOOK_S)
-    while os.getppid() == parent:  # a process that the driver has forked may hold the other end open
-        try:
-            life.recv(1)
-        except TimeoutError:
-            continue
-        except OSError:
-            pass
-        break
-    scratch.remove()
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(0)
+    def post(self, message: bytes | None) -> None:
+        """Have a message sent; None asks the process to leave."""
+        self._outbox.put(message)
 
+    def kill(self) -> None:
+        """Kill it, and what it has started."""
+        assert self.process.pid, "a process that was started has a number"
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # it may be gone, and processes that it started still be there
+        self.process.kill()  # it may not lead a group yet
 
-def _said(report: JobEnd) -> bytes:
-    """The report as a message; a failure where the evaluator gave back what can't be sent."""
-    try:
-        return _pickled(("done", report))
-    except Exception as error:
-        return _pickled(("done", report.unsendable(error)))
+    def end(self, *, patience_s: float) -> int | None:
+        """The exit code of the process, which has so many seconds to leave by itself."""
+        if patience_s:
+            self.process.join(patience_s)
+        self.kill()
+        self.process.join(_GRACE_S)
+        code = self.process.exitcode
+        self.post(None)
+        for thread in self._threads:
+            thread.join(_GRACE_S)
+        if code is None:
+            logger.warning("process %s was killed and does not end; it waits for a device or a disk", self.process.pid)
+        else:
+            self.process.close()
+        return code
 
+    def _send(self, jobs: Connection) -> None:
+        with jobs, contextlib.suppress(OSError):  # that it is gone, the other thread tells
+            while (message := self._outbox.get()) is not None:
+                jobs.send_bytes(message)
 
-def _pickled(message: Any) -> bytes:
-    return bytes(ForkingPickler.dumps(message))
+    def _receive(self, reports: Connection, say: Callable[[_Process, str, Any], object]) -> None:
+        why = None
+        with reports, contextlib.suppress(EOFError, OSError):
+            # Its own children may have its end of the pipe open, and no end comes when it dies.
+            while reports in wait_for([reports, self.process.sentinel]):
+                message = reports.recv_bytes()
+                try:
+                    kind, payload = pickle.loads(message)  # from our own worker, over our own pipe
+                except Exception as error:  # classes of the user's run here
+                    why = f"the worker said what can't be read ({type(error).__name__}: {error})"
+                    break
+                if kind == "ready":
+                    self.ready = True
+                else:
+                    say(self, kind, payload)
+        say(self, "lost", why)
 
 
 def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda: bool) -> tuple[int, list[list[str]]]:
@@ -327,31 +331,12 @@ def _cause(code: int | None) -> str:
     return f"the worker ended with exit code {code}"
 
 
-def _end(one: _Slot, *, patience_s: float) -> int | None:
-    """The exit code of a slot's process, which has so many seconds to leave by itself."""
-    if patience_s:
-        one.process.join(patience_s)
-    assert one.process.pid, "only a process that was started has a slot"
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(one.process.pid, signal.SIGKILL)  # it may be gone, and processes that it started still be there
-    one.process.kill()  # it may not lead a group yet
-    one.process.join(_GRACE_S)
-    code = one.process.exitcode
-    one.jobs.close()
-    one.life.close()
-    if code is None:
-        logger.warning("process %s was killed and does not end; it waits for a device or a disk", one.process.pid)
-    else:
-        one.process.close()
-    return code
-
-
 @contextlib.contextmanager
 def _server() -> Iterator[None]:
     """Have the server that is started within, if there is none yet, know what workers will need."""
     global _folder
     if _folder is None:
-        multiprocessing.set_forkserver_preload([__name__])
+        multiprocessing.set_forkserver_preload([serve.__module__])
         _folder = Scratch()
         util.Finalize(None, _folder.remove, exitpriority=-200)  # after -100, which removes the address
     with _folder.used():  # its address is a file, which a killed driver would leave behind

@@ -2,13 +2,14 @@
 
 import multiprocessing
 import os
-import socket
+import queue
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,8 +19,8 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny
 
 from secateur import Budget, Study
 from secateur.studies.disk.scratch import Scratch, sweep
-from secateur.studies.runners.channel import Channel, receive, send
-from secateur.studies.runners.processes import Processes, layout
+from secateur.studies.runners.process_worker import pickled
+from secateur.studies.runners.processes import Processes, _Process, layout
 from secateur.studies.settings.runner import Runner
 
 
@@ -61,12 +62,11 @@ def test_a_worker_that_dies_costs_one_attempt_of_one_trial(tmp_path):
     assert len(again) and (again.state == "complete").all()
 
 
-class Hidden(Instant):
-    """In a module that no worker finds: the tests are no package."""
-
-
-def test_what_workers_cannot_import_is_said_at_once(tmp_path):
-    study = create(tmp_path / "a", evaluator=Hidden(tiny_space(tiny_net())))
+def test_what_workers_cannot_import_is_said_at_once(tmp_path, monkeypatch):
+    here = ModuleType("only_here")
+    exec("from landscapes import Instant\nclass Hidden(Instant): pass", here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", here)
+    study = create(tmp_path / "a", evaluator=here.Hidden(tiny_space(tiny_net())))
     with pytest.raises(RuntimeError, match="workers can't do these trials: ModuleNotFoundError"):
         study.run(4, runner=Runner(kind="processes", workers=1))
 
@@ -152,53 +152,68 @@ def test_folders_of_killed_processes_are_swept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# --- channels ---------------------------------------------------------------------------------------------------------
+# --- pipes ------------------------------------------------------------------------------------------------------------
+
+
+class Wired:
+    """A worker without a process: its ends of the pipes, and what the driver has heard."""
+
+    def __init__(self):
+        self.jobs, jobs = multiprocessing.Pipe(duplex=False)
+        reports, self.reports = multiprocessing.Pipe(duplex=False)
+        self.alive, self.death = multiprocessing.Pipe(duplex=False)
+        self.heard = queue.SimpleQueue()
+        self.one = _Process(
+            SimpleNamespace(sentinel=self.alive.fileno()), jobs, reports, lambda one, *said: self.heard.put(said)
+        )
+
+    def end(self):
+        self.death.close()
+        self.one.post(None)
+        for thread in self.one._threads:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_large_messages_in_both_directions_at_once():
-    """A pipe of `multiprocessing` blocks here: either end waits for the other one to read."""
-    mine, theirs = socket.socketpair()
-    channel, large = Channel(mine), os.urandom(20_000_000)
-    received = []
-
-    def work():
-        send(theirs, large)
-        received.append(receive(theirs))
-        send(theirs, b"done")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    channel.post(large)
-    assert channel.behind
-    arrived = []
-    while len(arrived) < 2:
-        channel.push()
-        messages, more = channel.pull()
-        arrived += messages
-        assert more
-        time.sleep(0.001)
-    thread.join()
-    assert arrived == [large, b"done"] and received == [large] and not channel.behind
-    theirs.close()
-    assert channel.pull() == ([], False)
-    channel.post(b"nobody reads this")
-    assert not channel.behind
-    channel.close()
+    """Either end would wait for the other one to read, if one thread did both."""
+    worker, large = Wired(), os.urandom(20_000_000)
+    worker.one.post(large)
+    worker.one.post(b"more")
+    worker.reports.send_bytes(pickled(("event", large)))  # before it reads anything
+    assert worker.jobs.recv_bytes() == large and worker.jobs.recv_bytes() == b"more"
+    worker.reports.send_bytes(pickled(("ready", None)))
+    worker.reports.send_bytes(pickled(("done", None)))
+    worker.reports.close()
+    assert [worker.heard.get(timeout=10) for _ in range(3)] == [("event", large), ("done", None), ("lost", None)]
+    assert worker.one.ready
+    worker.jobs.close()
+    worker.one.post(b"this is not read")
+    worker.end()
 
 
 def test_part_of_a_message_is_no_message():
-    mine, theirs = socket.socketpair()
-    channel = Channel(mine)
-    theirs.sendall((5).to_bytes(8, "big") + b"abc")
-    assert channel.pull() == ([], True)
-    theirs.sendall(b"de" + (0).to_bytes(8, "big") + (9).to_bytes(8, "big") + b"x")
-    assert channel.pull() == ([b"abcde", b""], True)
-    theirs.close()
-    assert channel.pull() == ([], False)
-    channel.close()
-    mine, theirs = socket.socketpair()
-    mine.sendall((5).to_bytes(8, "big") + b"abc")
-    mine.close()
-    with pytest.raises(EOFError):
-        receive(theirs)
-    theirs.close()
+    worker = Wired()
+    whole = pickled(("done", None))
+    worker.reports.send_bytes(whole)
+    os.write(worker.reports.fileno(), len(whole).to_bytes(4, "big") + whole[:5])
+    worker.reports.close()
+    assert [worker.heard.get(timeout=10) for _ in range(2)] == [("done", None), ("lost", None)]
+    worker.end()
+
+
+def test_a_death_is_noticed_though_something_holds_the_pipe_open():
+    worker = Wired()
+    worker.reports.send_bytes(pickled(("begun", None)))
+    assert worker.heard.get(timeout=10) == ("begun", None)
+    worker.death.close()
+    assert worker.heard.get(timeout=10) == ("lost", None)
+    worker.end()
+
+
+def test_what_cannot_be_read_is_a_loss_that_says_so():
+    worker = Wired()
+    worker.reports.send_bytes(b"no pickle")
+    kind, why = worker.heard.get(timeout=10)
+    assert kind == "lost" and "can't be read (UnpicklingError" in why
+    worker.end()

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, final
 
 from filelock import FileLock
-from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from ..disk.files import FULL
 
@@ -27,11 +26,11 @@ _BEGIN = b'{"op_code":'  # of every line that Optuna writes
 
 
 @final
-class JournalFile(BaseJournalBackend):
+class JournalFile(JournalFileBackend):
     """The lines of a journal, for Optuna's `JournalStorage`.
 
-    Optuna's own backend leaves a lock behind when it is killed, which costs the next writer half a minute, and what is
-    appended to a torn line can never be read again (Optuna 5.0).
+    Optuna's own locks are left behind by a killed writer, which costs the next one half a minute, and what is appended
+    to a torn line can never be read again (Optuna 5.0).
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,29 +38,23 @@ class JournalFile(BaseJournalBackend):
 
         Raises:
             OSError: it can't be read or written.
+            ValueError: it is no journal.
         """
         self._path = path
-        self._lock = FileLock(f"{path}.lock")
-        self._offsets = {0: 0}  # byte at which a line starts, by its number, for all that were read
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644))
-        with self._alone(os.O_RDWR):
-            pass
+        self._whole = _WholeLines(path)
+        super().__init__(str(path), self._whole)
+        self._whole.acquire()
+        self._whole.release()
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """The whole lines from a number on."""
-        number = log_number_from if log_number_from in self._offsets else 0
-        with open(self._path, "rb") as file:
-            file.seek(self._offsets[number])
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # somebody is writing it, or never ended
-                found = _read(line)
-                if found is None:
-                    raise ValueError(f"{self._path} is damaged in line {number + 1}; restore it from a copy")
+        """The whole lines from a number on; a torn one at the end is left out."""
+        number = log_number_from
+        try:
+            for found in super().read_logs(log_number_from):
                 number += 1
-                self._offsets[number] = self._offsets[number - 1] + len(line)
-                if number > log_number_from:
-                    yield found
+                yield found
+        except ValueError as error:
+            raise ValueError(f"{self._path} is damaged in line {number + 1}; restore it from a copy") from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add lines at the end, on the disk when this returns: all of them or none.
@@ -69,32 +62,47 @@ class JournalFile(BaseJournalBackend):
         Raises:
             OSError: what the file system says.
         """
-        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        # Nothing is made where the file is gone: a file system that is not mounted would get a journal of its own.
-        with self._alone(os.O_RDWR | os.O_APPEND) as handle:
-            before = os.fstat(handle).st_size
-            try:
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(handle, left) :]
-                os.fsync(handle)
-            except BaseException as error:
-                os.ftruncate(handle, before)
-                if isinstance(error, OSError) and error.errno in FULL:
-                    said = f"the disk is full: {self._path} could not be written; free some space and go on"
-                    raise OSError(error.errno, said) from error
-                raise
+        self._whole.acquire()  # twice in one process is once
+        before = os.stat(self._path).st_size
+        try:
+            super().append_logs(logs)
+        except BaseException as error:
+            os.truncate(self._path, before)
+            if isinstance(error, OSError) and error.errno in FULL:
+                said = f"the disk is full: {self._path} could not be written; free some space and go on"
+                raise OSError(error.errno, said) from error
+            raise
+        finally:
+            self._whole.release()
 
-    @contextmanager
-    def _alone(self, flags: int) -> Iterator[int]:
-        """The file, locked and without a torn line at its end."""
-        with self._lock.acquire(poll_interval=0.002):
-            handle = os.open(self._path, flags)
+
+@final
+class _WholeLines(JournalFileOpenLock):
+    """A kernel lock; the file has no torn line at its end when it is acquired."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire(poll_interval=0.002)
+        if self._lock.lock_counter > 1:
+            return True
+        try:
+            # Nothing is made where the file is gone: a file system that is not mounted would get a journal of its own.
+            handle = os.open(self._path, os.O_RDWR)
             try:
                 self._mend(handle)
-                yield handle
             finally:
                 os.close(handle)
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
 
     def _mend(self, handle: int) -> None:
         """Cut off the last line if it is torn.

@@ -138,6 +138,8 @@ class Worker:
         self.folder = self._scratch.path
         devices = tuple(torch.device("cuda", index) for index in range(gpus)) if gpus > 1 else ()
         self._evaluation = work.evaluation.at(self.folder, devices)
+        with reproducible(self._threads, self._device):
+            pass  # the first time takes PyTorch seconds, which are no trial's
 
     def run(self, job: Job, say: Say) -> JobEnd:
         """Do a job.

@@ -48,6 +48,7 @@ _GRACE_S = 5.0  # how long a worker that was asked to leave may take
 _START_S = 600.0  # how long one may take to start: packages may come from a slow network
 _folder: Scratch | None = None  # of this process's server, which serves one run after another
 
+_COMPILER = "torch._inductor.config"  # imported by PyTorch where algorithms are made deterministic: seconds (2.13)
 _LOOK_S = 1.0  # how often it is looked whether workers are still there
 
 
@@ -336,7 +337,7 @@ def _server() -> Iterator[None]:
     """Have the server that is started within, if there is none yet, know what workers will need."""
     global _folder
     if _folder is None:
-        multiprocessing.set_forkserver_preload([serve.__module__])
+        multiprocessing.set_forkserver_preload([serve.__module__, _COMPILER])
         _folder = Scratch()
         util.Finalize(None, _folder.remove, exitpriority=-200)  # after -100, which removes the address
     with _folder.used():  # its address is a file, which a killed driver would leave behind

@@ -19,9 +19,9 @@ import torch
 
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
+from .disk.artifact_mirror import ArtifactMirror
 from .disk.files import write_atomic
 from .disk.lock import locked
-from .disk.shelf import Shelf
 from .runners.kinds import check
 from .settings.determinism import present
 from .settings.search import Search
@@ -236,7 +236,7 @@ def _check_places(file: StudyFile, out: Path) -> None:
                 "or name another"
             )
     if file.study.artifacts is not None:
-        Shelf(out, file.study.artifacts)
+        ArtifactMirror(out, file.study.artifacts)
 
 
 def _run(study: Study, file: StudyFile, progress: Listener | None) -> None:

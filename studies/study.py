@@ -20,9 +20,9 @@ from .. import __version__
 from ..evaluators import Latency, Task, Training, check_task
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Space, build
+from .disk.artifact_mirror import ArtifactMirror
 from .disk.files import new_folder, to_json, write
 from .disk.lock import locked
-from .disk.shelf import Shelf
 from .disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 from .drivers.engine import Engine
 from .drivers.limits import Limits
@@ -51,7 +51,7 @@ from .trials.folder import (
 from .trials.front import front_table, on_front, trial_table
 from .trials.ledger import Ledger, make_ledger
 from .trials.outcome import Outcome
-from .trials.patience import Patience
+from .trials.retry import Retry
 from .trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from .trials.trial import Trial
 from .trials.urls import without_password
@@ -79,13 +79,13 @@ class Study:
         fingerprint: what must be the same to go on, part by part.
     """
 
-    def __init__(self, engine: Engine, budget: Budget, shelf: Shelf | None) -> None:
+    def __init__(self, engine: Engine, budget: Budget, mirror: ArtifactMirror | None) -> None:
         """Use `Study.create` or `Study.open`."""
         self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
         self.search, self.training, self.latency = engine.search, engine.training, engine.latency
         self.fingerprint = engine.fingerprint
         self.budget = budget
-        self._engine, self._ledger, self._shelf = engine, engine.ledger, shelf
+        self._engine, self._ledger, self._mirror = engine, engine.ledger, mirror
         self._limits_of = Limits(engine)
         self._looping: OwnLoop | None = None
 
@@ -134,7 +134,7 @@ class Study:
         _check_arguments(model, task, space, budget, search, training, latency, moved)
         search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
         space.check_limits(budget.limits(space))
-        shelf = None if artifacts is None else Shelf(path, artifacts)
+        mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
         model, base = copy.deepcopy(model), state_of(model)
         build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
         kept = fingerprint(base, space, task, search, training, latency)
@@ -155,7 +155,7 @@ class Study:
         with new_folder(path) as making:
             _write_study(making, described, base, search, budget, storage)
         ledger = _ledger(path, described, space, search, storage)
-        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, shelf)
+        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
 
     @classmethod
     def open(
@@ -207,8 +207,8 @@ class Study:
         ledger = _ledger(path, found, space, search, storage)
         budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
         space.check_limits(budget.limits(space))
-        shelf = None if found.get("artifacts") is None else Shelf(path, found["artifacts"])
-        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, shelf)
+        mirror = None if found.get("artifacts") is None else ArtifactMirror(path, found["artifacts"])
+        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
@@ -242,7 +242,9 @@ class Study:
         runner = Runner(kind=runner) if isinstance(runner, str) else runner
         where = runner if isinstance(runner, Executor) else executor(runner)
         limits = partial(self._limits_of.resolve, self.budget, progress)
-        with running(self._engine, limits, trials, where, shelf=self._shelf, progress=progress, keep_gb=keep_gb) as run:
+        with running(
+            self._engine, limits, trials, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
+        ) as run:
             for left in run.unfinished():
                 run.submit(left)
             while True:
@@ -399,9 +401,9 @@ class Study:
         picked = exporter.pick(self._ledger.trials, front, wanted)
         tried = self._finalists(finalists, limits if pick == "best" else wanted)
         with locked(self.path), reproducible(self.search.threads, self.search.torch_device):
-            if self._shelf is not None:
+            if self._mirror is not None:
                 for trial in [*picked, *tried]:
-                    self._shelf.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
+                    self._mirror.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
                 picked = [exporter.best_of(tried, finetune_epochs, progress)]
             return exporter.export(to, picked, front, finetune_epochs, progress, formats)
@@ -437,9 +439,9 @@ class Study:
 
 
 def _ledger(path: Path, found: Mapping[str, Any], space: Space, search: Search, given: str | None) -> Ledger:
-    patience = Patience(described_storage(path, found["storage"]))
+    retry = Retry(described_storage(path, found["storage"]))
     storage = connect(storage_url(path, found, given), path)
-    return Ledger(storage, found["name"], space.axes, search.objectives, patience=patience)
+    return Ledger(storage, found["name"], space.axes, search.objectives, retry=retry)
 
 
 def _engine(

@@ -27,7 +27,7 @@ _LOGIN = re.compile(r"//[^/@]*:[^/@]*@")
 
 
 @final
-class Shelf:
+class ArtifactMirror:
     """Copies artifacts to and from a path.
 
     Args:
@@ -39,7 +39,7 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, url: str) -> None:
-        check_shelf(url)
+        check_mirror(url)
         import fsspec  # type: ignore[import-untyped]
 
         try:
@@ -53,8 +53,10 @@ class Shelf:
 
     def push(self) -> None:
         """Copy what is new in the folder."""
-        here = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in self._stats()}
-        self._each([name for name, stamp in here.items() if self._there.get(name) != stamp], self._put)
+        here = dict(self._stamps())
+        self._each(
+            [name for name in here if self._there.get(name) != here[name]], lambda name: self._put(name, here[name])
+        )
 
     def pull(self, names: Iterable[str]) -> None:
         """Fetch what the folder lacks of these paths in the study, where it is there."""
@@ -66,10 +68,9 @@ class Shelf:
         found: list[str] = []
 
         def look() -> None:
-            for kind in _KINDS:
-                if self._system.isdir(self._at(kind)):
-                    paths = self._system.ls(self._at(kind), detail=False, refresh=True)
-                    found.extend(f"{kind}/{str(path).rstrip('/').rpartition('/')[2]}" for path in paths)
+            for kind in filter(self._system.isdir, map(self._at, _KINDS)):
+                paths = self._system.ls(kind, detail=False, refresh=True)
+                found.extend("/".join(str(path).rstrip("/").rsplit("/", 2)[1:]) for path in paths)
 
         self._try(look)
         return sorted(name for name in found if _is_artifact(name))
@@ -81,32 +82,33 @@ class Shelf:
             self._there.pop(name, None)
         self._each(gone, self._drop)
 
-    def _stats(self) -> Iterable[tuple[str, os.stat_result]]:
+    def _stamps(self) -> Iterable[tuple[str, tuple[int, int]]]:
         for kind in _KINDS:
             for path in sorted((self._folder / kind).glob("*")):
                 name = f"{kind}/{path.name}"
                 if _is_artifact(name) and path.suffix not in (STATE, ".pt"):
-                    yield name, path.stat()
+                    yield name, _stamp(path)
 
-    def _put(self, name: str) -> None:
-        to = self._at(name)
-        aside = f"{to.rpartition('/')[0]}/.partial-{uuid.uuid4().hex[:12]}"
-        self._system.makedirs(to.rpartition("/")[0], exist_ok=True)
+    def _put(self, name: str, stamp: tuple[int, int]) -> None:
+        """Copy a file there, whole or not at all."""
+        folder = self._at(name).rpartition("/")[0]
+        aside = f"{folder}/.partial-{uuid.uuid4().hex[:12]}"
+        self._system.makedirs(folder, exist_ok=True)
         try:
-            stat = (self._folder / name).stat()
-            self._system.pipe_file(aside, (self._folder / name).read_bytes())
-            self._system.mv(aside, to)
+            self._system.put_file(str(self._folder / name), aside)
+            self._system.mv(aside, self._at(name))
         except FileNotFoundError:
             if (self._folder / name).exists():
                 raise
             return  # the folder lost it meanwhile
-        self._there[name] = (stat.st_mtime_ns, stat.st_size)
+        self._there[name] = stamp
 
     def _drop(self, name: str) -> None:
         if self._system.exists(self._at(name)):
             self._system.rm_file(self._at(name))
 
     def _get(self, name: str) -> None:
+        """Fetch a file from there, whole or not at all."""
         if not self._system.exists(self._at(name)):
             return
         path = self._folder / name
@@ -117,25 +119,20 @@ class Shelf:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
-        stat = path.stat()
-        self._there[name] = (stat.st_mtime_ns, stat.st_size)
+        self._there[name] = _stamp(path)
         logger.info("%s was fetched from %s", name, self._url)
 
     def _at(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _each(self, names: Sequence[str], do: Callable[[str], None]) -> None:
-        def all_of_them() -> None:
-            for name in names:
-                do(name)
-
+    def _each(self, names: Sequence[str], do: Callable[[str], object]) -> None:
         if names:
-            self._try(all_of_them)
+            self._try(lambda: [do(name) for name in names])
 
-    def _try(self, do: Callable[[], None]) -> None:
+    def _try(self, do: Callable[[], object]) -> None:
         try:
             do()
-        except Exception as error:
+        except Exception as error:  # each kind of path has a library of its own, which raises what it likes
             if not self._failing:
                 said = " ".join(str(error).split())
                 logger.warning(
@@ -146,7 +143,7 @@ class Shelf:
             self._failing = False
 
 
-def check_shelf(url: object) -> None:
+def check_mirror(url: object) -> None:
     """Refuse what is no path of fsspec's, or holds a password.
 
     Raises:
@@ -164,3 +161,8 @@ def check_shelf(url: object) -> None:
 def _is_artifact(name: str) -> bool:
     kind, _, file = name.partition("/")
     return kind in _KINDS and _FILE.fullmatch(file) is not None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size

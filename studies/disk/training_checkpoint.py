@@ -12,7 +12,7 @@ from ...evaluators import Loop
 from .files import FormatError, write_atomic
 
 
-class Keeper:
+class TrainingCheckpoint:
     """Keeps a training's state after every epoch, so that a killed one goes on from there."""
 
     def __init__(self, path: Path) -> None:

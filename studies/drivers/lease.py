@@ -84,7 +84,7 @@ class Lease:
             ValueError: another process has it.
         """
         end = time.monotonic() + max(_GRACE_S, self._wait_s)
-        while not self._ledger.patience(self._get):
+        while not self._ledger.retry(self._get):
             if time.monotonic() > end:
                 raise ValueError(self._taken())
             time.sleep(_ASK_S)
@@ -106,7 +106,7 @@ class Lease:
         with suppress(OSError):
             if self._connection is not None and self._session_of(self._connection) == self._session:
                 return
-        if not self._ledger.patience(self._get):
+        if not self._ledger.retry(self._get):
             raise RuntimeError(
                 f"{self._taken()}. This process could not reach the database for a while, and lost the study; what it "
                 "had finished is kept"

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, final
 
-from ..disk.shelf import PROPOSALS, Shelf
+from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
 from ..proposals.proxies import known
 from ..runners.board import Board
 from ..runners.dispatch import Dispatcher
@@ -39,7 +39,7 @@ def running(
     trials: int,
     where: Executor,
     *,
-    shelf: Shelf | None,
+    mirror: ArtifactMirror | None,
     progress: Listener | None,
     keep_gb: float | None,
 ) -> Iterator[Run]:
@@ -50,7 +50,7 @@ def running(
         limits: gives the budget in absolute numbers, once the study is held.
         trials: the number of trials in all at which the run ends.
         where: an executor, not yet open.
-        shelf: where artifacts are kept besides, if anywhere.
+        mirror: where artifacts are kept besides, if anywhere.
         progress: told of every trial.
         keep_gb: how much artifacts may take.
     """
@@ -81,7 +81,7 @@ def running(
                 ranking=engine.ranking,
                 parents=dispatcher.evaluation.keeps_weights,
             )
-            tidy = _tidying(retention, ledger, absolute, shelf, progress)
+            tidy = _tidying(retention, ledger, absolute, mirror, progress)
             run = Run(
                 ledger,
                 partial(AskTell, ledger, partial(engine.proposer, absolute, progress), limits=absolute),
@@ -233,20 +233,20 @@ def _tidying(
     retention: Retention,
     ledger: Ledger,
     limits: Mapping[str, float],
-    shelf: Shelf | None,
+    mirror: ArtifactMirror | None,
     progress: Listener | None,
 ) -> Callable[[dict[str, Any]], None]:
     """What happens after every trial: what is new is copied, and what is too much removed."""
-    if shelf is not None:
-        names = shelf.names()
+    if mirror is not None:
+        names = mirror.names()
         proposals = [name for name in names if name.startswith(PROPOSALS)]
-        shelf.pull([*retention.needed(ledger.trials, limits, names), *proposals])
+        mirror.pull([*retention.needed(ledger.trials, limits, names), *proposals])
 
     def tidy(event: dict[str, Any]) -> None:
         removed = retention(ledger.trials, limits)
-        if shelf is not None:
-            shelf.push()
-            shelf.remove(removed)
+        if mirror is not None:
+            mirror.push()
+            mirror.remove(removed)
         if progress is not None:
             progress(event)
 

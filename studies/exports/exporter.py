@@ -21,7 +21,7 @@ from ...evaluators import Metric, Task, Teacher, Training, measure_error, recali
 from ...spaces import Space
 from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
-from ..disk.keeper import Keeper
+from ..disk.training_checkpoint import TrainingCheckpoint
 from ..disk.weights import digest, read_tensors, state_of
 from ..settings.determinism import seed_of
 from ..settings.search import Search
@@ -232,8 +232,8 @@ def finished(
         say({"event": "finished", **figures})
         return figures
     recalibrate(small, task, images=training.recalibration_images, resolution=side, device=device)
-    keeper = Keeper(folder / "state.pt")
-    state = keeper.kept()
+    checkpoint = TrainingCheckpoint(folder / "state.pt")
+    state = checkpoint.kept()
     watch = Watch(say, {"event": "epoch"}, began=0 if state is None else state["epoch"])
     train(
         small,
@@ -243,7 +243,7 @@ def finished(
         resolution=side,
         seed=seed,
         device=device,
-        callbacks=(keeper, watch),
+        callbacks=(checkpoint, watch),
         state=state,
         teacher=teacher,
     )

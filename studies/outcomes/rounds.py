@@ -30,7 +30,7 @@ from ...spaces import copied
 from ...spaces.drawing import Draw, mixture
 from ..disk.artifacts import ROUND
 from ..disk.files import write_atomic
-from ..disk.keeper import Keeper
+from ..disk.training_checkpoint import TrainingCheckpoint
 from ..disk.weights import read_described, read_description
 from ..settings.determinism import seed_of
 
@@ -148,7 +148,7 @@ class Rounds:
                 raise ValueError(f"round {number} starts from round {number - 1}, which is not there; train it first")
             model.load_state_dict(read_described(self.path(number - 1))[0])
         self.path(number).parent.mkdir(exist_ok=True)
-        keeper, seed = Keeper(self._state(number)), seed_of(self.problem.seed, number, 0, _SEEDS)
+        checkpoint, seed = TrainingCheckpoint(self._state(number)), seed_of(self.problem.seed, number, 0, _SEEDS)
         sandwich = Sandwich(space, self._draw(asked), networks=self.networks, scores=self.problem.scores, seed=seed)
         losses = train(
             model,
@@ -158,8 +158,8 @@ class Rounds:
             resolution=space.side(space.full) or None,
             seed=seed,
             device=self.device,
-            callbacks=(sandwich, keeper, *self.callbacks),
-            state=keeper.kept(),
+            callbacks=(sandwich, checkpoint, *self.callbacks),
+            state=checkpoint.kept(),
         )
         if losses:
             logger.info("shared weights, round %d: loss of the full network %.4g", number, losses[-1])

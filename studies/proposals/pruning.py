@@ -17,7 +17,7 @@ from torch import nn
 from ...evaluators import Task, Training, train
 from ...pruners import METHODS, Examples, Method, Proposal, TrainingPruner
 from ...spaces import Space, within
-from ..disk.keeper import Keeper
+from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, seed_of
 from ..trials.events import Listener, Watch
 
@@ -130,8 +130,8 @@ class Pruning:
         say: Listener | None,
     ) -> Proposal:
         phase = method.start(model, self.space, limits, seed=self.seed)
-        keeper = None if state is None else Keeper(state)
-        kept = None if keeper is None else keeper.kept()
+        checkpoint = None if state is None else TrainingCheckpoint(state)
+        kept = None if checkpoint is None else checkpoint.kept()
         watch = Watch(say, {"event": "pruning", "method": method.name}, began=0 if kept is None else kept["epoch"])
         train(
             phase.model,
@@ -141,7 +141,7 @@ class Pruning:
             resolution=self.space.side(self.space.full) or None,
             seed=seed_of(self.seed, 0, 2),
             device=self.device,
-            callbacks=(phase, watch) if keeper is None else (phase, keeper, watch),
+            callbacks=(phase, watch) if checkpoint is None else (phase, checkpoint, watch),
             state=kept,
         )
         return phase.proposal()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...evaluators import Classification, Diverged, Task, measure_error, train
 from ...spaces import Space
-from ..disk.keeper import Keeper
+from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, reproducible
 from ..trials.events import Listener, Watch
 from .checkpoints import load_checkpoint
@@ -167,8 +167,8 @@ def train_base(
 ) -> None:
     """Train the network in place as the file says; `part` keeps the state after every epoch."""
     training, side = file.training, space.side(space.full) or None
-    keeper = Keeper(part / BASE_STATE)
-    state = keeper.kept()
+    checkpoint = TrainingCheckpoint(part / BASE_STATE)
+    state = checkpoint.kept()
     watch = Watch(progress, {"event": "base"}, began=0 if state is None else state["epoch"])
     device = present(file.study.device)
     with reproducible(file.study.threads or torch.get_num_threads(), device):
@@ -180,7 +180,7 @@ def train_base(
             resolution=side,
             seed=file.study.seed,
             device=device,
-            callbacks=(keeper, watch),
+            callbacks=(checkpoint, watch),
             state=state,
         )
         error = measure_error(model, task, split="validation", resolution=side, device=device)

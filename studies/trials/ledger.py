@@ -4,7 +4,7 @@ One row a trial, in three writes: `add` (one transaction: a trial is proposed wh
 and `tell` (the outcome becomes final). A row that was added and not told is *running*; the next run evaluates it again.
 The Optuna parameters are the candidate's positions on the axes, as integers from 0.
 
-Every read and write waits for a storage that is away (`patience.py`). All of them may be repeated: an added row carries
+Every read and write waits for a storage that is away (`retry.py`). All of them may be repeated: an added row carries
 a token by which it is found again where the storage broke off just after writing it.
 """
 
@@ -26,7 +26,7 @@ from ...spaces import Axis, Candidate
 from ..disk.files import FormatError
 from ..disk.names import check_name
 from .outcome import Failed, Outcome, outcome_from_json, outcome_to_json
-from .patience import Patience
+from .retry import Retry
 from .storage import quiet
 from .trial import Trial
 
@@ -52,11 +52,11 @@ class Ledger:
         name: the Optuna study's name.
         axes: the space's axes, in order.
         objectives: names of what is minimised, in order.
-        patience: how long a storage that is away is waited for.
+        retry: how long a storage that is away is waited for.
 
     Attributes:
         storage: as given.
-        patience: as given.
+        retry: as given.
         study_id: of the Optuna study in it.
         guard: called before anything is written about a trial; raises where that is not ours to do any more.
 
@@ -71,12 +71,12 @@ class Ledger:
         axes: Sequence[Axis],
         objectives: Sequence[str],
         *,
-        patience: Patience | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self.axes = tuple(axes)
         self.objectives = tuple(objectives)
         self.storage = storage
-        self.patience = Patience("of the study") if patience is None else patience
+        self.retry = Retry("of the study") if retry is None else retry
         try:
             self.study_id = storage.get_study_id_from_name(name)
         except KeyError:
@@ -91,7 +91,7 @@ class Ledger:
 
     def refresh(self) -> None:
         """Read what may have changed: all trials the first time, then those that were not told, and new ones."""
-        self.patience(self._refresh)
+        self.retry(self._refresh)
 
     def add(self, trial: Trial) -> Trial:
         """Write a new running trial, whose number is the next one, whole, in one transaction; returns it as written."""
@@ -117,7 +117,7 @@ class Ledger:
             },
             system_attrs=trial.memory,
         )
-        trial_id = self.patience(
+        trial_id = self.retry(
             lambda: self.storage.create_new_trial(self.study_id, row), done=lambda: self._added(token)
         )
         self._ids.append(trial_id)
@@ -129,7 +129,7 @@ class Ledger:
         """Keep an outcome beside its running trial: from here on a kill loses nothing."""
         self.guard()
         trial_id, said = self._ids[trial.number], outcome_to_json(outcome)
-        self.patience(lambda: self.storage.set_trial_user_attr(trial_id, "outcome", said))
+        self.retry(lambda: self.storage.set_trial_user_attr(trial_id, "outcome", said))
         self.trials[trial.number] = replace(trial, outcome=outcome, timed_ms=None)
         return self.trials[trial.number]
 
@@ -143,7 +143,7 @@ class Ledger:
         """
         assert trial.outcome is not None, "only a parked trial is told"
         self.guard()
-        self.patience(
+        self.retry(
             lambda: self._tell(trial, limits, memory), done=lambda: self._is_told(self._ids[trial.number]) or None
         )
         self.trials[trial.number] = trial.ended(trial.outcome, memory)
@@ -151,7 +151,7 @@ class Ledger:
 
     def note(self, name: str, value: Any) -> None:
         """Remember a JSON value on the study itself."""
-        self.patience(lambda: self.storage.set_study_user_attr(self.study_id, name, value))
+        self.retry(lambda: self.storage.set_study_user_attr(self.study_id, name, value))
 
     def note_latency(self, trial: Trial, latency_ms: float) -> None:
         """Remember what a trial's network takes, measured after the trial was told."""
@@ -160,7 +160,7 @@ class Ledger:
 
     def notes(self) -> dict[str, Any]:
         """Everything that `note` remembers."""
-        return self.patience(self._notes)
+        return self.retry(self._notes)
 
     def _refresh(self) -> None:
         if self.trials:

@@ -1,7 +1,7 @@
 """Waiting for a storage that is away: a server that restarts, a network that fails, a file system that is not mounted.
 
-Storages say so by an `OSError` (`storage.py` sees to it). Whatever is tried again here must bear being done twice, or
-say how to find out that it was done: a connection may break just after the server wrote what it was asked to.
+Storages say so by an `OSError` (`storage.py` sees to it). What is tried again here may be done twice, or says
+how to find out that it was done: a connection may break just after the server wrote what it was asked to.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ logger = logging.getLogger("secateur")
 
 T = TypeVar("T")
 
-PATIENCE_S = 120.0
+LIMIT_S = 120.0
 _FIRST_S, _LONGEST_S = 0.05, 5.0
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, *FULL)  # no use in waiting
 
 
 @final
-class Patience:
+class Retry:
     """Does things again until a storage answers.
 
     Args:
@@ -34,9 +34,7 @@ class Patience:
         sleep: waits.
     """
 
-    def __init__(
-        self, where: str, *, seconds: float = PATIENCE_S, sleep: Callable[[float], object] = time.sleep
-    ) -> None:
+    def __init__(self, where: str, *, seconds: float = LIMIT_S, sleep: Callable[[float], object] = time.sleep) -> None:
         self._where = where
         self._seconds = seconds
         self._sleep = sleep
@@ -66,7 +64,7 @@ class Patience:
                     raise ConnectionError(self._gave_up(away, error)) from error
                 if attempts == 3:  # a connection that was idle for long is often dead, and the next one good
                     logger.warning("%s; trying again for up to %.0f s", self._said(error), self._seconds)
-                self._sleep(wait * random.uniform(0.5, 1.0))  # several drivers must not knock all at once
+                self._sleep(wait * random.uniform(0.5, 1.0))  # several drivers must not ask all at once
                 wait = min(2 * wait, _LONGEST_S)
             else:
                 if attempts >= 3:

@@ -17,8 +17,8 @@ from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_j
 from ..trials.front import front_table, on_front
 from ..trials.ledger import Ledger
 from ..trials.outcome import Failed, Skipped, Stopped
-from ..trials.patience import Patience
 from ..trials.progress import better, described
+from ..trials.retry import Retry
 from ..trials.trial import Trial
 from .gpus import gpu_use
 from .insight import foresight, history, seeds_worth
@@ -26,7 +26,7 @@ from .insight import foresight, history, seeds_worth
 if TYPE_CHECKING:
     import pandas as pd
 
-_PATIENCE_S = 10.0  # who only looks does not wait for long
+_RETRY_S = 10.0  # a view does not wait for long
 
 
 @final
@@ -84,8 +84,8 @@ class View:
 
     def _open(self) -> None:
         self.database, self._copied = open_to_look(self.path, self._found, self._given)
-        patience = Patience(self.storage, seconds=_PATIENCE_S)
-        self._ledger = Ledger(self.database, self.name, self._axes, self.objectives, patience=patience)
+        retry = Retry(self.storage, seconds=_RETRY_S)
+        self._ledger = Ledger(self.database, self.name, self._axes, self.objectives, retry=retry)
 
     def _look(self) -> None:
         self._notes = notes = self._ledger.notes()

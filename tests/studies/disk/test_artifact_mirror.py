@@ -10,7 +10,7 @@ from killing import table
 from landscapes import searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
-from secateur.studies.disk.shelf import Shelf
+from secateur.studies.disk.artifact_mirror import ArtifactMirror
 
 MODEL, TASK = tiny_net(), tiny_task()
 SPACE = tiny_space(MODEL)
@@ -28,7 +28,7 @@ def reopen(path):
 
 @pytest.fixture(params=["file", "memory"])
 def url(request, tmp_path):
-    yield f"file://{tmp_path}/shelf" if request.param == "file" else "memory://shelf"
+    yield f"file://{tmp_path}/mirror" if request.param == "file" else "memory://mirror"
     fsspec.filesystem("memory").store.clear()
 
 
@@ -37,24 +37,24 @@ def test_what_a_folder_gets_is_copied_and_what_it_lacks_is_fetched(tmp_path, url
     for name in ("weights/trial-3.safetensors", "rankings/l1-0a.safetensors", "weights/round-1.state"):
         (first / name).parent.mkdir(parents=True, exist_ok=True)
         (first / name).write_bytes(name.encode())
-    shelf = Shelf(first, url)
-    shelf.push()
-    assert shelf.names() == ["rankings/l1-0a.safetensors", "weights/trial-3.safetensors"]
+    mirror = ArtifactMirror(first, url)
+    mirror.push()
+    assert mirror.names() == ["rankings/l1-0a.safetensors", "weights/trial-3.safetensors"]
     second.mkdir()
-    other = Shelf(second, url)
+    other = ArtifactMirror(second, url)
     other.pull(["weights/trial-3.safetensors", "weights/trial-4.safetensors"])
     assert (second / "weights/trial-3.safetensors").read_bytes() == b"weights/trial-3.safetensors"
     assert len([path for path in second.rglob("*") if path.is_file()]) == 1
-    shelf.remove(["weights/trial-3.safetensors"])
-    assert shelf.names() == ["rankings/l1-0a.safetensors"]
+    mirror.remove(["weights/trial-3.safetensors"])
+    assert mirror.names() == ["rankings/l1-0a.safetensors"]
 
 
 def test_names_lead_nowhere_else(tmp_path, url):
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "s" / "weights").mkdir(parents=True)
-    shelf = Shelf(tmp_path / "s", url)
-    shelf.pull(["../secret", "weights/../../secret", "weights/.hidden", "study.json"])
-    shelf.remove(["../secret", "weights/../../secret"])
+    mirror = ArtifactMirror(tmp_path / "s", url)
+    mirror.pull(["../secret", "weights/../../secret", "weights/.hidden", "study.json"])
+    mirror.remove(["../secret", "weights/../../secret"])
     assert [path for path in (tmp_path / "s").rglob("*") if path.is_file()] == []
     assert (tmp_path / "secret").read_text() == "mine"
 
@@ -74,7 +74,7 @@ def test_what_is_no_path_is_refused_before_anything_is_made(tmp_path, url, said)
 
 
 def test_a_copied_folder_without_its_weights_goes_on(tmp_path):
-    url = f"file://{tmp_path}/shelf"
+    url = f"file://{tmp_path}/mirror"
     straight = create(tmp_path / "a", sampler="three-dimensions")
     straight.run(9)
     create(tmp_path / "b", sampler="three-dimensions", artifacts=url).run(4)
@@ -85,17 +85,17 @@ def test_a_copied_folder_without_its_weights_goes_on(tmp_path):
 
 
 def test_a_path_that_is_away_stops_no_search(tmp_path, caplog, monkeypatch):
-    study = create(tmp_path / "s", sampler="three-dimensions", artifacts="memory://shelf")
+    study = create(tmp_path / "s", sampler="three-dimensions", artifacts="memory://mirror")
 
     def refuse(self, *given, **named):
         raise OSError("no route to the bucket")
 
     with monkeypatch.context() as patch:
-        for name in ("pipe_file", "exists", "isdir"):
+        for name in ("put_file", "exists", "isdir"):
             patch.setattr(type(fsspec.filesystem("memory")), name, refuse)
         study.run(4)
     assert [record.levelno for record in caplog.records if "no route" in record.message] == [logging.WARNING]
-    assert Shelf(tmp_path / "s", "memory://shelf").names() == []
+    assert ArtifactMirror(tmp_path / "s", "memory://mirror").names() == []
     study.run(6)
-    assert len(Shelf(tmp_path / "s", "memory://shelf").names()) >= 5, "what could not be copied is copied later"
+    assert len(ArtifactMirror(tmp_path / "s", "memory://mirror").names()) >= 5, "what was not copied is copied later"
     fsspec.filesystem("memory").store.clear()

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from secateur import Budget, Study
 from secateur.studies.drivers.lease import Lease
-from secateur.studies.trials.patience import Patience
+from secateur.studies.trials.retry import Retry
 from secateur.studies.trials.storage import disconnect
 from secateur.studies.views.view import View
 
@@ -152,7 +152,7 @@ def test_a_search_outlives_its_database(tmp_path, server, caplog):
 
 def test_a_database_that_stays_away_ends_the_search_and_nothing_is_lost(tmp_path, server):
     study = create(tmp_path / "s", storage=server.url)
-    study._ledger.patience = Patience("the database", seconds=3)
+    study._ledger.retry = Retry("the database", seconds=3)
     stopper = threading.Timer(2.0, server.stop)
     stopper.start()
     with pytest.raises(ConnectionError, match="the storage the database is away .* nothing that was told is lost"):

@@ -19,7 +19,7 @@ from secateur.studies.disk.files import FormatError
 from secateur.studies.trials.journal import JournalFile
 from secateur.studies.trials.ledger import Ledger, make_ledger
 from secateur.studies.trials.outcome import Scored
-from secateur.studies.trials.patience import Patience
+from secateur.studies.trials.retry import Retry
 from secateur.studies.trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from secateur.studies.trials.trial import Trial
 from secateur.studies.trials.urls import completed, is_server, journal_path, masked, parsed, without_password
@@ -45,10 +45,10 @@ def trial(number, candidate=SPACE.full, **changes):
     return Trial(**{**given, "weights": "inherited", "fidelity": "short", "costs": {"macs": 1}, **changes})
 
 
-def ledger_in(storage, patience=None):
+def ledger_in(storage, retry=None):
     if not storage.get_all_studies():
         make_ledger(storage, "study", ("error", "macs"), {"macs": 0.5})
-    return Ledger(storage, "study", SPACE.axes, ("error", "macs"), patience=patience)
+    return Ledger(storage, "study", SPACE.axes, ("error", "macs"), retry=retry)
 
 
 def tell(ledger, added):
@@ -275,7 +275,7 @@ class Flaky:
 @pytest.mark.parametrize("after", [False, True])
 def test_nothing_is_lost_or_doubled_when_a_storage_comes_back(storage, after):
     waits = []
-    ledger = ledger_in(storage, Patience("here", sleep=waits.append))
+    ledger = ledger_in(storage, Retry("here", sleep=waits.append))
     flaky = Flaky(storage, after)
     ledger.storage = flaky
     for number in range(3):
@@ -291,10 +291,13 @@ def test_nothing_is_lost_or_doubled_when_a_storage_comes_back(storage, after):
 
 def test_a_storage_that_stays_away_is_one_clear_error(storage, caplog):
     clock = Clock()
-    ledger = ledger_in(storage, Patience("postgresql://ann@host/trials", seconds=60, sleep=clock.sleep))
+    ledger = ledger_in(storage, Retry("postgresql://ann@host/trials", seconds=60, sleep=clock.sleep))
     added = ledger.add(trial(0))
     ledger.storage = Flaky(storage, after=False, times=10**9)
-    with clock.running(), pytest.raises(ConnectionError, match=r"postgresql://ann@host/trials is away \(gone\), for (5|60)"):
+    with (
+        clock.running(),
+        pytest.raises(ConnectionError, match=r"ann@host/trials is away \(gone\), for (5|60)"),
+    ):
         tell(ledger, added)
     assert caplog.text.count("trying again for up to 60 s") == 1
     again = ledger_in(storage)
@@ -321,7 +324,7 @@ class Clock:
 def test_a_broken_connection_is_told_from_bad_data(tmp_path):
     make_sqlite(tmp_path / "study.db")
     storage = connect(sqlite_url(tmp_path / "study.db"))
-    ledger, broken = ledger_in(storage, Patience("here", sleep=lambda seconds: None)), []
+    ledger, broken = ledger_in(storage, Retry("here", sleep=lambda seconds: None)), []
 
     @sqlalchemy.event.listens_for(storage.engine, "commit")
     def break_off(connection):
@@ -345,7 +348,7 @@ def test_a_locked_database_is_waited_for(tmp_path):
         slept.append(seconds)
         other.rollback()
 
-    ledger = ledger_in(storage, Patience("here", sleep=give_back))
+    ledger = ledger_in(storage, Retry("here", sleep=give_back))
     with storage.engine.connect() as one:  # what the pool lends next waits no longer than this
         one.exec_driver_sql("PRAGMA busy_timeout=50")
     other.exec_driver_sql("BEGIN IMMEDIATE")

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from secateur.evaluators import Augment, Training, train
-from secateur.pruners import METHODS, realised
+from secateur.pruners import METHODS, Request, realised
 from secateur.spaces import Space
 from secateur.studies.study_files.data import Data
 from secateur.studies.study_files.networks import resnet20
@@ -68,7 +68,9 @@ def cell(arguments, seed):
     space = Space.trace(model, torch.zeros(1, 1, 28, 28), divisor=2)
     full = space.costs([space.full]).iloc[0]
     start = time.perf_counter()
-    phase = METHODS[arguments.method]().start(model, space, {"macs": arguments.budget * float(full["macs"])}, seed=seed)
+    phase = METHODS[arguments.method]().start(
+        Request(model, space, {"macs": arguments.budget * float(full["macs"])}, seed=seed)
+    )
     train(phase.model, task, PRUNING, epochs=arguments.epochs, seed=seed + 1000, callbacks=[phase])
     seconds = time.perf_counter() - start
     proposal = phase.proposal()

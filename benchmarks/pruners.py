@@ -31,6 +31,7 @@ from secateur import Classification, Space, Training
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.pruners import METHODS, realised
 from secateur.studies.proposals.pruning import Pruning, method_named
+from secateur.studies.proposals.seeds import Aim
 from secateur.studies.study_files.data import Data
 from secateur.studies.study_files.networks import resnet20
 
@@ -89,7 +90,7 @@ def cell(name, share, seed, task):
     else:
         method = method_named(name)
         pruning = Pruning(model=model, space=space, task=task, training=training, seed=seed, device=torch.device("cpu"))
-        proposal = pruning.propose(method, {"macs": share * full})
+        proposal = pruning.propose(method, Aim(limits={"macs": share * full}))
         phase = training.pruning_epochs if method.needs == "training" else 0
         small, notes = realised(model, space, proposal), dict(proposal.notes)
     seconds = time.process_time() - started

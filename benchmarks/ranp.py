@@ -28,7 +28,7 @@ from conventions import count_as_ranp
 from networks3d import unet3d
 from torch import nn
 
-from secateur.pruners import METHODS, Examples
+from secateur.pruners import METHODS, Examples, Request
 from secateur.pruners.one_shot.fresh import fresh
 from secateur.pruners.one_shot.neurons import kept_by, threshold
 from secateur.spaces import Candidate, Space, build
@@ -118,7 +118,7 @@ def widths(
         return space.check([max(1, int((layer >= theta).sum())) for layer in s[:-1]]), {}
     settings = {} if method in ("ranp", "ranp-w") else {"strength": strength}
     proposal = METHODS[method](kappa=kappa, weights="fresh", **settings).propose(
-        model, space, {}, examples=examples, seed=seed
+        Request(model, space, {}, examples=examples, seed=seed)
     )
     return proposal.candidate, dict(proposal.notes)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from secateur.evaluators import Augment, Training, train
-from secateur.pruners import realised
+from secateur.pruners import Request, realised
 from secateur.pruners.resrep.resrep import ResRep
 from secateur.spaces import Space
 from secateur.studies.study_files.data import Data
@@ -57,7 +57,7 @@ def cell(arguments, seed):
     space = Space.trace(model, torch.zeros(1, 1, 28, 28), divisor=2)
     full = space.costs([space.full]).iloc[0]
     start = time.perf_counter()
-    phase = ResRep().start(model, space, {"macs": arguments.budget * float(full["macs"])}, seed=seed)
+    phase = ResRep().start(Request(model, space, {"macs": arguments.budget * float(full["macs"])}, seed=seed))
     train(phase.model, task, Training(lr=arguments.lr), epochs=arguments.epochs, seed=seed + 1000, callbacks=[phase])
     seconds = time.perf_counter() - start
     proposal = phase.proposal()

@@ -37,9 +37,9 @@ from landscape import CHANCE, LANDSCAPES, Network, load
 
 from pruners import commit
 from secateur import Space
-from secateur.pruners import METHODS
+from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem, hypervolume, non_dominated
-from secateur.search.compound import compound
+from secateur.search.scaling import compound
 from secateur.spaces import threshold_candidate
 from secateur.studies.proposals.proposer import Proposer
 from secateur.studies.proposals.seeds import Seed, Seeds
@@ -118,7 +118,9 @@ def planted(name, share):
             candidate = threshold_candidate(space, None, aim.limits, depth=aim.depth, resolution=aim.resolution)
         else:
             method = METHODS[kind]()
-            found = method.propose(torch.nn.Module(), space, aim.limits, depth=aim.depth, resolution=aim.resolution)
+            found = method.propose(
+                Request(torch.nn.Module(), space, aim.limits, depth=aim.depth, resolution=aim.resolution)
+            )
             candidate = space.canonical(found.candidate)
         return Seed(name=kind, candidate=candidate)
 

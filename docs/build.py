@@ -36,7 +36,7 @@ def lay_out(root: Path, to: Path) -> None:
         shutil.rmtree(to)
     package = to / "package" / "secateur"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "__main__.py", "py.typed", *ROOMS):
+    for name in ("__init__.py", "__main__.py", "lazy.py", "py.typed", *ROOMS):
         if (root / name).exists():
             (package / name).symlink_to(root / name)
     pages = to / "pages"

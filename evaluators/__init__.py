@@ -13,20 +13,27 @@ diverges or does not fit into memory is a failed `Result`, never an exception.
     print(ladder(lambda: build(model, space, candidate), candidate=candidate, resolution=(20, 20), fidelity="short"))
 """
 
-from .evaluator import Context, Evaluator, Result, checked_evaluator
-from .ladder import FIDELITIES, Ladder
-from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
-from .latency.latency_model import LatencyModel
-from .tasks.augment import Augment
-from .tasks.image_task import Classification, ImageTask, Segmentation
-from .tasks.images import Batch, LazyImages
-from .tasks.metrics import ErrorRate, Metric, OverlapError
-from .tasks.task import Distills, Rebatches, Resizes, Splits, Stores, Task, check_task
-from .training.distillation import Teacher
-from .training.measures import measure_error
-from .training.parallel import Placement
-from .training.recalibration import recalibrate
-from .training.training import Diverged, Loop, Training, train
+from typing import TYPE_CHECKING
+
+from ..lazy import face
+
+if TYPE_CHECKING:
+    from .evaluator import Context, Evaluator, Result, checked_evaluator
+    from .ladder import FIDELITIES, Ladder
+    from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
+    from .latency.latency_model import LatencyModel
+    from .tasks.augment import Augment
+    from .tasks.image_task import Classification, ImageTask, Segmentation
+    from .tasks.images import Batch, LazyImages
+    from .tasks.metrics import ErrorRate, Metric, OverlapError
+    from .tasks.task import Distills, Rebatches, Resizes, Splits, Stores, Task, check_task
+    from .training.distillation import Teacher
+    from .training.measures import measure_error
+    from .training.parallel import Placement
+    from .training.recalibration import recalibrate
+    from .training.training import Diverged, Loop, Training, train
+else:
+    __getattr__, __dir__ = face(__name__)
 
 __all__ = [
     "FIDELITIES",

@@ -6,26 +6,34 @@ budget at once (`Pruner.propose`), or while somebody trains (`TrainingPruner.sta
 
     examples = Examples(batches=[(images, labels)], loss=torch.nn.functional.cross_entropy)
     method = METHODS["taylor"]()
-    proposal = method.propose(model, space, {"macs": 2e6}, examples=examples)
+    proposal = method.propose(Request(model, space, {"macs": 2e6}, examples=examples))
     small = realised(model, space, proposal)
 """
 
-from .criteria.criteria import Criterion, criterion, l1, l2, shuffled
-from .examples import Examples
-from .methods import CRITERIA, METHODS
-from .one_shot.campaign import campaign
-from .one_shot.epruner import EPruner
-from .one_shot.fresh import fresh
-from .one_shot.functionality import Functionality
-from .one_shot.ranp import Ranp, retained
-from .one_shot.scored import Even, Scored
-from .proposal import Method, Phase, Proposal, Pruner, TrainingPruner, realised
-from .resrep.resrep import ResRep
-from .training.aofp import Aofp
-from .training.granet import Granet
-from .training.lasso import GroupLasso
-from .training.orthoreg import OrthoReg
-from .training.sparse import SparseMasks
+from typing import TYPE_CHECKING
+
+from ..lazy import face
+
+if TYPE_CHECKING:
+    from .criteria.criteria import Criterion, check_criterion, criterion, l1, l2, shuffled
+    from .criteria.retained import retained
+    from .examples import Examples
+    from .methods import CRITERIA, METHODS
+    from .one_shot.campaign import campaign
+    from .one_shot.epruner import EPruner
+    from .one_shot.fresh import fresh
+    from .one_shot.functionality import Functionality
+    from .one_shot.ranp import Ranp
+    from .one_shot.scored import Even, Scored
+    from .proposal import Method, Phase, Proposal, Pruner, Request, TrainingPruner, check_method, realised, trains
+    from .resrep.resrep import ResRep
+    from .training.aofp import Aofp
+    from .training.granet import Granet
+    from .training.lasso import GroupLasso
+    from .training.orthoreg import OrthoReg
+    from .training.sparse import SparseMasks
+else:
+    __getattr__, __dir__ = face(__name__)
 
 __all__ = [
     "CRITERIA",
@@ -44,11 +52,14 @@ __all__ = [
     "Proposal",
     "Pruner",
     "Ranp",
+    "Request",
     "ResRep",
     "Scored",
     "SparseMasks",
     "TrainingPruner",
     "campaign",
+    "check_criterion",
+    "check_method",
     "criterion",
     "fresh",
     "l1",
@@ -56,4 +67,5 @@ __all__ = [
     "realised",
     "retained",
     "shuffled",
+    "trains",
 ]

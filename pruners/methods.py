@@ -1,47 +1,92 @@
-"""Every criterion and every method by its name."""
+"""Every criterion and every method by its name; each is imported when it is looked up.
+
+Installed packages add methods as entry points of the group `secateur.pruners`: a class or function whose call without
+arguments gives a method of that name, or a `Criterion`, which becomes one as ours do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from .criteria.anpyc import anpyc
-from .criteria.criteria import Criterion, l1, l2, shuffled
-from .criteria.features import hrank
-from .criteria.gradients import grasp, obd, snip, taylor
-from .criteria.norms import bn_scale, fpgm
-from .criteria.synflow import synflow
-from .one_shot.epruner import EPruner
-from .one_shot.functionality import Functionality
-from .one_shot.ranp import Ranp
-from .one_shot.scored import Even, Scored
-from .proposal import Method
-from .resrep.resrep import ResRep
-from .training.aofp import Aofp
-from .training.granet import Granet
-from .training.orthoreg import OrthoReg
+from ..lazy import Late, Registry
+from .criteria.criteria import Criterion
+from .proposal import Method, check_method
 
-CRITERIA: dict[str, Criterion] = {
-    one.name: one for one in (l1, l2, bn_scale, fpgm, taylor, snip, grasp, synflow, obd, hrank, anpyc, shuffled(0))
-}
+GROUP = "secateur.pruners"
+
+
+def _late(module: str, attribute: str, /, **settings: Any) -> Late[Any]:
+    return Late(f"{__package__}.{module}", attribute, settings)
+
+
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion",
+    {
+        "l1": _late("criteria.criteria", "l1"),
+        "l2": _late("criteria.criteria", "l2"),
+        "bn-scale": _late("criteria.norms", "bn_scale"),
+        "fpgm": _late("criteria.norms", "fpgm"),
+        "taylor": _late("criteria.gradients", "taylor"),
+        "snip": _late("criteria.gradients", "snip"),
+        "grasp": _late("criteria.gradients", "grasp"),
+        "synflow": _late("criteria.synflow", "synflow"),
+        "obd": _late("criteria.gradients", "obd"),
+        "hrank": _late("criteria.features", "hrank"),
+        "anpyc": _late("criteria.anpyc", "anpyc"),
+        "random": _late("criteria.criteria", "unseeded"),
+    },
+)
 """Every criterion by its name."""
 
-METHODS: dict[str, Callable[..., Method]] = {
-    **{name: partial(Scored, criterion=one) for name, one in CRITERIA.items()},
-    "fpgm": partial(Scored, criterion=fpgm, allocation="even"),  # as in the paper: distances of layers do not compare
-    "hrank": partial(Scored, criterion=hrank, allocation="even"),  # nor do ranks
-    "uniform": partial(Even, name="uniform"),
-    "layer-wise": partial(Even, name="layer-wise"),
-    "ranp": partial(Ranp, name="ranp"),
-    "ranp-w": partial(Ranp, name="ranp-w", balance=True),
-    "ranp-f": partial(Ranp, name="ranp-f", balance=True, resource="flops"),
-    "ranp-m": partial(Ranp, name="ranp-m", balance=True, resource="memory"),
-    "ranp-p": partial(Ranp, name="ranp-p", balance=True, resource="params"),
-    "epruner": EPruner,
-    "functionality": Functionality,
-    "resrep": ResRep,
-    "aofp": Aofp,
-    "granet": Granet,
-    "orthoreg": OrthoReg,
-}
+
+def _scored(criterion: str, **settings: Any) -> Method:
+    return _threshold(CRITERIA[criterion], **settings)
+
+
+def _threshold(criterion: Criterion, **settings: Any) -> Method:
+    from .one_shot.scored import Scored
+
+    return Scored(criterion=criterion, **settings)
+
+
+def _method(name: str, piece: Any) -> Callable[..., Method]:
+    """What makes the method of an entry point.
+
+    Raises:
+        TypeError: it makes none, or one of another name.
+    """
+    make: Callable[..., Method] = partial(_threshold, piece) if isinstance(piece, Criterion) else piece
+    if not callable(make):
+        raise TypeError(f"{piece!r} cannot be called; expected a class or function that makes a pruning method")
+    found = check_method(make()).name
+    if found != name:
+        raise TypeError(f"it makes the method {found!r}; expected {name!r}, the name of the entry point")
+    return make
+
+
+METHODS: Registry[Callable[..., Method]] = Registry(
+    "method",
+    {
+        **{name: partial(_scored, name) for name in CRITERIA},
+        "fpgm": partial(_scored, "fpgm", allocation="even"),  # as in the paper: distances of layers do not compare
+        "hrank": partial(_scored, "hrank", allocation="even"),  # nor do ranks
+        "uniform": _late("one_shot.scored", "Even", name="uniform"),
+        "layer-wise": _late("one_shot.scored", "Even", name="layer-wise"),
+        "ranp": _late("one_shot.ranp", "Ranp", name="ranp"),
+        "ranp-w": _late("one_shot.ranp", "Ranp", name="ranp-w", balance=True),
+        "ranp-f": _late("one_shot.ranp", "Ranp", name="ranp-f", balance=True, resource="flops"),
+        "ranp-m": _late("one_shot.ranp", "Ranp", name="ranp-m", balance=True, resource="memory"),
+        "ranp-p": _late("one_shot.ranp", "Ranp", name="ranp-p", balance=True, resource="params"),
+        "epruner": _late("one_shot.epruner", "EPruner"),
+        "functionality": _late("one_shot.functionality", "Functionality"),
+        "resrep": _late("resrep.resrep", "ResRep"),
+        "aofp": _late("training.aofp", "Aofp"),
+        "granet": _late("training.granet", "Granet"),
+        "orthoreg": _late("training.orthoreg", "OrthoReg"),
+    },
+    GROUP,
+    _method,
+)
 """What makes every method, by its name; settings are arguments."""

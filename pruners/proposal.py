@@ -1,4 +1,6 @@
-"""What a pruning method says: how wide, which units, and sometimes which weights. Start at `Proposal`.
+"""What a pruning method is asked, and what it answers: how wide, which units, and sometimes which weights.
+
+Start reading at `Request`, `Proposal` and `Pruner`.
 
 A method makes up to three decisions, and says which. *Allocation*: how many units each group keeps; where a method
 leaves it open, one threshold over its scores decides. *Selection*: which units; where it is left open, the L2 norms.
@@ -7,10 +9,10 @@ leaves it open, one threshold over its scores decides. *Selection*: which units;
 
 from __future__ import annotations
 
-import logging
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, Protocol, TypeGuard, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +20,37 @@ from torch import Tensor, nn
 from ..spaces import Candidate, Scores, Space, build, check_scores
 from .examples import Examples
 
-logger = logging.getLogger("secateur")
-
 Needs = Literal["nothing", "images", "labels", "training"]
 Weights = Literal["inherited", "trained", "merged", "reset", "fresh"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a pruning method is asked for: a network within limits.
+
+    Attributes:
+        model: the full network; methods leave it as it was.
+        space: its traced space.
+        limits: absolute limits by cost name, all of them known to arithmetic.
+        examples: what the method may look at.
+        seed: of everything random.
+        depth: ratio of removable blocks that stay; the method decides about widths.
+        resolution: ratio of the full side.
+    """
+
+    model: nn.Module
+    space: Space
+    limits: Mapping[str, float]
+    _: KW_ONLY
+    examples: Examples | None = None
+    seed: int = 0
+    depth: float = 1.0
+    resolution: float = 1.0
+
+    @property
+    def base(self) -> Candidate:
+        """The widest network of the depth and resolution that are asked for."""
+        return self.space.uniform(1.0, self.depth, self.resolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +70,20 @@ class Proposal:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Needing(Protocol):
+    """What looks at examples, or at none."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it reads beside the weights."""
+
+
 @runtime_checkable
-class Method(Protocol):
+class Method(Needing, Protocol):
     """What every pruning method says of itself.
 
     Attributes:
@@ -52,14 +93,6 @@ class Method(Protocol):
         selects: whether it decides by itself which ones.
         weights: where the weights of its network come from.
     """
-
-    @property
-    def name(self) -> str:
-        """As above."""
-
-    @property
-    def needs(self) -> Needs:
-        """As above."""
 
     @property
     def allocates(self) -> bool:
@@ -78,27 +111,8 @@ class Method(Protocol):
 class Pruner(Method, Protocol):
     """A method that answers at once."""
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
-        """A network within the limits; `model` is left as it was.
-
-        Args:
-            model: the full network.
-            space: its traced space.
-            limits: absolute limits by cost name, all of them known to arithmetic.
-            examples: what the method may look at.
-            seed: of everything random.
-            depth: ratio of removable blocks that stay; the method decides about widths.
-            resolution: ratio of the full side.
+    def propose(self, request: Request) -> Proposal:
+        """A network within the limits.
 
         Raises:
             ValueError: examples or labels are needed and missing, the scores are of no use, or a limit is out of reach.
@@ -106,7 +120,7 @@ class Pruner(Method, Protocol):
 
 
 class Phase(Protocol):
-    """One pruning phase of a training method: callbacks of whoever trains, and a proposal at the end.
+    """One pruning phase of a training method: callbacks of a training loop, and a proposal at the end.
 
     Every hook takes the training under way, an object with `model`, `optimizer`, `step`, `steps`, `epoch`, `epochs`
     and `lr`, such as `secateur.evaluators.Loop`. Hooks that a phase does not need are left out.
@@ -144,10 +158,19 @@ class Phase(Protocol):
 
 @runtime_checkable
 class TrainingPruner(Method, Protocol):
-    """A method that prunes while somebody trains."""
+    """A method that prunes while the network trains."""
 
-    def start(self, model: nn.Module, space: Space, limits: Mapping[str, float], *, seed: int = 0) -> Phase:
-        """The phase, for a copy of `model`, which is left as it was. Arguments and errors as of `Pruner.propose`."""
+    def start(self, request: Request) -> Phase:
+        """The phase, for a copy of the model; examples, depth and resolution are of no use to it.
+
+        Raises:
+            ValueError: a limit is out of reach.
+        """
+
+
+def trains(method: Method) -> TypeGuard[TrainingPruner]:
+    """Whether the method prunes while the network trains."""
+    return method.needs == "training"
 
 
 def realised(model: nn.Module, space: Space, proposal: Proposal) -> nn.Module:
@@ -179,16 +202,45 @@ def checked(name: str, space: Space, scores: Scores) -> Scores:
     return {group.name: scores[group.name].detach().float().cpu() for group in space.groups}
 
 
-def asked_for(method: Method, examples: Examples | None) -> Examples:
-    """The examples, if there are what the method needs.
+def examples_for(method: Needing, examples: Examples | None) -> Examples:
+    """The examples, if they are what a method or criterion needs.
 
     Raises:
-        ValueError: there are not.
+        ValueError: they are not.
     """
     if examples is None:
+        loss = ", loss=loss(outputs, targets)" if method.needs == "labels" else ""
         raise ValueError(
-            f"{method.name} needs {method.needs}; give examples=Examples(batches=[(inputs, targets), ...])"
+            f"{method.name} needs {method.needs}; give examples=Examples(batches=[(inputs, targets), ...]{loss})"
         )
     if method.needs == "labels" and examples.loss is None:
         raise ValueError(f"{method.name} needs labels; give Examples(..., loss=loss(outputs, targets))")
     return examples
+
+
+def check_method(method: Any) -> Pruner | TrainingPruner:
+    """The method, if it is a `Pruner` or a `TrainingPruner`.
+
+    Raises:
+        TypeError: it is neither; what is missing.
+    """
+    if isinstance(method, type):
+        raise TypeError(f"{method.__name__} is a class; give a pruning method made by it, {method.__name__}(...)")
+    kind = type(method).__name__
+    missing = [name for name in ("name", "needs", "allocates", "selects", "weights") if not hasattr(method, name)]
+    call = "start" if getattr(method, "needs", None) == "training" else "propose"
+    if not callable(getattr(method, call, None)):
+        missing.append(f"{call}(request)")
+    if missing:
+        raise TypeError(
+            f"{kind} is no pruning method, it has no {', '.join(missing)}; expected the attributes name, needs, "
+            "allocates, selects and weights, and propose(request), or start(request) where needs is 'training'"
+        )
+    for name, allowed in (("needs", get_args(Needs)), ("weights", get_args(Weights))):
+        if getattr(method, name) not in allowed:
+            raise TypeError(f"{kind}.{name} is {getattr(method, name)!r}; expected one of {', '.join(allowed)}")
+    try:
+        inspect.signature(getattr(method, call)).bind(None)
+    except TypeError as error:
+        raise TypeError(f"{kind}.{call} does not take one argument, the request: {error}") from None
+    return method  # type: ignore[no-any-return]

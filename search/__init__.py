@@ -14,10 +14,9 @@ trials alone. The `Problem` says what our own samplers know beside them: the spa
     2.5
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .compound import compound  # a name that is a module's too would be that one, were it found late
+from ..lazy import face
 
 if TYPE_CHECKING:
     from .halving import Halving
@@ -25,27 +24,11 @@ if TYPE_CHECKING:
     from .pareto import hypervolume, non_dominated
     from .polynomial.polynomial import PolynomialSampler
     from .problem import NOTE, Problem, Told, distributions, note, positions, told
-    from .samplers import SAMPLERS, SamplerFactory, sampler_factory
+    from .samplers import SAMPLERS, SamplerFactory, check_sampler, sampler_factory
+    from .scaling import compound
     from .three_dimensions.three_dimensions import ThreeDimensionsSampler
-
-_HOMES = {
-    "Halving": "halving",
-    "JointSampler": "joint.joint",
-    "NOTE": "problem",
-    "PolynomialSampler": "polynomial.polynomial",
-    "Problem": "problem",
-    "SAMPLERS": "samplers",
-    "SamplerFactory": "samplers",
-    "ThreeDimensionsSampler": "three_dimensions.three_dimensions",
-    "Told": "problem",
-    "distributions": "problem",
-    "hypervolume": "pareto",
-    "non_dominated": "pareto",
-    "note": "problem",
-    "positions": "problem",
-    "sampler_factory": "samplers",
-    "told": "problem",
-}
+else:
+    __getattr__, __dir__ = face(__name__)
 
 __all__ = [
     "NOTE",
@@ -57,6 +40,7 @@ __all__ = [
     "SamplerFactory",
     "ThreeDimensionsSampler",
     "Told",
+    "check_sampler",
     "compound",
     "distributions",
     "hypervolume",
@@ -66,14 +50,3 @@ __all__ = [
     "sampler_factory",
     "told",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])

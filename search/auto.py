@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
-from .polynomial.polynomial import PolynomialSampler
 from .problem import Problem
 
 _SECONDS_AN_AXIS, _SECONDS_A_TRIAL = 0.003, 0.0004  # of a polynomial proposal: 0.14 s at 41 axes and 60 trials told
@@ -37,6 +36,8 @@ def chosen(seed: int, problem: Problem) -> BaseSampler:
     """The sampler that `choose` names for a problem."""
     name = choose(len(problem.space.axes), problem.trials, problem.seconds())
     if name == "polynomial":
+        from .polynomial.polynomial import PolynomialSampler
+
         return PolynomialSampler(seed=seed, problem=problem)
     return multivariate_tpe(seed) if name == "tpe" else small_nsga2(seed)
 

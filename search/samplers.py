@@ -1,28 +1,26 @@
-"""The samplers a study file may name, and the rule of `"auto"`."""
+"""The samplers a study file may name: ours, and what installed packages add as entry points of `secateur.samplers`."""
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import warnings
-from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import (
-    BaseSampler,
-    GPSampler,
-    NSGAIIISampler,
-    RandomSampler,
-)
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, RandomSampler
 
+from ..lazy import Registry
 from .auto import chosen, multivariate_tpe, small_nsga2
-from .joint.joint import JointSampler
-from .polynomial.polynomial import PolynomialSampler
 from .problem import Problem
-from .quasi import QuasiRandomSampler
-from .three_dimensions.three_dimensions import ThreeDimensionsSampler
 
-SamplerFactory = Callable[[int, Problem], BaseSampler]
-"""What a study calls for every proposal: `(seed, problem)` to a fresh Optuna sampler."""
+GROUP = "secateur.samplers"
+
+
+class SamplerFactory(Protocol):
+    """What a study calls for every proposal: `(seed, problem)` to a new Optuna sampler."""
+
+    def __call__(self, seed: int, problem: Problem, /) -> BaseSampler:
+        """A sampler that knows nothing but what its study tells."""
 
 
 def _random(seed: int, problem: Problem) -> BaseSampler:
@@ -30,6 +28,8 @@ def _random(seed: int, problem: Problem) -> BaseSampler:
 
 
 def _qmc(seed: int, problem: Problem) -> BaseSampler:
+    from .quasi import QuasiRandomSampler
+
     return QuasiRandomSampler(problem=problem)
 
 
@@ -52,29 +52,40 @@ def _gp(seed: int, problem: Problem) -> BaseSampler:
 
 
 def _three_dimensions(seed: int, problem: Problem) -> BaseSampler:
+    from .three_dimensions.three_dimensions import ThreeDimensionsSampler
+
     return ThreeDimensionsSampler(problem=problem)
 
 
 def _joint(seed: int, problem: Problem) -> BaseSampler:
+    from .joint.joint import JointSampler
+
     return JointSampler(seed=seed, problem=problem, rounds=True)
 
 
 def _polynomial(seed: int, problem: Problem) -> BaseSampler:
+    from .polynomial.polynomial import PolynomialSampler
+
     return PolynomialSampler(seed=seed, problem=problem)
 
 
-SAMPLERS: dict[str, SamplerFactory] = {
-    "auto": chosen,
-    "random": _random,
-    "qmc": _qmc,
-    "tpe": _tpe,
-    "nsga2": _nsga2,
-    "nsga3": _nsga3,
-    "gp": _gp,
-    "polynomial": _polynomial,
-    "three-dimensions": _three_dimensions,
-    "joint": _joint,
-}
+SAMPLERS: Registry[SamplerFactory] = Registry(
+    "sampler",
+    {
+        "auto": chosen,
+        "random": _random,
+        "qmc": _qmc,
+        "tpe": _tpe,
+        "nsga2": _nsga2,
+        "nsga3": _nsga3,
+        "gp": _gp,
+        "polynomial": _polynomial,
+        "three-dimensions": _three_dimensions,
+        "joint": _joint,
+    },
+    GROUP,
+    lambda name, piece: check_factory(piece),
+)
 """Every sampler that a study file may name."""
 
 
@@ -87,17 +98,39 @@ def sampler_factory(sampler: str | SamplerFactory) -> tuple[str, SamplerFactory]
     Raises:
         ValueError: a name that is not in `SAMPLERS`.
         TypeError: neither a name nor a factory; a sampler itself is refused, because a study makes many.
+        ImportError: the package that adds this name gives no sampler.
     """
     if isinstance(sampler, str):
-        if sampler not in SAMPLERS:
-            near = difflib.get_close_matches(sampler, SAMPLERS, 1)
-            hint = f"did you mean {near[0]!r}? Else" if near else "expected"
-            raise ValueError(f"sampler {sampler!r} is not known; {hint} one of {', '.join(SAMPLERS)}, or a factory")
-        return sampler, SAMPLERS[sampler]
-    if isinstance(sampler, BaseSampler) or not callable(sampler):
-        raise TypeError(
-            f"sampler {sampler!r}: expected a name ({', '.join(SAMPLERS)}) or a factory `(seed, problem) -> sampler`, "
-            "because a study makes a new sampler for every proposal"
-        )
+        return sampler, SAMPLERS.named(sampler)
+    factory = check_factory(sampler)
     name = getattr(sampler, "__qualname__", type(sampler).__qualname__)
-    return f"{getattr(sampler, '__module__', type(sampler).__module__)}.{name}", sampler
+    return f"{getattr(sampler, '__module__', type(sampler).__module__)}.{name}", factory
+
+
+def check_factory(factory: Any) -> SamplerFactory:
+    """The factory, if it can be called with a seed and a problem.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    wanted = f"a name ({', '.join(SAMPLERS)}) or a factory such as `lambda seed, problem: TPESampler(seed=seed)`"
+    if isinstance(factory, BaseSampler) or not callable(factory):
+        raise TypeError(f"sampler {factory!r}: expected {wanted}, because a study makes a new one for every proposal")
+    try:
+        inspect.signature(factory).bind(0, None)
+    except TypeError as error:
+        raise TypeError(f"sampler {factory!r} does not take a seed and a problem, {error}; expected {wanted}") from None
+    except ValueError:  # some functions of other languages do not say what they take
+        pass
+    return cast(SamplerFactory, factory)
+
+
+def check_sampler(sampler: Any) -> BaseSampler:
+    """What a factory made, if it is a sampler.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(sampler, BaseSampler):
+        raise TypeError(f"the sampler's factory gave {sampler!r}; expected an `optuna.samplers.BaseSampler`")
+    return sampler

@@ -11,9 +11,9 @@ group with one width; blocks that may be dropped form stages; several input side
     small = build(model, space, candidate)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import face
 from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
 from .repair import repair, within  # a name that is a module's too would be that one, were it found late
 
@@ -31,35 +31,8 @@ if TYPE_CHECKING:
     from .networks.masked import verify
     from .space import Encoded, Space
     from .tracing.layers import Layer, Norm
-
-_HOMES = {
-    "Axis": "candidate",
-    "Budget": "budget",
-    "COSTS": "budget",
-    "Candidate": "candidate",
-    "Cut": "cutting.surgery",
-    "Encoded": "space",
-    "Group": "channels.layout",
-    "Layer": "tracing.layers",
-    "Norm": "tracing.layers",
-    "Scores": "cutting.tensors",
-    "Space": "space",
-    "Stage": "graph.blocks",
-    "as_call": "graph.network",
-    "assemble": "cutting.surgery",
-    "build": "networks.build",
-    "channel_map": "networks.build",
-    "check_scores": "cutting.tensors",
-    "copied": "cutting.tensors",
-    "cut": "networks.build",
-    "device_of": "examples",
-    "dtype_of": "examples",
-    "inherited": "networks.inheriting",
-    "named_tensors": "cutting.tensors",
-    "stays": "networks.build",
-    "unit_sums": "cutting.tensors",
-    "verify": "networks.masked",
-}
+else:
+    __getattr__, __dir__ = face(__name__)
 
 __all__ = [
     "COSTS",
@@ -95,14 +68,3 @@ __all__ = [
     "verify",
     "within",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])

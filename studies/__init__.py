@@ -10,8 +10,9 @@ keeps every trial on disk, so that it may be killed at any time and goes on wher
     net = load(folders[0], model=model)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import face
 
 if TYPE_CHECKING:
     from .disk.files import FormatError
@@ -19,24 +20,7 @@ if TYPE_CHECKING:
     from .settings.runner import Runner
     from .settings.search import Search
     from .study import Study
-
-_HOMES = {
-    "FormatError": "disk.files",
-    "Runner": "settings.runner",
-    "Search": "settings.search",
-    "Study": "study",
-    "load": "exports.model",
-}
+else:
+    __getattr__, __dir__ = face(__name__)
 
 __all__ = ["FormatError", "Runner", "Search", "Study", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): who only looks at a study needs no PyTorch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])

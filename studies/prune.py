@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..evaluators import Task, Teacher
-from ..pruners import Even, Method, TrainingPruner
+from ..pruners import Even, Method, check_method, trains
 from ..spaces import Candidate, Space
 from .disk.artifacts import Artifacts
 from .disk.files import read_json, to_json, write_atomic
@@ -29,6 +29,7 @@ from .exports.exporter import errors, finished
 from .exports.model import write_model
 from .outcomes.latency import Latencies
 from .proposals.pruning import Pruning, method_named, settings_of
+from .proposals.seeds import Aim
 from .settings.determinism import present, reproducible, seed_of
 from .settings.identity import ranking_name
 from .study_files.file import StudyFile, read
@@ -65,7 +66,7 @@ def prune(
         FileExistsError: `out` exists, or was begun with other settings.
         ValueError: the method is unknown or can't do what is asked, or something in the file is off.
     """
-    out, pruner = Path(out), method_named(method, settings) if isinstance(method, str) else method
+    out, pruner = Path(out), method_named(method, settings) if isinstance(method, str) else check_method(method)
     epochs = file.training.long_epochs if finetune_epochs is None else finetune_epochs
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
@@ -139,12 +140,11 @@ class _Job:
         latency_limit = limits.pop("latency_ms", None)
         state = self.folder / "phase.pt"
         if latency_limit is None:
-            proposal = pruning.propose(method, limits, state=state, say=self.say)
+            proposal = pruning.propose(method, Aim(limits=limits), state=state, say=self.say)
         else:
-            trains = isinstance(method, TrainingPruner)
-            macs, proposal = self._within_latency(pruning, Even() if trains else method, limits, latency_limit)
-            if trains:
-                proposal = pruning.propose(method, {**limits, "macs": macs}, state=state, say=self.say)
+            macs, proposal = self._within_latency(pruning, Even() if trains(method) else method, limits, latency_limit)
+            if trains(method):
+                proposal = pruning.propose(method, Aim(limits={**limits, "macs": macs}), state=state, say=self.say)
                 self._check_latency(method, proposal.candidate, latency_limit)
         seconds = time.perf_counter() - started
         said = self.artifacts.keep("proposal", method.name, proposal, selects=True, seconds=seconds)
@@ -224,7 +224,7 @@ class _Job:
         best, low, high = None, least, most
         for step in range(_STEPS + 1):
             macs = most if step == 0 else (low + high) / 2
-            proposal = pruning.propose(method, {**limits, "macs": macs})
+            proposal = pruning.propose(method, Aim(limits={**limits, "macs": macs}))
             if self._latency_ms(proposal.candidate) <= _MARGIN * limit_ms:
                 best, low = (macs, proposal), macs
             else:

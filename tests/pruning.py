@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from secateur.pruners import Examples, TrainingPruner
+from secateur.pruners import Examples, Request, TrainingPruner
 
 
 def flat(outputs):
@@ -76,7 +76,7 @@ def propose(method, model, space, limits, examples, *, epochs=3, seed=0):
 def proposed(method, model, space, limits, examples, *, epochs=3, seed=0):
     """What any method proposes, and the network that its training ended with."""
     if not isinstance(method, TrainingPruner):
-        return method.propose(model, space, limits, examples=examples, seed=seed), None
-    phase = method.start(model, space, limits, seed=seed)
+        return method.propose(Request(model, space, limits, examples=examples, seed=seed)), None
+    phase = method.start(Request(model, space, limits, seed=seed))
     Loop(phase, examples, epochs=epochs).run()
     return phase.proposal(), phase.model

@@ -13,6 +13,7 @@ import house
 import pytest
 
 import secateur
+from secateur.lazy import homes
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
@@ -84,7 +85,7 @@ def test_arrows_point_down_and_are_relative(path):
             assert (node.module or "").split(".")[0] != "secateur", ast.unparse(node)
         elif node.level == 2 + len(inside):
             rooms = [node.module.split(".")[0]] if node.module else [name.name for name in node.names]
-            assert set(rooms) <= MAY_IMPORT[room] | {"__version__"}, ast.unparse(node)
+            assert set(rooms) <= MAY_IMPORT[room] | {"__version__", "lazy"}, ast.unparse(node)
         else:
             assert 1 <= node.level <= 1 + len(inside), ast.unparse(node)
 
@@ -118,7 +119,7 @@ def test_everything_is_small_enough_to_read(bound):
 def test_the_face_imports_absolutely_and_lazily():
     face = ast.parse((ROOT / "__init__.py").read_text())
     eager = [node for node in face.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {node.module for node in eager} <= {"importlib", "typing"}
+    assert {node.module for node in eager} <= {"secateur.lazy", "typing"}
     assert all(node.level == 0 for node in imports(ROOT / "__init__.py") if isinstance(node, ast.ImportFrom))
 
 
@@ -142,16 +143,27 @@ def test_a_room_gives_every_public_name(room):
         package.Spade  # noqa: B018
 
 
-@pytest.mark.parametrize("room", ["spaces", "search", "studies"])
-def test_a_room_finds_late_what_type_checkers_see(room):
-    """The names under `TYPE_CHECKING` are those of `_HOMES`, each in its module."""
+@pytest.mark.parametrize("room", ["", *MAY_IMPORT])
+def test_a_face_lists_what_it_imports_late(room):
+    package = importlib.import_module(f"secateur.{room}".rstrip("."))
     face = ast.parse((ROOT / room / "__init__.py").read_text())
-    (block,) = [node for node in face.body if isinstance(node, ast.If)]
-    seen = {name.name: node.module for node in block.body for name in node.names}
-    package = importlib.import_module(f"secateur.{room}")
-    assert seen == package._HOMES
     eager = {name.name for node in face.body if isinstance(node, ast.ImportFrom) and node.level for name in node.names}
-    assert set(package.__all__) == set(seen) | eager
+    assert set(package.__all__) == (set(homes(package.__name__)) | eager) - {"face"}
+
+
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [("Study", 145), ("pruners.METHODS", 40), ("search.SAMPLERS", 12), ("evaluators.Training", 20)],
+)
+def test_a_name_imports_little_else(names, most):
+    code = (
+        "import importlib, sys, secateur\n"
+        f"room, _, name = {names!r}.rpartition('.')\n"
+        "getattr(importlib.import_module(f'secateur.{room}'.rstrip('.')), name)\n"
+        "print(sum(name.split('.')[0] == 'secateur' for name in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) <= most
 
 
 def test_the_command_line_imports_nothing_heavy():
@@ -170,7 +182,7 @@ def test_the_package_lists_every_folder_and_nothing_else_lies_at_the_root():
     folders = {path.parent.relative_to(ROOT) for path in ROOT.rglob("__init__.py") if not hidden(path)}
     packages = {".".join(("secateur", *folder.parts)) for folder in folders}
     assert set(settings["tool"]["setuptools"]["packages"]) == packages
-    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py", "lazy.py"}
     assert settings["project"]["version"] == secateur.__version__ == version("secateur")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.evaluators import Latency
-from secateur.pruners import METHODS, Examples
+from secateur.pruners import METHODS, Examples, Request
 
 TABLE = (256, 192, 160, 128, 96, 64)  # sides of the unpruned network
 FULL = {
@@ -102,7 +102,7 @@ def ranking(model: nn.Module, space: sc.Space, task: BrainMask) -> sc.Scores:
     middle = space.resolutions[len(space.resolutions) // 2]
     examples = Examples(batches=task.loader("train", middle, None), loss=task.loss, forward=task.forward)
     limits = {"macs": float(space.costs([space.full])["macs"].iloc[0])}
-    scores = METHODS["taylor"]().propose(model, space, limits, examples=examples, seed=0).scores
+    scores = METHODS["taylor"]().propose(Request(model, space, limits, examples=examples, seed=0)).scores
     assert scores is not None
     return scores
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.evaluators import Latency, Teacher, measure_latencies, recalibrate, train
-from secateur.pruners import METHODS, Examples
+from secateur.pruners import METHODS, Examples, Request
 
 Row = dict[str, Any]
 BATCH = 8  # images in a timed call: of one image alone, most of the time is not arithmetic
@@ -45,7 +45,7 @@ def ranking(model: nn.Module, space: sc.Space, task: sc.Classification) -> sc.Sc
     """How much each unit matters to the labels, by Taylor's criterion."""
     examples = Examples(batches=list(task.loader("train"))[:8], loss=task.loss, forward=task.forward)
     limits = {"macs": float(space.costs([space.full])["macs"].iloc[0])}
-    scores = METHODS["taylor"]().propose(model, space, limits, examples=examples, seed=0).scores
+    scores = METHODS["taylor"]().propose(Request(model, space, limits, examples=examples, seed=0)).scores
     assert scores is not None
     return scores
 

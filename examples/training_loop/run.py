@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
-from secateur.pruners import METHODS, realised
+from secateur.pruners import METHODS, Request, realised
 from secateur.studies.study_files.data import mnist5k, split
 
 
@@ -82,7 +82,7 @@ def main():
 
         space = sc.Space.trace(model.eval(), torch.rand(1, 1, 28, 28), divisor=2)
         full_macs = float(space.costs([space.full])["macs"].iloc[0])
-        phase = METHODS[given.method]().start(model, space, {"macs": given.macs * full_macs})
+        phase = METHODS[given.method]().start(Request(model, space, {"macs": given.macs * full_macs}))
         fit(phase.model, loader, given.epochs, 0.05, phase)
         proposal = phase.proposal()
         small = realised(model, space, proposal)  # a Net, smaller

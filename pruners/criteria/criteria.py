@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ...spaces import Scores, Space, unit_sums
 from ..examples import Examples
-from ..proposal import Needs
+from ..proposal import Needs, examples_for
+
+_NEEDS = ("nothing", "images", "labels")
 
 
 class Scorer(Protocol):
@@ -39,28 +42,43 @@ class Criterion:
     needs: Needs
     score: Scorer
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be asked for scores."""
+        if self.needs not in _NEEDS:
+            raise ValueError(f"criterion {self.name}: needs={self.needs!r}; expected one of {', '.join(_NEEDS)}")
+        if not callable(self.score):
+            raise TypeError(f"criterion {self.name}: {self.score!r} is no function (model, space, examples) -> scores")
+
     def __call__(self, model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
         """Scores of every unit: `{group: Tensor (units,)}`.
 
         Raises:
             ValueError: images or labels are needed and `examples` or their loss is missing.
         """
-        if self.needs != "nothing" and examples is None:
-            raise ValueError(
-                f"{self.name} needs {self.needs}; give examples=Examples(batches=[(inputs, targets), ...], loss=...)"
-            )
-        if self.needs == "labels" and examples is not None and examples.loss is None:
-            raise ValueError(f"{self.name} needs labels; give Examples(..., loss=loss(outputs, targets))")
+        if self.needs != "nothing":
+            examples_for(self, examples)
         return self.score(model, space, examples)
 
 
 def criterion(name: str, needs: Needs = "nothing") -> Callable[[Scorer], Criterion]:
     """Turn a scoring function into a criterion that says what it needs."""
+    if not isinstance(name, str):
+        raise TypeError(f"@criterion: {name!r} is no name; expected one in brackets, such as @criterion('spread')")
+    return partial(Criterion, name, needs)
 
-    def wrap(function: Scorer) -> Criterion:
-        return Criterion(name, needs, function)
 
-    return wrap
+def check_criterion(criterion: Any) -> Criterion:
+    """The criterion, if it is one.
+
+    Raises:
+        TypeError: it is not; for a plain function, how it becomes one.
+    """
+    if not isinstance(criterion, Criterion):
+        raise TypeError(
+            f"criterion {criterion!r} does not say its name and what it needs; expected a function with the decorator "
+            "@criterion('its-name'), or with needs='images' or 'labels' where it looks at examples"
+        )
+    return criterion
 
 
 @criterion("l2")
@@ -85,3 +103,6 @@ def shuffled(seed: int) -> Criterion:
         return {group.name: torch.rand(group.units, generator=generator) for group in space.groups}
 
     return Criterion("random", "nothing", score)
+
+
+unseeded = shuffled(0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Group, Layer, Scores, Space, named_tensors, within
+from ..proposal import Request
 from .gates import gate_axes
 
 logger = logging.getLogger("secateur")
@@ -85,25 +86,16 @@ def completed(name: str, space: Space, scores: Scores, unknown: Collection[str],
     return result
 
 
-def legal_widths(
-    space: Space,
-    kept: npt.NDArray[np.int64],
-    *,
-    least: int = 1,
-    depth: float = 1.0,
-    resolution: float = 1.0,
-) -> npt.NDArray[np.int64]:
+def legal_widths(request: Request, kept: npt.NDArray[np.int64], *, least: int = 1) -> npt.NDArray[np.int64]:
     """`(n, d)` candidates that keep at least so many units of each group, as few as are legal.
 
     Args:
-        space: the traced space.
+        request: whose space, depth and resolution count.
         kept: `(n, groups)` units.
         least: channels that every group keeps at least, as far as it has so many.
-        depth: ratio of blocks that stay.
-        resolution: ratio of the full side.
     """
-    encoded = np.repeat(np.array([space.uniform(1.0, depth, resolution)], np.int64), len(kept), axis=0)
-    for number, group in enumerate(space.groups):
+    encoded = np.repeat(np.array([request.base], np.int64), len(kept), axis=0)
+    for number, group in enumerate(request.space.groups):
         choices = np.array([width for width in group.widths if width >= least] or [group.widths[-1]])
         index = np.searchsorted(choices, kept[:, number] * group.unit, side="left")
         encoded[:, number] = choices[np.minimum(index, len(choices) - 1)]

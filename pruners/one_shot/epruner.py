@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, Space, build, threshold_family
 from ..criteria.filters import filters, first_within, layers_of, legal_widths
-from ..examples import Examples
-from ..proposal import Needs, Proposal, Weights
+from ..proposal import Needs, Proposal, Request, Weights
 from .exemplars import DAMPINGS, Exemplars, Floats, exemplars, merits, similarities
 
 logger = logging.getLogger("secateur")
@@ -74,24 +73,15 @@ class EPruner:
         """Reset in part, unless `reinitialise` is off."""
         return "reset" if self.reinitialise else "inherited"
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
+    def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`; nothing is random."""
+        model, space, limits = request.model, request.space, request.limits
         space.check_limits(limits)
         clustering = _Clustering(model, space, self._fixed(space), self.coupled, self.iterations)
 
         def row(beta: float) -> Row:
             kept = np.array([[len(found.kept) for found in clustering(beta)]])
-            tried: Row = legal_widths(space, kept, least=self.least, depth=depth, resolution=resolution)[0]
+            tried: Row = legal_widths(request, kept, least=self.least)[0]
             return tried
 
         beta, chosen = self._chosen(space, limits, row)
@@ -99,7 +89,9 @@ class EPruner:
         scores = clustering.scores(found)
         over = first_within(space, chosen[None], limits) is None
         if over:
-            family = threshold_family(space, scores, depth=depth, resolution=resolution, least=self.least)
+            family = threshold_family(
+                space, scores, depth=request.depth, resolution=request.resolution, least=self.least
+            )
             smaller = first_within(space, np.minimum(family, chosen), limits)
             candidate = space.repair((chosen if smaller is None else smaller).tolist(), limits)
             logger.info("epruner: beta=%.4g keeps too much; exemplars of the smallest clusters went too", beta)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
-from torch import Tensor, from_numpy, nn
+from torch import Tensor, from_numpy
 
-from ...spaces import Space, threshold_candidate
+from ...spaces import threshold_candidate
 from ..criteria.filters import filters, first_within, legal_widths
-from ..examples import Examples
-from ..proposal import Needs, Proposal, Weights, asked_for, checked
+from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
 from .patterns import contributions, patterns
 
 logger = logging.getLogger("secateur")
@@ -60,24 +58,15 @@ class Functionality:
         if not self.rate > 0:
             raise ValueError(f"rate={self.rate}: expected a number above 0")
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
+    def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""
-        given = asked_for(self, examples)
+        model, space, limits = request.model, request.space, request.limits
+        examples = examples_for(self, request.examples)
         space.check_limits(limits)
-        index = contributions(model, space, given)
+        index = contributions(model, space, examples)
         scores, counts, plain = {}, {}, []
         for group in space.groups:
-            found = patterns(model, space, group, steps=self.steps, rate=self.rate, batch=self.batch, seed=seed)
+            found = patterns(model, space, group, steps=self.steps, rate=self.rate, batch=self.batch, seed=request.seed)
             if found is None:
                 plain.append(group.name)
                 found = filters(model, space, group).cpu()
@@ -90,14 +79,20 @@ class Functionality:
         shares = np.unique(np.concatenate([[0.0], *[values.numpy() for values in scores.values()]]))
         shares = shares[shares < 1]
         kept = np.stack([[int((scores[g.name].numpy() > share).sum()) for g in space.groups] for share in shares])
-        family = legal_widths(space, kept, least=self.least, depth=depth, resolution=resolution)
+        family = legal_widths(request, kept, least=self.least)
         chosen = first_within(space, family, limits)
         if chosen is not None:
             candidate = space.canonical(chosen.tolist())
         else:
             logger.info("functionality: one unit of each cluster is too much for the limits; whole clusters went")
             candidate = threshold_candidate(
-                space, scores, limits, depth=depth, resolution=resolution, normalise="none", least=self.least
+                space,
+                scores,
+                limits,
+                depth=request.depth,
+                resolution=request.resolution,
+                normalise="none",
+                least=self.least,
             )
         notes = {"clusters": counts, "without_patterns": plain, "over_budget": chosen is None}
         return Proposal(candidate=candidate, scores=scores, notes=notes)

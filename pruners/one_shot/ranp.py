@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,16 +18,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Group, Layer, Scores, Space, build, check_scores, stays, within
+from ...spaces import Candidate, Group, Layer, Scores, Space, build, stays, within
 from ..examples import Examples, gradients
-from ..proposal import Needs, Proposal, Weights, asked_for, checked
+from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
 from .fresh import Draw, fresh
 from .neurons import Array, balanced, kept_by, mask_gradients, neuron_scores, rank_of, resources, reweighted, threshold
 
 Ids = npt.NDArray[np.int64]
 Resource = Literal["flops", "memory", "params"]
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 _NO_STATISTICS = "more than 1 value per channel"  # what a batch norm in train mode says of a batch that has none
 
 
@@ -96,31 +96,21 @@ class Ranp:
         if self.least < 1:
             raise ValueError(f"least={self.least!r}: expected at least 1")
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
+    def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""
-        examples = asked_for(self, examples)
+        space, limits = request.space, request.limits
+        examples = examples_for(self, request.examples)
         space.check_limits(limits)
         notes: dict[str, Any] = {}
-        s = self.neurons(model, space, examples, seed=seed, notes=notes)
+        s = self.neurons(request.model, space, examples, seed=request.seed, notes=notes)
         members = _members(space)
         scores = checked(self.name, space, self._unit_scores(space, members, s))
-        base = space.uniform(1.0, depth, resolution)
         neurons = sum(map(len, s))
         ranks = [self._rank(s, group, own) for group, own in zip(space.groups, members, strict=True) if own]
         most = max(ranks, default=1)
 
         def at(k: int) -> Candidate:
-            return self._at(space, members, s, k, base)
+            return self._at(request, members, s, k)
 
         def fits(k: int) -> bool:
             return bool(within(space, space.encode([at(k)]), limits)[0])
@@ -137,10 +127,10 @@ class Ranp:
             notes["repaired"] = "no threshold meets the limits while every group keeps its least; widths shrank further"
         notes |= self._notes(space, candidate, scores, max(1, k), most, neurons)
         notes |= _held(space, members, ranks, max(1, k))
-        weights = self._weights(model, space, candidate, scores, seed, notes) if self.weights == "fresh" else None
+        weights = self._weights(request, candidate, scores, notes) if self.weights == "fresh" else None
         for key in ("whole", "repaired", "held", "statistics", "not_drawn"):
             if notes.get(key):
-                _log.info("%s: %s: %s", self.name, key, notes[key])
+                logger.info("%s: %s: %s", self.name, key, notes[key])
         return Proposal(candidate=candidate, scores=scores, weights=weights, notes=notes)
 
     def neurons(
@@ -191,18 +181,16 @@ class Ranp:
             if first[id(parameter)] in total
         }
 
-    def _at(
-        self, space: Space, members: Sequence[Sequence[_Member]], s: Sequence[Array], k: int, base: Candidate
-    ) -> Candidate:
+    def _at(self, request: Request, members: Sequence[Sequence[_Member]], s: Sequence[Array], k: int) -> Candidate:
         """The network of the `k` best neurons, as far as no group is emptied; what no layer makes stays whole."""
         theta = threshold(s, k) if s else 0.0
-        values = list(base)
-        for number, (group, own) in enumerate(zip(space.groups, members, strict=True)):
+        values = list(request.base)
+        for number, (group, own) in enumerate(zip(request.space.groups, members, strict=True)):
             if own:
                 wanted = self._units(own, s, theta) * group.unit
                 legal = [width for width in group.widths if width >= self.least] or [group.width]
                 values[number] = max([width for width in legal if width <= wanted] or legal[:1])
-        return space.canonical(values)
+        return request.space.canonical(values)
 
     def _units(self, own: Sequence[_Member], s: Sequence[Array], theta: float) -> int:
         """Units of a group that stay, by count over its layers."""
@@ -243,56 +231,18 @@ class Ranp:
         }
 
     def _weights(
-        self, model: nn.Module, space: Space, candidate: Candidate, scores: Scores, seed: int, notes: dict[str, Any]
+        self, request: Request, candidate: Candidate, scores: Scores, notes: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """Those of the proposed network, drawn anew."""
+        """Those of the proposed network, drawn again."""
+        space = request.space
         if not space.as_graph:
-            small = build(model, space, candidate, scores)
-            notes["not_drawn"] = list(fresh(small, seed, draw=self.draw))
+            small = build(request.model, space, candidate, scores)
+            notes["not_drawn"] = list(fresh(small, request.seed, draw=self.draw))
         else:  # a graph has no layers to draw by, so the full network is drawn and cut
-            full = copy.deepcopy(model)
-            notes["not_drawn"] = list(fresh(full, seed, draw=self.draw))
+            full = copy.deepcopy(request.model)
+            notes["not_drawn"] = list(fresh(full, request.seed, draw=self.draw))
             small = build(full, space, candidate, scores)
         return {name: tensor.detach().clone() for name, tensor in small.state_dict().items()}
-
-
-def retained(space: Space, scores: Scores, candidates: npt.NDArray[np.int64] | Sequence[Candidate]) -> Array:
-    """`(n,)` share of the total score that each candidate keeps; higher is better. No model is built.
-
-    A proxy for candidates from the scores of units, of RANP or any other method. Groups whose channels are made in
-    removed blocks alone keep nothing.
-
-    Args:
-        space: the traced space.
-        scores: of every unit, none below 0.
-        candidates: candidates, or `(n, d)` encoded ones.
-
-    Raises:
-        ValueError: the scores do not fit the groups, are negative or all 0.
-    """
-    check_scores(space, scores)
-    encoded = candidates if isinstance(candidates, np.ndarray) else space.encode(candidates)
-    values = [np.sort(scores[group.name].detach().double().cpu().numpy())[::-1] for group in space.groups]
-    total = sum(float(own.sum()) for own in values)
-    if any(len(own) and own[-1] < 0 for own in values) or (values and total <= 0):
-        raise ValueError("scores are negative or all 0; a share of the total needs scores of at least 0")
-    if not values or not len(encoded):
-        return np.ones(len(encoded))
-    depths = encoded[:, len(space.groups) : len(space.groups) + len(space.stages)]
-    kinds, which = np.unique(depths, axis=0, return_inverse=True)
-    there = np.array([_present(space, kind.tolist()) for kind in kinds])[which.reshape(-1)]
-    kept = np.zeros(len(encoded))
-    for number, (group, own) in enumerate(zip(space.groups, values, strict=True)):
-        sums = np.concatenate([[0.0], np.cumsum(own)])
-        kept += sums[encoded[:, number] // group.unit] * there[:, number]
-    return kept / total
-
-
-def _present(space: Space, depths: Sequence[int]) -> list[bool]:
-    gone = tuple(
-        f"{name}." for stage, kept in zip(space.stages, depths, strict=True) for name in stage.removed(int(kept))
-    )
-    return [not gone or not all(f"{name}.".startswith(gone) for name in group.members) for group in space.groups]
 
 
 # --- its parts ------------------------------------------------------------------------------------------------------

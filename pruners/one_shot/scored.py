@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from torch import nn
 
-from ...spaces import NORMALISATIONS, Candidate, Space, threshold_candidate, within
-from ..criteria.criteria import Criterion, shuffled
-from ..examples import Examples
-from ..proposal import Needs, Proposal, Weights, asked_for, checked
+from ...spaces import NORMALISATIONS, Candidate, threshold_candidate, within
+from ..criteria.criteria import Criterion, check_criterion, shuffled
+from ..proposal import Needs, Proposal, Request, Weights, checked
 
-_RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Uniform` tries, widest first
+_RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Even` tries, widest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +34,7 @@ class Scored:
     weights: Weights = field(default="inherited", init=False)
 
     def __post_init__(self) -> None:
+        check_criterion(self.criterion)
         if self.normalise not in NORMALISATIONS:
             raise ValueError(f"normalise={self.normalise!r}: expected one of {', '.join(NORMALISATIONS)}")
         if self.allocation not in ("threshold", "even"):
@@ -52,27 +50,20 @@ class Scored:
         """The criterion's."""
         return self.criterion.needs
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
+    def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""
-        if self.needs != "nothing":
-            asked_for(self, examples)
-        used = shuffled(seed) if self.criterion.name == "random" else self.criterion
-        scores = checked(self.name, space, used(model, space, examples))
+        used = shuffled(request.seed) if self.criterion.name == "random" else self.criterion
+        scores = checked(self.name, request.space, used(request.model, request.space, request.examples))
         if self.allocation == "even":
-            even = Even(least=self.least).propose(model, space, limits, depth=depth, resolution=resolution)
-            return Proposal(candidate=even.candidate, scores=scores)
+            return replace(Even(least=self.least).propose(request), scores=scores)
         candidate = threshold_candidate(
-            space, scores, limits, depth=depth, resolution=resolution, normalise=self.normalise, least=self.least
+            request.space,
+            scores,
+            request.limits,
+            depth=request.depth,
+            resolution=request.resolution,
+            normalise=self.normalise,
+            least=self.least,
         )
         return Proposal(candidate=candidate, scores=scores)
 
@@ -94,20 +85,10 @@ class Even:
     selects: bool = False
     weights: Weights = field(default="inherited", init=False)
 
-    def propose(
-        self,
-        model: nn.Module,
-        space: Space,
-        limits: Mapping[str, float],
-        *,
-        examples: Examples | None = None,
-        seed: int = 0,
-        depth: float = 1.0,
-        resolution: float = 1.0,
-    ) -> Proposal:
+    def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""
-        family = [self._at(space, float(ratio), depth, resolution) for ratio in _RATIOS]
-        family = list(dict.fromkeys(family))
+        space, limits = request.space, request.limits
+        family = list(dict.fromkeys(self._at(request, float(ratio)) for ratio in _RATIOS))
         fine = np.flatnonzero(within(space, space.encode(family), limits))
         if not len(fine) and self.least > 1:
             space.check_limits(limits)
@@ -117,11 +98,10 @@ class Even:
         candidate = family[fine[0]] if len(fine) else space.repair(family[-1], limits)
         return Proposal(candidate=candidate, scores=dict(space.default_scores))
 
-    def _at(self, space: Space, ratio: float, depth: float, resolution: float) -> Candidate:
-        if self.name == "uniform":
-            candidate = list(space.uniform(ratio, depth, resolution))
-        else:
-            candidate = list(space.uniform(1.0, depth, resolution))
+    def _at(self, request: Request, ratio: float) -> Candidate:
+        space = request.space
+        width = ratio if self.name == "uniform" else 1.0
+        candidate = list(space.uniform(width, request.depth, request.resolution))
         for number, group in enumerate(space.groups):
             want = candidate[number] if self.name == "uniform" else math.ceil(group.units * ratio - 1e-9) * group.unit
             want = max(want, min(self.least, group.width))

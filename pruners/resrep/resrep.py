@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Scores, Space, copied, stays, within
-from ..proposal import Needs, Proposal, Weights, checked
+from ...spaces import Candidate, Scores, copied, stays, within
+from ..proposal import Needs, Proposal, Request, Weights, checked
 from .compactors import Compacted, row_norms
 from .folding import folded
 from .insertion import Plan, planned
@@ -84,10 +84,10 @@ class ResRep:
             if not (low < value if open_low else low <= value) or not value < high:
                 raise ValueError(f"{name} is {value}; expected {'>' if open_low else '>='} {low:g}, < {high:g}")
 
-    def start(self, model: nn.Module, space: Space, limits: Mapping[str, float], *, seed: int = 0) -> ResRepPhase:
+    def start(self, request: Request) -> ResRepPhase:
         """See `TrainingPruner.start`; nothing here is random."""
-        space.check_limits(limits)
-        return ResRepPhase(self, model, space, dict(limits))
+        request.space.check_limits(request.limits)
+        return ResRepPhase(self, request)
 
 
 _RANGES = [  # name, low, high (not reached), whether low itself is refused
@@ -104,9 +104,10 @@ _RANGES = [  # name, low, high (not reached), whether low itself is refused
 class ResRepPhase:
     """See `Phase`."""
 
-    def __init__(self, method: ResRep, model: nn.Module, space: Space, limits: dict[str, float]) -> None:
+    def __init__(self, method: ResRep, request: Request) -> None:
         """Insert the compactors into a copy."""
-        self.method, self.space, self.limits = method, space, limits
+        model, space = request.model, request.space
+        self.method, self.space, self.limits = method, space, dict(request.limits)
         self.plain = copied(model)
         self.plan: Plan = planned(model, space)
         self.compacted = Compacted(copied(model), space, self.plan.kinds, self.plan.gated)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from ...spaces import Candidate, Scores, Space, copied, normalised
-from ..proposal import Needs, Proposal, Weights, checked
+from ...spaces import Candidate, Scores, copied, normalised
+from ..proposal import Needs, Proposal, Request, Weights, checked
 from .followers import Followers
 from .halving import Search
 from .masks import Masks, reachable, trained
@@ -72,18 +71,19 @@ class Aofp:
         if self.least < 1:
             raise ValueError(f"least={self.least!r}: expected at least 1")
 
-    def start(self, model: nn.Module, space: Space, limits: Mapping[str, float], *, seed: int = 0) -> AofpPhase:
+    def start(self, request: Request) -> AofpPhase:
         """See `TrainingPruner.start`."""
-        reachable(space, limits, self.least)
-        return AofpPhase(self, copied(model), space, dict(limits), seed)
+        reachable(request, self.least)
+        return AofpPhase(self, request)
 
 
 class AofpPhase:
     """See `Phase`."""
 
-    def __init__(self, method: Aofp, model: nn.Module, space: Space, limits: dict[str, float], seed: int) -> None:
-        self.model = model
-        self._method, self._space, self._limits = method, space, limits
+    def __init__(self, method: Aofp, request: Request) -> None:
+        space = request.space
+        self.model = model = copied(request.model)
+        self._method, self._space, self._limits = method, space, dict(request.limits)
         self._masks = Masks(model, space)
         self._followers = Followers(model, space)
         self._searches = {group.name: Search(group.units) for group in space.groups if group.name in self._followers.of}
@@ -91,7 +91,7 @@ class AofpPhase:
         self._give_up([group.name for group in space.groups if group.name not in self._searches])
         self._slopes = {name: torch.zeros(units) for name, units in ((g.name, g.units) for g in space.groups)}
         self._prior = normalised(space, space.default_scores, "mean")
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(request.seed)
         self._least = {
             group.name: min(width for width in group.widths if width >= min(method.least, group.width)) // group.unit
             for group in space.groups

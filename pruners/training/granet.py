@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ...spaces import Candidate, Scores, Space, copied
+from ...spaces import Candidate, Scores, copied
 from ..criteria.criteria import l2
-from ..proposal import Needs, Proposal, Weights, checked
+from ..proposal import Needs, Proposal, Request, Weights, checked
 from .masks import Masks, reachable, trained
 from .sparse import cosine, cubic
 
@@ -66,18 +65,19 @@ class Granet:
         if self.least < 1:
             raise ValueError(f"least={self.least!r}: expected at least 1")
 
-    def start(self, model: nn.Module, space: Space, limits: Mapping[str, float], *, seed: int = 0) -> GranetPhase:
+    def start(self, request: Request) -> GranetPhase:
         """See `TrainingPruner.start`; nothing is random."""
-        reachable(space, limits, self.least)
-        return GranetPhase(self, copied(model), space, dict(limits))
+        reachable(request, self.least)
+        return GranetPhase(self, request)
 
 
 class GranetPhase:
     """See `Phase`."""
 
-    def __init__(self, method: Granet, model: nn.Module, space: Space, limits: dict[str, float]) -> None:
-        self.model = model
-        self._method, self._space, self._limits = method, space, limits
+    def __init__(self, method: Granet, request: Request) -> None:
+        space = request.space
+        self.model = model = copied(request.model)
+        self._method, self._space, self._limits = method, space, dict(request.limits)
         self._masks = Masks(model, space, ajar=_AJAR)
         self._full = space.full_costs
         self._slopes: Scores = {group.name: torch.zeros(group.units) for group in space.groups}

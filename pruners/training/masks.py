@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, Space, build, check_scores, stays, threshold_candidate, within
 from ..criteria.gates import gate_axes, gate_gradients
-from ..proposal import Proposal
+from ..proposal import Proposal, Request
 
 Closed = npt.NDArray[np.bool_]
 
@@ -221,10 +221,10 @@ class Masks:
                 self._values[name] = torch.where(_entries(parameter, zero), self.ajar * kept, kept)
 
 
-def reachable(space: Space, limits: Mapping[str, float], least: int) -> None:
+def reachable(request: Request, least: int) -> None:
     """Raise a ValueError where no network of the space is within the limits."""
-    space.check_limits(limits)
-    threshold_candidate(space, None, limits, least=least)
+    request.space.check_limits(request.limits)
+    threshold_candidate(request.space, None, request.limits, least=least)
 
 
 def trained(model: nn.Module, space: Space, candidate: Candidate, scores: Scores, notes: Mapping[str, Any]) -> Proposal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...spaces import Candidate, Layer, Scores, Space, copied
-from ..proposal import Needs, Proposal, Weights, checked, logger
+from ..proposal import Needs, Proposal, Request, Weights, checked
 from .masks import Masks, reachable, trained
+
+logger = logging.getLogger("secateur")
 
 
 def orthogonality(filters: Tensor) -> Tensor:
@@ -92,18 +95,19 @@ class OrthoReg:
         if self.least < 1:
             raise ValueError(f"least={self.least!r}: expected at least 1")
 
-    def start(self, model: nn.Module, space: Space, limits: Mapping[str, float], *, seed: int = 0) -> OrthoRegPhase:
+    def start(self, request: Request) -> OrthoRegPhase:
         """See `TrainingPruner.start`; nothing is random."""
-        reachable(space, limits, self.least)
-        return OrthoRegPhase(self, copied(model), space, dict(limits))
+        reachable(request, self.least)
+        return OrthoRegPhase(self, request)
 
 
 class OrthoRegPhase:
     """See `Phase`."""
 
-    def __init__(self, method: OrthoReg, model: nn.Module, space: Space, limits: dict[str, float]) -> None:
-        self.model = model
-        self._method, self._space, self._limits = method, space, limits
+    def __init__(self, method: OrthoReg, request: Request) -> None:
+        space = request.space
+        self.model = model = copied(request.model)
+        self._method, self._space, self._limits = method, space, dict(request.limits)
         self._masks = Masks(model, space)
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._layers = [layer for layer in space.layers if layer.makes.any()]

@@ -27,7 +27,7 @@ from ..proposals.planter import Planter
 from ..proposals.proposer import Proposer
 from ..proposals.proxies import Lost, proxy_table
 from ..proposals.pruning import Pruning, method_named
-from ..proposals.seeds import Seeds
+from ..proposals.seeds import Aim, Seeds
 from ..settings.search import SHARED, Search
 from ..trials.events import Listener
 from ..trials.ledger import Ledger
@@ -188,8 +188,9 @@ class Engine:
         rankings = {self.ranking: self.scores}
         for name in self.artifacts.rankings():
             rankings[name] = self.artifacts.scores_of(name) or self.scores
+        whole = Aim(limits={"macs": self.space.full_costs["macs"]})
         for name in methods:
-            rankings[name] = self.pruning.propose(method_named(name), {"macs": self.space.full_costs["macs"]}).scores
+            rankings[name] = self.pruning.propose(method_named(name), whole).scores
         return proxy_table(self.ledger.trials, self.space, rankings)
 
     def _rounds(self, limits: Mapping[str, float]) -> Rounds:

@@ -17,7 +17,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from ...search import NOTE, Problem, SamplerFactory, distributions
+from ...search import NOTE, Problem, SamplerFactory, check_sampler, distributions
 from ...spaces import Candidate
 from ..settings.determinism import seed_of
 from ..trials.outcome import Failed, Scored
@@ -119,7 +119,7 @@ class Mirror:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self._objectives))
 
     def _sampler(self, number: int, attempt: int) -> tuple[BaseSampler, Study]:
-        sampler = self._factory(seed_of(self._problem.seed, number, attempt), self._problem)
+        sampler = check_sampler(self._factory(seed_of(self._problem.seed, number, attempt), self._problem))
         return sampler, self._view(sampler)
 
     def _view(self, sampler: BaseSampler) -> Study:

@@ -43,7 +43,7 @@ class Planter:
             return Seed(name=name, candidate=candidate)
         method = method_named(name)
         if method.needs == "nothing" and not method.selects:
-            proposal = self.pruning.propose(method, aim.limits, depth=aim.depth, resolution=aim.resolution)
+            proposal = self.pruning.propose(method, aim)
             return Seed(name=name, candidate=proposal.candidate)
         said = self._said(method, aim)
         return Seed(name=name, candidate=Candidate(said["candidate"]), ranking=said["ranking"], weights=said["weights"])
@@ -57,9 +57,7 @@ class Planter:
         started = time.perf_counter()
         state = self.artifacts.folder / "proposals" / f"{key}.pt"
         state.parent.mkdir(exist_ok=True)
-        proposal = self.pruning.propose(
-            method, aim.limits, depth=aim.depth, resolution=aim.resolution, state=state, say=self.say
-        )
+        proposal = self.pruning.propose(method, aim, state=state, say=self.say)
         seconds = time.perf_counter() - started
         said = self.artifacts.keep(key, method.name, proposal, selects=method.selects, seconds=seconds)
         state.unlink(missing_ok=True)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ...evaluators import Task, Training, train
-from ...pruners import METHODS, Examples, Method, Proposal, TrainingPruner
+from ...pruners import METHODS, Examples, Method, Proposal, Pruner, Request, TrainingPruner, check_method, trains
 from ...spaces import Space, within
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, seed_of
 from ..trials.events import Listener, Watch
+from .seeds import Aim
 
-logger = logging.getLogger("secateur")
+_FIXED = ("name", "needs", "allocates", "selects", "criterion")  # what a method is, not how it is set
 
 
 def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method:
@@ -29,23 +30,27 @@ def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method
 
     Raises:
         ValueError: there is no such method or setting, or its value is of no use.
+        ImportError: an installed package adds a method of that name which is of no use.
     """
-    if name not in METHODS:
-        raise ValueError(f"method {name!r} is unknown; expected one of {', '.join(METHODS)}")
-    method = METHODS[name]()
-    settable = [one.name for one in dataclasses.fields(method) if one.init]  # type: ignore[arg-type]
+    make = METHODS.named(name)
+    method = make()
+    if dataclasses.is_dataclass(method):
+        settable = [one.name for one in dataclasses.fields(method) if one.init]
+    else:
+        settable = list(inspect.signature(make).parameters)
     fields = [one for one in settable if one not in _FIXED and (one != "weights" or method.weights == "inherited")]
     unknown = [one for one in settings or {} if one not in fields]
     if unknown:
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; expected one of {', '.join(fields)}")
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; expected {_one_of(fields)}")
     try:
-        return METHODS[name](**dict(settings or {}))
+        return make(**dict(settings or {}))
     except TypeError as error:
         usual = ", ".join(f"{one}={getattr(method, one)!r}" for one in settings or {})
         raise ValueError(f"{name} does not take {dict(settings or {})}: {error}; it has {usual} by itself") from None
 
 
-_FIXED = ("name", "needs", "allocates", "selects", "criterion")  # what a method is, not how it is set
+def _one_of(names: Sequence[str]) -> str:
+    return f"one of {', '.join(names)}" if names else "none at all"
 
 
 def settings_of(method: Method) -> dict[str, Any]:
@@ -89,47 +94,43 @@ class Pruning:
     def propose(
         self,
         method: Method,
-        limits: Mapping[str, float],
+        aim: Aim,
         *,
-        depth: float = 1.0,
-        resolution: float = 1.0,
         state: Path | None = None,
         say: Listener | None = None,
     ) -> Proposal:
-        """What the method proposes within the limits.
+        """What the method proposes for an aim.
 
         Args:
             method: any of `METHODS`, or one of the user's.
-            limits: absolute, by cost name; all known to arithmetic.
-            depth: ratio of removable blocks that stay; a training method starts from all of them.
-            resolution: ratio of the full side.
+            aim: limits, depth and resolution; a method that trains takes the limits alone.
             state: file that keeps a training phase after every epoch; a killed one goes on from it.
             say: called after every epoch of a training phase with `{"event": "pruning", ...}`.
 
         Raises:
             ValueError: the method can't do what is asked: labels are missing, scores are of no use, the limits are out
                 of reach.
+            TypeError: it is no pruning method, or answers with something else than a proposal.
         """
-        self.space.check_limits(limits)
-        model = copy.deepcopy(self.model).to(present(str(self.device)))
-        if isinstance(method, TrainingPruner):
-            proposal = self._trained(method, model, limits, state, say)
+        self.space.check_limits(aim.limits)
+        pruner = check_method(method)
+        request = Request(
+            copy.deepcopy(self.model).to(present(str(self.device))),
+            self.space,
+            aim.limits,
+            examples=None if pruner.needs in ("nothing", "training") else self._examples,
+            seed=self.seed,
+            depth=aim.depth,
+            resolution=aim.resolution,
+        )
+        if trains(pruner):
+            proposal = self._trained(pruner, request, state, say)
         else:
-            examples = None if method.needs == "nothing" else self._examples
-            proposal = method.propose(  # type: ignore[attr-defined]
-                model, self.space, limits, examples=examples, seed=self.seed, depth=depth, resolution=resolution
-            )
-        return self._checked(method, proposal, limits)
+            proposal = cast(Pruner, pruner).propose(request)
+        return self._checked(pruner, proposal, aim.limits)
 
-    def _trained(
-        self,
-        method: TrainingPruner,
-        model: nn.Module,
-        limits: Mapping[str, float],
-        state: Path | None,
-        say: Listener | None,
-    ) -> Proposal:
-        phase = method.start(model, self.space, limits, seed=self.seed)
+    def _trained(self, method: TrainingPruner, request: Request, state: Path | None, say: Listener | None) -> Proposal:
+        phase = method.start(request)
         checkpoint = None if state is None else TrainingCheckpoint(state)
         kept = None if checkpoint is None else checkpoint.kept()
         watch = Watch(say, {"event": "pruning", "method": method.name}, began=0 if kept is None else kept["epoch"])
@@ -148,6 +149,8 @@ class Pruning:
 
     def _checked(self, method: Method, proposal: Proposal, limits: Mapping[str, float]) -> Proposal:
         """The proposal, on the CPU, if it is legal and within the limits."""
+        if not isinstance(proposal, Proposal):
+            raise TypeError(f"{method.name} proposed {type(proposal).__name__}; expected a Proposal(candidate, scores)")
         candidate = self.space.canonical(proposal.candidate)
         if not within(self.space, self.space.encode([candidate]), limits)[0]:
             raise ValueError(

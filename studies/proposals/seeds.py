@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...pruners import METHODS
+from ...pruners import METHODS, trains
 from ...spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
@@ -60,7 +60,7 @@ class Seeds:
     """The seeds of a study by trial number, made when they are first asked for; the same for the same arguments.
 
     Args:
-        names: some of `SEEDS`.
+        names: `full`, `compound`, `magnitude`, and names of pruning methods.
         space: the traced space.
         limits: absolute, by cost name; every seed but `full` meets those that arithmetic knows.
         make: makes a seed other than `full`.
@@ -134,4 +134,4 @@ def _reachable(space: Space, limits: Mapping[str, float]) -> bool:
 
 def _is_fixed(name: str) -> bool:
     """Whether a seed comes at no other depth and resolution than its own."""
-    return name == "compound" or (name in METHODS and METHODS[name]().needs == "training")
+    return name == "compound" or (name in METHODS and trains(METHODS[name]()))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from doc_pages import PAGES, ROOT
 
-import secateur
+from secateur.lazy import homes
 
 _SPEC = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
 build = importlib.util.module_from_spec(_SPEC)
@@ -39,8 +39,9 @@ def test_the_reference_names_every_room():
 def test_the_page_of_the_package_links_every_name_of_its_face():
     page = (ROOT / "docs" / "reference" / "secateur.md").read_text()
     linked = {name: place for name, place in re.findall(r"\[`(\w+)`\]\[([\w.]+)\]", page)}
-    modules = {name for name, home in secateur._HOMES.items() if home.endswith(f".{name}")}
-    assert linked == {name: f"secateur.{room}.{name}" for name, room in secateur._HOMES.items() if name not in modules}
+    late = homes("secateur")
+    modules = {name for name, home in late.items() if home.endswith(".study_files")}
+    assert linked == {name: f"{home}.{name}" for name, home in late.items() if name not in modules}
     assert all(f"`{name}`" in page for name in modules)
 
 

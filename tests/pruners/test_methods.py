@@ -7,7 +7,7 @@ import torch
 from networks import NETWORKS, network
 from pruning import examples_for, flat, propose, proposed
 
-from secateur.pruners import METHODS, Examples, TrainingPruner, realised
+from secateur.pruners import METHODS, Examples, Request, TrainingPruner, realised
 from secateur.spaces import Space, build, verify
 
 SPACES = {}
@@ -94,10 +94,10 @@ def test_what_a_method_needs_is_asked_for(method):
         return
     limits = {"macs": float(space.costs([space.full])["macs"].iloc[0]) / 2}
     with pytest.raises(ValueError, match=f"{method} needs {pruner.needs}"):
-        pruner.propose(model, space, limits)
+        pruner.propose(Request(model, space, limits))
     if pruner.needs == "labels":
         with pytest.raises(ValueError, match="needs labels"):
-            pruner.propose(model, space, limits, examples=Examples(batches=examples.batches))
+            pruner.propose(Request(model, space, limits, examples=Examples(batches=examples.batches)))
 
 
 @pytest.mark.gpu

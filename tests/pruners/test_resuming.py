@@ -8,7 +8,7 @@ import tasks
 import torch
 
 from secateur.evaluators import Training, train
-from secateur.pruners import METHODS, TrainingPruner, realised
+from secateur.pruners import METHODS, Request, TrainingPruner, realised
 from secateur.spaces import Space
 
 TRAINING = [name for name, make in METHODS.items() if isinstance(make(), TrainingPruner)]
@@ -37,7 +37,7 @@ def test_resuming_after_any_epoch_is_bit_identical(name, settings):
     task, training, keep = tasks.classification(train=48), Training(**settings), Keep()
 
     def pruned(state=None, callbacks=()):
-        phase = METHODS[name]().start(model, space, limits, seed=3)
+        phase = METHODS[name]().start(Request(model, space, limits, seed=3))
         train(phase.model, task, training, epochs=4, seed=5, callbacks=[phase, *callbacks], state=state)
         return phase.proposal()
 
@@ -60,7 +60,7 @@ def test_mixed_precision_is_met(name, amp):
         model = networks.Residual(c=4, blocks=1, classes=3)
     space = Space.trace(model, torch.zeros(1, 3, 8, 8), divisor=1)
     limits = {"macs": 0.5 * float(space.costs([space.full])["macs"].iloc[0])}
-    phase = METHODS[name]().start(model, space, limits)
+    phase = METHODS[name]().start(Request(model, space, limits))
     train(phase.model, tasks.classification(train=32), Training(amp=amp), epochs=3, callbacks=[phase])
     proposal = phase.proposal()
     assert space.costs([proposal.candidate])["macs"].iloc[0] <= limits["macs"]
@@ -73,7 +73,7 @@ def test_on_cuda(name):
     model = networks.Residual(c=4, blocks=1, classes=3)
     space = Space.trace(model, torch.zeros(1, 3, 8, 8), divisor=1)
     limits = {"macs": 0.5 * float(space.costs([space.full])["macs"].iloc[0])}
-    phase = METHODS[name]().start(model, space, limits)
+    phase = METHODS[name]().start(Request(model, space, limits))
     train(phase.model, tasks.classification(train=32), Training(), epochs=3, callbacks=[phase], device="cuda")
     small = realised(model, space, phase.proposal())
     assert small(torch.zeros(2, 3, 8, 8)).isfinite().all() and next(model.parameters()).device.type == "cpu"

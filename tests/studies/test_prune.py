@@ -98,7 +98,7 @@ def test_a_killed_prune_goes_on_where_it_stood(run, tmp_path, method):
 
 def test_bad_usage_is_one_line(run, folder, tmp_path, capsys):
     out = tmp_path / "out"
-    assert "method 'l3' is unknown; expected one of " in refused(capsys, "prune", run, "--method", "l3", "--out", out)
+    assert "method 'l3' is not known; expected one of " in refused(capsys, "prune", run, "--method", "l3", "--out", out)
     prunes = ["prune", run, "--method", "l1", "--out", out]
     assert "reachable are" in refused(capsys, *prunes, "--budget", "macs=10")
     assert "finetune_epochs=-1" in refused(capsys, *prunes, "--finetune-epochs", "-1")

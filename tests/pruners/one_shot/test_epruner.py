@@ -6,7 +6,7 @@ import torch
 from networks import network
 from torch import nn
 
-from secateur.pruners import realised
+from secateur.pruners import Request, realised
 from secateur.pruners.one_shot.epruner import EPruner
 from secateur.pruners.one_shot.exemplars import exemplars, merits, similarities
 from secateur.spaces import Space, cut
@@ -104,7 +104,7 @@ def test_merits_put_exemplars_first_and_large_clusters_before_small_ones():
 def test_the_network_has_exactly_the_exemplars():
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
-    proposal = EPruner(beta=0.73).propose(model, space, {})
+    proposal = EPruner(beta=0.73).propose(Request(model, space, {}))
     expected = [kept(torch.cat([layer.weight.detach().flatten(1)], 1), 0.73) for layer in (model.conv1, model.conv2)]
     assert list(proposal.candidate) == [len(one) for one in expected]
     assert 1 < proposal.candidate[0] < 8 and 1 < proposal.candidate[1] < 16
@@ -124,14 +124,14 @@ def test_the_network_has_exactly_the_exemplars():
 def test_a_stream_may_be_left_whole():
     model, example = clustered("residual")
     space = Space.trace(model, example, divisor=1)
-    proposal = EPruner(beta=0.73, coupled=False).propose(model, space, {})
+    proposal = EPruner(beta=0.73, coupled=False).propose(Request(model, space, {}))
     small = realised(model, space, proposal)
     assert small.stem.weight.shape == model.stem.weight.shape and small.head.weight.shape == model.head.weight.shape
     assert small.layer1[0].conv1.weight.shape[0] < model.layer1[0].conv1.weight.shape[0]
     assert set(proposal.notes["whole"]) == {"stem", "layer2.0.conv2"}
     assert torch.equal(small.bn.weight, model.bn.weight)  # of a layer that is not pruned
     assert (small.layer1[0].bn1.weight == 1).all()
-    coupled = EPruner(beta=0.73).propose(model, space, {})
+    coupled = EPruner(beta=0.73).propose(Request(model, space, {}))
     members = [model.stem, *(block.conv2 for block in model.layer1)]
     stream = torch.cat([layer.weight.detach().flatten(1) for layer in members], 1)
     assert coupled.notes["exemplars"]["stem"] == len(kept(stream, 0.73))
@@ -141,18 +141,21 @@ def test_inherited_weights_on_request():
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
     method = EPruner(beta=0.73, reinitialise=False)
-    proposal = method.propose(model, space, {})
+    proposal = method.propose(Request(model, space, {}))
     assert method.weights == "inherited" and proposal.weights is None
-    assert proposal.candidate == EPruner(beta=0.73).propose(model, space, {}).candidate
+    assert proposal.candidate == EPruner(beta=0.73).propose(Request(model, space, {})).candidate
 
 
 def test_betas_of_single_layers():
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
-    both = EPruner(beta=0.73, betas={"conv1": 1e-6}).propose(model, space, {})
-    assert both.candidate[0] == 8 and both.candidate[1] == EPruner(beta=0.73).propose(model, space, {}).candidate[1]
+    both = EPruner(beta=0.73, betas={"conv1": 1e-6}).propose(Request(model, space, {}))
+    assert (
+        both.candidate[0] == 8
+        and both.candidate[1] == EPruner(beta=0.73).propose(Request(model, space, {})).candidate[1]
+    )
     with pytest.raises(ValueError, match="betas name 'conv9'"):
-        EPruner(betas={"conv9": 1.0}).propose(model, space, {})
+        EPruner(betas={"conv9": 1.0}).propose(Request(model, space, {}))
     with pytest.raises(ValueError, match="beta=0"):
         EPruner(beta=0)
 
@@ -162,7 +165,7 @@ def test_bisection_meets_the_budget_with_exemplars_only(share):
     model, example = clustered("residual")
     space = Space.trace(model, example, divisor=1)
     limits = {"macs": share * space.full_costs["macs"]}
-    proposal = EPruner().propose(model, space, limits)
+    proposal = EPruner().propose(Request(model, space, limits))
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
     assert not proposal.notes["over_budget"]
     assert list(proposal.candidate[: len(space.groups)]) == list(proposal.notes["exemplars"].values())
@@ -173,22 +176,22 @@ def test_a_fixed_beta_over_the_budget_loses_more_and_says_so(caplog):
     space = Space.trace(model, example, divisor=1)
     limits = {"macs": 0.1 * space.full_costs["macs"]}
     with caplog.at_level("INFO", "secateur"):
-        proposal = EPruner(beta=0.01).propose(model, space, limits)
+        proposal = EPruner(beta=0.01).propose(Request(model, space, limits))
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
     assert proposal.notes["over_budget"] and "smallest clusters" in caplog.text
-    freely = EPruner(beta=0.01).propose(model, space, {}).candidate
+    freely = EPruner(beta=0.01).propose(Request(model, space, {})).candidate
     assert all(width <= free for width, free in zip(proposal.candidate, freely, strict=True))
 
 
 def test_widths_that_are_not_legal_are_filled_up():
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=4)
-    proposal = EPruner(beta=0.73).propose(model, space, {})
+    proposal = EPruner(beta=0.73).propose(Request(model, space, {}))
     counts, added = proposal.notes["exemplars"], proposal.notes["added"]
     for number, group in enumerate(space.groups):
         assert proposal.candidate[number] == counts[group.name] + added.get(group.name, 0)
         assert proposal.candidate[number] in group.widths
-    least = EPruner(beta=2.0, least=8).propose(model, space, {}).candidate
+    least = EPruner(beta=2.0, least=8).propose(Request(model, space, {})).candidate
     assert min(least) == 8
 
 
@@ -204,7 +207,7 @@ def test_messages_that_do_not_converge_keep_all():
     model, example = clustered("plain")
     space = Space.trace(model, example, divisor=1)
     limits = {"macs": 0.5 * space.full_costs["macs"]}
-    proposal = EPruner(iterations=3).propose(model, space, limits)
+    proposal = EPruner(iterations=3).propose(Request(model, space, limits))
     assert proposal.notes["not_converged"] == ["conv1", "conv2"] and proposal.notes["over_budget"]
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
 
@@ -214,4 +217,4 @@ def test_filters_that_are_not_finite_are_refused():
     space = Space.trace(model, example, divisor=1)
     nn.init.constant_(model.conv1.weight, float("nan"))
     with pytest.raises(ValueError, match="conv1 are not all finite"):
-        EPruner(beta=0.73).propose(model, space, {})
+        EPruner(beta=0.73).propose(Request(model, space, {}))

@@ -7,6 +7,7 @@ from networks import network
 from pruning import examples_for
 from torch import nn
 
+from secateur.pruners import Request
 from secateur.pruners.one_shot.functionality import Functionality, functions, order_of_removal
 from secateur.pruners.one_shot.patterns import contributions, patterns
 from secateur.spaces import Space, cut
@@ -38,7 +39,7 @@ def test_duplicates_have_one_pattern_and_one_of_them_stays():
     examples = examples_for(model, example)
     index = contributions(model, space, examples)["conv1"]
     limits = {"macs": float(space.cost_table([(3, 16)])["macs"][0])}
-    proposal = Functionality(clusters=3).propose(model, space, limits, examples=examples)
+    proposal = Functionality(clusters=3).propose(Request(model, space, limits, examples=examples))
     assert proposal.notes["clusters"]["conv1"] == 3 and not proposal.notes["over_budget"]
     best = [max(units, key=lambda unit: float(index[unit])) for units in ([0, 1, 2, 3], [4, 5], [6, 7])]
     kept = cut(space, proposal.candidate, proposal.scores).kept["conv1.weight"][0].tolist()
@@ -87,7 +88,7 @@ def test_every_cluster_keeps_one_unit(share):
     space = Space.trace(model, example, divisor=1)
     limits = {"macs": share * space.full_costs["macs"]}
     method = Functionality(clusters=2)
-    proposal = method.propose(model, space, limits, examples=examples_for(model, example))
+    proposal = method.propose(Request(model, space, limits, examples=examples_for(model, example)))
     assert not proposal.notes["over_budget"]
     for number, group in enumerate(space.groups):
         labels = functions(seek(model, space, number), 2)
@@ -101,7 +102,9 @@ def test_a_budget_below_one_unit_of_each_cluster_is_met_all_the_same(caplog):
     space = Space.trace(model, example, divisor=1)
     limits = {"macs": 0.1 * space.full_costs["macs"]}
     with caplog.at_level("INFO", "secateur"):
-        proposal = Functionality(clusters=7).propose(model, space, limits, examples=examples_for(model, example))
+        proposal = Functionality(clusters=7).propose(
+            Request(model, space, limits, examples=examples_for(model, example))
+        )
     assert proposal.notes["over_budget"] and "too much for the limits" in caplog.text
     assert float(space.cost_table([proposal.candidate])["macs"][0]) <= limits["macs"]
 
@@ -128,7 +131,7 @@ def test_integer_inputs_have_no_patterns():
     batches = [(torch.randint(0, 7, (4, 5), generator=torch.Generator().manual_seed(0)), None)]
     limits = {"macs": 0.5 * space.full_costs["macs"]}
     examples = examples_for(model, torch.zeros(1, 5))
-    proposal = Functionality().propose(model, space, limits, examples=type(examples)(batches=batches))
+    proposal = Functionality().propose(Request(model, space, limits, examples=type(examples)(batches=batches)))
     assert "hidden" in proposal.notes["without_patterns"]
 
 

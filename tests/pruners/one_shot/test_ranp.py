@@ -13,10 +13,11 @@ from networks3d import unet3d
 from pruning import examples_for
 from torch import nn
 
-from secateur.pruners import METHODS, Examples, realised
+from secateur.pruners import METHODS, Examples, Request, realised
+from secateur.pruners.criteria.retained import retained
 from secateur.pruners.examples import gradients
 from secateur.pruners.one_shot.neurons import balanced, kept_by, mask_gradients, threshold
-from secateur.pruners.one_shot.ranp import Ranp, retained
+from secateur.pruners.one_shot.ranp import Ranp
 from secateur.spaces import Space, within
 
 VARIANTS = ("ranp", "ranp-w", "ranp-f", "ranp-m", "ranp-p")
@@ -78,7 +79,7 @@ def test_scores_of_the_worked_example(name, expected):
 def test_widths_of_the_worked_example(name, third, half):
     model, space, examples = linear_chain()
     for kappa, widths in ((1 / 3, third), (1 / 2, half)):
-        proposal = METHODS[name](kappa=kappa).propose(model, space, {}, examples=examples)
+        proposal = METHODS[name](kappa=kappa).propose(Request(model, space, {}, examples=examples))
         assert list(proposal.candidate) == widths
         assert proposal.notes["kappa"] == pytest.approx(kappa)
     assert proposal.notes["kappa_max"] == pytest.approx(2 / 3 if name == "ranp-w" else 1 / 2)
@@ -89,14 +90,14 @@ def test_widths_of_the_worked_example(name, third, half):
 
 def test_the_largest_sparsity_keeps_one_neuron_of_some_layer():
     model, space, examples = linear_chain()
-    proposal = METHODS["ranp-w"](kappa="max").propose(model, space, {}, examples=examples)
+    proposal = METHODS["ranp-w"](kappa="max").propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [1, 1]  # k = 2: scores 10 and 9.64
     assert "held" not in proposal.notes
 
 
 def test_beyond_the_largest_sparsity_every_group_is_held():
     model, space, examples = linear_chain()
-    proposal = METHODS["ranp-w"](kappa=0.9).propose(model, space, {}, examples=examples)
+    proposal = METHODS["ranp-w"](kappa=0.9).propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [1, 1]  # k = 1 keeps a neuron of the first layer alone
     assert proposal.notes["held"] == ["1"]
 
@@ -133,7 +134,7 @@ def test_the_widest_network_within_the_limits(name, cost):
     model, space, examples = volumes()
     limits = share(space, 0.3, cost)
     pruner = METHODS[name]()
-    proposal = pruner.propose(model, space, limits, examples=examples)
+    proposal = pruner.propose(Request(model, space, limits, examples=examples))
     assert within(space, space.encode([proposal.candidate]), limits).all()
     # one neuron more is too many
     k = round((1 - proposal.notes["kappa"]) * proposal.notes["neurons"])
@@ -152,7 +153,7 @@ def test_the_last_layer_keeps_all_though_its_scores_count():
     kappa = 0.6
     neurons = sum(map(len, s))
     theta = threshold(s, math.floor(neurons * (1 - kappa)))
-    proposal = METHODS["ranp-w"](kappa=kappa).propose(model, space, {}, examples=examples)
+    proposal = METHODS["ranp-w"](kappa=kappa).propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [max(1, int((layer >= theta).sum())) for layer in s[:-1]]
     assert realised(model, space, proposal).head.out_channels == 3
 
@@ -160,7 +161,7 @@ def test_the_last_layer_keeps_all_though_its_scores_count():
 @pytest.mark.parametrize("name", ["ranp", "ranp-f"])
 def test_a_pruned_unet_is_wired_as_the_full_one(name):
     model, space, examples = volumes()
-    proposal = METHODS[name]().propose(model, space, share(space, 0.1), examples=examples)
+    proposal = METHODS[name]().propose(Request(model, space, share(space, 0.1), examples=examples))
     small = realised(model, space, proposal)
     down = [level[3].out_channels for level in small.down]
     up = [level[3].out_channels for level in small.up]
@@ -181,7 +182,7 @@ def test_layers_that_an_addition_joins_keep_the_most_or_the_least(unify):
     pruner = Ranp(balance=True, unify=unify, kappa=0.5)
     s = dict(zip((layer.name for layer in space.layers), pruner.neurons(model, space, examples), strict=True))
     theta = threshold(list(s.values()), sum(map(len, s.values())) // 2)
-    proposal = pruner.propose(model, space, {}, examples=examples)
+    proposal = pruner.propose(Request(model, space, {}, examples=examples))
     joined = [i for i, group in enumerate(space.groups) if len(set(group.members) & set(s)) > 1]
     assert joined
     for number in joined:
@@ -200,7 +201,7 @@ def test_a_depthwise_layer_follows_its_input():
     assert "features.0.depthwise" in space.groups[number].members
     differ = 0
     for kappa in (0.2, 0.4, 0.6):
-        proposal = Ranp(kappa=kappa).propose(model, space, {}, examples=examples)
+        proposal = Ranp(kappa=kappa).propose(Request(model, space, {}, examples=examples))
         theta = threshold(list(s.values()), kept_by(kappa, sum(map(len, s.values()))))
         assert proposal.candidate[number] == max(1, (s["features.0.expand"] >= theta).sum())
         differ += int((s["features.0.depthwise"] >= theta).sum() != proposal.candidate[number])
@@ -228,7 +229,7 @@ def test_a_strength_of_nothing_is_weighting_alone():
 def test_the_expensive_layers_lose_more():
     model, space, examples = volumes(side=16)
     pruned = {
-        name: METHODS[name](kappa=0.6, strength=50.0).propose(model, space, {}, examples=examples)
+        name: METHODS[name](kappa=0.6, strength=50.0).propose(Request(model, space, {}, examples=examples))
         for name in ("ranp-w", "ranp-f", "ranp-m", "ranp-p")
     }
     costs = space.costs([proposal.candidate for proposal in pruned.values()]).set_index(np.array(list(pruned)))
@@ -242,7 +243,7 @@ def test_fresh_weights_are_those_of_the_small_network():
     limits = share(space, 0.3)
     before = torch.random.get_rng_state()
     one, again, other = (
-        Ranp(weights="fresh", initialise=True).propose(model, space, limits, examples=examples, seed=seed)
+        Ranp(weights="fresh", initialise=True).propose(Request(model, space, limits, examples=examples, seed=seed))
         for seed in (0, 0, 1)
     )
     assert torch.equal(before, torch.random.get_rng_state())
@@ -262,7 +263,7 @@ def test_a_graph_gets_fresh_weights_too():
     model, example = network("literal")
     space = Space.trace(model, example, divisor=1, as_graph=True)
     examples = examples_for(model, example)
-    proposal = Ranp(weights="fresh").propose(model, space, share(space, 0.3), examples=examples)
+    proposal = Ranp(weights="fresh").propose(Request(model, space, share(space, 0.3), examples=examples))
     small = realised(model, space, proposal)
     inherited = realised(model, space, dataclasses.replace(proposal, weights=None))
     weights = dict(small.named_parameters())
@@ -293,7 +294,7 @@ def test_a_batch_without_statistics_uses_the_running_ones():
     example = torch.ones(1, 1, 4, 4)
     examples = Examples(batches=[(example, torch.tensor([1]))], loss=nn.functional.cross_entropy)
     space = Space.trace(model.eval(), example, divisor=1)
-    proposal = Ranp().propose(model, space, share(space, 0.5), examples=examples)
+    proposal = Ranp().propose(Request(model, space, share(space, 0.5), examples=examples))
     assert "running" in proposal.notes["statistics"]
     assert not model.training
 
@@ -314,23 +315,23 @@ def test_a_group_without_a_layer_stays_whole():
     examples = Examples(batches=[(example, torch.tensor([1]))], loss=nn.functional.cross_entropy)
     space = Space.trace(model, example, divisor=1)
     assert [group.name for group in space.groups] == ["words", "wide"]
-    proposal = Ranp(kappa=0.9).propose(model, space, {}, examples=examples)
+    proposal = Ranp(kappa=0.9).propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [6, 1]
     assert set(proposal.notes["whole"]) == {"words"}
     # a limit that the others cannot meet takes from it too
-    tight = Ranp().propose(model, space, share(space, 0.05, "params"), examples=examples)
+    tight = Ranp().propose(Request(model, space, share(space, 0.05, "params"), examples=examples))
     assert tight.candidate[0] < 6 and "repaired" in tight.notes
     assert within(space, space.encode([tight.candidate]), share(space, 0.05, "params")).all()
 
 
 def test_no_group_is_narrower_than_asked_for():
     model, space, examples = traced("plain")
-    proposal = Ranp(kappa=0.95, least=3).propose(model, space, {}, examples=examples)
+    proposal = Ranp(kappa=0.95, least=3).propose(Request(model, space, {}, examples=examples))
     assert min(proposal.candidate) >= 3
     macs = float(space.costs([space.check([3] * len(space.groups))])["macs"].iloc[0])
-    assert min(Ranp(least=3).propose(model, space, {"macs": macs}, examples=examples).candidate) == 3
+    assert min(Ranp(least=3).propose(Request(model, space, {"macs": macs}, examples=examples)).candidate) == 3
     with pytest.raises(ValueError, match="at least 3 channels"):
-        Ranp(least=3).propose(model, space, {"macs": macs - 1}, examples=examples)
+        Ranp(least=3).propose(Request(model, space, {"macs": macs - 1}, examples=examples))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_the_share_of_the_score_that_candidates_keep():
 def test_removed_blocks_keep_no_score():
     model, space, examples = traced("residual")
     assert space.stages
-    scores = Ranp(balance=True).propose(model, space, {}, examples=examples).scores
+    scores = Ranp(balance=True).propose(Request(model, space, {}, examples=examples)).scores
     whole, shallow, narrow = retained(space, scores, [space.full, space.uniform(1, 0.01), space.uniform(0.5)])
     assert whole == pytest.approx(1) and shallow < 0.9 and narrow < 1
     gone = [group for group in space.groups

@@ -4,7 +4,7 @@ import pytest
 import torch
 from networks import network
 
-from secateur.pruners import METHODS, Even, Scored, criterion, l2
+from secateur.pruners import METHODS, Even, Request, Scored, criterion, l2
 from secateur.spaces import NORMALISATIONS, Space, normalised, threshold_family
 
 
@@ -38,7 +38,7 @@ def test_normalisations_by_hand(traced):
 def test_a_normalisation_changes_the_allocation_and_not_the_budget(traced, how):
     model, space = traced
     limit = 0.4 * macs(space, space.full)
-    proposal = Scored(criterion=l2, normalise=how).propose(model, space, {"macs": limit})
+    proposal = Scored(criterion=l2, normalise=how).propose(Request(model, space, {"macs": limit}))
     assert 0.3 * macs(space, space.full) < macs(space, proposal.candidate) <= limit
 
 
@@ -60,7 +60,9 @@ def test_every_group_keeps_its_least_width(traced, method):
     model, space = traced
     limit = {"macs": 0.3 * macs(space, space.full)}
     pruner = METHODS[method](least=4)
-    proposal = pruner.propose(model, space, limit, examples=examples_for(model, torch.zeros(1, 3, 12, 12).double()))
+    proposal = pruner.propose(
+        Request(model, space, limit, examples=examples_for(model, torch.zeros(1, 3, 12, 12).double()))
+    )
     widths = proposal.candidate[: len(space.groups)]
     assert min(widths) >= 4 and macs(space, proposal.candidate) <= limit["macs"]
 
@@ -69,13 +71,15 @@ def test_a_least_width_that_no_budget_allows_is_refused(traced):
     model, space = traced
     for method in ("l1", "uniform"):
         with pytest.raises(ValueError, match="at least 8 channels in every group"):
-            METHODS[method](least=8).propose(model, space, {"macs": 0.2 * macs(space, space.full)})
+            METHODS[method](least=8).propose(Request(model, space, {"macs": 0.2 * macs(space, space.full)}))
 
 
 def test_layer_wise_keeps_the_same_share_rounded_up(traced):
     """Every group keeps ceil(units * ratio) for one ratio."""
     model, space = traced
-    candidate = Even(name="layer-wise").propose(model, space, {"macs": 0.5 * macs(space, space.full)}).candidate
+    candidate = (
+        Even(name="layer-wise").propose(Request(model, space, {"macs": 0.5 * macs(space, space.full)})).candidate
+    )
     ratios = [
         ((width - 1) / group.width, width / group.width) for width, group in zip(candidate, space.groups, strict=False)
     ]
@@ -87,7 +91,9 @@ def test_depth_and_resolution_are_taken_from_the_call():
     space = Space.trace(model, example, divisor=1, resolutions=(12, 8))
     full = macs(space, space.full)
     for method in ("l2", "uniform", "layer-wise"):
-        candidate = METHODS[method]().propose(model, space, {"macs": full}, depth=0.5, resolution=0.7).candidate
+        candidate = (
+            METHODS[method]().propose(Request(model, space, {"macs": full}, depth=0.5, resolution=0.7)).candidate
+        )
         assert candidate[-1] == 0 and sum(candidate[len(space.groups) : -1]) < sum(space.full[len(space.groups) : -1])
 
 
@@ -100,4 +106,4 @@ def test_scores_of_no_use(traced, value, said):
         return {group.name: torch.full((group.units,), value) for group in space.groups}
 
     with pytest.raises(ValueError, match=f"mine.*{said}"):
-        Scored(criterion=mine).propose(model, space, {"macs": 0.5 * macs(space, space.full)})
+        Scored(criterion=mine).propose(Request(model, space, {"macs": 0.5 * macs(space, space.full)}))

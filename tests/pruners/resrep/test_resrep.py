@@ -12,7 +12,7 @@ from networks import network
 from pruning import Loop, examples_for
 
 from secateur.evaluators import Training, train
-from secateur.pruners import realised
+from secateur.pruners import Request, realised
 from secateur.pruners.resrep.compactors import row_norms
 from secateur.pruners.resrep.folding import difference, examples, outputs
 from secateur.pruners.resrep.resrep import ResRep, _forget, _settle, lasso, own_group, schedule
@@ -99,7 +99,7 @@ def test_the_mask_meets_the_limits_and_not_more(share):
     model, example = network("residual")
     space = Space.trace(model, example, divisor=1)
     limits = macs(space, share)
-    phase = ResRep(theta=10_000).start(model, space, limits)
+    phase = ResRep(theta=10_000).start(Request(model, space, limits))
     with torch.no_grad():
         for q in phase.model.parameters():
             if q.ndim == 2 and q.shape[0] == q.shape[1]:
@@ -118,7 +118,7 @@ def test_the_mask_meets_the_limits_and_not_more(share):
 def test_the_mask_grows_by_theta_and_is_made_afresh():
     model, example = network("residual")
     space = Space.trace(model, example, divisor=1)
-    phase = ResRep().start(model, space, macs(space, 0.1))
+    phase = ResRep().start(Request(model, space, macs(space, 0.1)))
     phase.schedule = {"theta": 4}
     with torch.no_grad():
         for q in phase._compactors():
@@ -205,7 +205,7 @@ def test_bad_settings_are_refused(given):
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_compactors_have_an_optimizer_group_of_their_own(kind):
     model = fresh()
-    phase = ResRep().start(model, traced(model), macs(traced(model), 0.5))
+    phase = ResRep().start(Request(model, traced(model), macs(traced(model), 0.5)))
     seen = []
 
     class Look:
@@ -242,7 +242,7 @@ def test_an_optimizer_without_the_compactors_gets_them():
 def trained(method, model, space, limits, *, epochs=4, lr=0.01):
     example = space.inputs(model, space.full)
     example = example[0] if isinstance(example, tuple) else example
-    phase = method.start(model, space, limits)
+    phase = method.start(Request(model, space, limits))
     Loop(phase, examples_for(model, example, batches=4), epochs=epochs, lr=lr).run()
     return phase
 
@@ -309,7 +309,7 @@ def test_a_training_long_enough_ends_without_loss():
     task = tasks.classification(train=96)
     train(model, task, Training(lr=0.1), epochs=8)
     space = traced(model)
-    phase = ResRep().start(model, space, macs(space, 0.5))
+    phase = ResRep().start(Request(model, space, macs(space, 0.5)))
     train(phase.model, task, Training(lr=0.05), epochs=200, callbacks=[phase])
     proposal = phase.proposal()
     assert "cut_above_epsilon" not in proposal.notes and proposal.notes["masked_and_not_faded"] == 0
@@ -364,9 +364,9 @@ def test_resuming_is_bit_identical(optimizer):
             torch.save(loop.state(), buffer)
             states.append(buffer.getvalue())
 
-    whole = ResRep().start(model, space, limits)
+    whole = ResRep().start(Request(model, space, limits))
     train(whole.model, task, training, epochs=4, seed=3, callbacks=[whole, Keep()])
-    again = ResRep().start(model, space, limits)
+    again = ResRep().start(Request(model, space, limits))
     state = torch.load(io.BytesIO(states[1]), weights_only=True)
     train(again.model, task, training, epochs=4, seed=3, callbacks=[again, Keep()], state=state)
     assert whole.updates == again.updates > 2

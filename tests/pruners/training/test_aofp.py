@@ -6,6 +6,7 @@ from networks import NETWORKS, Plain, network
 from pruning import Loop, examples_for, flat
 from torch import nn
 
+from secateur.pruners import Request
 from secateur.pruners.training.aofp import Aofp
 from secateur.pruners.training.followers import Followers, damage
 from secateur.pruners.training.halving import Search
@@ -23,7 +24,7 @@ def halved(space):
 
 
 def trained(method, model, space, limits, examples, *, epochs=40, seed=0, **settings):
-    phase = method.start(model, space, limits, seed=seed)
+    phase = method.start(Request(model, space, limits, seed=seed))
     Loop(phase, examples, epochs=epochs, **settings).run()
     return phase.proposal()
 
@@ -240,7 +241,7 @@ def test_a_group_without_a_follower_goes_by_gates():
 def test_it_learns_and_the_weights_are_trained():
     model, example, space = traced("plain")
     examples = examples_for(model, example, size=16)
-    phase = Aofp().start(model, space, halved(space))
+    phase = Aofp().start(Request(model, space, halved(space)))
     before = sum(examples.loss_of(model, batch).item() for batch in examples.batches)
     Loop(phase, examples, epochs=30, lr=0.05).run()
     after = sum(examples.loss_of(phase.model, batch).item() for batch in examples.batches)
@@ -261,6 +262,6 @@ def test_wrong_settings_are_refused(given):
 def test_a_proposal_before_the_end_is_refused():
     model = Plain(4).double()
     space = Space.trace(model, torch.zeros(1, 3, 8, 8).double(), divisor=1)
-    phase = Aofp().start(model, space, halved(space))
+    phase = Aofp().start(Request(model, space, halved(space)))
     with pytest.raises(ValueError, match="finalise"):
         phase.proposal()

@@ -6,6 +6,7 @@ from networks import network
 from pruning import Loop, examples_for
 from torch import nn
 
+from secateur.pruners import Request
 from secateur.pruners.training.granet import Granet
 from secateur.pruners.training.masks import Masks
 from secateur.spaces import Space
@@ -51,7 +52,7 @@ def test_nothing_opens_where_both_sides_are_zero_and_gates_feel_it():
 def test_the_unit_of_largest_gate_gradient_opens():
     # 0 and 1 are closed; of 2 and 3 the norm of 2 is smaller, so it goes; the errors' slopes are 0: 4, 1: 36, 2: 1
     model, space = pair([1.0, 3.0, 0.5, 4.0])
-    phase = Granet().start(model, space, share(space, 0.5))
+    phase = Granet().start(Request(model, space, share(space, 0.5)))
     first = space.groups[0].first
     phase._masks.close([first, first + 1])
     inputs = torch.eye(4).double()
@@ -89,7 +90,7 @@ class Watched:
 def test_the_cost_follows_the_cubic_within_one_unit(name):
     model, example, space = traced(name)
     limits = share(space, 0.3)
-    phase = Granet(every=2).start(model, space, limits)
+    phase = Granet(every=2).start(Request(model, space, limits))
     watched = Watched(phase)
     Loop(watched, examples_for(model, example), epochs=20).run()  # 40 steps, 20 of pruning
     macs = lambda candidate: float(space.costs([candidate])["macs"].iloc[0])  # noqa: E731
@@ -111,14 +112,14 @@ def test_the_cost_follows_the_cubic_within_one_unit(name):
 
 def test_what_changes_places_does_not_change_the_cost():
     model, example, space = traced("residual")
-    watched = Watched(Granet(every=1, until=0.2).start(model, space, share(space, 0.5)))
+    watched = Watched(Granet(every=1, until=0.2).start(Request(model, space, share(space, 0.5))))
     Loop(watched, examples_for(model, example), epochs=15).run()
     assert len(set(watched.found[6:])) == 1 and watched.phase._counts["opened_again"] > 0
 
 
 def test_closed_gates_are_shut_at_the_end():
     model, example, space = traced("plain")
-    phase = Granet().start(model, space, share(space, 0.5))
+    phase = Granet().start(Request(model, space, share(space, 0.5)))
     Loop(phase, examples_for(model, example), epochs=10).run()
     closed = torch.from_numpy(phase._masks.closed[space.slots["bn1.weight"][0]])
     assert closed.any() and not phase.model.bn1.weight[closed].any() and not phase.model.bn1.bias[closed].any()
@@ -127,7 +128,7 @@ def test_closed_gates_are_shut_at_the_end():
 
 def test_without_training_the_norms_decide():
     model, example, space = traced("plain")
-    phase = Granet().start(model, space, share(space, 0.5))
+    phase = Granet().start(Request(model, space, share(space, 0.5)))
     Loop(phase, examples_for(model, example), epochs=0).run()
     assert float(space.costs([phase.proposal().candidate])["macs"].iloc[0]) <= share(space, 0.5)["macs"]
 
@@ -137,7 +138,7 @@ def test_no_group_is_narrower_than_least(least):
     model, example, space = traced("residual")
     floor = [least if number < len(space.groups) else value for number, value in enumerate(space.full)]
     limits = {"macs": float(space.costs([floor])["macs"].iloc[0])}
-    phase = Granet(least=least).start(model, space, limits)
+    phase = Granet(least=least).start(Request(model, space, limits))
     Loop(phase, examples_for(model, example), epochs=5).run()
     assert list(phase.proposal().candidate) == floor
 
@@ -153,4 +154,4 @@ def test_wrong_settings_are_refused(given):
 def test_a_proposal_before_the_end_is_refused():
     model, _, space = traced("plain")
     with pytest.raises(ValueError, match="finalise"):
-        Granet().start(model, space, share(space, 0.5)).proposal()
+        Granet().start(Request(model, space, share(space, 0.5))).proposal()

@@ -7,6 +7,7 @@ from networks import NETWORKS, Plain, network
 from pruning import examples_for, flat
 from torch import nn
 
+from secateur.pruners import Request
 from secateur.pruners.training.masks import Masks, reachable
 from secateur.spaces import Space, build
 
@@ -173,10 +174,10 @@ def test_what_cannot_be_closed_is_refused():
     with pytest.raises(ValueError, match="unit 0"):
         Masks(model, space).close([0])
     with pytest.raises(ValueError, match="reachable"):
-        reachable(space, {"macs": 1.0}, 1)
+        reachable(Request(None, space, {"macs": 1.0}), 1)
     low = float(space.costs([space.smallest])["macs"].iloc[0])
     with pytest.raises(ValueError, match="at least 7 channels"):
-        reachable(space, {"macs": low}, 7)
+        reachable(Request(None, space, {"macs": low}), 7)
 
 
 def test_gates_of_tied_weights_are_felt():

@@ -6,6 +6,7 @@ from networks import network
 from pruning import Loop, examples_for
 from torch import nn
 
+from secateur.pruners import Request
 from secateur.pruners.training.orthoreg import OrthoReg, diagonality, left_after, orthogonality, orthogonality_gradient
 from secateur.spaces import Space
 
@@ -83,7 +84,7 @@ class Fake:
 def test_the_taylor_score_by_hand():
     # w = (1, -2), g = (3, 1): (3 - 2)^2 = 1, not 9 + 4; w = (1, 1), g = (2, 2): 16. The mean of g and 3 g is 2 g
     model, space = linear()
-    phase = OrthoReg(strength=0.0).start(model, space, share(space, 1.0))
+    phase = OrthoReg(strength=0.0).start(Request(model, space, share(space, 1.0)))
     loop = Fake(phase.model)
     phase.prepare(loop)
     for factor in (1.0, 3.0):
@@ -97,7 +98,7 @@ def test_gradients_are_those_of_the_loss_and_the_regulariser(weighting):
     # the penalty strength * sum a ||G||_1 over the layers that make units, by autograd
     model, example, space = traced("unet2d")
     examples = examples_for(model, example)
-    phase = OrthoReg(strength=0.3, weighting=weighting).start(model, space, share(space, 0.5))
+    phase = OrthoReg(strength=0.3, weighting=weighting).start(Request(model, space, share(space, 0.5)))
     loop = Fake(phase.model, weight_decay=0.1)
     phase.prepare(loop)
     examples.loss_of(phase.model, examples.batches[0]).backward()
@@ -121,7 +122,7 @@ def test_gradients_are_those_of_the_loss_and_the_regulariser(weighting):
 def test_only_what_is_open_is_regularised():
     model, example, space = traced("plain")
     examples = examples_for(model, example)
-    phase = OrthoReg(strength=1.0).start(model, space, share(space, 0.5))
+    phase = OrthoReg(strength=1.0).start(Request(model, space, share(space, 0.5)))
     loop = Fake(phase.model)
     phase.prepare(loop)
     phase._masks.close([1, 2])  # of conv1: rows of conv1, columns of conv2
@@ -163,7 +164,7 @@ class Watched:
 def test_rounds_come_at_their_steps_and_the_decay_is_off_while_the_regulariser_is_on():
     model, example, space = traced("residual")
     limits = share(space, 0.4)
-    phase = OrthoReg(rounds=(0.3, 0.5, 0.7)).start(model, space, limits)
+    phase = OrthoReg(rounds=(0.3, 0.5, 0.7)).start(Request(model, space, limits))
     watched = Watched(phase)
     Loop(watched, examples_for(model, example), epochs=10).run()  # 20 steps: rounds after 6, 10 and 14
     changes = [step for step in range(2, 21) if watched.found[step - 1] != watched.found[step - 2]]
@@ -184,7 +185,7 @@ def test_rounds_come_at_their_steps_and_the_decay_is_off_while_the_regulariser_i
 
 def test_filters_become_more_orthogonal():
     model, example, space = traced("plain")
-    phase = OrthoReg(strength=1.0, rounds=(1.0,)).start(model, space, share(space, 0.9))
+    phase = OrthoReg(strength=1.0, rounds=(1.0,)).start(Request(model, space, share(space, 0.9)))
     before = diagonality(phase.model.conv2.weight.detach().flatten(1))
     Loop(phase, examples_for(model, example), epochs=40, lr=0.01, momentum=0.0).run()
     open_ = phase._masks.open_units(1)
@@ -196,14 +197,14 @@ def test_no_group_is_narrower_than_least(least):
     model, example, space = traced("residual")
     floor = [least if number < len(space.groups) else value for number, value in enumerate(space.full)]
     limits = {"macs": float(space.costs([floor])["macs"].iloc[0])}
-    phase = OrthoReg(least=least).start(model, space, limits)
+    phase = OrthoReg(least=least).start(Request(model, space, limits))
     Loop(phase, examples_for(model, example), epochs=5).run()
     assert list(phase.proposal().candidate) == floor
 
 
 def test_without_training_the_norms_decide():
     model, example, space = traced("plain")
-    phase = OrthoReg().start(model, space, share(space, 0.5))
+    phase = OrthoReg().start(Request(model, space, share(space, 0.5)))
     Loop(phase, examples_for(model, example), epochs=0).run()
     assert float(space.costs([phase.proposal().candidate])["macs"].iloc[0]) <= share(space, 0.5)["macs"]
 

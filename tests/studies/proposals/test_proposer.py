@@ -7,7 +7,7 @@ import optuna
 import pytest
 from landscapes import tiny_net, tiny_space
 
-from secateur.pruners import METHODS
+from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem
 from secateur.spaces import threshold_candidate, within
 from secateur.studies.proposals.mirror import Mirror
@@ -35,7 +35,9 @@ def planted(name, aim):
         candidate = threshold_candidate(SPACE, None, aim.limits, depth=aim.depth, resolution=aim.resolution)
     else:
         candidate = (
-            METHODS[name]().propose(None, SPACE, aim.limits, depth=aim.depth, resolution=aim.resolution).candidate
+            METHODS[name]()
+            .propose(Request(None, SPACE, aim.limits, depth=aim.depth, resolution=aim.resolution))
+            .candidate
         )
     return Seed(name=name, candidate=candidate)
 

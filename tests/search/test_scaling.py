@@ -1,7 +1,7 @@
 import pytest
 from landscapes import tiny_net, tiny_space
 
-from secateur.search.compound import compound
+from secateur.search.scaling import compound
 from secateur.spaces import Space
 
 

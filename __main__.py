@@ -612,7 +612,7 @@ def _resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _messages(quiet: bool) -> Iterator[Callable[[object], None]]:
     """Send the package's log to the terminal, and what is yielded: a bar there, plain lines elsewhere."""
     handler = _Lines()
     logger = logging.getLogger("secateur")
@@ -624,9 +624,7 @@ def _messages(quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         if quiet:
             yield lambda event: None
         elif not sys.stderr.isatty():
-            from .studies.views import text as report
-
-            yield lambda event: logger.info("%s", report.event_line(event))
+            yield lambda event: logger.info("%s", event)
         else:
             with _bar() as show:
                 yield show
@@ -644,21 +642,23 @@ class _Lines(logging.Handler):
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+def _bar() -> Iterator[Callable[[object], None]]:
     """A bar that is moved by events; finished networks and lines of the log scroll above it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from .studies.views import text as report
+    from .studies.trials.events import Calibrated, Epoch, Exported, Trained, TrialEnded
 
     columns = BarColumn(8), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def show(event: dict[str, Any]) -> None:
-            if event["event"] in ("finished", "export"):
-                bar.console.print(report.event_line(event), markup=False, highlight=False)
-            bar.update(task, description=report.bar_line(event), completed=event.get("done"), total=event.get("total"))
+        def show(event: object) -> None:
+            if isinstance(event, Trained | Exported):
+                bar.console.print(str(event), markup=False, highlight=False)
+            bar.update(task, description=event.short if isinstance(event, TrialEnded) else str(event))
+            if isinstance(event, TrialEnded | Epoch | Calibrated):
+                bar.update(task, completed=event.done, total=event.total)
 
         yield show
 

@@ -35,10 +35,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training  # noqa: E402
 
 from secateur import Budget, Space, Study  # noqa: E402
-from secateur.studies.outcomes.work import Job, JobEnd, Work  # noqa: E402
-from secateur.studies.runners.executor import Executor, Listen, Message
+from secateur.studies.outcomes.work import Job, Work  # noqa: E402
+from secateur.studies.runners.executor import Executor, Listen
 from secateur.studies.settings.runner import Runner  # noqa: E402
 from secateur.studies.study_files.networks import resnet20  # noqa: E402
+from secateur.studies.trials.events import Begun, JobEnd, Message
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 MINUTE = 60.0
@@ -83,7 +84,7 @@ class Virtual(Executor):
     apart: bool = False
     intervals: list[tuple[float, float]] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
-    _said: list[tuple[float, int, int, str, Job | None]] = field(default_factory=list)
+    _said: list[tuple[float, int, int, Job | None]] = field(default_factory=list)
 
     def open(self, work: Work, listen: Listen) -> None:
         self._evaluation = work.evaluation
@@ -93,8 +94,8 @@ class Virtual(Executor):
         now, takes = self.clock.now, self.durations[job.trial.number % len(self.durations)]
         self.intervals.append((now, now + takes))
         self.costs.append(self.clock.driver - self._begin)
-        heapq.heappush(self._said, (now, len(self.intervals), slot, "begun", None))
-        heapq.heappush(self._said, (now + takes, len(self.intervals), slot, "done", job))
+        heapq.heappush(self._said, (now, len(self.intervals), slot, None))
+        heapq.heappush(self._said, (now + takes, len(self.intervals), slot, job))
 
     def wait(self, timeout_s: float | None) -> list[Message]:
         if not self._said:
@@ -102,12 +103,12 @@ class Virtual(Executor):
         self.clock.leaps += max(0.0, self._said[0][0] - self.clock.now)
         now, found = self.clock.now, []
         while self._said and self._said[0][0] <= now:
-            _, _, slot, kind, job = heapq.heappop(self._said)
-            payload = None
+            _, _, slot, job = heapq.heappop(self._said)
+            said: Begun | JobEnd = Begun()
             if job is not None:
                 with self.clock.aside():
-                    payload = JobEnd(outcome=self._evaluation(job.trial))
-            found.append(Message(slot=slot, kind=kind, payload=payload))
+                    said = JobEnd(outcome=self._evaluation(job.trial))
+            found.append(Message(slot=slot, said=said))
         return found
 
     def cancel(self, slot: int) -> None:

@@ -33,9 +33,10 @@ from scripted import Sleeper, job  # noqa: E402
 from secateur import Budget, Search, Study  # noqa: E402
 from secateur.studies.outcomes.work import Job, Work  # noqa: E402
 from secateur.studies.proposals.proposer import Proposer  # noqa: E402
-from secateur.studies.runners.executor import Executor, Listen, Message
+from secateur.studies.runners.executor import Executor, Listen
 from secateur.studies.runners.kinds import executor  # noqa: E402
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import JobEnd, Message, TrialEnded
 from secateur.studies.trials.ledger import Ledger  # noqa: E402
 
 SLEEP_S = 0.05
@@ -80,8 +81,8 @@ class Warm(Executor):
         waiting = set(range(self.slots))
         for slot in waiting:
             self._inner.submit(slot, job("nothing"))  # fails at once: it names no network of the space
-        while waiting or any(self._inner.describe(slot).get("pid") is None for slot in range(self.slots)):
-            waiting -= {message.slot for message in self._inner.wait(1.0) if message.kind == "done"}
+        while waiting or any(self._inner.describe(slot).pid is None for slot in range(self.slots)):
+            waiting -= {message.slot for message in self._inner.wait(1.0) if isinstance(message.said, JobEnd)}
 
     def submit(self, slot: int, job: Job) -> None:
         self._inner.submit(slot, job)
@@ -125,8 +126,8 @@ def measure(folder: Path, kind: str, workers: int, storage: str, asynchronous: b
     with timed() as spent:
 
         def note(event) -> None:
-            if event["event"] == "trial":
-                marks[event["done"]] = time.perf_counter(), spent["storage"], spent["proposing"]
+            if isinstance(event, TrialEnded):
+                marks[event.done] = time.perf_counter(), spent["storage"], spent["proposing"]
 
         runner = Runner(kind=kind, workers=workers, cpus_per_trial=0.5, asynchronous=asynchronous)
         study.run(trials + BATCH, note, runner=Warm(executor(runner)))

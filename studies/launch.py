@@ -51,7 +51,7 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
         file: the study file.
         out: the folder; must not exist.
         progress: called with events: those of `Study.run`, and one after every epoch of the base network:
-            `{"event": "base", "done", "total", "left", "eta", "loss"}`.
+            `Epoch`; see `trials/events.py`.
 
     Raises:
         FileExistsError: `out` exists, or is being made.

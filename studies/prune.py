@@ -34,7 +34,7 @@ from .settings.determinism import present, reproducible, seed_of
 from .settings.identity import ranking_name
 from .study_files.file import StudyFile, read
 from .study_files.parts import make_model, make_task, traced, train_base
-from .trials.events import Listener
+from .trials.events import Exported, Listener, Network, Proposed
 from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency
@@ -60,7 +60,7 @@ def prune(
         settings: of a method that is given by name, such as `{"strength": 15.0}`.
         study: a study's folder, whose base network is taken as it is; None makes it as the file says.
         finetune_epochs: of the last training; the file's `long_epochs` when None.
-        progress: called with events: `"base"`, `"pruning"`, `"proposed"`, `"epoch"`, `"finished"`, `"export"`.
+        progress: called with events: `Epoch`, `Proposed`, `Trained`, `Exported`; see `trials/events.py`.
 
     Raises:
         FileExistsError: `out` exists, or was begun with other settings.
@@ -102,7 +102,7 @@ def prune(
         )
         os.rename(part / "export", out)
     shutil.rmtree(part)
-    say({"event": "export", "folder": str(out), "verified": verified, "network": 1, "networks": 1, "trial": 0})
+    say(Exported(network=Network(key=candidate.key), folder=str(out), verified=verified, figures=figures))
     return out
 
 
@@ -149,15 +149,14 @@ class _Job:
         seconds = time.perf_counter() - started
         said = self.artifacts.keep("proposal", method.name, proposal, selects=True, seconds=seconds)
         costs = self.space.cost_table([proposal.candidate])
-        event = {"event": "proposed", "method": method.name, "seconds": seconds}
-        self.say(event | {name: int(column[0]) for name, column in costs.items()})
+        whole = {name: int(column[0]) for name, column in costs.items()}
+        self.say(Proposed(method=method.name, seconds=seconds, costs=whole))
         return said
 
     def finish(self, said: Mapping[str, Any], epochs: int) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures beside the full network's."""
         candidate = Candidate(said["candidate"])
         small = self.artifacts.build(self.model, candidate, said["ranking"], said["weights"])
-        tags = {"network": 1, "networks": 1, "trial": 0, "key": candidate.key}
         figures = finished(
             small,
             self.task,
@@ -168,7 +167,8 @@ class _Job:
             seed=seed_of(self.file.study.seed, 0, 1),
             device=self.device,
             folder=self.folder / "finish",
-            say=lambda event: self.say(tags | event),
+            network=Network(key=candidate.key),
+            say=self.say,
         )
         side = self.space.side(self.space.full) or None
         whole = errors(self.model, self.task, side, self.device)

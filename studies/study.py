@@ -226,7 +226,7 @@ class Study:
 
         Args:
             trials: the total, those of earlier runs included.
-            progress: called with an event after every trial; see `Progress`.
+            progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`.
             runner: where trials run: a kind, such as `"processes"`, or a `Runner` with its settings.
             keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
                 folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
@@ -377,7 +377,7 @@ class Study:
             pick: `"best"` (lowest validation error within the budget), `"all"` (the front), a trial's number, or a
                 `Budget`: the best that meets it.
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
-            progress: called with an event after every epoch and every network.
+            progress: told of every `Epoch` and of every network `Trained` and `Exported`; see `trials/events.py`.
             formats: some of `"safetensors"`, `"pt2"` (both always written) and `"onnx"`; all that can be when None.
             finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for
                 `short_epochs`, the better half of them four times as long, and so on while that is no more than half

@@ -28,6 +28,7 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 from secateur import Budget, Search, Study
 from secateur.evaluators import Result
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import TrialEnded
 
 MARK = "SECATEUR_TEST_RUN"  # an environment variable by which the processes of one test are known
 
@@ -271,8 +272,8 @@ def main() -> None:
     runner = Runner(kind=asked.runner, workers=asked.workers, timeout_s=asked.timeout, retries=asked.retries)
 
     def say(event) -> None:
-        if event["event"] in ("finished", "failed", "trial"):
-            print(event["event"], flush=True)
+        if isinstance(event, TrialEnded):
+            print(event, flush=True)
 
     try:
         study.run(asked.trials, say, runner=runner)

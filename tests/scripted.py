@@ -16,8 +16,11 @@ from secateur.evaluators import Result
 from secateur.spaces import Candidate
 from secateur.studies.outcomes.work import Job, Work
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import Epoch
 from secateur.studies.trials.outcome import Scored
 from secateur.studies.trials.trial import Trial
+
+EPOCH = Epoch(of="trial 0", done=1, total=1, loss=0.5)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Script:
             sys.exit(3)
         if trial.source == "raise":
             raise OSError("no space left")
-        say({"epoch": 1, "epochs": 1, "loss": 0.5})
+        say(EPOCH)
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return Scored(error=0.5, attributes={"pid": float(os.getpid()), "gpus": gpus})
 
@@ -107,7 +110,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     space = tiny_space(tiny_net())
     study = create(folder / "study", evaluator=Sleeper(Instant(space), 1.0, folder))
-    study.run(40, lambda event: print(event["event"], event["done"], flush=True), runner=Runner(kind="ray", workers=2))
+    study.run(40, lambda event: print(event, flush=True), runner=Runner(kind="ray", workers=2))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import final
 
 from ...spaces import Budget
 from ..settings.determinism import reproducible
-from ..trials.events import Listener
+from ..trials.events import Calibrated, Listener
 from .engine import Engine
 
 
@@ -48,6 +48,6 @@ class Limits:
 def _calibration(progress: Listener | None) -> Callable[[int, int], None]:
     def say(done: int, total: int) -> None:
         if progress is not None:
-            progress({"event": "calibration", "done": done, "total": total, "left": total - done, "eta": None})
+            progress(Calibrated(done=done, total=total))
 
     return say

@@ -6,16 +6,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, final
+from typing import final
 
 from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
 from ..proposals.proxies import known
-from ..runners.board import Board
 from ..runners.dispatch import Dispatcher
 from ..runners.executor import Executor
 from ..runners.interrupts import Interrupts
+from ..runners.slots import SlotStatus
 from ..settings.determinism import reproducible
-from ..trials.events import Listener
+from ..trials.events import Event, Listener
 from ..trials.front import on_front
 from ..trials.ledger import Ledger
 from ..trials.outcome import Failed, Outcome
@@ -62,7 +62,7 @@ def running(
         if "trials" not in ledger.notes():
             ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
         absolute = limits()
-        board = Board(engine.path, goal=trials)
+        slots = SlotStatus(engine.path, goal=trials)
         with Interrupts() as interrupts:
             dispatcher = Dispatcher(
                 where,
@@ -72,7 +72,7 @@ def running(
                 timeout_s=where.options.timeout_s,
                 retries=where.options.retries,
                 interrupts=interrupts,
-                board=board,
+                status=slots,
             )
             retention = Retention(
                 engine.path,
@@ -88,7 +88,7 @@ def running(
                 dispatcher,
                 trials=trials,
                 batch=None if where.options.asynchronous else search.batch,
-                watch=Progress(tidy, trials, search.objectives, absolute, board),
+                watch=Progress(tidy, trials, search.objectives, absolute, slots),
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
@@ -97,7 +97,7 @@ def running(
                 run.keep_what_ended()
                 raise
             finally:
-                board.close()
+                slots.close()
                 dispatcher.close()
         ledger.note("proxies", known(engine.proxies()))
         if "latency_ms" in absolute and not on_front(ledger.trials, search.objectives, absolute):
@@ -235,14 +235,14 @@ def _tidying(
     limits: Mapping[str, float],
     mirror: ArtifactMirror | None,
     progress: Listener | None,
-) -> Callable[[dict[str, Any]], None]:
+) -> Listener:
     """What happens after every trial: what is new is copied, and what is too much removed."""
     if mirror is not None:
         names = mirror.names()
         proposals = [name for name in names if name.startswith(PROPOSALS)]
         mirror.pull([*retention.needed(ledger.trials, limits, names), *proposals])
 
-    def tidy(event: dict[str, Any]) -> None:
+    def tidy(event: Event) -> None:
         removed = retention(ledger.trials, limits)
         if mirror is not None:
             mirror.push()

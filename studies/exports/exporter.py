@@ -25,7 +25,7 @@ from ..disk.training_checkpoint import TrainingCheckpoint
 from ..disk.weights import digest, read_tensors, state_of
 from ..settings.determinism import seed_of
 from ..settings.search import Search
-from ..trials.events import Listener, Watch
+from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
 from ..trials.front import front_table
 from ..trials.trial import Trial
@@ -100,7 +100,7 @@ class Exporter:
         for count, length in rounds(len(left), self.training.short_epochs, self._last(epochs) // 2):
             errors = {}
             for place, trial in enumerate(left[:count]):
-                _, figures = self._finished(trial, length, _tagged(say, trial, place, count), tried=True)
+                _, figures = self._finished(trial, length, _network(trial, place, count), say, tried=True)
                 errors[trial.number] = figures["validation_error"]
             left = sorted(left[:count], key=lambda trial: errors[trial.number])
         return left[0]
@@ -119,7 +119,7 @@ class Exporter:
         onnx = _wants_onnx(formats)
         say = progress or (lambda event: None)
         figures = {
-            trial.number: self._finished(trial, epochs, _tagged(say, trial, place, len(picked)))
+            trial.number: self._finished(trial, epochs, _network(trial, place, len(picked)), say)
             for place, trial in enumerate(picked)
         }
         names = [_name(trial) for trial in picked]
@@ -135,8 +135,8 @@ class Exporter:
                     record=self._record(trial, found),
                     onnx=onnx,
                 )
-                tagged = _tagged(say, trial, place, len(picked))
-                tagged({"event": "export", "folder": str(to / name), "verified": verified, **found})
+                network = _network(trial, place, len(picked))
+                say(Exported(network=network, folder=str(to / name), verified=verified, figures=found))
             table = _front_csv(
                 front_table(front, self.space.axes), {number: found for number, (_, found) in figures.items()}
             )
@@ -155,7 +155,7 @@ class Exporter:
         return min(trials, key=lambda trial: trial.merit(self.search.objectives))
 
     def _finished(
-        self, trial: Trial, epochs: int, say: Listener, *, tried: bool = False
+        self, trial: Trial, epochs: int, network: Network, say: Listener, *, tried: bool = False
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures; from the study where it was trained before.
 
@@ -172,6 +172,7 @@ class Exporter:
             seed=seed_of(self.search.seed, trial.number, 1),
             device=self.search.here,
             folder=self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}",
+            network=network,
             say=say,
             splits=("validation",) if tried else SPLITS,
         )
@@ -215,6 +216,7 @@ def finished(
     seed: int,
     device: torch.device,
     folder: Path,
+    network: Network,
     say: Listener,
     splits: Sequence[str] = SPLITS,
 ) -> dict[str, Any]:
@@ -229,12 +231,12 @@ def finished(
         kept = read_json(done)
         small.load_state_dict(read_tensors(weights, kept["weights"]), strict=False)
         figures: dict[str, Any] = kept["figures"]
-        say({"event": "finished", **figures})
+        say(Trained(network=network, figures=figures))
         return figures
     recalibrate(small, task, images=training.recalibration_images, resolution=side, device=device)
     checkpoint = TrainingCheckpoint(folder / "state.pt")
     state = checkpoint.kept()
-    watch = Watch(say, {"event": "epoch"}, began=0 if state is None else state["epoch"])
+    watch = Watch(say, network)
     train(
         small,
         task,
@@ -253,7 +255,7 @@ def finished(
     write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
     (folder / "state.pt").unlink(missing_ok=True)
     small.cpu()
-    say({"event": "finished", **figures})
+    say(Trained(network=network, figures=figures))
     return figures
 
 
@@ -272,10 +274,8 @@ def errors(
     return found
 
 
-def _tagged(say: Listener, trial: Trial, place: int, count: int) -> Listener:
-    """`say`, told with every event which network it is about."""
-    tags = {"network": place + 1, "networks": count, "trial": trial.number, "key": trial.candidate.key}
-    return lambda event: say(tags | event)
+def _network(trial: Trial, place: int, count: int) -> Network:
+    return Network(place=place + 1, networks=count, trial=trial.number, key=trial.candidate.key)
 
 
 def _name(trial: Trial) -> str:

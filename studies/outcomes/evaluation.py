@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from ...evaluators import Context, Evaluator, Ladder, Loop, Result
+from ...evaluators import Context, Evaluator, Ladder, Result
 from ...search import NOTE
 from ...spaces import Space
 from ..disk.artifacts import ROUND, Artifacts
 from ..settings.determinism import seed_of
+from ..trials.events import Rung, Say, Watch
 from ..trials.outcome import Evaluated, outcome_of
 from ..trials.trial import REFERENCE, Trial
 from .rounds import Rounds
 from .stopping import Stopping
-
-Say = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +59,16 @@ class Evaluation:
         Args:
             trial: what to evaluate, with its measured latency where there is one.
             earlier: the trials that early stopping compares it with.
-            say: called with `{"epoch", "epochs", "loss"}` after every epoch, and `{"rung", "error"}` after every rung.
+            say: told of every `Epoch` and every `Rung`.
         """
         start = time.perf_counter()
         reference = trial.candidate == self.space.full or trial.source == REFERENCE
         stopping = None if reference or self.stopping is None else replace(self.stopping, trials=earlier)
-        watching = () if say is None else (_Epochs(say),)
+        watching = () if say is None else (Watch(say, f"trial {trial.number}"),)
 
         def climbed(rung: str, error: float) -> bool:
             if say is not None:
-                say({"rung": rung, "error": error})
+                say(Rung(of=f"trial {trial.number}", rung=rung, error=error))
             return stopping is not None and stopping.stops(trial, rung, error)
 
         result = self.evaluator(
@@ -113,8 +111,8 @@ class Evaluation:
     def ensure_round(self, trial: Trial, say: Say | None = None) -> None:
         """Train the shared weights that the trial names, unless they are there."""
         assert self.rounds is not None, "a trial that names a round belongs to a study that trains them"
-        rounds = self.rounds if say is None else replace(self.rounds, callbacks=(*self.rounds.callbacks, _Epochs(say)))
-        rounds.ensure(*_asked(trial))
+        watch = Watch(say, trial.weights)
+        replace(self.rounds, callbacks=(*self.rounds.callbacks, watch)).ensure(*_asked(trial))
 
     def needs(self, trial: Trial, *, training: bool = False) -> list[str]:
         """The artifacts, as paths in the study, that are read when the trial is evaluated, or its round trained."""
@@ -124,16 +122,6 @@ class Evaluation:
             return before
         found = self.artifacts.paths(trial.ranking, trial.weights)
         return found if isinstance(self.evaluator, Ladder) else [*found, *before]
-
-
-@dataclass(frozen=True)
-class _Epochs:
-    """Says what happened after every epoch."""
-
-    say: Say
-
-    def after_epoch(self, loop: Loop) -> None:
-        self.say({"epoch": loop.epoch, "epochs": loop.epochs, "loss": loop.losses[-1]})
 
 
 def _asked(trial: Trial) -> tuple[int, Sequence[float] | None, Mapping[str, float] | None]:

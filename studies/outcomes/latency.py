@@ -1,8 +1,8 @@
-"""What a study has measured of latency, and the model that foretells the rest.
+"""What a study has measured of latency, and the model that predicts the rest.
 
 A few dozen candidates are measured once, before the first is proposed (`Latencies.calibrate`), and kept in the study's
 folder with all that they depend on: another device, precision or number of threads has a file of its own and begins
-anew. The trials' own measured latencies join them in the fit.
+again. The trials' own measured latencies join them in the fit.
 """
 
 from __future__ import annotations

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import final
 
 import torch
 
 from ..disk.artifacts import FOLDERS, place_artifact
 from ..disk.scratch import Scratch
 from ..settings.determinism import reproducible
-from ..trials.outcome import Evaluated, Failed
+from ..trials.events import Epoch, Happened, JobEnd, Rung, Say
+from ..trials.outcome import Failed
 from ..trials.trial import Trial
-from .evaluation import Evaluation, Say
+from .evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,33 +75,13 @@ class Job:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobEnd:
-    """How a job ended.
-
-    Attributes:
-        outcome: of the trial; None for a round that was trained.
-        files: artifacts that it made, by path in the study; None for those that it took away.
-        transient: whether it failed for a reason that may be gone the next time.
-    """
-
-    outcome: Evaluated | None = None
-    files: Mapping[str, bytes | None] = field(default_factory=dict)
-    transient: bool = False
-
-    def unsendable(self, error: Exception) -> JobEnd:
-        """The same, failed, where sending what the evaluator gave back raised `error`: attributes are the user's."""
-        reason = f"what the evaluator gave back can't be sent ({type(error).__name__}: {error})"
-        return replace(self, outcome=Failed(reason=reason, seconds=self.outcome.seconds if self.outcome else 0.0))
-
-
 def perform(evaluation: Evaluation, job: Job, say: Say) -> JobEnd:
     """Do a job where the evaluation's artifacts are; what goes wrong is a failed outcome.
 
     Args:
         evaluation: turns trials into outcomes.
         job: what to do.
-        say: called with `{"epoch", "epochs", "loss"}` after every epoch of any training.
+        say: told of every `Epoch` of any training, and of every `Rung`.
     """
     start = time.perf_counter()
     try:
@@ -141,27 +122,27 @@ class Worker:
         with reproducible(self._threads, self._device):
             pass  # the first time takes PyTorch seconds, which are no trial's
 
-    def run(self, job: Job, say: Say) -> JobEnd:
+    def run(self, job: Job, say: Callable[[Happened], object]) -> JobEnd:
         """Do a job.
 
         Args:
             job: what to do.
-            say: called with an event after every epoch; artifacts made by then are its `files`.
+            say: told of what happens in it.
         """
         self._supply(job)
         seen = self._stamps()
 
-        def tell(event: dict[str, Any]) -> None:
+        def tell(event: Epoch | Rung) -> None:
             nonlocal seen
             files, seen = self._changes(seen)
-            say({**event, "files": files})
+            say(Happened(event=event, files=files))
 
         with reproducible(self._threads, self._device):
-            report = perform(self._evaluation, job, tell)
+            end = perform(self._evaluation, job, tell)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         files, _ = self._changes(seen)
-        return replace(report, files=files)
+        return replace(end, files=files)
 
     def close(self) -> None:
         """Remove the folder."""

@@ -12,7 +12,7 @@ from ...pruners import Method
 from ...search import compound
 from ...spaces import Candidate, Scores, threshold_candidate
 from ..disk.artifacts import Artifacts
-from ..trials.events import Listener
+from ..trials.events import Listener, Proposed
 from .pruning import Pruning, method_named, settings_of
 from .seeds import Aim, Seed
 
@@ -25,7 +25,7 @@ class Planter:
         pruning: asks the methods.
         artifacts: of the study.
         scores: the study's own ranking.
-        say: called with an event after every proposal, and after every epoch of one that trains.
+        say: told of every `Proposed`, and of every `Epoch` of one that trains.
     """
 
     pruning: Pruning
@@ -63,8 +63,6 @@ class Planter:
         state.unlink(missing_ok=True)
         if self.say is not None:
             costs = self.pruning.space.cost_table([proposal.candidate])
-            self.say(
-                {"event": "proposed", "method": method.name, "seconds": seconds}
-                | {name: int(column[0]) for name, column in costs.items()}
-            )
+            whole = {name: int(column[0]) for name, column in costs.items()}
+            self.say(Proposed(method=method.name, seconds=seconds, costs=whole))
         return said

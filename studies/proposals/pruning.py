@@ -105,7 +105,7 @@ class Pruning:
             method: any of `METHODS`, or one of the user's.
             aim: limits, depth and resolution; a method that trains takes the limits alone.
             state: file that keeps a training phase after every epoch; a killed one goes on from it.
-            say: called after every epoch of a training phase with `{"event": "pruning", ...}`.
+            say: told of every `Epoch` of a training phase.
 
         Raises:
             ValueError: the method can't do what is asked: labels are missing, scores are of no use, the limits are out
@@ -133,7 +133,7 @@ class Pruning:
         phase = method.start(request)
         checkpoint = None if state is None else TrainingCheckpoint(state)
         kept = None if checkpoint is None else checkpoint.kept()
-        watch = Watch(say, {"event": "pruning", "method": method.name}, began=0 if kept is None else kept["epoch"])
+        watch = Watch(say, method.name)
         train(
             phase.model,
             self.task,

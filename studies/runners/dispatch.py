@@ -1,6 +1,6 @@
 """From trials to outcomes: gives slots their jobs, counts attempts and seconds, and takes what comes back.
 
-Start reading at `Dispatcher.next`. All clocks here are monotonic: nothing happens when somebody sets the time.
+Start reading at `Dispatcher.next`. All clocks here are monotonic: nothing happens when the time is set.
 """
 
 from __future__ import annotations
@@ -9,22 +9,32 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from ..disk.artifacts import FOLDERS, STATE, place_artifact
 from ..disk.files import sweep_files, write_atomic
 from ..outcomes.evaluation import Evaluation
-from ..outcomes.work import Job, JobEnd, Work
+from ..outcomes.work import Job, Work
+from ..trials.events import (
+    Begun,
+    Change,
+    Doing,
+    Epoch,
+    Happened,
+    JobEnd,
+    Lost,
+    Message,
+    SlotChanged,
+    Unable,
+)
 from ..trials.outcome import Evaluated, Failed, Outcome
 from ..trials.trial import Trial
-from .executor import Executor, Message, timed_out
+from .executor import Executor, timed_out
 from .interrupts import Interrupts
 
 logger = logging.getLogger("secateur")
-
-Board = Callable[[dict[str, Any]], object]
 
 _PATIENCE_S = 1.0  # how long at most nothing is looked at but messages
 _STILLBORN = 3  # so many workers a slot, in a row, that died before they began anything: there is no use in another
@@ -47,12 +57,12 @@ class _Running:
     begun: bool = False
     slow: bool = False
     deadline: float | None = None
-    said: dict[str, Any] = field(default_factory=dict)
+    epoch: Epoch | None = None
 
 
 @final
 class Dispatcher:
-    """Runs trials on an executor; whoever runs it holds the study's lock.
+    """Runs trials on an executor; the caller holds the study's lock.
 
     Args:
         executor: not yet open; closed by `close`.
@@ -62,8 +72,7 @@ class Dispatcher:
         timeout_s: seconds that a trial may take.
         retries: how often a trial is tried again whose worker died.
         interrupts: says when to stop.
-        board: told what each slot does: `{"event", "slot", ...}`, the event one of `"open"`, `"started"`, `"begun"`,
-            `"epoch"`, `"ended"` and `"lost"`.
+        status: told what each slot does.
     """
 
     def __init__(
@@ -76,11 +85,11 @@ class Dispatcher:
         timeout_s: float | None = None,
         retries: int = 2,
         interrupts: Interrupts,
-        board: Board = lambda event: None,
+        status: Callable[[SlotChanged], object] = lambda event: None,
     ) -> None:
         self._executor, self._work, self._folder, self._gate = executor, work, folder, gate
         self._timeout_s, self._retries = timeout_s, retries
-        self._interrupts, self._board = interrupts, board
+        self._interrupts, self._status = interrupts, status
         self._waiting: deque[_Task] = deque()
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[Trial, Outcome]] = deque()
@@ -89,7 +98,7 @@ class Dispatcher:
         self._proven: set[int] = set()  # slots whose worker has begun something
         self._stillborn = 0
         self._open = False
-        self._board_fails = False
+        self._status_fails = False
 
     @property
     def evaluation(self) -> Evaluation:
@@ -115,7 +124,7 @@ class Dispatcher:
         if self._open:
             return
         sweep_files(self._folder, *(self._folder / name for name in FOLDERS))
-        self._executor.open(self._work, self._hear)
+        self._executor.open(self._work, self._on_message)
         self._open = True
         for slot in range(self._executor.slots):
             self._tell("open", slot)
@@ -149,7 +158,7 @@ class Dispatcher:
         """The next trial that ended, with its outcome.
 
         Raises:
-            KeyboardInterrupt: somebody asked to stop, and all that was running has ended.
+            KeyboardInterrupt: the user asked to stop, and all that was running has ended.
             RuntimeError: workers can't even start.
         """
         while not self._ended:
@@ -189,7 +198,7 @@ class Dispatcher:
         else:
             self._fill()
         for message in self._executor.wait(self._patience()):
-            self._hear(message)
+            self._on_message(message)
         self._give_up_late_ones()
 
     def _fill(self) -> None:
@@ -226,39 +235,38 @@ class Dispatcher:
         deadlines = [one.deadline for one in self._running.values() if one.deadline is not None]
         return max(0.0, min([_PATIENCE_S, *(deadline - time.monotonic() for deadline in deadlines)]))
 
-    def _hear(self, message: Message) -> None:
-        running = self._running.get(message.slot)
-        if message.kind == "unable":
-            raise RuntimeError(f"workers can't do these trials: {message.payload}")
-        if running is None:
-            if message.kind == "lost":
-                self._bury(message.slot, None, str(message.payload))
-            return
-        if message.kind == "event":
-            said = dict(message.payload)
-            self._holds(message.slot, said.pop("files", {}))
-            running.said |= said
-            self._tell("epoch", message.slot)
-        elif message.kind == "begun":
-            # Not before: a worker that is only just starting takes nothing of a trial's time.
-            timed = self._timeout_s is not None and not running.task.job.training
-            running.deadline = time.monotonic() + (self._timeout_s or 0.0) if timed else None
-            running.begun = True
-            self._proven.add(message.slot)
-            self._stillborn = 0
-            self._tell("begun", message.slot)  # now its worker is known on every runner
-        elif message.kind == "lost":
-            self._bury(message.slot, running, str(message.payload))
-        else:
-            self._take(message.slot, running, message.payload)
+    def _on_message(self, message: Message) -> None:
+        slot, running = message.slot, self._running.get(message.slot)
+        match message.said:
+            case Unable(why):
+                raise RuntimeError(f"workers can't do these trials: {why}")
+            case Lost(why):
+                self._worker_died(slot, running, why)
+            case _ if running is None:
+                return
+            case Happened(event=event, files=files):
+                self._holds(slot, files)
+                if isinstance(event, Epoch):
+                    running.epoch = event
+                self._tell("epoch", slot)
+            case Begun():
+                # Not before: a worker that is only just starting takes nothing of a trial's time.
+                timed = self._timeout_s is not None and not running.task.job.training
+                running.deadline = time.monotonic() + (self._timeout_s or 0.0) if timed else None
+                running.begun = True
+                self._proven.add(slot)
+                self._stillborn = 0
+                self._tell("begun", slot)  # now its worker is known on every runner
+            case JobEnd() as end:
+                self._take(slot, running, end)
 
-    def _take(self, slot: int, running: _Running, report: JobEnd) -> None:
-        self._holds(slot, report.files)
-        outcome = report.outcome
-        if report.transient and isinstance(outcome, Failed) and running.task.attempts <= self._retries:
+    def _take(self, slot: int, running: _Running, end: JobEnd) -> None:
+        self._holds(slot, end.files)
+        outcome = end.outcome
+        if end.transient and isinstance(outcome, Failed) and running.task.attempts <= self._retries:
             self._again(slot, running.task, outcome.reason)
             return
-        if report.transient:
+        if end.transient:
             self._probe()
         self._end(slot, running.task, outcome)
 
@@ -271,7 +279,7 @@ class Dispatcher:
         write_atomic(self._folder / _PROBE, bytes(2**16))
         (self._folder / _PROBE).unlink(missing_ok=True)
 
-    def _bury(self, slot: int, running: _Running | None, why: str) -> None:
+    def _worker_died(self, slot: int, running: _Running | None, why: str) -> None:
         """A worker died."""
         self._held.pop(slot, None)
         if slot in self._proven:
@@ -324,22 +332,22 @@ class Dispatcher:
                     _SLOW_S,
                 )
 
-    def _tell(self, event: str, slot: int) -> None:
-        running = self._running.get(slot)
-        said: dict[str, Any] = {"event": event, "slot": slot, **self._executor.describe(slot)}
+    def _tell(self, change: Change, slot: int) -> None:
+        running, doing = self._running.get(slot), None
         if running is not None:
-            said |= {
-                "trial": running.task.job.trial.number,
-                "training": running.task.job.training,
-                "attempt": running.task.attempts,
-                **running.said,
-            }
+            doing = Doing(
+                trial=running.task.job.trial.number,
+                training=running.task.job.training,
+                attempt=running.task.attempts,
+                epoch=running.epoch,
+            )
+        said = SlotChanged(slot=slot, change=change, worker=self._executor.describe(slot), doing=doing)
         try:
-            self._board(said)
-        except OSError as error:  # a search does not end because nobody can look at it
-            if not self._board_fails:
+            self._status(said)
+        except OSError as error:  # a search does not end because it can't be looked at
+            if not self._status_fails:
                 logger.warning("what the slots do can't be shown: %s", error)
-            self._board_fails = True
+            self._status_fails = True
 
 
 def _named(job: Job) -> str:

@@ -8,30 +8,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ..outcomes.work import Job, Work
-
+from ..outcomes.work import Job, Work
 from ..settings.runner import Runner
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """What a slot says.
-
-    Attributes:
-        slot: its number, from 0.
-        kind: `"begun"`, its worker has taken the job; `"event"`, something happened in it; `"done"`, it ended;
-            `"lost"`, its worker died, and the slot will take another job; `"unable"`, no worker can do such work.
-        payload: nothing; `{"files": ..., ...}` of an event; the `JobEnd` of a job that ended; why.
-    """
-
-    slot: int
-    kind: str
-    payload: Any
-
+from ..trials.events import Message, WorkerInfo
 
 Listen = Callable[[Message], object]
 
@@ -71,15 +51,15 @@ class Executor(ABC):
 
     @abstractmethod
     def cancel(self, slot: int) -> None:
-        """End the job of a slot, whatever it does; nothing more is heard of it, and the slot takes another."""
+        """End the job of a slot, whatever it does; it says nothing more, and the slot takes another."""
 
     @abstractmethod
     def close(self) -> None:
         """End whatever runs; no process of ours is left. May be called twice."""
 
-    def describe(self, slot: int) -> dict[str, Any]:
-        """What is known of a slot's worker, such as `pid`, `host` and `gpus`."""
-        return {}
+    def describe(self, slot: int) -> WorkerInfo:
+        """What is known of a slot's worker."""
+        return WorkerInfo()
 
 
 def cores() -> int:

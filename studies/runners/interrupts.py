@@ -23,7 +23,7 @@ class Interrupts:
     left alone where it is ignored, SIGTERM wherever it does not have its default meaning.
 
     Attributes:
-        asked: whether somebody asked to stop.
+        asked: whether the user asked to stop.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from ..disk.scratch import Scratch
-from ..outcomes.work import Job, JobEnd, Worker
+from ..outcomes.work import Job, Worker
+from ..trials.events import Begun, JobEnd, Ready, Said, Unable, WorkerInfo
 
 _LOOK_S = 1.0  # how often it looks whether its driver is still its parent
 
@@ -56,8 +57,8 @@ def serve(jobs: Connection, reports: Connection, path: list[str], environment: M
     sys.path[:] = path
     os.environ.update(environment)  # before CUDA is: the server has not touched it
 
-    def say(kind: str, payload: Any) -> None:
-        reports.send_bytes(pickled((kind, payload)))
+    def say(said: Said | Ready) -> None:
+        reports.send_bytes(pickled(said))
 
     try:
         try:
@@ -66,14 +67,13 @@ def serve(jobs: Connection, reports: Connection, path: list[str], environment: M
             # From the driver's own pipe.
             worker = Worker(cloudpickle.loads(inbox.get()), gpus=gpus, scratch=scratch)
         except BaseException as error:
-            say("unable", f"{type(error).__name__}: {error}")
+            say(Unable(f"{type(error).__name__}: {error}"))
             return
-        say("ready", None)
+        say(Ready(worker=WorkerInfo(pid=os.getpid())))
         while True:
             job: Job = pickle.loads(inbox.get())  # from the driver's own pipe
-            say("begun", None)
-            report = worker.run(job, lambda event: say("event", event))
-            reports.send_bytes(_said(report))
+            say(Begun())
+            reports.send_bytes(_sendable(worker.run(job, say)))
     except BrokenPipeError:
         pass
     finally:
@@ -94,12 +94,12 @@ def _watch(parent: int, leave: Callable[[], None]) -> None:
     leave()
 
 
-def _said(report: JobEnd) -> bytes:
-    """The report as a message; a failure where the evaluator gave back what can't be sent."""
+def _sendable(end: JobEnd) -> bytes:
+    """The end as a message; a failure where the evaluator gave back what can't be sent."""
     try:
-        return pickled(("done", report))
+        return pickled(end)
     except Exception as error:
-        return pickled(("done", report.unsendable(error)))
+        return pickled(end.unsendable(error))
 
 
 def pickled(message: Any) -> bytes:

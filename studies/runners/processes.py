@@ -32,14 +32,15 @@ from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import ForkServerProcess
-from typing import Any, final
+from typing import final
 
 import torch
 
 from ..disk.scratch import Scratch
 from ..outcomes.work import Job, Work
 from ..settings.runner import Runner
-from .executor import Executor, Listen, Message, cores
+from ..trials.events import Lost, Message, Ready, Said, WorkerInfo
+from .executor import Executor, Listen, cores
 from .process_worker import pickled, serve
 
 logger = logging.getLogger("secateur")
@@ -83,7 +84,7 @@ class Processes(Executor):
                 one = self._slots[slot] = self._start(slot)
             except OSError as error:
                 said = f"no worker could be started: {error}"
-                self._said.put((None, Message(slot=slot, kind="lost", payload=said)))
+                self._said.put((None, Message(slot=slot, said=Lost(said))))
                 return
         one.post(pickled(job))
 
@@ -112,11 +113,11 @@ class Processes(Executor):
         for one in slots:
             one.end(patience_s=max(0.0, until - time.monotonic()))
 
-    def describe(self, slot: int) -> dict[str, Any]:
+    def describe(self, slot: int) -> WorkerInfo:
         """Process, host and GPUs of a slot."""
         one = self._slots[slot] if slot < len(self._slots) else None
         gpus = self._gpus[slot] if slot < len(self._gpus) else []
-        return {"pid": None if one is None else one.process.pid, "host": platform.node(), "gpus": list(gpus)}
+        return WorkerInfo(pid=None if one is None else one.process.pid, host=platform.node(), gpus=tuple(gpus))
 
     def _start(self, slot: int) -> _Process:
         environment = dict(os.environ)
@@ -149,8 +150,8 @@ class Processes(Executor):
             job_reader.close()
             report_writer.close()
 
-        def say(one: _Process, kind: str, payload: Any) -> None:
-            self._said.put((one, Message(slot=slot, kind=kind, payload=payload)))
+        def say(one: _Process, said: Said) -> None:
+            self._said.put((one, Message(slot=slot, said=said)))
 
         one = _Process(process, jobs, reports, say)
         one.post(self._work)
@@ -165,14 +166,16 @@ class Processes(Executor):
                 if one is None:
                     found.append(message)
                 elif self._slots[message.slot] is one:
-                    found.append(message if message.kind != "lost" else self._lost(one, message))
+                    said = message.said
+                    said = self._lost(one, message.slot, said.why) if isinstance(said, Lost) else said
+                    found.append(replace(message, said=said))
         return found
 
-    def _lost(self, one: _Process, message: Message) -> Message:
-        """What is told of a process that says no more."""
-        self._slots[message.slot] = None
-        code = one.end(patience_s=0.0 if message.payload else _GRACE_S)
-        return replace(message, payload=message.payload or _cause(code))
+    def _lost(self, one: _Process, slot: int, why: str) -> Lost:
+        """What is told of a process that says no more, and why it does where that is known."""
+        self._slots[slot] = None
+        code = one.end(patience_s=0.0 if why else _GRACE_S)
+        return Lost(why or _cause(code))
 
     def _end_groups(self) -> None:
         """End what dead workers have started.
@@ -190,7 +193,7 @@ class Processes(Executor):
             if one is not None and not one.ready and now - one.started > _START_S:
                 self.cancel(slot)
                 said = f"the worker did not start within {_START_S:g} s"
-                found.append(Message(slot=slot, kind="lost", payload=said))
+                found.append(Message(slot=slot, said=Lost(said)))
         return found
 
 
@@ -209,7 +212,7 @@ class _Process:
         process: ForkServerProcess,
         jobs: Connection,
         reports: Connection,
-        say: Callable[[_Process, str, Any], object],
+        say: Callable[[_Process, Said], object],
     ) -> None:
         """Begin to listen to a process that was started.
 
@@ -260,22 +263,22 @@ class _Process:
             while (message := self._outbox.get()) is not None:
                 jobs.send_bytes(message)
 
-    def _receive(self, reports: Connection, say: Callable[[_Process, str, Any], object]) -> None:
-        why = None
+    def _receive(self, reports: Connection, say: Callable[[_Process, Said], object]) -> None:
+        why = ""
         with reports, contextlib.suppress(EOFError, OSError):
             # Its own children may have its end of the pipe open, and no end comes when it dies.
             while reports in wait_for([reports, self.process.sentinel]):
                 message = reports.recv_bytes()
                 try:
-                    kind, payload = pickle.loads(message)  # from our own worker, over our own pipe
+                    said = pickle.loads(message)  # from our own worker, over our own pipe
                 except Exception as error:  # classes of the user's run here
                     why = f"the worker said what can't be read ({type(error).__name__}: {error})"
                     break
-                if kind == "ready":
+                if isinstance(said, Ready):
                     self.ready = True
                 else:
-                    say(self, kind, payload)
-        say(self, "lost", why)
+                    say(self, said)
+        say(self, Lost(why))
 
 
 def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda: bool) -> tuple[int, list[list[str]]]:

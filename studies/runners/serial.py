@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import final
 
 from ..outcomes.evaluation import Evaluation
-from ..outcomes.work import Job, JobEnd, Work, perform
+from ..outcomes.work import Job, Work, perform
 from ..settings.runner import Runner
+from ..trials.events import Epoch, Happened, JobEnd, Message, Rung
 from ..trials.outcome import Failed
-from .executor import Executor, Listen, Message, timed_out
+from .executor import Executor, Listen, timed_out
 
 _AGAIN_S = 10.0
 
@@ -53,16 +54,16 @@ class Serial(Executor):
         assert self._evaluation is not None and self._job is not None, "a job is submitted before it is waited for"
         job, self._job = self._job, None
 
-        def say(event: dict[str, Any]) -> None:
-            self._listen(Message(slot=0, kind="event", payload=event))
+        def say(event: Epoch | Rung) -> None:
+            self._listen(Message(slot=0, said=Happened(event=event)))
 
         limit = None if job.training else self.options.timeout_s
         try:
             with _alarm(limit):
-                report = perform(self._evaluation, job, say)
+                end = perform(self._evaluation, job, say)
         except _TimeOut:
-            report = JobEnd(outcome=Failed(reason=timed_out(limit), seconds=limit or 0.0))
-        return [Message(slot=0, kind="done", payload=report)]
+            end = JobEnd(outcome=Failed(reason=timed_out(limit), seconds=limit or 0.0))
+        return [Message(slot=0, said=end)]
 
     def cancel(self, slot: int) -> None:
         """Forget the job."""

@@ -169,7 +169,7 @@ def train_base(
     training, side = file.training, space.side(space.full) or None
     checkpoint = TrainingCheckpoint(part / BASE_STATE)
     state = checkpoint.kept()
-    watch = Watch(progress, {"event": "base"}, began=0 if state is None else state["epoch"])
+    watch = Watch(progress, "base network")
     device = present(file.study.device)
     with reproducible(file.study.threads or torch.get_num_threads(), device):
         train(

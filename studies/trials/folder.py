@@ -23,7 +23,8 @@ from ..disk.files import FormatError, read_json
 from .storage import check_sqlite, sqlite_url
 from .urls import completed, file_of, is_journal, journal_path, without_password
 
-FORMAT, VERSION = "secateur-study", 1
+FORMAT, VERSION = "secateur-study", 2
+_READ = (1, VERSION)  # secateur 0.1 wrote version 1, whose outcomes are of another form
 STUDY_JSON, DATABASE, BASE, SCORES, EXPORTS = (
     "study.json",
     "study.db",
@@ -53,10 +54,10 @@ def read_study_json(folder: Path, *, to_write: bool = True) -> dict[str, Any]:
     if found.get("format") != FORMAT:
         raise FormatError(f"{path} is not of a study; restore it from a copy or start a new study")
     version = found.get("format_version")
-    if version != VERSION:
+    if version not in _READ:
         newer = isinstance(version, int) and version > VERSION
         mend = f"{'upgrade secateur' if newer else 'restore it from a copy'}, or use the one that made it"
-        raise FormatError(f"{path} has format version {version!r}; this secateur reads version {VERSION}: {mend}")
+        raise FormatError(f"{path} has format version {version!r}; this secateur reads up to version {VERSION}: {mend}")
     wrong = [name for name, fits in _KEYS.items() if not (name in found and fits(found[name]))]
     if wrong:
         raise FormatError(

@@ -155,7 +155,7 @@ class Ledger:
 
     def note_latency(self, trial: Trial, latency_ms: float) -> None:
         """Remember what a trial's network takes, measured after the trial was told."""
-        self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets nobody write on a trial that is told
+        self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets no one write on a trial that is told
         self.trials[trial.number] = replace(trial, timed_ms=latency_ms)
 
     def notes(self) -> dict[str, Any]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ..runners.board import Board
-from .events import Listener
+from .events import Listener, TrialEnded
 from .trial import Trial
 
-if TYPE_CHECKING:
-    pass
+
+class Slots(Protocol):
+    """What trials run in: says how many of them are busy, and counts the trials that are told."""
+
+    @property
+    def running(self) -> int:
+        """How many slots do something."""
+
+    def told(self) -> None:
+        """Count one trial more whose outcome is final."""
 
 
 class Progress:
-    """Turns told trials into events for a listener.
-
-    An event is `{"event": "trial", "done", "total", "left", "eta" (seconds), "running", "best", "last"}`. `running` is
-    how many other trials are on the way; `last` is the trial that was just told, `best` the one with the lowest error
-    within the budget, or None: `{"trial", "key", "source", "state", "error", "reason", ...every cost}`.
-    """
+    """Tells a listener of every trial that is told: `TrialEnded`."""
 
     def __init__(
         self,
@@ -28,13 +30,13 @@ class Progress:
         total: int,
         objectives: Sequence[str],
         limits: Mapping[str, float],
-        board: Board | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._listener = listener
         self._total = total
         self._objectives = objectives
         self._limits = limits
-        self._board = board
+        self._slots = slots
         self._best: Trial | None = None
         self._started = time.perf_counter()
         self._done: set[int] = set()
@@ -48,23 +50,21 @@ class Progress:
         """Announce a trial that was just told."""
         self._consider(trial)
         self._told += 1
-        if self._board is not None:
-            self._board.told()
+        if self._slots is not None:
+            self._slots.told()
         if self._listener is None:
             return
-        done = len(self._done)  # not the number: they end in any order where nobody waits for a batch
+        done = len(self._done)  # not the number: they end in any order where no one waits for a batch
         each = (time.perf_counter() - self._started) / self._told
         self._listener(
-            {
-                "event": "trial",
-                "done": done,
-                "total": self._total,
-                "left": self._total - done,
-                "eta": each * (self._total - done),
-                "running": 0 if self._board is None else self._board.running,
-                "best": None if self._best is None else described(self._best),
-                "last": described(trial),
-            }
+            TrialEnded(
+                last=trial,
+                best=self._best,
+                done=done,
+                total=self._total,
+                running=0 if self._slots is None else self._slots.running,
+                eta=each * (self._total - done),
+            )
         )
 
     def _consider(self, trial: Trial) -> None:

@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def predicted(self) -> dict[str, float] | None:
-        """`error` and its standard deviation `std` as the sampler foretold them; None where it did not."""
+        """`error` and its standard deviation `std` as the sampler predicted them; None where it did not."""
         found: dict[str, float] | None = self.memory.get(f"{NOTE}predicted")
         return found
 

@@ -111,15 +111,6 @@ def beside(rows: Sequence[tuple[str, str]], *, bad: Collection[str] = (), style:
     return "\n".join(lines)
 
 
-def shortened(text: str, width: int) -> str:
-    """The text, cut at its end where it is longer.
-
-    >>> shortened("a long name", 8)
-    'a lon...'
-    """
-    return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
 def headed(text: str, style: Style) -> str:
     """A text whose lines that are not indented are painted as heads, and a lone "no" as bad news."""
     if not style.colours:

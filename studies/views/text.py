@@ -7,53 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .terminal import COLUMNS, PLAIN, Style, beside, fitting, shortened, table
+from ..trials.words import count, duration, percent, shortened
+from .terminal import COLUMNS, PLAIN, Style, beside, fitting, table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def event_line(event: Mapping[str, Any]) -> str:
-    """An event of a search or an export in one line."""
-    kind = event["event"]
-    if kind == "base":
-        return f"base network: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
-    if kind == "trial":
-        last, best = event["last"], event["best"]
-        said = f"error {_percent(last['error'])}" if last["error"] is not None else shortened(last["reason"], _REASON)
-        known = f"; best {_percent(best['error'])} (trial {best['trial']})" if best else ""
-        others = f"; {event['running']} running" if event.get("running") else ""
-        return (
-            f"{event['done']}/{event['total']} trials: {said}, {_count(last['macs'])} MACs{known}{others}{_left(event)}"
-        )
-    if kind == "calibration":
-        return f"latency: {event['done']}/{event['total']} networks measured"
-    if kind == "pruning":
-        return f"{event['method']}: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}{_left(event)}"
-    if kind == "proposed":
-        costs = f"{_count(event['macs'])} MACs, {_count(event['params'])} parameters"
-        return f"{event['method']} proposes a network of {costs}, in {duration(event['seconds'])}"
-    place = f"network {event['network']}/{event['networks']} (trial {event['trial']})"
-    if kind == "epoch":
-        return f"{place}: epoch {event['done']}/{event['total']}, loss {event['loss']:.4f}"
-    if kind == "finished":
-        return f"{place}: trained, {_errors(event)}"
-    worst = max((difference for name, figures in _compared(event["verified"]) for difference in figures), default=0.0)
-    formats = ", ".join(name for name, _ in _compared(event["verified"]))
-    return f"{event['folder']}: {formats}; largest difference {worst:.1e} of the largest output"
-
-
-def bar_line(event: Mapping[str, Any]) -> str:
-    """An event beside a progress bar: as `event_line`, and a trial so short that the time left is always seen."""
-    if event["event"] != "trial":
-        return event_line(event)
-    last, best = event["last"], event["best"]
-    said = [
-        f"{event['done']}/{event['total']} trials",
-        "none within the budget yet" if best is None else f"best {_percent(best['error'])} (trial {best['trial']})",
-        f"last {'failed' if last['error'] is None else _percent(last['error'])}",
-    ]
-    return "; ".join([*said, *([f"{event['running']} running"] if event.get("running") else [])]) + _left(event)
 
 
 def front_text(
@@ -100,7 +58,7 @@ def front_text(
 def standing_text(standing: Mapping[str, Any], style: Style = PLAIN) -> str:
     """What `Study.status` or `View.status` says, for people: 80 columns."""
     best = standing["best"]
-    found = "none yet" if best is None else f"trial {best['trial']}, error {_percent(best['error'])}, {_costs(best)}"
+    found = "none yet" if best is None else f"trial {best['trial']}, error {percent(best['error'])}, {_costs(best)}"
     foretold: dict[str, str] = {}
     for proxy in standing["proxies"]:  # best first; a method that was asked at several costs is named once
         name = proxy["proxy"].partition(":")[0]
@@ -129,7 +87,7 @@ def standing_text(standing: Mapping[str, Any], style: Style = PLAIN) -> str:
 def standing_line(standing: Mapping[str, Any]) -> str:
     """The same in one line, for a log."""
     best, left_s = standing["best"], standing.get("left_s")
-    said = _counts(standing) + ("" if best is None else f"; best {_percent(best['error'])} (trial {best['trial']})")
+    said = _counts(standing) + ("" if best is None else f"; best {percent(best['error'])} (trial {best['trial']})")
     return said + ("" if left_s is None else f"; {duration(left_s)} left")
 
 
@@ -139,11 +97,11 @@ def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
     for name, value in config["costs"].items():
         if name not in _DERIVED:
             whole = config["full_costs"].get(name)
-            rows.append([name, _cost(name, value, config["full_costs"]), "" if whole is None else _count(whole)])
+            rows.append([name, _cost(name, value, config["full_costs"]), "" if whole is None else count(whole)])
     for split in ("validation", "test"):
         if f"{split}_error" in config["errors"]:
             found, whole = config["errors"][f"{split}_error"], config["errors"][f"full_{split}_error"]
-            rows.append([f"{split} error", _percent(found), _percent(whole)])
+            rows.append([f"{split} error", percent(found), percent(whole)])
     return table(rows, right=(1, 2), style=style)
 
 
@@ -160,26 +118,15 @@ def exported_text(configs: Sequence[Mapping[str, Any]], style: Style = PLAIN) ->
     kept = fitting(columns, range(len(columns)))
     rows = [[columns[column][row] for column in kept] for row in range(len(configs) + 1)]
     said = table(rows, right=[place for place, column in enumerate(kept) if column > 1], style=style)
-    formats = ", ".join(dict.fromkeys(name for config in configs for name, _ in _compared(config["verified"])))
-    return f"{said}\nin {Path(configs[0]['folder']).parent}: {formats}, each read back and compared"
+    verified = (item for config in configs for item in config["verified"].items())
+    formats = dict.fromkeys(name for name, found in verified if isinstance(found, Mapping))
+    return f"{said}\nin {Path(configs[0]['folder']).parent}: {', '.join(formats)}, each read back and compared"
 
 
 def frame_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows as plain values; NaN is None."""
     rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
     return rows
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(7), duration(130), duration(7300)
-    ('7 s', '2 min', '2 h 2 min')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 _DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
@@ -248,30 +195,8 @@ def _does(slot: Mapping[str, Any]) -> str:
     return said + (f", loss {slot['loss']:.4f}" if isinstance(slot.get("loss"), float) else "")
 
 
-def _left(event: Mapping[str, Any]) -> str:
-    return f"; {duration(event['eta'])} left" if event["left"] and event["eta"] is not None else ""
-
-
-def _errors(event: Mapping[str, Any]) -> str:
-    names = [name for name in ("validation", "test") if f"{name}_error" in event]
-    return ", ".join(
-        f"{name} error {_percent(event[f'{name}_error'])} +- {100 * event[f'{name}_error_std']:.2f} "
-        f"({event[f'{name}_size']} examples)"
-        for name in names
-    )
-
-
-def _compared(verified: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
-    """Each format with its differences, one a batch size."""
-    return [
-        (name, [float(value) for value in figures.values() if isinstance(value, int | float)])
-        for name, figures in verified.items()
-        if isinstance(figures, Mapping)
-    ]
-
-
 def _costs(measures: Mapping[str, Any]) -> str:
-    said = [f"{_count(measures['macs'])} MACs", f"{_count(measures['params'])} parameters"]
+    said = [f"{count(measures['macs'])} MACs", f"{count(measures['params'])} parameters"]
     return ", ".join(said + ([f"{measures['latency_ms']:.3g} ms"] if "latency_ms" in measures else []))
 
 
@@ -281,7 +206,7 @@ def _cost(name: str, value: float | None, full: Mapping[str, float]) -> str:
     if name == "latency_ms":
         return f"{value:.3g}"
     share = 100 * value / max(full[name], 1)
-    return f"{_count(value)} ({share:.1f}%)" if share >= 0.1 else f"{_count(value)} ({share:.1g}%)"
+    return f"{count(value)} ({share:.1f}%)" if share >= 0.1 else f"{count(value)} ({share:.1g}%)"
 
 
 def _error_cell(row: Mapping[str, Any]) -> str:
@@ -302,7 +227,7 @@ def _best_so_far(standing: Mapping[str, Any], style: Style) -> str:
     if len(set(known)) < 2:
         return ""
     line = style.spark(known)
-    return f"{line}{'  ' if line else ''}best so far, {_percent(known[0])} to {_percent(known[-1])}"
+    return f"{line}{'  ' if line else ''}best so far, {percent(known[0])} to {percent(known[-1])}"
 
 
 def _volume_so_far(standing: Mapping[str, Any], style: Style) -> str:
@@ -322,24 +247,17 @@ def _asked(standing: Mapping[str, Any]) -> str:
 
 
 def _amount(name: str, value: float) -> str:
-    return f"{value:.3g} ms" if name == "latency_ms" else _count(value)
+    return f"{value:.3g} ms" if name == "latency_ms" else count(value)
 
 
 def _side(side: Sequence[int]) -> str:
     return "x".join(map(str, side))
 
 
-def _count(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:g}"
-
-
 def _worth(worth: Mapping[str, Any]) -> str:
     best, since = worth["best_error"], worth["best_error_since"]
-    said = f"{worth['seeds']} within the budget" + ("" if best is None else f", best error {_percent(best)}")
-    said += "" if since is None else f"; {_percent(since)} found since"
+    said = f"{worth['seeds']} within the budget" + ("" if best is None else f", best error {percent(best)}")
+    said += "" if since is None else f"; {percent(since)} found since"
     return said + ("" if worth["share"] is None else f"; {worth['share']:.2f} of the front's hypervolume")
 
 
@@ -347,45 +265,40 @@ def _foresight(found: Mapping[str, Any]) -> str:
     said = [_surrogate(found["model"])] if found["model"] else []
     if "rmse" in found:
         said.append(
-            f"foretold {found['trials']} errors to within {_percent(found['rmse'])} "
-            f"({_percent(found['rmse_of_mean'])} by their mean)"
+            f"foretold {found['trials']} errors to within {percent(found['rmse'])} "
+            f"({percent(found['rmse_of_mean'])} by their mean)"
         )
     return "; ".join(said)
 
 
 def _surrogate(model: Mapping[str, Any]) -> str:
     """What a sampler noted on its model of the error; that of a sampler of the user's own as it stands."""
-    if not _KNOWN.get(model.get("kind", ""), {"kind", "?"}) <= set(model):
-        return ", ".join(f"{name} {_value(value)}" for name, value in model.items())
-    if model["kind"] == "start":
-        return f"none yet, {model['trials']} {'error is' if model['trials'] == 1 else 'errors are'} too few"
-    scale = "" if model.get("transform", "identity") == "identity" else f" of their {model['transform']}"
-    r2 = f"; R2 {model['r2']:.2f}{scale}" if "r2" in model else ""
-    left_out = (
-        f"errs by {_percent(model['rmse'])} on trials left out ({_percent(model['mean_rmse'])} by their mean{r2})"
-    )
-    if model["kind"] == "three-dimensions":
-        said = f"polynomial of depth, width and resolution through {model['samples']} networks; {left_out}"
-        return said + (f"; best at {_value(model['optimum'])}" if "optimum" in model else "")
-    if model["kind"] == "mean":
-        return f"the mean of {model['trials']} errors; a polynomial {left_out}"
-    counted = f"{model['coefficients']} coefficients{scale} through {model['trials']} errors"
-    return f"polynomial of degree {model['degree']}, {counted}; {left_out}"
+    match model:
+        case {"kind": "start", "trials": trials}:
+            return f"none yet, {trials} {'error is' if trials == 1 else 'errors are'} too few"
+        case {"kind": "mean", "trials": trials, "rmse": _, "mean_rmse": _}:
+            return f"the mean of {trials} errors; a polynomial {_left_out(model)}"
+        case {"kind": "three-dimensions", "samples": samples, "rmse": _, "mean_rmse": _}:
+            said = f"polynomial of depth, width and resolution through {samples} networks; {_left_out(model)}"
+            return said + (f"; best at {_value(model['optimum'])}" if "optimum" in model else "")
+        case {"kind": "polynomial", "degree": degree, "coefficients": number, "trials": trials, "rmse": _,
+              "mean_rmse": _, "transform": _}:  # fmt: skip
+            counted = f"{number} coefficients{_scale(model)} through {trials} errors"
+            return f"polynomial of degree {degree}, {counted}; {_left_out(model)}"
+    return ", ".join(f"{name} {_value(value)}" for name, value in model.items())
 
 
-_KNOWN = {
-    "start": {"trials"},
-    "mean": {"trials", "rmse", "mean_rmse"},
-    "polynomial": {"trials", "degree", "coefficients", "transform", "rmse", "mean_rmse"},
-    "three-dimensions": {"samples", "rmse", "mean_rmse"},
-}
+def _left_out(model: Mapping[str, Any]) -> str:
+    r2 = f"; R2 {model['r2']:.2f}{_scale(model)}" if "r2" in model else ""
+    mean = percent(model["mean_rmse"])
+    return f"errs by {percent(model['rmse'])} on trials left out ({mean} by their mean{r2})"
+
+
+def _scale(model: Mapping[str, Any]) -> str:
+    return "" if model.get("transform", "identity") == "identity" else f" of their {model['transform']}"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _percent(error: float) -> str:
-    return f"{100 * error:.2f}%"

@@ -26,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
-from ..trials.events import Listener
+from ..trials.events import Event, Listener, TrialEnded
 from ..trials.folder import read_study_json
+from ..trials.progress import described
 
 logger = logging.getLogger("secateur")
 
@@ -61,11 +62,11 @@ class Trackers:
         self._folder, self._then = Path(folder), then
         self._threads: list[_Thread] | None = None
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Hear an event of a search."""
+    def __call__(self, event: Event) -> None:
+        """Pass on an event of a search."""
         if self._then is not None:
             self._then(event)
-        if event["event"] != "trial":
+        if not isinstance(event, TrialEnded):
             return
         if self._threads is None:
             self._threads = [_Thread(name, self._folder) for name in self._names]
@@ -94,7 +95,7 @@ class _Thread(threading.Thread):
     def __init__(self, tracker: str, folder: Path) -> None:
         super().__init__(name=tracker, daemon=True)
         self._warned = False
-        self.queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[TrialEnded | None] = queue.SimpleQueue()
         self._folder = folder
         self.start()
 
@@ -111,7 +112,7 @@ class _Thread(threading.Thread):
 
     def _tell_all(self, tell: Tell) -> None:
         while (event := self.queue.get()) is not None:
-            tell(event["last"]["trial"], *_told(event))
+            tell(event.last.number, *_told(event))
 
     def _tried(self, action: Callable[[], Any]) -> Any:
         """What an action gives; None, and one warning in all, where it raises."""
@@ -169,10 +170,10 @@ _SHORTEST = 4  # letters of what is taken for a secret of the environment
 _SAID = 300  # letters of an error that are logged
 
 
-def _told(event: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+def _told(event: TrialEnded) -> tuple[dict[str, float], dict[str, str]]:
     """Figures and words of a trial that was just told."""
-    last, best = event["last"], event["best"]
-    known = last | ({} if best is None else {"best_error": best["error"]})
+    last = described(event.last)
+    known = last | ({} if event.best is None else {"best_error": event.best.error})
     figures = {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
     figures.pop("trial")
     words = {name: value for name, value in last.items() if isinstance(value, str)}

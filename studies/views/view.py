@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from ...spaces import Axis, Budget
-from ..runners.board import drivers
+from ..runners.slots import drivers
 from ..trials.archive import open_to_look
 from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
 from ..trials.front import front_table, on_front
@@ -101,7 +101,7 @@ class View:
     def status(self) -> dict[str, Any]:
         """As `Study.status`, and what runs now.
 
-        Beside it: `drivers` with their slots (see `board.drivers`), the `goal` of the run, or of the study file where
+        Beside it: `drivers` with their slots (see `slots.drivers`), the `goal` of the run, or of the study file where
         none runs, `left_s` seconds that it may still take (None where nobody knows), and the `gpus` that slots of this
         machine use (see `gpus.gpu_use`).
         """

@@ -69,7 +69,13 @@ def test_what_a_newer_study_of_the_same_version_adds(folder, parts):
         opened(folder, parts)
 
 
-@pytest.mark.parametrize("version", [0, 2])
+def test_a_study_of_version_1_goes_on(folder, parts):
+    study = opened(changed(folder, lambda found: found.update(format_version=1)), parts)
+    study.run(5)
+    assert len(study.trials()) == 5 and View(folder).status()["told"] == 5
+
+
+@pytest.mark.parametrize("version", [0, 3])
 def test_another_version_of_a_study_is_refused(folder, parts, version):
     changed(folder, lambda found: found.update(format_version=version))
     for look in (View, lambda path: opened(path, parts)):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import sqlite3
 import tempfile
@@ -68,7 +69,7 @@ def test_open_finds_what_create_was_told(folder, tmp_path):
 
 def test_study_json_says_its_format_and_settings_one_to_one(folder):
     found = json.loads((folder / "study.json").read_text())
-    assert found["format"] == "secateur-study" and found["format_version"] == 1
+    assert found["format"] == "secateur-study" and found["format_version"] == 2
     assert found["settings"]["sampler"] == "random" and found["settings"]["batch"] == 4
     assert "budget" not in found["fingerprint"] and "trials" not in found["fingerprint"]
 
@@ -179,8 +180,8 @@ def test_base_weights_of_another_study_are_refused(folder, tmp_path):
 
 def test_a_newer_format_is_refused(folder):
     found = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps({**found, "format_version": 2}))
-    with pytest.raises(ValueError, match="format version 2"):
+    (folder / "study.json").write_text(json.dumps({**found, "format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99"):
         reopen(folder)
 
 
@@ -284,13 +285,13 @@ def test_a_read_only_folder_is_refused_for_who_may_not_write(told):
 def test_progress_counts_and_names_the_best(tmp_path):
     events = []
     create(tmp_path / "s").run(6, progress=events.append)
-    assert [event["done"] for event in events] == [1, 2, 3, 4, 5, 6]
-    assert {event["total"] for event in events} == {6}
-    assert events[-1]["left"] == 0 and events[-1]["eta"] == 0
-    assert events[0]["best"] is None  # the full network is over the budget
-    errors = [event["best"]["error"] for event in events[1:]]
+    assert [event.done for event in events] == [1, 2, 3, 4, 5, 6]
+    assert {event.total for event in events} == {6}
+    assert events[-1].done == 6 and events[-1].eta == 0
+    assert events[0].best is None  # the full network is over the budget
+    errors = [event.best.error for event in events[1:]]
     assert errors == sorted(errors, reverse=True)
-    json.dumps(events)
+    assert pickle.loads(pickle.dumps(events)) == events
 
 
 def test_tables_and_status_are_plain(folder):

@@ -22,7 +22,8 @@ from secateur import Budget, Search, Study
 from secateur.evaluators import Result, Timing
 from secateur.search import SAMPLERS, hypervolume, non_dominated
 from secateur.studies.outcomes.work import perform
-from secateur.studies.runners.executor import Executor, Message
+from secateur.studies.runners.executor import Executor
+from secateur.studies.trials.events import Message
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -173,8 +174,8 @@ class Backwards(Executor):
             raise KeyboardInterrupt
         slot = max(self.jobs)
         self.told += 1
-        report = perform(self.work.evaluation, self.jobs.pop(slot), lambda event: None)
-        return [Message(slot=slot, kind="done", payload=report)]
+        end = perform(self.work.evaluation, self.jobs.pop(slot), lambda event: None)
+        return [Message(slot=slot, said=end)]
 
     def cancel(self, slot):
         self.jobs.pop(slot, None)
@@ -187,7 +188,7 @@ def test_outcomes_may_come_in_any_order(tmp_path):
     straight, other = create(tmp_path / "a"), create(tmp_path / "b")
     told = []
     straight.run(14)
-    other.run(14, progress=lambda event: told.append(event["last"]["trial"]), runner=Backwards())
+    other.run(14, progress=lambda event: told.append(event.last.number), runner=Backwards())
     assert told == list(range(14))
     pd.testing.assert_frame_equal(table(straight), table(other))
 

@@ -1,4 +1,4 @@
-"""Trials in warm actors of a Ray cluster, one a slot: loaded once, heard as they go, replaced when they die.
+"""Trials in warm actors of a Ray cluster, one a slot: loaded once, listened to as they go, replaced when they die.
 
 An actor has a thread that does jobs. `take` hands it one, and `listen`, of which one call is always under way, returns
 what it says; so a death is noticed whether or not it had a job. (Streaming generators would do the same, but Ray's
@@ -41,32 +41,33 @@ import torch
 from ...disk.scratch import sweep
 from ...outcomes.work import Job, Work, Worker
 from ...settings.runner import Runner
-from ..executor import Executor, Listen, Message
+from ...trials.events import Begun, JobEnd, Lost, Message, Ready, Said, Unable, WorkerInfo
+from ..executor import Executor, Listen
 from .cluster import _OBJECTS, Cluster, plan
 
 _GRACE_S = 5.0  # how long workers that were asked to leave may take
 
 
 @dataclass(kw_only=True)
-class _Hand:
+class _ActorHandle:
     """An actor as the driver knows it.
 
     Attributes:
         actor: Ray's handle.
-        heard: the call of `listen` that is under way.
-        facts: of its process; None until it is up.
+        saying: the call of `listen` that is under way.
+        ready: what it said when it was up; None until then.
     """
 
     actor: Any
-    heard: Any
-    facts: dict[str, Any] | None = None
+    saying: Any
+    ready: Ready | None = None
 
 
 @final
 class Actors(Executor):
     """Does jobs in actors of a Ray cluster.
 
-    There are as many slots as at the start whatever happens to nodes. An actor whose node is gone is made anew where
+    There are as many slots as at the start whatever happens to nodes. An actor whose node is gone is made again where
     there is room, at once or when there will be; until then its slot uses any other's actor that has nothing to do.
     """
 
@@ -76,7 +77,7 @@ class Actors(Executor):
         self._cluster: Cluster | None = None
         self._work: Any = None
         self._kind: Any = None
-        self._hands: list[_Hand] = []
+        self._actors: list[_ActorHandle] = []
         self._waiting: dict[int, Job] = {}
         self._busy: set[int] = set()
         self._folders: list[Path] = []
@@ -104,7 +105,7 @@ class Actors(Executor):
                 max_concurrency=2,  # `take`, and `listen`
             )
             self._work = self._cluster.ray.put(packed)
-            self._hands = [self._start() for _ in range(self.slots)]
+            self._actors = [self._start() for _ in range(self.slots)]
         except BaseException:
             self.close()
             raise
@@ -117,12 +118,12 @@ class Actors(Executor):
     def wait(self, timeout_s: float | None) -> Sequence[Message]:
         """What actors say, or that they died."""
         found = self._share()
-        ray, refs = self._ray, {hand.heard: slot for slot, hand in enumerate(self._hands)}
+        ray, refs = self._ray, {one.saying: slot for slot, one in enumerate(self._actors)}
         ready, _ = ray.wait(list(refs), num_returns=1, timeout=0 if found else timeout_s)
         if ready:
             ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         for slot in sorted(refs[ref] for ref in ready):
-            found += self._hear(slot)
+            found += self._messages(slot)
         return [*found, *self._share()]
 
     def cancel(self, slot: int) -> None:
@@ -133,20 +134,20 @@ class Actors(Executor):
     def close(self) -> None:
         """Have actors that wait leave, and kill those that work; a cluster that was started here ends."""
         cluster, self._cluster = self._cluster, None
-        hands, self._hands = self._hands, []
+        actors, self._actors = self._actors, []
         if cluster is None:
             return
-        self._note_folders(hands)
+        self._note_folders(actors)
         try:
             with contextlib.suppress(Exception):  # a cluster that is gone has no actors left to end
-                idle = [hand for slot, hand in enumerate(hands) if hand.facts is not None and slot not in self._busy]
-                for hand in idle:
-                    hand.actor.take.remote(None)
+                idle = [one for slot, one in enumerate(actors) if one.ready is not None and slot not in self._busy]
+                for one in idle:
+                    one.actor.take.remote(None)
                 if idle:
-                    cluster.ray.wait([hand.heard for hand in idle], num_returns=len(idle), timeout=_GRACE_S)
-            for hand in hands:
+                    cluster.ray.wait([one.saying for one in idle], num_returns=len(idle), timeout=_GRACE_S)
+            for one in actors:
                 with contextlib.suppress(Exception):
-                    cluster.ray.kill(hand.actor)
+                    cluster.ray.kill(one.actor)
         finally:
             self._waiting, self._busy, self._work, self._kind = {}, set(), None, None
             cluster.close()
@@ -154,24 +155,24 @@ class Actors(Executor):
             _swept(self._folders)
         self._folders = []
 
-    def describe(self, slot: int) -> dict[str, Any]:
+    def describe(self, slot: int) -> WorkerInfo:
         """Process, host and GPUs of a slot; nothing until its actor is up."""
-        facts = self._hands[slot].facts if slot < len(self._hands) else None
-        return {} if facts is None else {name: facts[name] for name in ("pid", "host", "gpus")}
+        ready = self._actors[slot].ready if slot < len(self._actors) else None
+        return WorkerInfo() if ready is None else ready.worker
 
     @property
     def _ray(self) -> Any:
         assert self._cluster is not None, "an executor is opened before it is used"
         return self._cluster.ray
 
-    def _start(self) -> _Hand:
+    def _start(self) -> _ActorHandle:
         actor = self._kind.remote(self._work, list(sys.path))
-        return _Hand(actor=actor, heard=actor.listen.remote())
+        return _ActorHandle(actor=actor, saying=actor.listen.remote())
 
     def _give(self, slot: int) -> None:
-        hand = self._hands[slot]
-        if slot in self._waiting and hand.facts is not None:
-            hand.actor.take.remote(self._waiting.pop(slot))
+        one = self._actors[slot]
+        if slot in self._waiting and one.ready is not None:
+            one.actor.take.remote(self._waiting.pop(slot))
             self._busy.add(slot)
 
     def _share(self) -> list[Message]:
@@ -183,47 +184,48 @@ class Actors(Executor):
         for slot in sorted(self._waiting):
             idle = [
                 other
-                for other, hand in enumerate(self._hands)
-                if hand.facts is not None and other not in self._busy and other not in self._waiting
+                for other, one in enumerate(self._actors)
+                if one.ready is not None and other not in self._busy and other not in self._waiting
             ]
             if not idle:
                 break
             other = idle[0]
-            self._hands[slot], self._hands[other] = self._hands[other], self._hands[slot]
+            self._actors[slot], self._actors[other] = self._actors[other], self._actors[slot]
             self._give(slot)
-            found.append(Message(slot=other, kind="lost", payload="another slot needed its worker"))
+            found.append(Message(slot=other, said=Lost("another slot needed its worker")))
         return found
 
-    def _hear(self, slot: int) -> Iterator[Message]:
-        hand = self._hands[slot]
+    def _messages(self, slot: int) -> Iterator[Message]:
+        one = self._actors[slot]
         try:
-            said = self._ray.get(hand.heard)
+            found = self._ray.get(one.saying)
         except self._ray.exceptions.RayError as error:
-            said = [_last_words(error)]
+            found = [_last_words(error)]
         else:
-            hand.heard = hand.actor.listen.remote()
-        for kind, payload in said:
-            if kind == "ready":
-                hand.facts = payload
-                self._give(slot)
-                continue
-            if kind == "lost":
-                self._waiting.pop(slot, None)
-                self._replace(slot)
-            elif kind == "done":
-                self._busy.discard(slot)
-            yield Message(slot=slot, kind=kind, payload=payload)
+            one.saying = one.actor.listen.remote()
+        for said in found:
+            match said:
+                case Ready():
+                    one.ready = said
+                    self._give(slot)
+                    continue
+                case Lost():
+                    self._waiting.pop(slot, None)
+                    self._replace(slot)
+                case JobEnd():
+                    self._busy.discard(slot)
+            yield Message(slot=slot, said=said)
 
     def _replace(self, slot: int) -> None:
-        before = self._hands[slot]
+        before = self._actors[slot]
         with contextlib.suppress(Exception):  # it may be dead already
             self._ray.kill(before.actor)
         self._busy.discard(slot)
         self._note_folders([before])
-        self._hands[slot] = self._start()
+        self._actors[slot] = self._start()
 
-    def _note_folders(self, hands: Sequence[_Hand]) -> None:
-        self._folders += [Path(hand.facts["folder"]) for hand in hands if hand.facts is not None]
+    def _note_folders(self, actors: Sequence[_ActorHandle]) -> None:
+        self._folders += [Path(one.ready.folder) for one in actors if one.ready is not None]
 
 
 class _Actor:
@@ -231,7 +233,7 @@ class _Actor:
 
     def __init__(self, work: bytes, path: list[str]) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[Said | Ready] = queue.SimpleQueue()
         # One thread for all jobs: each new one would have PyTorch start threads of its own (OpenMP).
         threading.Thread(target=self._serve, args=(work, path), daemon=True).start()
 
@@ -239,7 +241,7 @@ class _Actor:
         """Do this job next; None for no more."""
         self._jobs.put(job)
 
-    def listen(self) -> list[tuple[str, Any]]:
+    def listen(self) -> list[Said | Ready]:
         """What was said since the last time, as soon as there is something."""
         found = [self._said.get()]
         while not self._said.empty():
@@ -254,35 +256,34 @@ class _Actor:
             gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             worker = Worker(cloudpickle.loads(packed), gpus=len(gpus))  # from the driver
         except BaseException as error:
-            self._said.put(("unable", f"{type(error).__name__}: {error}"))
+            self._said.put(Unable(f"{type(error).__name__}: {error}"))
             return
         try:
-            facts = {"pid": os.getpid(), "host": platform.node(), "gpus": gpus}
-            self._said.put(("ready", facts | {"folder": str(worker.folder)}))
+            here = WorkerInfo(pid=os.getpid(), host=platform.node(), gpus=tuple(gpus))
+            self._said.put(Ready(worker=here, folder=str(worker.folder)))
             while (job := self._jobs.get()) is not None:
-                self._said.put(("begun", None))
-                report = worker.run(job, lambda event: self._said.put(("event", event)))
-                self._said.put(("done", report))
+                self._said.put(Begun())
+                self._said.put(worker.run(job, self._said.put))
         except BaseException as error:  # a full disk, or an evaluator that wants to leave
-            self._said.put(("lost", f"the worker ended with {type(error).__name__}: {error}"))
+            self._said.put(Lost(f"the worker ended with {type(error).__name__}: {error}"))
         finally:
             worker.close()
-        self._said.put(("left", None))
+        self._said.put(Lost("the worker has left"))  # the driver that told it to waits for its last call
 
 
-def _last_words(error: Exception) -> tuple[str, str]:
-    """What to say of an actor that can't be heard."""
+def _last_words(error: Exception) -> Lost | Unable:
+    """What to say of an actor that can't be reached."""
     said = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
     if "creation task" in said or type(error).__name__ == "RuntimeEnvSetupError":
         # Ours raises nothing there: the node could not import secateur, or not make the runtime environment.
-        return "unable", f"an actor can't be made on its node: ...{said[-500:]}"
+        return Unable(f"an actor can't be made on its node: ...{said[-500:]}")
     if "is unavailable" in said:
-        return "lost", "the worker died: its node can't be reached"
+        return Lost("the worker died: its node can't be reached")
     for cause in ("its node has died", "its worker process has died", "its owner has died"):
         if cause in said:
             memory = ", for want of memory" if "OutOfMemory" in said or "due to OOM" in said else ""
-            return "lost", f"the worker died: {cause}{memory}"
-    return "lost", f"the worker died: {said[:300]}"
+            return Lost(f"the worker died: {cause}{memory}")
+    return Lost(f"the worker died: {said[:300]}")
 
 
 def _swept(folders: Sequence[Path]) -> None:

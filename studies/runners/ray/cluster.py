@@ -58,7 +58,7 @@ class Cluster:
             quiet = {"include_dashboard": False} if self.own else {}
             size = {"num_cpus": cores(), "object_store_memory": objects} if self.own else {}
             if address is not None:
-                _knock(address)
+                _ping(address)
             self.ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size)
         except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, and its own
             self.close()
@@ -74,7 +74,7 @@ class Cluster:
         return [dict(node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
 
     def free(self) -> dict[str, float]:
-        """What nobody uses now, by name."""
+        """What is free now, by name."""
         return dict(self.ray.available_resources())
 
     def close(self) -> None:
@@ -113,8 +113,8 @@ def plan(
         threads: of a trial.
         cuda: whether the study runs on CUDA.
         nodes: what each node has, by name.
-        free: what nobody uses; None where that is all.
-        own: whether nobody else uses the cluster: a number of workers that was asked for shares the cores then.
+        free: what is free; None where that is all.
+        own: whether the cluster is this run's alone: a number of workers that was asked for shares the cores then.
 
     Raises:
         ValueError: more is asked than there is.
@@ -166,7 +166,7 @@ def _inventory(nodes: Sequence[Mapping[str, float]], request: Mapping[str, float
     )
 
 
-def _knock(address: str) -> None:
+def _ping(address: str) -> None:
     """Refuse a head node that does not answer, before Ray waits for it."""
     host, colon, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
     if not colon or not port.isdecimal():

@@ -5,7 +5,7 @@ study is a new experiment of Tune with the trials that the ledger lacks. What Tu
 is never read here, because its own way to go on with an experiment unpickles.
 
 Tune's loop has a thread of its own. The methods of `Tune` are called by the driver's; those of `_Loop` by Tune's; they
-talk through two queues. Start reading at `Tune`; `_Bench` is what a worker does.
+talk through two queues. Start reading at `Tune`; `WorkerThread` is what a worker does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 
 from ...outcomes.work import Job, Work
 from ...settings.runner import Runner
-from ..executor import Executor, Listen, Message
+from ...trials.events import JobEnd, Lost, Message, Said, WorkerInfo
+from ..executor import Executor, Listen
 from .cluster import Cluster, plan
 from .tune_loop import SCHEDULERS, _experiment, _Loop, _Running, _scheduler
 
@@ -63,7 +64,7 @@ class Tune(Executor):
         self._cluster: Cluster | None = None
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
-        self._heard: queue.SimpleQueue[tuple[_Running | None, str, Any]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[tuple[_Running | None, Said]] = queue.SimpleQueue()
         self._slots: list[_Running | None] = []
         self._names: set[str] = set()
 
@@ -95,7 +96,7 @@ class Tune(Executor):
             self._slots = [None] * self.slots
             self._loop = _Loop(
                 jobs=self._jobs,
-                heard=self._heard,
+                messages=self._messages,
                 work=self._cluster.ray.put(packed),
                 needs=needs,
                 slots=self.slots,
@@ -123,9 +124,9 @@ class Tune(Executor):
         """What trials say."""
         found: list[Message] = []
         with contextlib.suppress(queue.Empty):
-            found += self._message(*self._heard.get(timeout=timeout_s))
+            found += self._message(*self._messages.get(timeout=timeout_s))
             while True:
-                found += self._message(*self._heard.get_nowait())
+                found += self._message(*self._messages.get_nowait())
         return found
 
     def cancel(self, slot: int) -> None:
@@ -149,10 +150,10 @@ class Tune(Executor):
         if cluster is not None:
             cluster.close()
 
-    def describe(self, slot: int) -> dict[str, Any]:
+    def describe(self, slot: int) -> WorkerInfo:
         """Process, host and GPUs of what works for a slot."""
         running = self._slots[slot] if slot < len(self._slots) else None
-        return {} if running is None else dict(running.where)
+        return WorkerInfo() if running is None else running.where
 
     def _named(self, job: Job) -> str:
         """A name that no trial of this experiment has: one that is tried again gets another."""
@@ -162,14 +163,14 @@ class Tune(Executor):
         self._names.add(found)
         return found
 
-    def _message(self, running: _Running | None, kind: str, payload: Any) -> list[Message]:
+    def _message(self, running: _Running | None, said: Said) -> list[Message]:
         if running is None:
-            return [Message(slot=0, kind=kind, payload=payload)]
+            return [Message(slot=0, said=said)]
         if self._slots[running.slot] is not running:
             return []
-        if kind in ("done", "lost"):
+        if isinstance(said, JobEnd | Lost):
             self._slots[running.slot] = None
-        return [Message(slot=running.slot, kind=kind, payload=payload)]
+        return [Message(slot=running.slot, said=said)]
 
 
 # --- what a worker does -----------------------------------------------------------------------------------------------

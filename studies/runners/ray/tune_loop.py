@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...outcomes.work import Job, JobEnd
+from ...outcomes.work import Job
+from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, Unable, WorkerInfo
 from ...trials.outcome import Stopped
-from .tune_worker import _SAID, _Bench
+from .tune_worker import _SAID, WorkerThread
 
 SCHEDULERS = ("asha", "median")
 
@@ -39,12 +40,13 @@ class _Running:
         slot: where.
         name: in Tune's folders.
         job: what to do.
-        dropped: whether nobody wants to hear of it any more.
+        dropped: whether it was cancelled.
         trial: Tune's; None before there is one.
         taking: what its worker answers to it; None once that is known.
         where: process, host and GPUs of its worker.
         since: when its worker took it.
-        said: the last of every number that it said.
+        epoch: the last of its training.
+        rung: the last that it reached.
         ended: whether its report has come.
     """
 
@@ -54,9 +56,10 @@ class _Running:
     dropped: bool = False
     trial: Any = None
     taking: Any = None
-    where: dict[str, Any] = field(default_factory=dict)
+    where: WorkerInfo = field(default_factory=WorkerInfo)
     since: float = field(default_factory=time.monotonic)
-    said: dict[str, Any] = field(default_factory=dict)
+    epoch: Epoch | None = None
+    rung: Rung | None = None
     ended: bool = False
 
 
@@ -66,7 +69,7 @@ class _Loop:
 
     Attributes:
         jobs: to do; None ends it.
-        heard: what is told of jobs, by `Message.kind`; of none in particular where there is no job.
+        messages: what is said of jobs; of none in particular where there is no job.
         work: the pickled `Work`, in Ray's object store.
         needs: of a trial, by Ray's names of resources.
         slots: how many trials run at a time.
@@ -79,7 +82,7 @@ class _Loop:
     """
 
     jobs: queue.SimpleQueue[_Running | None]
-    heard: queue.SimpleQueue[tuple[_Running | None, str, Any]]
+    messages: queue.SimpleQueue[tuple[_Running | None, Said]]
     work: Any
     needs: Mapping[str, float]
     slots: int
@@ -115,10 +118,10 @@ class _Loop:
                     verbose=0,
                 )
             problem = "Ray Tune ended by itself"
-        except BaseException as error:  # a thread has nobody to raise to
+        except BaseException as error:  # a thread has no one to raise to
             problem = f"Ray Tune ended with {type(error).__name__}: {error}"
         if not self.closing:
-            self.heard.put((None, "unable", problem))
+            self.messages.put((None, Unable(problem)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next job as Tune likes to see it, or None; waits for one while nothing runs, until all is to end.
@@ -137,7 +140,7 @@ class _Loop:
             raise RuntimeError("nothing was to be done")  # Tune would sum up its own files, and unpickle them
         return None
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """What must be looked at now and then."""
         import ray
 
@@ -163,16 +166,17 @@ class _Loop:
         running.trial = trial
         running.taking = _actor(trial).take.remote(running.job, [self.work], list(sys.path))
 
-    def heard_from(self, trial: Any, result: dict[str, Any]) -> None:
+    def on_result(self, trial: Any, result: dict[str, Any]) -> None:
         """A trial says something."""
         running = self.running[trial.trial_id]
         if running.taking is not None:
             self._taken(running)
-        kind, payload = result.pop(_SAID)
-        if kind == "event":
-            running.said |= {name: value for name, value in payload.items() if name != "files"}
-        running.ended = running.ended or kind == "done"
-        self.heard.put((running, kind, payload))
+        said, rung = result.pop(_SAID)
+        running.rung = rung or running.rung
+        if isinstance(said, Happened) and isinstance(said.event, Epoch):
+            running.epoch = said.event
+        running.ended = running.ended or isinstance(said, JobEnd)
+        self.messages.put((running, said))
 
     def completed(self, trial: Any) -> None:
         """A trial ended by itself, or the scheduler stopped it."""
@@ -180,7 +184,7 @@ class _Loop:
         if running is not None and not running.ended:
             if running.trial is not None:
                 _actor(trial).abandon.remote()
-            self.heard.put((running, "done", JobEnd(outcome=_stopped(running))))
+            self.messages.put((running, JobEnd(outcome=_stopped(running))))
 
     def failed(self, trial: Any) -> None:
         """The worker of a trial died."""
@@ -188,21 +192,21 @@ class _Loop:
         if running is not None:
             if running.taking is not None:
                 self._taken(running)  # a worker that dies of its job has begun it
-            self.heard.put((running, "lost", _cause(trial)))
+            self.messages.put((running, Lost(_cause(trial))))
 
     def _taken(self, running: _Running) -> None:
         import ray
 
         taking, running.taking = running.taking, None
         try:
-            answer: dict[str, Any] = ray.get(taking)
+            answer: WorkerInfo | Unable = ray.get(taking)
         except ray.exceptions.RayError:
             return  # the worker died, which Tune finds out too
-        if "unable" in answer:
-            self.heard.put((running, "unable", answer["unable"]))
+        if isinstance(answer, Unable):
+            self.messages.put((running, answer))
         else:
             running.where, running.since = answer, time.monotonic()
-            self.heard.put((running, "begun", None))
+            self.messages.put((running, Begun()))
 
 
 def _trainable() -> Any:
@@ -212,37 +216,37 @@ def _trainable() -> Any:
         """A warm worker."""
 
         def setup(self, config: dict[str, Any]) -> None:
-            self.bench: _Bench | None = None
+            self.thread: WorkerThread | None = None
 
-        def take(self, job: Job, work: list[Any], path: list[str]) -> dict[str, Any]:
+        def take(self, job: Job, work: list[Any], path: list[str]) -> WorkerInfo | Unable:
             import cloudpickle
             import ray
 
             gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             try:
-                if self.bench is None:
+                if self.thread is None:
                     sys.path += [entry for entry in path if entry not in sys.path]
-                    self.bench = _Bench(cloudpickle.loads(ray.get(work[0])), gpus=len(gpus))  # from the driver
+                    self.thread = WorkerThread(cloudpickle.loads(ray.get(work[0])), gpus=len(gpus))  # from the driver
             except Exception as error:
-                return {"unable": f"{type(error).__name__}: {error}"}
-            self.bench.take(job)
-            return {"pid": os.getpid(), "host": platform.node(), "gpus": gpus}
+                return Unable(f"{type(error).__name__}: {error}")
+            self.thread.take(job)
+            return WorkerInfo(pid=os.getpid(), host=platform.node(), gpus=tuple(gpus))
 
         def step(self) -> dict[str, Any]:
-            if self.bench is None:
+            if self.thread is None:
                 raise RuntimeError("a worker that can't do such work")
-            return self.bench.step()
+            return self.thread.step()
 
         def abandon(self) -> None:
-            if self.bench is not None:
-                self.bench.abandon()
+            if self.thread is not None:
+                self.thread.abandon()
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             return True
 
         def cleanup(self) -> None:
-            if self.bench is not None:
-                self.bench.close()
+            if self.thread is not None:
+                self.thread.close()
 
     return Secateur
 
@@ -272,17 +276,17 @@ def _searcher(loop: _Loop) -> Any:
 def _callback(loop: _Loop) -> Any:
     from ray.tune import Callback
 
-    class Ears(Callback):  # type: ignore[misc,unused-ignore]
+    class TuneCallback(Callback):  # type: ignore[misc,unused-ignore]
         """Passes on what Tune says."""
 
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-            loop.tend()
+            loop.poll()
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             loop.started(trial)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            loop.heard_from(trial, result)
+            loop.on_result(trial, result)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             loop.completed(trial)
@@ -290,7 +294,7 @@ def _callback(loop: _Loop) -> Any:
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             loop.failed(trial)
 
-    return Ears()
+    return TuneCallback()
 
 
 def _guarded(loop: _Loop) -> Any:
@@ -325,7 +329,8 @@ def _guarded(loop: _Loop) -> Any:
                     return decision
                 doomed.add(trial.trial_id)
             # The end of a training is too late: a trial that has only to be measured is, and no error is thrown away.
-            late = _is_last(result[_SAID][1], loop.running[trial.trial_id].job.trial.fidelity)
+            said, rung = result[_SAID]
+            late = _is_last(said, rung, loop.running[trial.trial_id].job.trial.fidelity)
             return str(TrialScheduler.CONTINUE if late else TrialScheduler.STOP)
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -400,9 +405,11 @@ def _config(running: _Running, axes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _is_last(event: Mapping[str, Any], fidelity: str) -> bool:
-    """Whether a rung ends with this event, the last one or one below."""
-    return event.get("rung") == fidelity or ("epochs" in event and event.get("epoch") == event["epochs"])
+def _is_last(said: Happened | JobEnd, rung: Rung | None, fidelity: str) -> bool:
+    """Whether a rung ends with this, the last one or one below."""
+    if isinstance(said, Happened) and isinstance(said.event, Epoch) and said.event.done == said.event.total:
+        return True
+    return rung is not None and rung.rung == fidelity
 
 
 def _name(trial: Any) -> str:
@@ -416,14 +423,14 @@ def _actor(trial: Any) -> Any:
 
 def _stopped(running: _Running) -> Stopped:
     """What is told of a trial that a scheduler stopped: its last error is predicted to be its final one."""
-    said = running.said
-    place = f" after epoch {said['epoch']} of {said['epochs']}" if "epoch" in said else ""
-    loss = f", where its loss was {said['loss']:.4f}" if "loss" in said else ""
+    epoch, rung = running.epoch, running.rung
+    place = "" if epoch is None else f" after epoch {epoch.done} of {epoch.total}, where its loss was {epoch.loss:.4f}"
+    error = None if rung is None else rung.error
     return Stopped(
-        reason=f"stopped by Tune's scheduler{place}{loss}",
-        rung=str(said.get("rung", "tune")),
-        error=said.get("error"),
-        predicted=said.get("error"),
+        reason=f"stopped by Tune's scheduler{place}",
+        rung="tune" if rung is None else rung.rung,
+        error=error,
+        predicted=error,
         seconds=time.monotonic() - running.since,
         latency_ms=running.job.trial.latency_ms,
     )

@@ -6,13 +6,21 @@ import contextlib
 import math
 import queue
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
-from ...outcomes.work import Job, JobEnd, Work, Worker
-from ...trials.outcome import Evaluated, Failed
+from ...outcomes.work import Job, Work, Worker
+from ...trials.events import Epoch, Happened, JobEnd, Rung
+from ...trials.outcome import Failed
 
-_SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before anybody logs it
+_SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before it is logged
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What would have ended a process."""
+
+    why: str
 
 
 class _Abandoned(BaseException):
@@ -20,45 +28,44 @@ class _Abandoned(BaseException):
 
 
 @final
-class _Bench:
-    """Does jobs in a thread, at most one event ahead of whoever asks for them."""
+class WorkerThread:
+    """Does jobs in a thread, at most one event ahead of the one that asks for them."""
 
     def __init__(self, work: Work, *, gpus: int) -> None:
         self._worker = Worker(work, gpus=gpus)
-        self._jobs: queue.SimpleQueue[tuple[Job, _Mouth]] = queue.SimpleQueue()
-        self._mouth = _Mouth()
+        self._jobs: queue.SimpleQueue[tuple[Job, Outbox]] = queue.SimpleQueue()
+        self._outbox = Outbox()
         self._next: Job | None = None
         # One thread for all jobs: each new one would have PyTorch start threads of its own (OpenMP).
         threading.Thread(target=self._serve, daemon=True).start()
 
     def take(self, job: Job) -> None:
-        """Keep a job, which begins with the first step: whoever gave it knows by then that it was taken."""
+        """Keep a job, which begins with the first step: the one that gave it knows by then that it was taken."""
         self.abandon()
-        self._mouth, self._next = _Mouth(), job
+        self._outbox, self._next = Outbox(), job
 
     def step(self) -> dict[str, Any]:
         """The next thing that happens, as a result of Tune's."""
         if self._next is not None:
-            self._jobs.put((self._next, self._mouth))  # as soon as the last one has ended
+            self._jobs.put((self._next, self._outbox))  # as soon as the last one has ended
             self._next = None
-        kind, payload = self._mouth.said.get()
-        rung: dict[str, Any] = {}
-        while kind == "event" and "rung" in payload:  # part of the next result: schedulers count results as epochs
-            rung = {**payload, "files": {**rung.get("files", {}), **payload.get("files", {})}}
-            kind, payload = self._mouth.said.get()
-        if kind == "event" and rung:
-            payload = {**rung, **payload, "files": {**rung["files"], **payload.get("files", {})}}
-        if kind == "done" and rung:
-            payload = replace(payload, files={**rung["files"], **payload.files})
-        if kind == "broken":
-            raise RuntimeError(payload)
-        return _numbers(kind, payload) | {_SAID: (kind, payload), "done": kind == "done"}
+        rung: Rung | None = None
+        files: dict[str, bytes | None] = {}
+        said = self._outbox.said.get()
+        while isinstance(said, Happened) and isinstance(said.event, Rung):
+            # Part of the next result: schedulers count results as epochs.
+            rung, files = said.event, {**files, **said.files}
+            said = self._outbox.said.get()
+        if isinstance(said, Broken):
+            raise RuntimeError(said.why)
+        said = replace(said, files={**files, **said.files})
+        return _numbers(said, rung) | {_SAID: (said, rung), "done": isinstance(said, JobEnd)}
 
     def abandon(self) -> None:
         """Let the job end at its next event."""
-        self._mouth.shut.set()
+        self._outbox.shut.set()
         with contextlib.suppress(queue.Empty):
-            self._mouth.said.get_nowait()
+            self._outbox.said.get_nowait()
 
     def close(self) -> None:
         """Remove the worker's folder."""
@@ -66,50 +73,51 @@ class _Bench:
 
     def _serve(self) -> None:
         while True:
-            job, mouth = self._jobs.get()
+            job, outbox = self._jobs.get()
             try:
-                report = _sendable(self._worker.run(job, mouth.say))
+                end = _sendable(self._worker.run(job, outbox.say))
             except _Abandoned:
                 continue
             except BaseException as error:  # what ends a process elsewhere, such as SystemExit
-                mouth.said.put(("broken", f"{type(error).__name__}: {error}"))
+                outbox.said.put(Broken(f"{type(error).__name__}: {error}"))
             else:
-                mouth.said.put(("done", report))
+                outbox.said.put(end)
 
 
 @final
-class _Mouth:
-    """What one job says, until nobody listens."""
+class Outbox:
+    """What one job says, until no one listens."""
 
     def __init__(self) -> None:
-        self.said: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
+        self.said: queue.Queue[Happened | JobEnd | Broken] = queue.Queue(maxsize=1)
         self.shut = threading.Event()
 
-    def say(self, event: dict[str, Any]) -> None:
+    def say(self, happened: Happened) -> None:
+        """Put it in; ends the job where no one takes it any more."""
         if not self.shut.is_set():
-            self.said.put(("event", event))
+            self.said.put(happened)
         if self.shut.is_set():
             raise _Abandoned
 
 
-def _sendable(report: JobEnd) -> JobEnd:
-    """The report; a failure where the evaluator gave back what can't be sent."""
+def _sendable(end: JobEnd) -> JobEnd:
+    """The end; a failure where the evaluator gave back what can't be sent."""
     import cloudpickle
 
     try:
-        cloudpickle.dumps(report.outcome)
+        cloudpickle.dumps(end.outcome)
     except Exception as error:
-        return report.unsendable(error)
-    return report
+        return end.unsendable(error)
+    return end
 
 
-def _numbers(kind: str, payload: Any) -> dict[str, Any]:
-    """What Tune logs of an event or a report; the same columns every time, because its CSV keeps to the first ones."""
+def _numbers(said: Happened | JobEnd, rung: Rung | None) -> dict[str, Any]:
+    """What Tune logs; the same columns every time, because its CSV keeps to the first ones."""
     found: dict[str, Any] = dict.fromkeys(("epoch", "loss", "error", "error_std", "seconds"), math.nan)
-    if kind == "event":
-        return found | {name: payload[name] for name in found if isinstance(payload.get(name), int | float)}
-    outcome: Evaluated | None = payload.outcome
-    given = {} if outcome is None else asdict(outcome)
+    if isinstance(said, Happened):
+        found |= {} if rung is None else {"error": rung.error}
+        return found | ({"epoch": said.event.done, "loss": said.event.loss} if isinstance(said.event, Epoch) else {})
+    given = {} if said.outcome is None else asdict(said.outcome)
     found |= {name: given[name] for name in (*found, "latency_ms") if given.get(name) is not None}
-    state = "failed" if isinstance(outcome, Failed) else "complete"
+    state = "failed" if isinstance(said.outcome, Failed) else "complete"
     return found | {"state": state, "attributes": given.get("attributes", {})}

@@ -10,6 +10,7 @@ from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
 from secateur import Budget, Search, Study, load
 from secateur.evaluators import measure_error
 from secateur.studies.exports.finalists import finalists, rounds
+from secateur.studies.trials.events import Epoch, Exported, Trained
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
@@ -43,7 +44,7 @@ def test_best_is_trained_written_and_loads_back(study, tmp_path):
     found = config(folder)
     assert folder.name == f"trial-{best['trial']:04d}-{best['key']}"
     assert found["costs"]["macs"] == best["macs"] and found["errors"]["search_error"] == best["error"]
-    assert [event["event"] for event in events] == ["epoch", "finished", "export"]
+    assert [type(event) for event in events] == [Epoch, Trained, Exported]
 
     net = load(folder, model=tiny_net(seed=5))
     side = tuple(found["resolution"])
@@ -114,7 +115,7 @@ def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
             file.unlink()
 
     def die(event):
-        if event["event"] == "epoch" and event["done"] == 2:
+        if isinstance(event, Epoch) and event.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +123,7 @@ def test_training_goes_on_after_a_kill_and_ends_alike(study, tmp_path):
     assert not (tmp_path / "resumed").exists()
     events = []
     resumed = study.export(tmp_path / "resumed", pick=number, finetune_epochs=4, progress=events.append, formats=())[0]
-    assert [event["done"] for event in events if event["event"] == "epoch"] == [3, 4]
+    assert [event.done for event in events if isinstance(event, Epoch)] == [3, 4]
     assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert config(resumed)["errors"] == config(straight)["errors"]
 
@@ -131,22 +132,22 @@ def test_a_network_is_trained_and_tested_once(study, tmp_path):
     events = []
     study.export(tmp_path / "a", finetune_epochs=2, formats=())
     study.export(tmp_path / "b", finetune_epochs=2, formats=(), progress=events.append)
-    assert [event["event"] for event in events] == ["finished", "export"]
+    assert [type(event) for event in events] == [Trained, Exported]
 
 
 def test_finalists_are_tried_and_the_best_of_them_exported(study, tmp_path):
     events = []
     (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append, finalists=4)
-    tries = [event for event in events if event["event"] == "finished" and event["networks"] == 4]
-    numbers = [event["trial"] for event in tries]
+    tries = [event for event in events if isinstance(event, Trained) and event.network.networks == 4]
+    numbers = [event.network.trial for event in tries]
     assert len(set(numbers)) == 4 and study.trials().set_index("trial").within[numbers].all()
-    assert all("test_error" not in event for event in tries)  # nothing is chosen by the test split
-    best = min(tries, key=lambda event: event["validation_error"])
-    assert config(folder)["trial"] == best["trial"] and config(folder)["errors"]["epochs"] == 1
+    assert all("test_error" not in event.figures for event in tries)  # nothing is chosen by the test split
+    best = min(tries, key=lambda event: event.figures["validation_error"])
+    assert config(folder)["trial"] == best.network.trial and config(folder)["errors"]["epochs"] == 1
 
     again = []
     study.export(tmp_path / "again", finetune_epochs=1, formats=("pt2",), progress=again.append, finalists=4)
-    assert not [event for event in again if event["event"] == "epoch"]
+    assert not [event for event in again if isinstance(event, Epoch)]
 
 
 def test_finalists_come_from_every_resolution(study):
@@ -179,13 +180,13 @@ def test_fewer_finalists_are_trained_for_longer(given, expected):
 def test_the_better_half_of_the_finalists_is_trained_anew_four_times_as_long(study, tmp_path):
     events = []
     (folder,) = study.export(tmp_path / "out", finetune_epochs=8, formats=("pt2",), progress=events.append, finalists=4)
-    done = [(event["networks"], event["trial"], event.get("validation_error")) for event in events
-            if event["event"] == "finished"]  # fmt: skip
+    ended = [event for event in events if isinstance(event, Trained)]
+    done = [(one.network.networks, one.network.trial, one.figures.get("validation_error")) for one in ended]
     assert [networks for networks, _, _ in done] == [4, 4, 4, 4, 2, 2, 1]
     short, longer = sorted(done[:4], key=lambda one: one[2]), done[4:6]
     assert {trial for _, trial, _ in longer} == {trial for _, trial, _ in short[:2]}
     assert config(folder)["trial"] == done[6][1] == min(longer, key=lambda one: one[2])[1]
-    epochs = [event for event in events if event["event"] == "epoch" and event["networks"] == 2]
+    epochs = [event for event in events if isinstance(event, Epoch) and event.of.networks == 2]
     assert len(epochs) == 8
 
 

@@ -66,6 +66,6 @@ def test_what_starts_from_a_parent_is_exported_with_its_weights(tmp_path):
 def test_joint_takes_shared_weights_by_itself_and_an_unknown_evaluator_is_refused(tmp_path):
     assert create(tmp_path / "a", sampler="joint").fingerprint["evaluator"] == "shared-weights"
     assert create(tmp_path / "b", sampler="random").fingerprint["evaluator"] == "ladder"
-    with pytest.raises(ValueError, match="expected one of ladder, shared-weights"):
+    with pytest.raises(ValueError, match="expected one of auto, ladder, shared-weights"):
         create(tmp_path / "c", evaluator="supernet")
     assert not (tmp_path / "c").exists()

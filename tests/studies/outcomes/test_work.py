@@ -9,6 +9,7 @@ from secateur.studies.disk.artifacts import place_artifact
 from secateur.studies.outcomes.work import Work, Worker
 from secateur.studies.runners.serial import Serial
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import Lost
 
 
 def wide() -> Work:
@@ -31,13 +32,14 @@ def test_several_gpus_are_trained_on_in_a_ray_actor_too(monkeypatch):
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     actor = _Actor(cloudpickle.dumps(wide()), [])
-    said = {}
+    said = []
     actor.take(job("measure"))
     actor.take(None)
-    while "left" not in said:
-        said |= dict(actor.listen())
-    assert said["ready"]["gpus"] == ["4", "7"]
-    assert said["done"].outcome.attributes["devices"] == 2
+    while not said or not isinstance(said[-1], Lost):
+        said += actor.listen()
+    ready, _, end, _ = said
+    assert ready.worker.gpus == ("4", "7")
+    assert end.outcome.attributes["devices"] == 2
 
 
 def test_its_folder_is_gone_when_it_is_closed():

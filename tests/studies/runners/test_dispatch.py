@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from secateur import Candidate
-from secateur.studies.outcomes.work import JobEnd, Work
+from secateur.studies.outcomes.work import Work
 from secateur.studies.runners import dispatch
 from secateur.studies.runners.dispatch import Dispatcher
-from secateur.studies.runners.executor import Executor, Message
+from secateur.studies.runners.executor import Executor
 from secateur.studies.runners.interrupts import Interrupts
+from secateur.studies.trials.events import Begun, Epoch, Happened, JobEnd, Lost, Message, Unable
 from secateur.studies.trials.outcome import Failed, Scored
 from secateur.studies.trials.trial import Trial
 
@@ -34,7 +35,7 @@ class Needy:
 
 
 class Scripted(Executor):
-    """Says of every job what a script says: a list of `(kind, payload)`, or a function of the job that gives it."""
+    """Says of every job what a script says: a list of messages, or a function of the job that gives it."""
 
     def __init__(self, *scripts, slots=1, apart=True):
         self.slots, self.apart = slots, apart
@@ -48,7 +49,7 @@ class Scripted(Executor):
         self.jobs.append((slot, job))
         script = self.scripts.pop(0)
         said = script(job) if callable(script) else script
-        self.messages += [Message(slot=slot, kind=kind, payload=payload) for kind, payload in said]
+        self.messages += [Message(slot=slot, said=one) for one in said]
 
     def wait(self, timeout_s):
         if not self.messages:
@@ -65,7 +66,7 @@ class Scripted(Executor):
 
 
 def done(outcome=DONE, **settings):
-    return [("begun", None), ("done", JobEnd(outcome=outcome, **settings))]
+    return [Begun(), JobEnd(outcome=outcome, **settings)]
 
 
 def trial(number, weights="inherited"):
@@ -81,8 +82,8 @@ def trial(number, weights="inherited"):
     )
 
 
-LOST = [("begun", None), ("lost", "the worker was ended by SIGKILL")]
-STILLBORN = [("lost", "the worker ended with exit code 1")]
+LOST = [Begun(), Lost("the worker was ended by SIGKILL")]
+STILLBORN = [Lost("the worker ended with exit code 1")]
 
 
 def dispatcher(executor, folder, evaluation=None, **settings):
@@ -100,14 +101,14 @@ def all_of(one):
 
 
 def test_trials_go_to_free_slots_and_come_back_as_they_end(tmp_path):
-    executor = Scripted([("begun", None)], done(), done(), slots=2)
+    executor = Scripted([Begun()], done(), done(), slots=2)
     one = dispatcher(executor, tmp_path)
     for number in range(3):
         one.submit(trial(number))
     assert one.busy == 3
     first, second = one.next(), one.next()
     assert [first[0].number, second[0].number] == [1, 2] and one.busy == 1
-    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
+    executor.messages.append(Message(slot=0, said=JobEnd(outcome=DONE)))
     assert one.next() == (trial(0), DONE) and not one.busy
     assert [slot for slot, _ in executor.jobs] == [0, 1, 1]
 
@@ -152,7 +153,7 @@ def test_workers_that_never_begin_end_the_search(tmp_path, slots):
 
 
 def test_what_no_worker_can_do_ends_the_search(tmp_path):
-    one = dispatcher(Scripted([("unable", "ModuleNotFoundError: no module")]), tmp_path)
+    one = dispatcher(Scripted([Unable("ModuleNotFoundError: no module")]), tmp_path)
     one.submit(trial(0))
     with pytest.raises(RuntimeError, match="workers can't do these trials: ModuleNotFoundError"):
         one.next()
@@ -166,7 +167,7 @@ def test_an_idle_worker_that_dies_costs_nothing(tmp_path, known):
     one.submit(trial(0))
     one.next()
     if known:
-        executor.messages.append(Message(slot=0, kind="lost", payload="gone"))
+        executor.messages.append(Message(slot=0, said=Lost("gone")))
         one._step()
     one.submit(trial(1))
     assert one.next()[1] == DONE
@@ -207,7 +208,7 @@ def test_time_is_limited_from_the_begin_on(tmp_path):
     while time.monotonic() < start + 0.3:
         one._step()
     assert not executor.cancelled, "its worker is still starting"
-    executor.messages.append(Message(slot=0, kind="begun", payload=None))
+    executor.messages.append(Message(slot=0, said=Begun()))
     found, outcome = one.next()
     assert (found.number, outcome) == (0, Failed(reason="timed out: not finished within 0.1 s", seconds=0.1))
     assert executor.cancelled == [0] and one.next() == (trial(1), DONE)
@@ -227,7 +228,7 @@ def test_a_slot_that_is_slow_to_begin_is_said_once(tmp_path, monkeypatch, caplog
 
 def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e12)
-    executor = Scripted([("begun", None)])
+    executor = Scripted([Begun()])
     one = dispatcher(executor, tmp_path, timeout_s=60.0)
     one.submit(trial(0))
     one._step()
@@ -267,14 +268,15 @@ def test_artifacts_travel_once(tmp_path):
 def test_states_travel_every_time_and_events_bring_them(tmp_path):
     (tmp_path / "weights").mkdir()
     evaluation = Needy(files={0: ["weights/round-0.state"]})
-    saved = [("begun", None), ("event", {"epoch": 1, "files": {"weights/round-0.state": b"1"}}), ("lost", "gone")]
+    epoch = Epoch(of="round:0", done=1, total=2, loss=0.5)
+    saved = [Begun(), Happened(event=epoch, files={"weights/round-0.state": b"1"}), Lost("gone")]
     seen, executor = [], Scripted(saved, done(files={"weights/round-0.state": None}))
-    one = dispatcher(executor, tmp_path, evaluation, board=seen.append)
+    one = dispatcher(executor, tmp_path, evaluation, status=seen.append)
     one.submit(trial(0))
     one.next()
     assert [dict(job.files) for _, job in executor.jobs] == [{}, {"weights/round-0.state": b"1"}]
     assert not (tmp_path / "weights" / "round-0.state").exists()
-    assert [event["event"] for event in seen] == [
+    assert [event.change for event in seen] == [
         "open",
         "started",
         "begun",
@@ -284,7 +286,7 @@ def test_states_travel_every_time_and_events_bring_them(tmp_path):
         "begun",
         "ended",
     ]
-    assert seen[3]["epoch"] == 1 and "files" not in seen[3] and seen[5]["attempt"] == 2
+    assert seen[3].doing.epoch == epoch and seen[5].doing.attempt == 2 and seen[5].doing.epoch is None
 
 
 def test_artifacts_cannot_leave_their_folder(tmp_path):
@@ -318,14 +320,14 @@ def test_a_round_that_cannot_be_trained_ends_the_search(tmp_path):
 
 def test_asked_to_stop_it_lets_running_trials_end(tmp_path):
     interrupts = Interrupts()
-    executor = Scripted([("begun", None)], done())
+    executor = Scripted([Begun()], done())
     one = dispatcher(executor, tmp_path, interrupts=interrupts)
     one.submit(trial(0))
     one.submit(trial(1))
     one._step()
     interrupts.asked = True
     one._step()
-    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
+    executor.messages.append(Message(slot=0, said=JobEnd(outcome=DONE)))
     assert one.next() == (trial(0), DONE)
     with pytest.raises(KeyboardInterrupt):
         one.next()
@@ -334,12 +336,12 @@ def test_asked_to_stop_it_lets_running_trials_end(tmp_path):
 
 def test_what_ended_while_a_round_waited_is_not_lost(tmp_path):
     interrupts = Interrupts()
-    executor = Scripted([("begun", None)])
+    executor = Scripted([Begun()])
     one = dispatcher(executor, tmp_path, interrupts=interrupts)
     one.submit(trial(0))
     one._step()
     interrupts.asked = True
-    executor.messages.append(Message(slot=0, kind="done", payload=JobEnd(outcome=DONE)))
+    executor.messages.append(Message(slot=0, said=JobEnd(outcome=DONE)))
     with pytest.raises(KeyboardInterrupt):
         one.submit(trial(1, "round:0"))
     assert one.rest() == [(trial(0), DONE)] and one.rest() == []
@@ -347,17 +349,17 @@ def test_what_ended_while_a_round_waited_is_not_lost(tmp_path):
 
 def test_nobody_asked_and_nothing_runs(tmp_path):
     one = dispatcher(Scripted(), tmp_path)
-    one.heed()
+    one.check_interrupt()
     one._interrupts.asked = True
     with pytest.raises(KeyboardInterrupt):
-        one.heed()
+        one.check_interrupt()
 
 
 def test_a_board_that_fails_is_said_once(tmp_path, caplog):
-    def board(event):
+    def status(event):
         raise OSError("no space left on device")
 
-    one = dispatcher(Scripted(done(), done()), tmp_path, board=board)
+    one = dispatcher(Scripted(done(), done()), tmp_path, status=status)
     with caplog.at_level(logging.WARNING, logger="secateur"):
         for number in range(2):
             one.submit(trial(number))

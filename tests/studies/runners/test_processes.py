@@ -22,6 +22,7 @@ from secateur.studies.disk.scratch import Scratch, sweep
 from secateur.studies.runners.process_worker import pickled
 from secateur.studies.runners.processes import Processes, _Process, layout
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import Begun, Happened, JobEnd, Lost, Ready, WorkerInfo
 
 
 def create(path, **changes):
@@ -164,7 +165,7 @@ class Wired:
         self.alive, self.death = multiprocessing.Pipe(duplex=False)
         self.heard = queue.SimpleQueue()
         self.one = _Process(
-            SimpleNamespace(sentinel=self.alive.fileno()), jobs, reports, lambda one, *said: self.heard.put(said)
+            SimpleNamespace(sentinel=self.alive.fileno()), jobs, reports, lambda one, said: self.heard.put(said)
         )
 
     def end(self):
@@ -180,12 +181,12 @@ def test_large_messages_in_both_directions_at_once():
     worker, large = Wired(), os.urandom(20_000_000)
     worker.one.post(large)
     worker.one.post(b"more")
-    worker.reports.send_bytes(pickled(("event", large)))  # before it reads anything
+    worker.reports.send_bytes(pickled(Happened(event=large)))  # before it reads anything
     assert worker.jobs.recv_bytes() == large and worker.jobs.recv_bytes() == b"more"
-    worker.reports.send_bytes(pickled(("ready", None)))
-    worker.reports.send_bytes(pickled(("done", None)))
+    worker.reports.send_bytes(pickled(Ready(worker=WorkerInfo())))
+    worker.reports.send_bytes(pickled(JobEnd()))
     worker.reports.close()
-    assert [worker.heard.get(timeout=10) for _ in range(3)] == [("event", large), ("done", None), ("lost", None)]
+    assert [worker.heard.get(timeout=10) for _ in range(3)] == [Happened(event=large), JobEnd(), Lost("")]
     assert worker.one.ready
     worker.jobs.close()
     worker.one.post(b"this is not read")
@@ -194,26 +195,25 @@ def test_large_messages_in_both_directions_at_once():
 
 def test_part_of_a_message_is_no_message():
     worker = Wired()
-    whole = pickled(("done", None))
+    whole = pickled(JobEnd())
     worker.reports.send_bytes(whole)
     os.write(worker.reports.fileno(), len(whole).to_bytes(4, "big") + whole[:5])
     worker.reports.close()
-    assert [worker.heard.get(timeout=10) for _ in range(2)] == [("done", None), ("lost", None)]
+    assert [worker.heard.get(timeout=10) for _ in range(2)] == [JobEnd(), Lost("")]
     worker.end()
 
 
 def test_a_death_is_noticed_though_something_holds_the_pipe_open():
     worker = Wired()
-    worker.reports.send_bytes(pickled(("begun", None)))
-    assert worker.heard.get(timeout=10) == ("begun", None)
+    worker.reports.send_bytes(pickled(Begun()))
+    assert worker.heard.get(timeout=10) == Begun()
     worker.death.close()
-    assert worker.heard.get(timeout=10) == ("lost", None)
+    assert worker.heard.get(timeout=10) == Lost("")
     worker.end()
 
 
 def test_what_cannot_be_read_is_a_loss_that_says_so():
     worker = Wired()
     worker.reports.send_bytes(b"no pickle")
-    kind, why = worker.heard.get(timeout=10)
-    assert kind == "lost" and "can't be read (UnpicklingError" in why
+    assert "can't be read (UnpicklingError" in worker.heard.get(timeout=10).why
     worker.end()

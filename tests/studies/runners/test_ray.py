@@ -22,6 +22,7 @@ from scripted import create, job
 from secateur.studies.runners.ray.actors import Actors
 from secateur.studies.runners.ray.cluster import Cluster, plan
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import Begun, Happened, JobEnd, Lost, Unable, WorkerInfo
 
 ray = pytest.importorskip("ray")
 
@@ -40,14 +41,14 @@ def cluster():
         signal.signal(signal.SIGTERM, before)
 
 
-def until(actors: Actors, slot: int, *kinds: str, within_s: float = 180.0):
+def until(actors: Actors, slot: int, *kinds: type, within_s: float = 180.0):
     """What the slot said, up to the first message of such a kind."""
     found, late = [], time.monotonic() + within_s
     while time.monotonic() < late:
         for message in actors.wait(1.0):
             if message.slot == slot:
                 found.append(message)
-                if message.kind in kinds:
+                if isinstance(message.said, kinds):
                     return found
     raise AssertionError(f"slot {slot} said only {found}")
 
@@ -78,27 +79,27 @@ def test_actors_are_replaced_and_slots_stay(cluster):
     try:
         actors.open(scripted.work(), print)
         actors.submit(0, job("answer"))
-        said = until(actors, 0, "done")
-        assert [message.kind for message in said] == ["begun", "event", "done"]
-        assert said[1].payload == {"epoch": 1, "epochs": 1, "loss": 0.5, "files": {}}
+        said = until(actors, 0, JobEnd)
+        assert [type(message.said) for message in said] == [Begun, Happened, JobEnd]
+        assert said[1].said == Happened(event=scripted.EPOCH)
         first = actors.describe(0)
-        assert first["pid"] == said[2].payload.outcome.attributes["pid"] and first["gpus"] == []
+        assert first.pid == said[2].said.outcome.attributes["pid"] and first.gpus == ()
         actors.submit(0, job("raise"))
-        assert until(actors, 0, "done")[-1].payload.transient
+        assert until(actors, 0, JobEnd)[-1].said.transient
         assert actors.describe(0) == first
 
         actors.submit(0, job("die"))
-        (*_, lost) = until(actors, 0, "lost")
-        assert "its worker process has died" in lost.payload
+        (*_, lost) = until(actors, 0, Lost)
+        assert "its worker process has died" in lost.said.why
         actors.submit(0, job("hang"))
-        until(actors, 0, "begun")
+        until(actors, 0, Begun)
         actors.cancel(0)
         actors.submit(0, job("answer"))
-        assert [message.kind for message in until(actors, 0, "done")] == ["begun", "event", "done"]
+        assert [type(message.said) for message in until(actors, 0, JobEnd)] == [Begun, Happened, JobEnd]
 
-        os.kill(actors.describe(0)["pid"], signal.SIGKILL)
-        assert until(actors, 0, "lost")
-        assert actors.describe(0) == {}
+        os.kill(actors.describe(0).pid, signal.SIGKILL)
+        assert until(actors, 0, Lost)
+        assert actors.describe(0) == WorkerInfo()
     finally:
         actors.close()
         actors.close()
@@ -130,8 +131,8 @@ def test_what_workers_cannot_import_is_said_at_once(cluster, tmp_path, monkeypat
     actors = Actors(Runner(kind="ray", workers=1))
     try:
         actors.open(replace(scripted.work(), evaluation=module.Hidden()), print)
-        (said,) = until(actors, 0, "unable")
-        assert said.payload == "ModuleNotFoundError: No module named 'nowhere'"
+        (said,) = until(actors, 0, Unable)
+        assert said.said.why == "ModuleNotFoundError: No module named 'nowhere'"
     finally:
         actors.close()
 
@@ -190,7 +191,7 @@ def test_interrupts_on_a_cluster_of_its_own(tmp_path, times):
     ) as process:
         workers: list[int] = []
         while len(workers) < 2:
-            assert process.stdout is not None and process.stdout.readline().startswith("trial")
+            assert process.stdout is not None and "trials:" in process.stdout.readline()
             slots = json.loads((tmp_path / "study" / "slots.json").read_text())["slots"]
             workers = [slot["pid"] for slot in slots if "pid" in slot]
         late = time.monotonic() + 30

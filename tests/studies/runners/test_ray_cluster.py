@@ -12,6 +12,7 @@ from scripted import Sleeper, create
 
 from secateur.studies.runners.ray.actors import Actors
 from secateur.studies.settings.runner import Runner
+from secateur.studies.trials.events import JobEnd
 
 ray = pytest.importorskip("ray")
 
@@ -45,17 +46,17 @@ def test_shares_of_gpus(nodes):
         late = time.monotonic() + 120
         while len(seen) < 4 and time.monotonic() < late:
             actors.wait(1.0)
-            seen = {slot: facts for slot in range(4) if (facts := actors.describe(slot))}
-        assert len({facts["pid"] for facts in seen.values()}) == 4
-        assert all(facts["gpus"] == ["0"] for facts in seen.values())  # each node has one
+            seen = {slot: facts for slot in range(4) if (facts := actors.describe(slot)).pid is not None}
+        assert len({facts.pid for facts in seen.values()}) == 4
+        assert all(facts.gpus == ("0",) for facts in seen.values())  # each node has one
         for slot in range(4):
             actors.submit(slot, scripted.job("answer", slot))
         done: dict[int, dict] = {}
         while len(done) < 4 and time.monotonic() < late:
             for message in actors.wait(1.0):
-                if message.kind == "done":
-                    done[message.slot] = message.payload.outcome.attributes
-        assert {slot: found["pid"] for slot, found in done.items()} == {slot: seen[slot]["pid"] for slot in range(4)}
+                if isinstance(message.said, JobEnd):
+                    done[message.slot] = message.said.outcome.attributes
+        assert {slot: found["pid"] for slot, found in done.items()} == {slot: seen[slot].pid for slot in range(4)}
         assert all(found["gpus"] == "0" for found in done.values())
     finally:
         actors.close()
@@ -85,10 +86,10 @@ def test_a_node_goes_and_another_comes_in_mid_search(nodes, tmp_path):
 
     def look(event):
         nonlocal removed, added
-        workers = frozenset(facts["pid"] for slot in range(2) if (facts := actors.describe(slot)))
+        workers = frozenset(facts.pid for slot in range(2) if (facts := actors.describe(slot)).pid is not None)
         if removed == float("inf"):
             both.add(workers)
-            if len(workers) == 2 and event["done"] >= 8:
+            if len(workers) == 2 and event.done >= 8:
                 cluster.remove_node(first, allow_graceful=False)
                 removed = time.monotonic()
         elif added == float("inf"):

@@ -20,7 +20,7 @@ from tune_parts import Napping, Odd, create
 from secateur import Study, Training
 from secateur.studies.outcomes.work import Job
 from secateur.studies.runners.ray.tune import Tune
-from secateur.studies.runners.ray.tune_worker import _Bench
+from secateur.studies.runners.ray.tune_worker import WorkerThread
 from secateur.studies.settings.runner import Runner
 from secateur.studies.trials.outcome import Scored
 
@@ -122,7 +122,7 @@ def test_an_interrupt_finishes_what_runs_and_a_second_one_leaves(tmp_path, clust
     study, tune = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds)), Tune(TWO)
 
     def interrupt():
-        while not (tune.describe(0) and tune.describe(1)):
+        while not (tune.describe(0).pid and tune.describe(1).pid):
             time.sleep(0.05)
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGINT)
@@ -192,7 +192,7 @@ def test_idle_workers_that_die_are_replaced(tmp_path, cluster):
     killed = []
 
     def kill(event):
-        if event["done"] == 4:  # a batch has ended, and nothing runs
+        if event.done == 4:  # a batch has ended, and nothing runs
             for path in (tmp_path / "pids").iterdir():
                 os.kill(int(path.name), signal.SIGKILL)
                 killed.append(path.name)
@@ -248,7 +248,7 @@ def bench(tmp_path):
     study = create(tmp_path / "a", evaluator=chatty)
     study.run(1)
     trial = study._ledger.trials[0]
-    made = _Bench(study._engine.work({}), gpus=0)
+    made = WorkerThread(study._engine.work({}), gpus=0)
     chatty.ended = 0
     return made, chatty, Job(trial=replace(trial, outcome=None))
 
@@ -262,8 +262,8 @@ def test_a_result_an_epoch_and_a_last_one_with_the_report(tmp_path):
             True
         ]
         assert [one["loss"] for one in found[:3]] == [1.0, 1 / 2, 1 / 3]
-        kind, report = found[3]["secateur"]
-        assert kind == "done" and report.outcome.error == found[3]["error"] and isinstance(report.outcome, Scored)
+        end, _ = found[3]["secateur"]
+        assert end.outcome.error == found[3]["error"] and isinstance(end.outcome, Scored)
         assert len({frozenset(one) - {"state", "attributes"} for one in found}) == 1  # one header for Tune's CSV
     made.close()
 
@@ -288,5 +288,5 @@ def test_what_would_end_a_process_loses_the_worker_and_what_is_wrong_fails_the_t
             with pytest.raises(RuntimeError, match="SystemExit: enough"):
                 made.step()
         else:
-            assert made.step()["secateur"][1].outcome.reason == "ValueError: a bad network"
+            assert made.step()["secateur"][0].outcome.reason == "ValueError: a bad network"
     made.close()

@@ -1,13 +1,17 @@
 """What the terminal shows, from plain values."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+from handmade import trial
 
+from secateur.studies.trials.events import TrialEnded
+from secateur.studies.trials.outcome import Failed
 from secateur.studies.views.gpus import parsed
 from secateur.studies.views.terminal import Style
-from secateur.studies.views.text import bar_line, event_line, exported_text, front_text, standing_line, standing_text
+from secateur.studies.views.text import exported_text, front_text, standing_line, standing_text
 
 SLOT = {"slot": 0, "state": "busy", "trial": 12, "training": False, "attempt": 1, "seconds": 35.0}
 DRIVER = {"pid": 42, "host": "box", "state": "running", "heard_s": 1.0, "elapsed_s": 700.0, "goal": 200, "told": 9}
@@ -130,10 +134,9 @@ def test_gpus_are_picked_by_number_or_name():
 
 
 def test_a_trial_says_how_many_others_run():
-    last = {"error": 0.1, "reason": None, "macs": 1000.0}
-    event = {"event": "trial", "done": 3, "total": 9, "left": 6, "eta": 60.0, "best": None, "last": last}
-    assert event_line(event | {"running": 3}) == "3/9 trials: error 10.00%, 1 k MACs; 3 running; 60 s left"
-    assert event_line(event | {"running": 0}) == "3/9 trials: error 10.00%, 1 k MACs; 60 s left"
+    event = TrialEnded(last=trial(2, 0.1, 1000.0), best=None, done=3, total=9, eta=60.0, running=3)
+    assert str(event) == "3/9 trials: error 10.00%, 1 k MACs; 3 running; 60 s left"
+    assert str(replace(event, running=0)) == "3/9 trials: error 10.00%, 1 k MACs; 60 s left"
 
 
 def test_a_sparkline_of_the_errors_and_of_the_front():
@@ -244,12 +247,11 @@ def test_exported_networks():
 
 
 def test_beside_a_bar_the_time_left_is_always_seen():
-    last, best = {"error": 0.1234, "reason": None, "macs": 4.2e6}, {"error": 0.0987, "trial": 1234}
-    event = {"event": "trial", "done": 1500, "total": 2000, "left": 500, "eta": 43_200.0, "best": best, "last": last}
-    said = bar_line(event | {"running": 16})
-    assert said == "1500/2000 trials; best 9.87% (trial 1234); last 12.34%; 16 running; 12 h 0 min left"
-    failed = {"error": None, "reason": "x" * 500, "macs": 1.0}
-    assert bar_line(event | {"best": None, "last": failed, "running": 0}) == (
+    last, best = trial(1499, 0.1234, 4.2e6), trial(1234, 0.0987, 4.2e6)
+    event = TrialEnded(last=last, best=best, done=1500, total=2000, eta=43_200.0, running=16)
+    assert event.short == "1500/2000 trials; best 9.87% (trial 1234); last 12.34%; 16 running; 12 h 0 min left"
+    failed = replace(last, outcome=Failed(reason="x" * 500))
+    assert replace(event, best=None, last=failed, running=0).short == (
         "1500/2000 trials; none within the budget yet; last failed; 12 h 0 min left"
     )
-    assert len(event_line(event | {"last": failed})) < 300
+    assert len(str(replace(event, last=failed))) < 300

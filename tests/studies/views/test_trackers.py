@@ -11,6 +11,7 @@ import pytest
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
+from secateur.studies.trials.events import TrialEnded
 from secateur.studies.trials.folder import read_study_json
 from secateur.studies.views import trackers
 from secateur.studies.views.trackers import TRACKERS, Trackers
@@ -71,7 +72,7 @@ def test_every_trial_is_told_once_and_a_resumed_study_tells_the_others(tmp_path,
         assert figures["error"] == table.error[number] and figures["macs"] == table.macs[number]
         assert all(isinstance(value, float) for value in figures.values())
     assert kept[8]["best_error"] == study.front().error.min()
-    assert sum(event["event"] == "trial" for event in events) == 9
+    assert sum(isinstance(event, TrialEnded) for event in events) == 9
 
 
 @pytest.mark.parametrize("bad", [OSError("https://me:s3cret@host/ is away"), SystemExit("key s3cret"), BaseException()])

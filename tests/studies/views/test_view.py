@@ -11,7 +11,7 @@ import pytest
 from sleeper import create, start
 
 from secateur.__main__ import main
-from secateur.studies.runners import board
+from secateur.studies.runners import slots
 from secateur.studies.views import view
 from secateur.studies.views.view import View
 
@@ -90,7 +90,7 @@ def test_a_killed_search_does_not_run(killed, capsys):
 
 def test_a_search_is_followed_to_its_end(tmp_path, capsys, monkeypatch):
     """`--watch` sees the search of another thread run, and ends by itself."""
-    monkeypatch.setattr(board, "_EVERY_S", 0.02)
+    monkeypatch.setattr(slots, "_EVERY_S", 0.02)
     study = create(tmp_path / "s", 0.1)
     thread = threading.Thread(target=lambda: study.run(30))
     thread.start()

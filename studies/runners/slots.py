@@ -1,6 +1,6 @@
 """What the slots of a running search do, in a file that others may look at: `slots.json` in the study's folder.
 
-Nothing of a search depends on it: what can't be written is left out. `Board` writes, `drivers` reads.
+Nothing of a search depends on it: what can't be written is left out. `SlotStatus` writes, `drivers` reads.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
 from ..disk.liveness import alive
+from ..trials.events import SlotChanged
 
 logger = logging.getLogger("secateur")
 
-DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see lock.py); how the boards' files begin
+DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see lock.py); how the files of drivers begin
 
 _EVERY_S = 1.0  # the file is written no more often
 _ALIVE_S = 5.0  # and no more seldom: who reads it elsewhere sees that the driver lives
 _SILENT_S = 120.0  # a driver that wrote nothing for so long may be gone; network file systems show files late
-_KINDS = {"open": "free", "started": "busy", "begun": "busy", "epoch": "busy", "ended": "free", "lost": "lost"}
-_JOB = ("trial", "training", "attempt", "epoch", "epochs", "loss")
 
 
 @final
-class Board:
+class SlotStatus:
     """Takes the dispatcher's events and keeps what every slot does now.
 
     A thread of its own writes the file, so that no event waits for a disk, and the last one is seen also when none
@@ -49,7 +49,7 @@ class Board:
         self._goal = goal
         self._began = time.monotonic()
         self._told = 0
-        self._slots: dict[int, dict[str, Any]] = {}
+        self._slots: dict[int, tuple[SlotChanged, float]] = {}  # with when it began
         self._lock = threading.Lock()
         self._changed = False
         self._closing = threading.Event()
@@ -60,20 +60,16 @@ class Board:
     def running(self) -> int:
         """How many slots do something."""
         with self._lock:
-            return sum(slot["state"] == "busy" for slot in self._slots.values())
+            return sum(event.state == "busy" for event, _ in self._slots.values())
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: SlotChanged) -> None:
         """Note what a slot does."""
         now = time.monotonic()
-        state = _KINDS.get(event["event"], "busy")
-        job = {name: event[name] for name in _JOB if name in event} if state != "free" else {}
-        place = {name: event[name] for name in ("pid", "host", "gpus") if name in event}
-        slot = {"slot": event["slot"], "state": state, **job, **place}
         with self._lock:
-            before = self._slots.get(event["slot"], {})
+            before, since = self._slots.get(event.slot, (None, now))
             # A trial's time begins with its attempt, and goes on from epoch to epoch.
-            goes_on = event["event"] == "epoch" and before.get("state") == "busy"
-            self._slots[event["slot"]] = slot | {"since": before["since"] if goes_on else now}
+            goes_on = event.change == "epoch" and before is not None and before.state == "busy"
+            self._slots[event.slot] = event, since if goes_on else now
             self._changed = True
         if self._thread is None:
             self._start()
@@ -88,12 +84,12 @@ class Board:
         """Nothing runs any more."""
         self._closing.set()
         if self._thread is not None and self._thread.is_alive():
-            self._thread.join(_ALIVE_S)  # a disk that hangs keeps nobody
+            self._thread.join(_ALIVE_S)  # a disk that hangs holds nothing up
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._keep, name="secateur-board", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="secateur-slots", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # the system has no room for a thread
@@ -127,8 +123,8 @@ class Board:
                 "goal": self._goal,
                 "told": told,
                 "elapsed_s": round(now - self._began, 3),
-                # Ages instead of moments: they stay right when somebody sets the clock.
-                "slots": [_plain(slot, now) for slot in slots],
+                # Ages instead of moments: they stay right when the clock is set.
+                "slots": [_plain(event, now - since) for event, since in slots],
             }
             # Not flushed to the disk: it is worth nothing after a power cut, and written once a second.
             aside.write_text(json.dumps(said, default=str), encoding="utf-8")
@@ -148,7 +144,7 @@ def drivers(folder: Path) -> list[dict[str, Any]]:
     """Who runs the study in a folder, and what their slots do, as far as can be seen from this machine.
 
     Each is `{"pid", "host", "state", "heard_s", "elapsed_s", "goal", "told", "slots"}`. `state` is `"running"`;
-    `"silent"` where nothing was heard for two minutes; or `"gone"`: the process is no more. `heard_s` seconds ago it
+    `"silent"` where it wrote nothing for two minutes; or `"gone"`: the process is no more. `heard_s` seconds ago it
     wrote last, `elapsed_s` after its run began, having told `told` trials of the `goal`; all None, and no slots, where
     it wrote nothing yet. A slot is `{"slot", "state", "seconds", ...}`: `"free"`, `"busy"` or `"lost"` (its worker
     died) for so long, with `"trial"`, `"training"`, `"attempt"`, `"epoch"`, `"epochs"`, `"loss"`, `"pid"`, `"host"`
@@ -163,32 +159,36 @@ def drivers(folder: Path) -> list[dict[str, Any]]:
     return [_driver(own if own is not None and fits else holder)]
 
 
-def _driver(board: Mapping[str, Any]) -> dict[str, Any]:
-    written = board.get("written")
+def _driver(note: Mapping[str, Any]) -> dict[str, Any]:
+    written = note.get("written")
     # A clock that is set back, or another machine's, must not make times negative.
     heard_s = max(0.0, time.time() - written) if isinstance(written, int | float) else None
-    gone = board["host"] == platform.node() and not alive(board["pid"])
+    gone = note["host"] == platform.node() and not alive(note["pid"])
     silent = heard_s is not None and heard_s > _SILENT_S
-    slots = [slot for slot in board.get("slots", []) if isinstance(slot, dict) and "slot" in slot]
+    slots = [slot for slot in note.get("slots", []) if isinstance(slot, dict) and "slot" in slot]
     return {
-        "pid": board["pid"],
-        "host": board["host"],
+        "pid": note["pid"],
+        "host": note["host"],
         "state": "gone" if gone else "silent" if silent else "running",
         "heard_s": heard_s,
-        "elapsed_s": board.get("elapsed_s"),
-        "goal": board.get("goal"),
-        "told": board.get("told"),
+        "elapsed_s": note.get("elapsed_s"),
+        "goal": note.get("goal"),
+        "told": note.get("told"),
         "slots": [] if gone else [slot | {"seconds": slot.get("seconds", 0.0) + (heard_s or 0.0)} for slot in slots],
     }
 
 
-def _plain(slot: Mapping[str, Any], now: float) -> dict[str, Any]:
-    found = {name: value for name, value in slot.items() if name != "since"} | {
-        "seconds": round(now - slot["since"], 3)
-    }
-    if "loss" in found and not math.isfinite(found["loss"]):
-        found["loss"] = None  # JSON knows no NaN
-    return found
+def _plain(event: SlotChanged, seconds: float) -> dict[str, Any]:
+    """What the file says of a slot; see `drivers`."""
+    found: dict[str, Any] = {"slot": event.slot, "state": event.state}
+    if event.doing is not None and event.state != "free":
+        doing, epoch = event.doing, event.doing.epoch
+        found |= {"trial": doing.trial, "training": doing.training, "attempt": doing.attempt}
+        if epoch is not None:  # JSON knows no NaN
+            loss = epoch.loss if math.isfinite(epoch.loss) else None
+            found |= {"epoch": epoch.done, "epochs": epoch.total, "loss": loss}
+    known = {name: value for name, value in asdict(event.worker).items() if value is not None}
+    return found | known | {"seconds": round(seconds, 3)}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

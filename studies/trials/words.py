@@ -1,0 +1,45 @@
+"""Numbers and times as a terminal shows them."""
+
+from __future__ import annotations
+
+
+def percent(error: float) -> str:
+    """An error for people.
+
+    >>> percent(0.12345)
+    '12.35%'
+    """
+    return f"{100 * error:.2f}%"
+
+
+def count(value: float) -> str:
+    """A large number for people.
+
+    >>> count(4_200_000), count(12)
+    ('4.2 M', '12')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(7), duration(130), duration(7300)
+    ('7 s', '2 min', '2 h 2 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, cut at its end where it is longer.
+
+    >>> shortened("a long name", 8)
+    'a lon...'
+    """
+    return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -10,8 +10,7 @@ import numpy as np
 from ..spaces import Candidate, within
 
 if TYPE_CHECKING:
-    from ..spaces import Space
-    from ..spaces.costs.model import CostTable
+    from ..spaces import CostTable, Space
 
 DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15  # EfficientNet's: depth * width^2 * resolution^2 is about 2 for a step up
 _STEP = 1 / 64

@@ -9,17 +9,20 @@ group with one width; blocks that may be dropped form stages; several input side
     candidate = space.uniform(width=0.5)
     print(space.costs([candidate]))
     small = build(model, space, candidate)
+
+Start at `space.py`. Tracing goes through `tracing/` (which uses `graph/`, `channels/`, `cutting/` and `costs/`), a
+candidate's network through `networks/build.py`; `repair.py` and `allocation.py` find candidates within limits.
 """
 
 from typing import TYPE_CHECKING
 
 from ..lazy import face
-from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
-from .repair import repair, within  # a name that is a module's too would be that one, were it found late
+from .repair import repair, within  # not late: the name `repair` would be found as the module's
 
 if TYPE_CHECKING:
-    from .budget import COSTS, Budget
-    from .candidate import Axis, Candidate
+    from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
+    from .budget import COSTS, Budget, CostTable
+    from .candidate import Axis, Candidate, Encoded
     from .channels.layout import Group
     from .cutting.surgery import Cut, assemble
     from .cutting.tensors import Scores, check_scores, copied, named_tensors, unit_sums
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
     from .networks.masked import verify
-    from .space import Encoded, Space
+    from .space import Space
     from .tracing.layers import Layer, Norm
 else:
     __getattr__, __dir__ = face(__name__)
@@ -40,6 +43,7 @@ __all__ = [
     "Axis",
     "Budget",
     "Candidate",
+    "CostTable",
     "Cut",
     "Encoded",
     "Group",

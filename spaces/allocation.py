@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .candidate import Candidate
-
-if TYPE_CHECKING:
-    from .cutting.tensors import Scores
-    from .space import Space
-
-from .repair import Encoded, check_limits, repair, within
+from .candidate import Candidate, Encoded
+from .cutting.tensors import Scores
+from .repair import check_limits, repair, within
+from .space import Space
 
 NORMALISATIONS = ("none", "mean", "max", "macs")
 """What each group's scores may be divided by before one threshold is laid over all of them; see `normalised`."""

@@ -6,6 +6,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Encoded = npt.NDArray[np.int64]
+"""`(n, d)` candidates as integers, in the order of the axes."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -46,7 +52,7 @@ class Candidate(tuple[int, ...]):
 
     def __new__(cls, values: Iterable[int]) -> Candidate:
         """Any iterable of integers; numpy's and torch's are turned into plain ones."""
-        return super().__new__(cls, (int(value) for value in values))
+        return super().__new__(cls, map(int, values))
 
     @property
     def key(self) -> str:

@@ -6,15 +6,15 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .budget import Budget
+from .candidate import Axis
 from .channels.layout import Group
-
-if TYPE_CHECKING:
-    from .space import Space
+from .graph.network import Side
+from .repair import Costed
 
 COLUMNS = 80
 SAMPLES = 10_000
@@ -23,14 +23,38 @@ BUDGETED = ("macs", "params", "peak_bytes")
 MANY = 20  # groups; from there on alike ones share a line
 
 
-def facts(space: Space, budget: Budget | None = None) -> dict[str, Any]:
+class Described(Costed, Protocol):
+    """What is shown: a space."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """What may be chosen."""
+
+    @property
+    def frozen(self) -> Mapping[str, str]:
+        """`{module: reason}` of what is left whole."""
+
+    @property
+    def traced_side(self) -> Side:
+        """The largest side."""
+
+    @property
+    def side_multiple(self) -> int:
+        """Sides that are smaller by it are taken too."""
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Operators without a cost formula."""
+
+
+def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
     """What `describe` shows, and every list whole, as plain values.
 
     Args:
         space: the traced space.
         budget: limits to hold against it.
     """
-    unknown = list(space.cost_model.unknown)
+    unknown = list(space.uncounted)
     found: dict[str, Any] = {
         "axes": {axis.name: list(axis.choices) for axis in space.axes},
         "groups": [
@@ -40,17 +64,16 @@ def facts(space: Space, budget: Budget | None = None) -> dict[str, Any]:
         "stages": [{"name": s.name, "blocks": list(s.blocks), "order": list(s.order)} for s in space.stages],
         "resolutions": [list(side) for side in space.resolutions],
         "traced_side": list(space.traced_side),
-        "side_multiple": getattr(space, "side_multiple", None),
+        "side_multiple": space.side_multiple,
         "frozen": dict(space.frozen),
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
         "unknown": unknown,
     }
     if unknown:
         return found
-    ends = space.cost_table([space.smallest, space.full])
     sampled = space.cost_table(_drawn(space))
-    full = {name: int(costs[1]) for name, costs in ends.items()}
-    found["smallest"] = {name: int(costs[0]) for name, costs in ends.items()}
+    full = {name: int(cost) for name, cost in space.full_costs.items()}
+    found["smallest"] = {name: int(cost) for name, cost in space.smallest_costs.items()}
     found["full"] = full
     found["sampled"] = SAMPLES
     found["within"] = {
@@ -61,7 +84,7 @@ def facts(space: Space, budget: Budget | None = None) -> dict[str, Any]:
     return found
 
 
-def describe(space: Space, budget: Budget | None = None) -> str:
+def describe(space: Described, budget: Budget | None = None) -> str:
     """Groups, stages, resolutions, what is frozen and why, and the range of every cost; fits 80 columns.
 
     Args:
@@ -75,7 +98,7 @@ def describe(space: Space, budget: Budget | None = None) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _drawn(space: Space) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _drawn(space: Described) -> np.ndarray[Any, np.dtype[np.int64]]:
     """`(SAMPLES, d)` candidates, each axis drawn evenly."""
     random = np.random.default_rng(0)
     columns = [random.choice(axis.choices, size=SAMPLES) for axis in space.axes]
@@ -105,7 +128,7 @@ def _held(budget: Budget, found: Mapping[str, Any], sampled: Mapping[str, Any]) 
 # --- parts of the text ------------------------------------------------------------------------------------------------
 
 
-def _axes(space: Space, found: Mapping[str, Any]) -> list[str]:
+def _axes(space: Described, found: Mapping[str, Any]) -> list[str]:
     kinds = [axis.kind for axis in space.axes]
     counts = [
         (kinds.count("width"), "width"),
@@ -117,9 +140,9 @@ def _axes(space: Space, found: Mapping[str, Any]) -> list[str]:
     return [f"{axes}: {_count(found['combinations'])}", _resolution(space)]
 
 
-def _resolution(space: Space) -> str:
-    multiple = getattr(space, "side_multiple", None)
-    legal = {None: "", 0: "; it takes no other", 1: "; it takes any"}.get(multiple, f"; it takes steps of {multiple}")
+def _resolution(space: Described) -> str:
+    multiple = space.side_multiple
+    legal = {0: "; it takes no other", 1: "; it takes any"}.get(multiple, f"; it takes steps of {multiple}")
     sides = space.resolutions or ((space.traced_side,) if space.traced_side else ())
     if not sides:
         return "resolution: the input has no sides"
@@ -152,7 +175,7 @@ def _alike(groups: Sequence[Group], pattern: Callable[[str], str]) -> list[list[
     return list(found.values())
 
 
-def _depths(space: Space) -> list[str]:
+def _depths(space: Described) -> list[str]:
     if not space.stages:
         return []
     rows = [("depth of", "blocks", "dropped in this order")]

@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .candidate import Candidate
+from .budget import CostTable
+from .candidate import Candidate, Encoded
 
 if TYPE_CHECKING:
-    from .costs.model import CostTable
-    from .space import Space
+    from .channels.layout import Group
+    from .graph.blocks import Stage
+    from .graph.network import Side
 
-Encoded = npt.NDArray[np.int64]
 STEPS = 128
 
 
-def check_limits(space: Space, limits: Mapping[str, float]) -> None:
+class Costed(Protocol):
+    """What is repaired: candidates and what they cost. A `Space` is one."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The first axes choose their widths."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The next axes choose how many of their blocks stay."""
+
+    @property
+    def resolutions(self) -> tuple[Side, ...]:
+        """The last axis chooses one of these, where there are any."""
+
+    @property
+    def smallest(self) -> Candidate:
+        """The least choice on every axis."""
+
+    @property
+    def full_costs(self) -> Mapping[str, float]:
+        """Costs of the full network, by name."""
+
+    @property
+    def smallest_costs(self) -> Mapping[str, float]:
+        """Costs of the smallest network, by name."""
+
+    def check(self, candidate: Sequence[int]) -> Candidate:
+        """The candidate, if it is a legal choice on every axis."""
+
+    def canonical(self, candidate: Sequence[int]) -> Candidate:
+        """The same network's one name."""
+
+    def cost_table(self, candidates: Sequence[Candidate] | Encoded) -> dict[str, Encoded]:
+        """`(n,)` costs by name."""
+
+
+def check_limits(space: Costed, limits: Mapping[str, float]) -> None:
     """Raise a ValueError with the reachable range where even the smallest network is over a limit."""
-    costs = space.cost_table([space.smallest, space.full])
     for name, limit in limits.items():
-        if name in costs and costs[name][0] > limit:
-            least, full = int(costs[name][0]), int(costs[name][1])
+        if name in space.smallest_costs and space.smallest_costs[name] > limit:
+            least, full = int(space.smallest_costs[name]), int(space.full_costs[name])
             raise ValueError(
                 f"budget {name}={limit:g} is below the smallest network of this space: reachable are {least:,} to "
                 f"{full:,} ({least / full:.2g} to 1 of the original); raise it, or allow smaller networks "
@@ -31,8 +68,17 @@ def check_limits(space: Space, limits: Mapping[str, float]) -> None:
             )
 
 
+def check_within(space: Costed, candidate: Sequence[int], limits: Mapping[str, float]) -> None:
+    """Raise a ValueError that names the cost where the candidate is over a limit that arithmetic knows."""
+    for name, (cost,) in space.cost_table([space.check(candidate)]).items():
+        if cost > limits.get(name, cost):
+            raise ValueError(
+                f"candidate has {name}={cost:,}, over the budget of {limits[name]:,.0f}; take a smaller one"
+            )
+
+
 def within(
-    space: Space, encoded: Encoded, limits: Mapping[str, float], costs: CostTable | None = None
+    space: Costed, encoded: Encoded, limits: Mapping[str, float], costs: CostTable | None = None
 ) -> npt.NDArray[np.bool_]:
     """`(n,)` whether each of the `(n, d)` candidates meets all limits that `costs` knows, or arithmetic when None."""
     known = (costs or space.cost_table)(encoded)
@@ -44,7 +90,7 @@ def within(
 
 
 def repair(
-    space: Space, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
+    space: Costed, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
 ) -> Candidate:
     """The candidate itself where it meets the limits, else a smaller one that does.
 
@@ -56,20 +102,21 @@ def repair(
         candidate: one choice on every axis.
         limits: absolute limits by cost name; names that are not known here (`latency_ms`) are left aside.
         costs: `(n, d)` candidates to `(n,)` costs by name, where more is known than `Space.cost_table` says; where no
-            network meets what it foretells, the smallest is given.
+            network meets what it predicts, the smallest is given.
 
     Raises:
         ValueError: even the smallest network is over a limit; the reachable range is given.
     """
-    values = np.array(space.canonical(candidate), np.int64)
+    found = space.canonical(candidate)
+    values = np.array(found, np.int64)
     if within(space, values[None], limits, costs)[0]:
-        return Candidate(values.tolist())
+        return found
     check_limits(space, limits)
     widths = len(space.groups)
     while True:
-        found = _shrunk(space, values, limits, costs)
-        if found is not None:
-            return space.canonical(found.tolist())
+        smaller = _shrunk(space, values, limits, costs)
+        if smaller is not None:
+            return space.canonical(smaller.tolist())
         if space.resolutions and values[-1] > 0:
             values[-1] -= 1
         else:
@@ -79,7 +126,7 @@ def repair(
             depths[int(np.argmax(depths))] -= 1
 
 
-def _shrunk(space: Space, values: Encoded, limits: Mapping[str, float], costs: CostTable | None) -> Encoded | None:
+def _shrunk(space: Costed, values: Encoded, limits: Mapping[str, float], costs: CostTable | None) -> Encoded | None:
     """The widest of a family between these widths and the least ones that meets the limits."""
     family = np.repeat(values[None], STEPS, axis=0)
     ratio = np.linspace(1.0, 0.0, STEPS)

@@ -10,25 +10,26 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .budget import COSTS
-from .candidate import Axis, Candidate
+from .budget import CostTable
+from .candidate import Axis, Candidate, Encoded
 from .channels.layout import Group, Layout, Slots
 from .costs.breakdown import breakdown
-from .costs.model import CostModel, CostTable
-from .cutting.program import Program
+from .costs.model import CostModel
 from .cutting.tensors import Scores, check_scores, l2_scores
-from .examples import ByName, described, device_of, fitted, made, nested
+from .cutting.writer import GraphWriter
+from .describe import describe
+from .examples import ByName, fitted, made, nested
 from .graph.blocks import Stage
-from .graph.network import Examples, Side, as_call, flat_examples, spatial_side
+from .graph.network import Examples, Side
+from .repair import check_limits, check_within, repair
 from .tracing.layers import Layer
+from .tracing.options import arguments as arguments_of
+from .tracing.options import checked, identity
 
-Encoded = npt.NDArray[np.int64]
-"""`(n, d)` candidates as integers, in the order of the axes."""
 Candidates = Sequence[Candidate] | Encoded
 
 
@@ -45,6 +46,7 @@ class Space:
         side_multiple: sides that are smaller by it are taken too; 0 where the network takes its traced side only.
         default_scores: L2 norm of everything that leaves with each unit.
         layers: convolutions and linear layers, in the order of their first call.
+        shapes: of every parameter and buffer of the full network.
         settings: how the space was traced, as JSON.
     """
 
@@ -61,7 +63,7 @@ class Space:
     layers: tuple[Layer, ...] = field(default=(), repr=False)
     traced_side: Side = ()
     side_multiple: int = 0
-    program: Program | None = field(default=None, repr=False)
+    writer: GraphWriter | None = field(default=None, repr=False)
 
     @classmethod
     def trace(
@@ -94,46 +96,24 @@ class Space:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
             TypeError: example inputs or resolutions of another type.
         """
-        from .tracing.trace import DIMENSIONS, facts
+        from .tracing.trace import traced
 
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
-            raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
-        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-        plain_blocks = (plain_blocks,) if isinstance(plain_blocks, str) else tuple(plain_blocks)
-        dimensions = (dimensions,) if isinstance(dimensions, str) else tuple(dimensions)
-        if not set(dimensions) <= set(DIMENSIONS):
-            raise ValueError(f"dimensions={dimensions!r}: expected some of {DIMENSIONS}; sides come by `resolutions`")
-        own = spatial_side(example_inputs)
-        sides = _sides(resolutions, own)
-        found = facts(
+        options = checked(
             model,
             example_inputs,
-            sides or (own,),
+            resolutions=resolutions,
             divisor=divisor,
             ignore=ignore,
             plain_blocks=plain_blocks,
             as_graph=as_graph,
             dimensions=dimensions,
         )
+        found = traced(model, example_inputs, options)
+        sides = options.resolutions
         axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
         axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
         if len(sides) > 1:
             axes.append(Axis("resolution", tuple(range(len(sides)))))
-        args, kwargs = as_call(example_inputs)
-        settings: dict[str, Any] = {
-            "resolutions": [list(side) for side in sides],
-            "divisor": divisor,
-            "ignore": list(ignore),
-            "plain_blocks": list(plain_blocks),
-            "as_graph": as_graph,
-            **({} if set(dimensions) == set(DIMENSIONS) else {"dimensions": list(dimensions)}),
-            "inputs": [described(tensor, own) for tensor in flat_examples(example_inputs)],
-            "names": list(kwargs) if kwargs else None,
-            "single": isinstance(example_inputs, Tensor),
-            "block_order": {},
-        }
         return cls(
             axes=tuple(axes),
             groups=found.layout.groups,
@@ -141,32 +121,21 @@ class Space:
             resolutions=sides if len(sides) > 1 else (),
             frozen=found.frozen,
             default_scores=l2_scores(found.layout, model),
-            settings=settings,
+            settings=options.to_json(),
             layout=found.layout,
             cost_model=found.costs,
             shapes=found.shapes,
             layers=found.layers,
-            traced_side=sides[-1] if sides else own,
+            traced_side=options.sides[-1],
             side_multiple=found.side_multiple,
-            program=found.program,
+            writer=found.writer,
         )
 
     @classmethod
     def from_settings(cls, model: nn.Module, settings: Mapping[str, Any]) -> Space:
         """Trace again with the settings of another space of the same network."""
-        device = device_of(model)
-        tensors = [made(one, None, 1).to(device) for one in settings["inputs"]]
-        examples = tensors[0] if settings["single"] else nested(tensors, settings["names"])
-        space = cls.trace(
-            model,
-            examples,
-            resolutions=[tuple(side) for side in settings["resolutions"]],
-            divisor=settings["divisor"],
-            ignore=settings["ignore"],
-            plain_blocks=settings.get("plain_blocks", ()),
-            as_graph=settings.get("as_graph", False),
-            dimensions=settings.get("dimensions", ("width", "depth")),
-        )
+        examples, arguments = arguments_of(model, settings)
+        space = cls.trace(model, examples, **arguments)
         orders = settings.get("block_order") or {}
         if not orders:
             return space
@@ -221,9 +190,14 @@ class Space:
         return self.layout.slots
 
     @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Operators that may multiply and have no cost formula; there are no costs where there is any."""
+        return self.cost_model.unknown
+
+    @property
     def as_graph(self) -> bool:
         """Whether the networks built are `torch.fx.GraphModule`s."""
-        return self.program is not None
+        return self.writer is not None
 
     @cached_property
     def full_costs(self) -> dict[str, float]:
@@ -234,17 +208,22 @@ class Space:
         """
         return {name: float(column[0]) for name, column in self.cost_table([self.full]).items()}
 
+    @cached_property
+    def smallest_costs(self) -> dict[str, float]:
+        """As `full_costs`, of the smallest network."""
+        return {name: float(column[0]) for name, column in self.cost_table([self.smallest]).items()}
+
     # --- candidates ---------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def full(self) -> Candidate:
         """Nothing removed."""
-        return Candidate(axis.choices[-1] for axis in self.axes)
+        return Candidate([axis.choices[-1] for axis in self.axes])
 
-    @property
+    @cached_property
     def smallest(self) -> Candidate:
         """The least choice on every axis."""
-        return self.canonical(Candidate(axis.choices[0] for axis in self.axes))
+        return self.canonical([axis.choices[0] for axis in self.axes])
 
     def check(self, candidate: Sequence[int]) -> Candidate:
         """The candidate, if it is a legal choice on every axis.
@@ -259,30 +238,19 @@ class Space:
                 raise ValueError(
                     f"{axis.name}={value} is no choice; the nearest is {axis.nearest(value)}, of {_brief(axis.choices)}"
                 )
-        return Candidate(candidate)
+        return candidate if isinstance(candidate, Candidate) else Candidate(candidate)
 
     def canonical(self, candidate: Sequence[int]) -> Candidate:
-        """The same network's one name: widths that live only in removed blocks are full."""
-        values = list(self.check(candidate))
-        gone = tuple(f"{name}." for name in self.removed(values))
-        if gone:
-            for number, tensors in enumerate(self._tensors_of_groups):
-                if all(name.startswith(gone) for name in tensors):
-                    values[number] = self.axes[number].full
+        """The same network's one name: widths that are in removed blocks only are full."""
+        found = self.check(candidate)
+        gone = tuple([f"{name}." for name in self.removed(found)]) if self.stages else ()
+        if not gone:
+            return found
+        values = list(found)
+        for number, tensors in enumerate(self.layout.tensors_of_groups):
+            if all([name.startswith(gone) for name in tensors]):
+                values[number] = self.axes[number].choices[-1]
         return Candidate(values)
-
-    @cached_property
-    def _tensors_of_groups(self) -> list[list[str]]:
-        owners = np.full(self.units, -1, np.int64)
-        for number, group in enumerate(self.groups):
-            owners[group.slice] = number
-        names: list[list[str]] = [[] for _ in self.groups]
-        for name, axes in self.slots.items():
-            for ids in axes.values():
-                for number in np.unique(owners[ids]):
-                    if number >= 0:
-                        names[number].append(name)
-        return names
 
     def removed(self, candidate: Sequence[int]) -> tuple[str, ...]:
         """Modules that become the identity."""
@@ -311,8 +279,8 @@ class Space:
         self, network: nn.Module, candidate: Sequence[int], *, batch: int = 1
     ) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The network as one that takes its inputs in order, and such inputs; arguments as of `inputs`."""
-        tensors, names = fitted(self.example(candidate, batch), network), self.settings["names"]
-        return (ByName(network, names) if names else network), tensors
+        names = self.settings["names"]
+        return (ByName(network, names) if names else network), fitted(self.example(candidate, batch), network)
 
     def uniform(self, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> Candidate:
         """The candidate nearest to these ratios of the full network on every axis."""
@@ -333,8 +301,7 @@ class Space:
     def sample(self, n: int, seed: int = 0) -> list[Candidate]:
         """`n` legal candidates, each axis drawn evenly; different ones as far as the space has them."""
         random = np.random.default_rng(seed)
-        found: dict[Candidate, None] = {}
-        drawn: list[Candidate] = []
+        found, drawn = dict[Candidate, None](), list[Candidate]()
         for _ in range(20):
             columns = [random.choice(axis.choices, size=n) for axis in self.axes]
             drawn += [self.canonical(row) for row in (np.stack(columns, axis=1).tolist() if columns else [[]] * n)]
@@ -345,7 +312,7 @@ class Space:
 
     def encode(self, candidates: Sequence[Candidate]) -> Encoded:
         """`(n, d)` integers in axis order."""
-        return np.array([tuple(c) for c in candidates], np.int64).reshape(len(candidates), len(self.axes))
+        return np.array(candidates, np.int64).reshape(len(candidates), len(self.axes))
 
     def decode(self, encoded: Encoded) -> list[Candidate]:
         """The candidates of an `(n, d)` array."""
@@ -387,23 +354,15 @@ class Space:
         self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
     ) -> Candidate:
         """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
-        from .repair import repair
-
         return repair(self, candidate, limits, costs)
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raise a ValueError with the reachable range where even the smallest network is over a limit."""
-        from .repair import check_limits
-
         check_limits(self, limits)
 
     def check_within(self, candidate: Sequence[int], limits: Mapping[str, float]) -> None:
         """Raise a ValueError that names the cost where the candidate is over a limit that arithmetic knows."""
-        for name, (cost,) in self.cost_table([self.check(candidate)]).items():
-            if cost > limits.get(name, cost):
-                raise ValueError(
-                    f"candidate has {name}={cost:,}, over the budget of {limits[name]:,.0f}; take a smaller one"
-                )
+        check_within(self, candidate, limits)
 
     def ranking(self, scores: Scores | None) -> list[Encoded]:
         """For each group, its units from best to worst."""
@@ -418,18 +377,13 @@ class Space:
     @property
     def fingerprint(self) -> str:
         """Hexadecimal digest of all that decides what a candidate means and costs."""
-        digest = hashlib.sha256()
         facts = [
             [[axis.name, axis.choices] for axis in self.axes],
             [[stage.name, stage.blocks, stage.order] for stage in self.stages],
-            {
-                key: value
-                for key, value in self.settings.items()
-                if key not in _OPTIONS or value and key != "block_order"
-            },
-            self.cost_model.unknown or self.costs([self.full, self.smallest]).to_dict("list"),
+            identity(self.settings),
+            self.uncounted or self.costs([self.full, self.smallest]).to_dict("list"),
         ]
-        digest.update(json.dumps(facts, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name in sorted(self.slots):
             for axis, ids in sorted(self.slots[name].items()):
                 digest.update(f"{name}:{axis}".encode() + ids.tobytes())
@@ -437,30 +391,8 @@ class Space:
 
     def __str__(self) -> str:
         """Groups, stages, resolutions, what is frozen and why, and the range of every cost."""
-        from .describe import describe
-
         return describe(self)
-
-
-def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side, ...]:
-    if isinstance(resolutions, int):
-        resolutions = (resolutions,)
-    sides = set()
-    for resolution in resolutions:
-        side = (resolution,) * len(own) if isinstance(resolution, int) else tuple(resolution)
-        if not own:
-            raise ValueError("resolutions are given, but no example input has spatial axes (batch, channels, *side)")
-        if len(side) != len(own) or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in side):
-            raise ValueError(f"resolution {resolution!r}: expected a positive integer or {len(own)} of them")
-        sides.add(side)
-    return tuple(sorted(sides, key=lambda side: (int(np.prod(side)), side)))
-
-
-_OPTIONS = ("block_order", "plain_blocks", "as_graph")  # said in a fingerprint where they are used; the order never is
 
 
 def _brief(choices: Sequence[int]) -> str:
     return str(list(choices)) if len(choices) <= 8 else f"{choices[0]}, {choices[1]}, ... {choices[-1]}"
-
-
-__all__ = ["COSTS", "Space"]

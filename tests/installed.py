@@ -22,7 +22,7 @@ class Thin:
 
 @criterion("spread")
 def spread(model, space, examples=None):
-    return unit_sums(space.layout, model, lambda tensor, axes: tensor.var(axes, correction=0))
+    return unit_sums(space, model, lambda tensor, axes: tensor.var(axes, correction=0))
 
 
 def spin(seed, problem):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from .flow import Attribute, Blocks, Flow
-from .labels import BLANK, Labels, _tensors, flat, squashed
+from .labels import BLANK, Labels, flat, operands, squashed
 
 
 @dataclass(frozen=True)
@@ -45,43 +45,43 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
         flow: the walk over the graph.
         aligned: grouped operators that must keep all their blocks.
     """
-    for name, reason in flow.fixed_sources.items():
-        for (other, _), labels in flow.slots.items():
-            if other == name:
-                flow.frozen.append((labels, reason))
-        if name in flow.dense:
-            flow.frozen.append((flat(flow.dense[name]), reason))
-    for (name, _), labels in flow.slots.items():
-        if name in flow.dense:
-            reason = "is used both as a weight and element by element"
-            flow.frozen.append((labels, reason))
-            flow.frozen.append((flat(flow.dense[name]), reason))
-    joins = list(flow.joins)
-    for single in _singles(flow):
-        flow.frozen.append((single, "it is used by itself, apart from its neighbours"))
-    chosen = _choose_blocks(flow, joins, aligned)
+    constraints, frozen = flow.constraints, _frozen(flow)
+    joins = list(constraints.joins)
+    chosen = _choose_blocks(flow, joins, frozen, aligned)
     joins += [pair for blocks, whole in chosen for pair in (blocks.whole if whole else blocks.aligned)]
     values = _distinct(flow)
     for _ in range(20):
-        of = _connect(flow.count, joins, flow.frozen)
+        of = _connect(flow.count, joins, frozen)
         more = _boxes(values, of)
         if not more:
             break
         joins += more
     else:
-        flow.freeze(np.concatenate([left for left, _ in more]), "its channels do not stay a box")
-        of = _connect(flow.count, joins, flow.frozen)
+        labels = np.concatenate([left for left, _ in more])
+        frozen.append((labels[labels > BLANK], "its channels do not stay a box"))
+        of = _connect(flow.count, joins, frozen)
     loose = _connect(flow.count, joins, [])
     reasons: dict[int, str] = {}
-    for labels, reason in flow.frozen:
+    for labels, reason in (*frozen, *constraints.ties):
         for component in np.unique(loose[labels]):
             reasons.setdefault(int(component), reason)
-    for labels, reason in flow.reasons_of_ties:
-        for component in np.unique(loose[labels]):
-            reasons.setdefault(int(component), reason)
-    attributes = flow.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
+    attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
     named = {int(label): reasons[int(component)] for label, component in enumerate(loose) if int(component) in reasons}
     return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole])
+
+
+def _frozen(flow: Flow) -> list[tuple[Labels, str]]:
+    """All labels that stay, and why."""
+    frozen = list(flow.constraints.frozen)
+    for name, reason in flow.constraints.fixed.items():
+        frozen += [(labels, reason) for (other, _), labels in flow.slots.items() if other == name]
+        if name in flow.dense:
+            frozen.append((flat(flow.dense[name]), reason))
+    for (name, _), labels in flow.slots.items():
+        if name in flow.dense:
+            reason = "is used both as a weight and element by element"
+            frozen += [(labels, reason), (flat(flow.dense[name]), reason)]
+    return frozen + [(single, "it is used by itself, apart from its neighbours") for single in _singles(flow)]
 
 
 def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]]) -> Labels:
@@ -94,15 +94,15 @@ def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[
 
 
 def _choose_blocks(
-    flow: Flow, joins: list[tuple[Labels, Labels]], forced: frozenset[Node]
+    flow: Flow, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]], forced: frozenset[Node]
 ) -> list[tuple[Blocks, bool]]:
     """Whole blocks for as many operators as allow it, tried together and then one by one."""
-    aligned = [blocks for blocks in flow.blocks if blocks.node in forced]
-    asked = [blocks for blocks in flow.blocks if blocks.node not in forced]
+    aligned = [blocks for blocks in flow.constraints.blocks if blocks.node in forced]
+    asked = [blocks for blocks in flow.constraints.blocks if blocks.node not in forced]
 
     def free(kept: list[Blocks]) -> bool:
         pairs = joins + [p for b in kept for p in b.whole] + [p for b in aligned for p in b.aligned]
-        of = _connect(flow.count, pairs, flow.frozen)
+        of = _connect(flow.count, pairs, frozen)
         return all(len(np.unique(of[b.first])) == len(b.first) and of[0] not in of[b.first] for b in kept)
 
     whole: list[Blocks] = asked if free(asked) else []
@@ -112,29 +112,27 @@ def _choose_blocks(
                 whole = [*whole, blocks]
             else:
                 aligned.append(blocks)
-    return [(blocks, any(blocks is other for other in whole)) for blocks in flow.blocks]
+    return [(blocks, any(blocks is other for other in whole)) for blocks in flow.constraints.blocks]
 
 
 def _singles(flow: Flow) -> list[Labels]:
     """Labels of values that are one channel only: such a value cannot become smaller."""
     found = []
-    for value in flow.values.values():
-        for tensor in _tensors([value]):
-            if isinstance(tensor, Tensor) and tensor.numel():
-                small = squashed(tensor)
-                if small.numel() == 1 and float(small.reshape(())) > BLANK:
-                    found.append(flat(small))
+    for tensor in operands(flow.values.values()):
+        if isinstance(tensor, Tensor) and tensor.numel():
+            small = squashed(tensor)
+            if small.numel() == 1 and float(small.reshape(())) > BLANK:
+                found.append(flat(small))
     return found
 
 
 def _distinct(flow: Flow) -> list[Tensor]:
     seen: dict[int, Tensor] = {}
-    for value in (*flow.values.values(), *flow.dense.values()):
-        for tensor in _tensors([value]):
-            if isinstance(tensor, Tensor):
-                small = squashed(tensor)
-                if small.numel() > 1:
-                    seen.setdefault(hash((small.data_ptr(), tuple(small.shape), small.stride())), small)
+    for tensor in operands((*flow.values.values(), *flow.dense.values())):
+        if isinstance(tensor, Tensor):
+            small = squashed(tensor)
+            if small.numel() > 1:
+                seen.setdefault(hash((small.data_ptr(), tuple(small.shape), small.stride())), small)
     return list(seen.values())
 
 

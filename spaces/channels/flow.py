@@ -4,9 +4,10 @@ A label is a number that names a channel of some tensor; 0 stands for "always th
 tensor of labels of the value's own shape, with stride 0 along every axis on which the label does not change, so it
 stays small; a value whose axes count different channels (a weight, the tokens and features of a mixer) holds one such
 *layer* for each. Operators that only move data are run on the labels; elementwise ones *join* the labels that meet;
-operators that make channels give new ones (`spaces.rules`). What an operator cannot follow is *frozen*, with a reason.
+operators that make channels give new ones (`rules.py`). What an operator cannot follow is *frozen*, with a reason.
 
-`follow` walks the graph once; `Flow` holds what was found; `components` says which labels ended up together.
+Start at `follow`, which walks the graph once; `Flow` holds what it found; `components.py` finds which labels are
+together in the end.
 
 Symbols: a *slot* is a pair (tensor name, axis) of the model with one label an index.
 """
@@ -23,12 +24,28 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..graph.network import Network, operator_name
-from .labels import BLANK, Labels, Layers, Source, _tensors, constant, flat, nothing, spread, squashed, tensors_in
+from ..graph.network import Network
+from .labels import BLANK, Labels, Layers, Source, constant, flat, nothing, operands, spread, squashed, tensors_in
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 DENSE = 2_000_000  # a parameter of more elements is not labelled element by element
 MIXED = "its channels are mixed with positions"
+VIEWS = {f"aten.{name}" for name in "slice select narrow unsqueeze squeeze permute transpose".split()}
+_BY_SHAPE = {f"aten.{name}" for name in "new_zeros new_ones new_full new_empty zeros_like ones_like empty_like".split()}
+_SILENCE = {  # operators that turn zeros into zeros
+    f"aten.{name}"
+    for name in (
+        "relu relu6 gelu silu mish elu celu selu leaky_relu prelu hardswish tanh sin asinh erf abs neg square "
+        "sign softshrink hardshrink tanhshrink softsign sqrt dropout feature_dropout clone contiguous alias detach to "
+        "_to_copy batch_norm group_norm layer_norm rms_norm view reshape _unsafe_view flatten unflatten squeeze "
+        "unsqueeze permute transpose t expand slice select narrow unbind chunk split split_with_sizes movedim "
+        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
+        "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
+    ).split()
+} | {"getitem"}
+_WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear".split()}
+_WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
 
 
 @dataclass
@@ -63,51 +80,62 @@ class Attribute:
     item: int = -1
 
 
+@dataclass(frozen=True)
+class Constraints:
+    """What the rules found of labels: which go together, which stay. `components` makes units of them.
+
+    Attributes:
+        joins: labels that go together.
+        frozen: labels that stay, and why.
+        fixed: parameters that stay whole, and why.
+        blocks: grouped operators.
+        attributes: module attributes that count channels.
+        makers: modules that make channels.
+        ties: why channels go together.
+    """
+
+    joins: list[tuple[Labels, Labels]] = field(default_factory=list)
+    frozen: list[tuple[Labels, str]] = field(default_factory=list)
+    fixed: dict[str, str] = field(default_factory=dict)
+    blocks: list[Blocks] = field(default_factory=list)
+    attributes: list[Attribute] = field(default_factory=list)
+    makers: list[tuple[str, Labels]] = field(default_factory=list)
+    ties: list[tuple[Labels, str]] = field(default_factory=list)
+
+
 @dataclass
 class Flow:
-    """What the walk has found so far.
+    """What is known of the graph's values while it is walked, and the constraints on their labels.
 
     Attributes:
         network: the captured graph.
+        shapes: of all parameters and buffers.
+        literals: whether numbers written in the forward will follow the channels.
+        moving: nodes whose values depend on the inputs.
         side: index of the side that is walked.
         count: labels in use.
         slots: labels of the indices of an axis of a parameter or buffer.
         dense: labels of parameters that are followed element by element.
-        joins: labels that go together.
-        frozen: labels that stay, and why.
-        fixed_sources: parameters that stay whole, and why.
-        blocks: grouped operators.
-        attributes: module attributes that count channels.
-        values: labels of every value.
+        values: of every node: label tensors, a `Source`, a list of label tensors of several results, or a number.
         weights: parameters that an operator takes.
-        shapes: of all parameters and buffers.
-        moving: nodes whose values depend on the inputs.
         silent: nodes whose values are zero wherever a channel's weights are zero.
-        literals: whether numbers written in the forward will follow the channels.
-        makers: modules that make channels.
-        reasons_of_ties: why channels go together.
-        filled: values whose labels were told by those that were written into them or met them.
+        filled: values that got the labels of what was written into them or met them.
+        constraints: what the rules found of labels.
     """
 
     network: Network
+    shapes: dict[str, tuple[int, ...]]
+    literals: bool
+    moving: set[Node]
     side: int = 0
     count: int = BLANK + 1
     slots: dict[tuple[str, int], Labels] = field(default_factory=dict)
     dense: dict[str, Tensor] = field(default_factory=dict)
-    joins: list[tuple[Labels, Labels]] = field(default_factory=list)
-    frozen: list[tuple[Labels, str]] = field(default_factory=list)
-    fixed_sources: dict[str, str] = field(default_factory=dict)
-    blocks: list[Blocks] = field(default_factory=list)
-    attributes: list[Attribute] = field(default_factory=list)
     values: dict[Node, Any] = field(default_factory=dict)
     weights: dict[Node, list[str]] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    moving: set[Node] = field(default_factory=set)
     silent: set[Node] = field(default_factory=set)
-    literals: bool = False
-    makers: list[tuple[str, Labels]] = field(default_factory=list)
-    reasons_of_ties: list[tuple[Labels, str]] = field(default_factory=list)
     filled: set[Node] = field(default_factory=set)
+    constraints: Constraints = field(default_factory=Constraints)
 
     def fill(self, node: Node, value: Tensor | Layers) -> None:
         """Give a constant filling, or the whole of a part that was assigned, its labels."""
@@ -131,7 +159,7 @@ class Flow:
         """Say that labels at the same places go together; 0 among them freezes the other."""
         differ = (left != right) & (left != BLANK) & (right != BLANK)
         if differ.any():
-            self.joins.append((left[differ], right[differ]))
+            self.constraints.joins.append((left[differ], right[differ]))
 
     def tie(self, labels: Tensor, axes: Sequence[int], reason: str) -> None:
         """Join all labels that lie on one line along `axes`."""
@@ -144,14 +172,18 @@ class Flow:
             self.freeze(lines, reason)
             return
         self.join(np.repeat(lines[:1], len(lines) - 1, axis=0).ravel(), lines[1:].ravel())
-        self.reasons_of_ties.append((lines[0], reason))  # said where no unit is left to go
+        self.constraints.ties.append((lines[0], reason))  # said where no unit is left to go
 
     def freeze(self, labels: Tensor | Labels, reason: str) -> None:
         """Keep these channels always, and say why."""
         array = flat(squashed(labels)) if isinstance(labels, Tensor) else labels.ravel()
         array = array[array > BLANK]
         if array.size:
-            self.frozen.append((np.unique(array), reason))
+            self.constraints.frozen.append((np.unique(array), reason))
+
+    def leave_whole(self, chosen: Callable[[str], bool], reason: str) -> None:
+        """Keep all of the tensors that are chosen by name; this reason is given before any other."""
+        self.constraints.frozen[:0] = [(labels, reason) for (name, _), labels in self.slots.items() if chosen(name)]
 
     def layers(self, value: Any) -> list[Tensor]:
         """The label tensors of an operand: a value of the graph, a parameter, or a plain number; at least one."""
@@ -192,7 +224,7 @@ class Flow:
         if source.name not in self.dense:
             size = int(np.prod(source.shape))
             if size > DENSE:
-                self.fixed_sources[source.name] = "is used element by element and too large to follow"
+                self.constraints.fixed[source.name] = "is used element by element and too large to follow"
                 return nothing(source.shape)
             self.dense[source.name] = torch.from_numpy(self.fresh(size).astype(np.float64)).reshape(source.shape)
         return self.dense[source.name]
@@ -203,8 +235,8 @@ class Flow:
         return calls[-1] if calls else ""
 
 
-VIEWS = {f"aten.{name}" for name in "slice select narrow unsqueeze squeeze permute transpose".split()}
 Rule = Callable[[Flow, Node, list[Any], dict[str, Any]], Any]
+"""From the flow, a node and its operands to the labels of its result."""
 
 
 def follow(
@@ -221,8 +253,7 @@ def follow(
         rule_for: the rule of a node's operator, or None.
         literals: whether numbers written in the forward will follow the channels.
     """
-    flow = Flow(network, shapes=shapes, literals=literals)
-    flow.moving = depending(network)
+    flow = Flow(network, shapes, literals, depending(network))
     for node in network.graph.nodes:
         if node.op == "placeholder":
             name = network.sources.get(node)
@@ -238,7 +269,7 @@ def follow(
             flow.values[node] = nothing(shape) if isinstance(shape, tuple) else None
     changed = set(flow.filled)
     for node in network.graph.nodes if changed else ():  # views taken before
-        if operator_name(node) in VIEWS and node.args[0] in changed:
+        if network.names[node] in VIEWS and node.args[0] in changed:
             flow.values[node] = _call(flow, node, rule_for(node))
             changed.add(node)
     for node in network.outputs:
@@ -250,12 +281,9 @@ def depending(network: Network) -> set[Node]:
     """The nodes whose values depend on the values of the inputs."""
     found = set(network.inputs)
     for node in network.graph.nodes:
-        if operator_name(node) not in _BY_SHAPE and any(source in found for source in node.all_input_nodes):
+        if network.names[node] not in _BY_SHAPE and any(source in found for source in node.all_input_nodes):
             found.add(node)
     return found
-
-
-_BY_SHAPE = {f"aten.{name}" for name in "new_zeros new_ones new_full new_empty zeros_like ones_like empty_like".split()}
 
 
 def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
@@ -268,65 +296,50 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
 
     args = [torch.fx.node.map_arg(arg, look) for arg in node.args]
     kwargs = {name: torch.fx.node.map_arg(arg, look) for name, arg in node.kwargs.items()}
-    names = [value.name for value in _tensors([*args, *kwargs.values()]) if isinstance(value, Source)]
+    names = [value.name for value in operands([*args, *kwargs.values()]) if isinstance(value, Source)]
     if names:
         flow.weights[node] = names
     result = None
-    reason = f"operator {operator_name(node)} has no rule"
+    name = flow.network.names[node]
+    reason = f"operator {name} has no rule"
     if rule is not None:
         try:
             result = rule(flow, node, args, kwargs)
         except Unfollowed as unfollowed:
             reason = str(unfollowed)
         except (RuntimeError, ValueError, IndexError, KeyError) as error:
-            reason = f"operator {operator_name(node)} is used in a way that is not followed"
-            _log.debug("%s: %s", node, error)
+            reason = f"operator {name} is used in a way that is not followed"
+            logger.debug("%s: %s", node, error)
     if result is not None:
-        _hear(flow, node, result)
+        _note_silence(flow, node, result)
         return result
-    for value in _tensors([*args, *kwargs.values()]):
+    for value in operands([*args, *kwargs.values()]):
         _freeze_all(flow, value, reason)
     return nothing(shape) if isinstance(shape, tuple) else [nothing(s) if s is not None else None for s in shape]
 
 
-_SILENCE = {  # operators that turn zeros into zeros
-    f"aten.{name}"
-    for name in (
-        "relu relu6 gelu silu mish elu celu selu leaky_relu prelu hardswish tanh sin asinh erf abs neg square "
-        "sign softshrink hardshrink tanhshrink softsign sqrt dropout feature_dropout clone contiguous alias detach to "
-        "_to_copy batch_norm group_norm layer_norm rms_norm view reshape _unsafe_view flatten unflatten squeeze "
-        "unsqueeze permute transpose t expand slice select narrow unbind chunk split split_with_sizes movedim "
-        "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
-        "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
-        "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
-    ).split()
-} | {"getitem"}
-_WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear".split()}
-_WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
-
-
-def _hear(flow: Flow, node: Node, result: Any) -> None:
-    """Note whether a value is silent; and that one which is written over no longer is."""
+def _note_silence(flow: Flow, node: Node, result: Any) -> None:
+    """Note whether a value is silent; one that is written over no longer is."""
     if _is_silent(flow, node, result):
         flow.silent.add(node)
         return
     base = node.args[0] if node.args and getattr(getattr(node.target, "_schema", None), "is_mutable", False) else None
     while isinstance(base, Node):
         flow.silent.discard(base)
-        base = base.args[0] if operator_name(base) in VIEWS else None
+        base = base.args[0] if flow.network.names[base] in VIEWS else None
 
 
 def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
     """Whether the value is zero in every channel whose weights are zero.
 
-    An operand that is broadcast over the result's channels, such as a gate, says nothing of them.
+    An operand that is broadcast over the result's channels, such as a gate, decides nothing about them.
     """
-    name = operator_name(node)
+    name = flow.network.names[node]
     if name in _WEIGHED:
         return True
-    carried = _axes_told(result)
+    carried = _axes_of(result)
     data = [source for source in node.all_input_nodes if source in flow.moving]
-    quiet = [source in flow.silent and carried <= _axes_told(flow.values[source]) for source in data]
+    quiet = [source in flow.silent and carried <= _axes_of(flow.values[source]) for source in data]
     if name in ("aten.add", "aten.sub", "aten.cat", "aten.stack"):
         scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]
         return bool(data) and all(quiet) and len(data) == len(node.all_input_nodes) and not scalars
@@ -337,20 +350,20 @@ def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
     return name in _SILENCE and bool(data) and node.args[0] in flow.silent
 
 
-def _axes_told(value: Any) -> set[int]:
-    """The axes along which a value's labels change, from the last."""
+def _axes_of(value: Any) -> set[int]:
+    """The axes along which a value's labels change, counted from the last."""
     return {
         axis - labels.ndim for labels in tensors_in(value) for axis in range(labels.ndim) if not constant(labels, axis)
     }
 
 
 class Unfollowed(Exception):
-    """Raised by a rule that cannot follow its operands; the text becomes the reason of what is frozen."""
+    """A rule cannot follow its operands; the text becomes the reason of what is frozen."""
 
 
 def _freeze_all(flow: Flow, value: Any, reason: str) -> None:
-    for tensor in _tensors([value]):
+    for tensor in operands([value]):
         if isinstance(tensor, Source):
-            flow.fixed_sources.setdefault(tensor.name, reason)
+            flow.constraints.fixed.setdefault(tensor.name, reason)
         else:
             flow.freeze(tensor, reason)

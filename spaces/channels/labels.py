@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 Labels = npt.NDArray[np.int64]
-
-
 BLANK = 1  # label of a constant filling: it fits whatever it meets
 
 
@@ -48,12 +46,12 @@ def is_blank(value: Any) -> bool:
 
 
 def packed(layers: Sequence[Tensor], shape: Sequence[int]) -> Tensor | Layers:
-    """One value of several label tensors of the same shape; those that say nothing are left out."""
-    told = [layer for layer in layers if squashed(layer).numel() > 1]
-    if len(told) > 1:
-        return Layers(told)
-    if told:
-        return told[0]
+    """One value of several label tensors of the same shape; those without labels are left out."""
+    varying = [layer for layer in layers if squashed(layer).numel() > 1]
+    if len(varying) > 1:
+        return Layers(varying)
+    if varying:
+        return varying[0]
     ones = [layer for layer in layers if layer.numel() and float(squashed(layer).reshape(-1)[0]) != 0]
     return ones[0] if ones else nothing(shape)
 
@@ -85,6 +83,12 @@ def compressed(labels: Tensor) -> Tensor:
     return small.expand(shape)
 
 
+def compact(labels: Tensor) -> Labels:
+    """The labels as integers, each axis along which they do not change cut to one."""
+    array: Labels = squashed(labels).numpy().astype(np.int64)
+    return array
+
+
 def flat(labels: Tensor) -> Labels:
     """All labels in order, as integers."""
     array: Labels = labels.reshape(-1).numpy().astype(np.int64)
@@ -100,10 +104,15 @@ def spread(labels: Labels, axis: int, shape: Sequence[int]) -> Tensor:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All label tensors of a value of the graph, which may be several tensors."""
-    return [tensor for tensor in _tensors([value]) if isinstance(tensor, Tensor)]
+    return [value] if type(value) is Tensor else [one for one in operands([value]) if isinstance(one, Tensor)]
 
 
-def _tensors(values: Any) -> list[Any]:
-    if isinstance(values, (list, tuple)):
-        return [tensor for value in values for tensor in _tensors(value)]
-    return [values] if isinstance(values, (Tensor, Source)) else []
+def operands(values: Any) -> list[Any]:
+    """All label tensors and sources among values, which may be nested."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, (Tensor, Source)):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += operands(value)
+    return found

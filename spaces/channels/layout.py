@@ -13,14 +13,15 @@ import builtins
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from .components import Components
 from .flow import Attribute, Flow
-from .labels import Labels, flat, squashed, tensors_in
+from .labels import Labels, compact, flat, squashed, tensors_in
 
 Ids = npt.NDArray[np.int64]
 Slots = dict[str, dict[int, Ids]]
@@ -74,29 +75,52 @@ class Counter:
     item: int = -1
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the units of all groups are."""
+    """Where the units of all groups are.
+
+    Attributes:
+        groups: units that are cut together.
+        slots: which unit each index belongs to.
+        counters: module attributes that count channels.
+        frozen: `{module: reason}` of what is left whole.
+        unit_of_label: unit number of each label of the walk.
+    """
 
     groups: tuple[Group, ...]
     slots: Slots
-    counters: list[Counter]
+    counters: tuple[Counter, ...]
     frozen: dict[str, str]
     unit_of_label: Ids = field(repr=False)
 
-    @property
+    @cached_property
     def units(self) -> int:
         """Units of all groups, and the one that always stays."""
-        return 1 + sum(group.units for group in self.groups)
+        return 1 + sum([group.units for group in self.groups])
+
+    @cached_property
+    def group_of_unit(self) -> Ids:
+        """`(u,)` number of each unit's group, counted from 1; 0 for the unit that always stays."""
+        return np.repeat(np.arange(1 + len(self.groups)), [1, *[group.units for group in self.groups]])
+
+    @cached_property
+    def tensors_of_groups(self) -> list[list[str]]:
+        """For each group, the parameters and buffers that hold its units."""
+        names: list[list[str]] = [[] for _ in range(1 + len(self.groups))]
+        for name, axes in self.slots.items():
+            for ids in axes.values():
+                for number in np.unique(self.group_of_unit[ids]):
+                    names[number].append(name)
+        return names[1:]
+
+    def ids(self, labels: Tensor) -> Ids:
+        """The unit numbers of labels, each axis along which the labels do not change cut to one."""
+        found: Ids = self.unit_of_label[compact(labels)]
+        return found
 
 
 def arrange(
-    flow: Flow,
-    found: Components,
-    *,
-    divisor: int,
-    aliases: Mapping[str, Sequence[str]],
-    model: nn.Module,
+    flow: Flow, found: Components, *, divisor: int, aliases: Mapping[str, Sequence[str]], model: nn.Module
 ) -> Layout:
     """Number the units, form the groups and say what is frozen.
 
@@ -107,22 +131,35 @@ def arrange(
         aliases: all names of each tensor that has several (tied weights).
         model: the network; its modules' attributes are read.
     """
-    of, frozen = found.of, found.frozen
-    slots = _slots(flow, of)
+    labels_of = _slots(flow, found.of)
+    groups, unit_of_label, reasons = _groups(flow, found, labels_of, divisor)
+    slots: Slots = {}
+    for name, axes in labels_of.items():
+        for axis, labels in axes.items():
+            ids = unit_of_label[labels]
+            if ids.any():
+                for alias in aliases.get(name, (name,)):
+                    slots.setdefault(alias, {})[axis] = ids
+    counters = []
+    for one in found.attributes:
+        ids, full = unit_of_label[one.labels], _full_value(model, one)
+        if ids.any() and full is not None:
+            counters.append(Counter(one.module, one.name, ids, one.divide, full, one.item))
+    frozen = _frozen(flow, found, unit_of_label, reasons)
+    return Layout(tuple(groups), slots, tuple(counters), frozen, unit_of_label)
+
+
+def _groups(
+    flow: Flow, found: Components, slots: Mapping[str, Mapping[int, Labels]], divisor: int
+) -> tuple[list[Group], Ids, dict[int, str]]:
+    """The groups, the unit number of each label, and why components that could be units are none."""
+    of = found.of
     signature = _signatures(flow, found, slots)
-    in_slots = np.zeros(len(signature), bool)
-    for axes in slots.values():
-        for labels in axes.values():
-            in_slots[of[labels]] = True
-    in_slots[frozen] = False
     first_label = np.full(len(signature), np.iinfo(np.int64).max)
     np.minimum.at(first_label, of, np.arange(len(of)))
-    components = np.flatnonzero(in_slots)
-    components = components[np.argsort(first_label[components], kind="stable")]
     together: dict[int, list[int]] = {}
-    for component in components:
-        together.setdefault(int(signature[component]), []).append(int(component))
-
+    for component in _in_slots(found, slots, first_label):
+        together.setdefault(int(signature[component]), []).append(component)
     number_of = np.zeros(len(signature), np.int64)
     groups: list[Group] = []
     reasons: dict[int, str] = {}
@@ -144,23 +181,19 @@ def arrange(
         groups.append(Group(title, tuple(dict.fromkeys(m for m, _ in makers)), units, unit, first, widths))
         number_of[members] = np.arange(first, first + units)
         first += units
-    unit_of_label = number_of[of]
-    layout = Layout(tuple(groups), {}, [], {}, unit_of_label)
-    for name, axes in slots.items():
-        for axis, labels in axes.items():
-            ids = unit_of_label[labels]
-            if ids.any():
-                for alias in aliases.get(name, (name,)):
-                    layout.slots.setdefault(alias, {})[axis] = ids
-    for attribute in found.attributes:
-        ids = unit_of_label[attribute.labels]
-        full = _full_value(model, attribute)
-        if ids.any() and full is not None:
-            layout.counters.append(
-                Counter(attribute.module, attribute.name, ids, attribute.divide, full, attribute.item)
-            )
-    layout.frozen.update(_frozen(flow, found, unit_of_label, reasons))
-    return layout
+    return groups, number_of[of], reasons
+
+
+def _in_slots(found: Components, slots: Mapping[str, Mapping[int, Labels]], first_label: Labels) -> list[int]:
+    """The components that are in slots and may go, in the order of their first labels."""
+    inside = np.zeros(len(first_label), bool)
+    for axes in slots.values():
+        for labels in axes.values():
+            inside[found.of[labels]] = True
+    inside[found.frozen] = False
+    components = np.flatnonzero(inside)
+    ordered: list[int] = components[np.argsort(first_label[components], kind="stable")].tolist()
+    return ordered
 
 
 def _full_value(model: nn.Module, attribute: Attribute) -> int | tuple[int, ...] | None:
@@ -188,7 +221,7 @@ def _slots(flow: Flow, of: Labels) -> dict[str, dict[int, Labels]]:
     return slots
 
 
-def _signatures(flow: Flow, found: Components, slots: dict[str, dict[int, Labels]]) -> npt.NDArray[np.uint64]:
+def _signatures(flow: Flow, found: Components, slots: Mapping[str, Mapping[int, Labels]]) -> npt.NDArray[np.uint64]:
     """A number for each component that two share only if they appear in the same places equally often."""
     random = np.random.default_rng(0)
     size = int(found.of.max()) + 1
@@ -217,7 +250,7 @@ def _signatures(flow: Flow, found: Components, slots: dict[str, dict[int, Labels
 def _makers(flow: Flow, of: Labels, component: int) -> list[tuple[str, int]]:
     """Modules that make channels of a component, each with how many."""
     found = []
-    for module, labels in flow.makers:
+    for module, labels in flow.constraints.makers:
         n = int((of[labels] == component).sum())
         if n:
             found.append((module, n))
@@ -232,7 +265,7 @@ def _widths(full: int, unit: int, divisor: int) -> tuple[int, ...]:
 
 def _frozen(flow: Flow, found: Components, unit_of_label: Ids, reasons: Mapping[int, str]) -> dict[str, str]:
     frozen: dict[str, str] = {}
-    for module, labels in flow.makers:
+    for module, labels in flow.constraints.makers:
         stays = labels[unit_of_label[labels] == 0]
         if not len(stays):
             continue

@@ -88,7 +88,7 @@ def _grouped(flow: Flow, node: Node, sliced: Labels, rowed: Labels, slot: Labels
     if width == 1:
         flow.join(rowed, np.repeat(sliced, per))
         if attribute is not None:
-            flow.attributes.append(attribute)
+            flow.constraints.attributes.append(attribute)
         return
     inside, outside = sliced.reshape(groups, width), rowed.reshape(groups, per)
     whole = [
@@ -100,7 +100,7 @@ def _grouped(flow: Flow, node: Node, sliced: Labels, rowed: Labels, slot: Labels
         (np.tile(slot, groups), sliced),
         (np.tile(outside[0], groups - 1), outside[1:].ravel()),
     ]
-    flow.blocks.append(Blocks(node, whole, aligned, inside[:, 0].copy(), attribute))
+    flow.constraints.blocks.append(Blocks(node, whole, aligned, inside[:, 0].copy(), attribute))
 
 
 @rule("linear")
@@ -208,7 +208,7 @@ def _product(
             labels, _ = max(found[letter], key=lambda side: (len(side[0]), bool(side[0].any())))
             layers.append(spread(labels, axis, shape))
             if all(source not in flow.moving for _, source in found[letter]):
-                flow.makers.append((_maker(flow, node, next(iter(flow.weights.get(node, [])), "")), labels))
+                flow.constraints.makers.append((_maker(flow, node, next(iter(flow.weights.get(node, [])), "")), labels))
     return packed(layers, shape)
 
 
@@ -253,12 +253,12 @@ def _group_norm(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
     if width == 1:
         if attribute is None:
             raise Unfollowed("the number of groups is written as a constant")
-        flow.attributes.append(attribute)
+        flow.constraints.attributes.append(attribute)
     elif groups > 1:
         rows = channels.reshape(groups, width)
         whole = [(np.repeat(rows[:, :1], width - 1, axis=1).ravel(), rows[:, 1:].ravel())]
         aligned = [(np.tile(rows[0], groups - 1), rows[1:].ravel())]
-        flow.blocks.append(Blocks(node, whole, aligned, rows[:, 0].copy(), attribute))
+        flow.constraints.blocks.append(Blocks(node, whole, aligned, rows[:, 0].copy(), attribute))
     return spread(channels, 1, result_shape(flow, node))
 
 
@@ -278,7 +278,9 @@ def _layer_norm(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
             continue
         [axis] = along
         line = flow.axis(layer, axis)
-        flow.attributes.append(Attribute(flow.module(node), "normalized_shape", line, item=axis - len(shape)))
+        flow.constraints.attributes.append(
+            Attribute(flow.module(node), "normalized_shape", line, item=axis - len(shape))
+        )
     return result
 
 
@@ -338,13 +340,13 @@ def _cell(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> An
 
 def count(flow: Flow, node: Node, name: str, labels: Labels) -> None:
     """Say that an attribute of the calling module counts these channels."""
-    flow.attributes.append(Attribute(flow.module(node), name, labels))
+    flow.constraints.attributes.append(Attribute(flow.module(node), name, labels))
 
 
 def make(flow: Flow, node: Node, name: str, labels: Labels, weight: Any) -> None:
     """Say that the calling module makes these channels."""
     count(flow, node, name, labels)
-    flow.makers.append((_maker(flow, node, weight.name if isinstance(weight, Source) else ""), labels))
+    flow.constraints.makers.append((_maker(flow, node, weight.name if isinstance(weight, Source) else ""), labels))
 
 
 def _maker(flow: Flow, node: Node, weight: str) -> str:

@@ -2,8 +2,8 @@
 
 A rule takes the flow, the node and its operands (labels, `Source`s, numbers) and returns the labels of the result, of
 the result's full shape. Elementwise operators are recognised by PyTorch's own `pointwise` tag; operators that make,
-mix or weigh channels are in `spaces.makers`, those that move data in `spaces.movement`. An operator without a rule
-freezes what it touches.
+mix or weigh channels are in `makers.py`, those that move data in `movement.py` and `shuffles.py`. An operator without a
+rule freezes what it touches.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Symbols: `t` moments, `k` monomials.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..graph.blocks import Stage
+from ..graph.blocks import Block, Stage, inside
 from ..graph.network import Network
 
 Array = npt.NDArray[np.float64]
@@ -60,21 +60,18 @@ def dtype(network: Network, value: Value) -> torch.dtype:
 
 
 def spans(
-    network: Network,
-    stages: Sequence[Stage],
-    storages: Mapping[Node, Node],
-    block_of: Mapping[Node, str],
-    entries: Mapping[str, tuple[Node, Node]],
-) -> Iterator[Span]:
+    network: Network, stages: Sequence[Stage], blocks: Mapping[str, Block], storages: Mapping[Node, Node]
+) -> list[Span]:
     """When the memory of each input and operator is alive.
 
     Args:
         network: the captured graph.
-        stages: removable blocks.
+        stages: the stages of removable blocks.
+        blocks: the blocks by name.
         storages: for each tensor node, the node that owns its memory.
-        block_of: the removable block a node is in.
-        entries: input and output node of each removable block.
     """
+    found: list[Span] = []
+    block_of = inside(blocks)
     order = {node: moment for moment, node in enumerate([*network.inputs, *network.operators])}
 
     def root(node: Node) -> Value:
@@ -92,8 +89,7 @@ def spans(
 
     chains: dict[Value, tuple[Stage, list[Value], int]] = {}
     for stage in stages:
-        ends = [entries[name] for name in stage.blocks]
-        chain = [root(ends[0][0]), *(root(end) for _, end in ends)]
+        chain = [root(blocks[stage.blocks[0]].entry), *[root(blocks[name].exit) for name in stage.blocks]]
         for position in range(1, len(chain)):
             chains.setdefault(chain[position], (stage, chain, position))
 
@@ -102,16 +98,17 @@ def spans(
         start, end = order[value[0]], last[value]
         if value not in chains:
             block = block_of.get(value[0])
-            yield Span(value, start, end, frozenset() if block is None else frozenset({block}))
+            found.append(Span(value, start, end, frozenset() if block is None else frozenset({block})))
             continue
         stage, chain, position = chains[value]
         for earlier in range(position - 1, -1, -1):  # the nearest earlier output that is alive decides
             until = min(end, last[chain[earlier]])
             if start <= until and chain[earlier] != value:
-                yield Span(value, start, until, frozenset(stage.blocks[earlier:position]))
+                found.append(Span(value, start, until, frozenset(stage.blocks[earlier:position])))
                 start = until + 1
         if start <= end:
-            yield Span(value, start, end, frozenset())
+            found.append(Span(value, start, end, frozenset()))
+    return found
 
 
 def _is_fresh(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Where a candidate's costs are: the monomials of `spaces.costs`, each with the module that it comes from.
+"""Where a candidate's costs are: the monomials of `model.py`, each with the module that it comes from.
 
 Symbols: `k` monomials.
 """

@@ -2,8 +2,8 @@
 
 Every cost is a sum of *monomials* `factor * form_i * form_j * ... * gate_k`: a form counts the channels of a tensor's
 axis (`constant + sum of factor * units kept`), a gate is 1 where a block stays. The factors differ by side only, so a
-batch of candidates is a few matrix products. `spaces.sizes` finds the forms, `spaces.formulas` the multiply-adds of
-each operator, `spaces.alive` the memory at each moment.
+batch of candidates is a few matrix products. `sizes.py` finds the forms, `formulas.py` the multiply-adds of
+each operator, `alive.py` the memory at each moment.
 
 Symbols: `n` candidates, `g` groups, `f` forms, `k` monomials, `t` moments of the forward.
 """
@@ -11,9 +11,8 @@ Symbols: `n` candidates, `g` groups, `f` forms, `k` monomials, `t` moments of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +22,14 @@ from torch.fx import Node
 from ..budget import COSTS
 from ..channels.flow import Flow
 from ..channels.layout import Ids, Layout
-from ..graph.blocks import Stage
-from ..graph.network import Network
+from ..graph.blocks import Block, Stage, inside
+from ..graph.network import Network, Rehearsal
 from .alive import Span, Value, dtype, largest, owners, spans
 from .breakdown import INPUT, SUMS, Part, home, ordered
 from .formulas import products
 from .sizes import Size, Sizes, batched
 
 Array = npt.NDArray[np.float64]
-CostTable = Callable[[Ids], Mapping[str, npt.NDArray[Any]]]
-"""`(n, d)` candidates to `(n,)` costs by name."""
 CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
 
 
@@ -141,78 +138,48 @@ class CostModel:
         return monomials
 
 
+Found = tuple[int, tuple[float, ...]]
+"""A monomial and its factor at each side."""
+
+
 def cost_model(
-    network: Network,
     flow: Flow,
     layout: Layout,
     stages: Sequence[Stage],
+    blocks: Mapping[str, Block],
+    rehearsal: Rehearsal,
     model: nn.Module,
-    storages: Mapping[Node, Node],
-    block_of: Mapping[Node, str],
-    entries: Mapping[str, tuple[Node, Node]],
-    steps: Mapping[Node, Sequence[str]] | None = None,
 ) -> CostModel:
     """Record the closed forms.
 
     Args:
-        network: the captured graph.
         flow: label tensors of each value.
         layout: units and groups.
-        stages: removable blocks.
+        stages: the stages of removable blocks.
+        blocks: the blocks by name.
+        rehearsal: a run of the graph: which values share memory, and the operators that PyTorch runs for each node.
         model: the network; shapes and types of its parameters are read.
-        storages: for each tensor node, the node that owns its memory (views and in-place operators share).
-        block_of: the removable block a node is in.
-        entries: input and output node of each removable block.
-        steps: the operators that PyTorch runs for a node, where that is known.
     """
-    sizes = Sizes(network, flow, layout, batched(network, storages))
-    terms = _Terms(stages, len(network.sides))
-
-    def stored(value: Value) -> list[Size]:
-        bytes_each = dtype(network, value).itemsize / sizes.examples(value[0])
-        return [*sizes.axes(*value), terms.scalar(bytes_each)]
-
-    called = [_caller(network, node) for node in network.operators]
-    parts: list[Part] = []
-
-    def note(cost: str, module: str, found: Found, start: int = 0, end: int = 0) -> None:
-        parts.append(Part(cost, module, *found, start, end))
-
-    lives = [
-        (terms.found(stored(span.value), span.blocks), span)
-        for span in spans(network, stages, storages, block_of, entries)
-    ]
-    wide = len(terms.keys)
-    for found, span in lives:
-        note("alive", _caller(network, span.value[0]), found, span.start, span.end)
-    for value in owners(network, storages):
-        found = terms.found(stored(value), _block(block_of.get(value[0])))
-        note("activation_bytes", _caller(network, value[0]), found)
-    for name, parameter, inside in _parameters(model, stages):
-        axes, owner = sizes.of_tensor(name), home(name, set(called))
-        note("params", owner, terms.found(axes, inside))
-        note("param_bytes", owner, terms.found([*axes, terms.scalar(parameter.element_size())], inside))
-    unknown: dict[str, None] = {}
-    for node in network.operators:
-        try:
-            for product in products(node, sizes, (steps or {}).get(node, ())):
-                share = terms.scalar(1 / sizes.examples(node))
-                note("macs", _caller(network, node), terms.found([*product, share], _block(block_of.get(node))))
-        except NotImplementedError as error:
-            unknown[str(error)] = None
-
+    network, storages = flow.network, rehearsal.storages
+    record = _Record(network, Sizes(flow, layout, batched(network, storages)), stages, inside(blocks))
+    lives = record.lives(spans(network, stages, blocks, storages))
+    wide = len(record.terms.keys)
+    record.activations(owners(network, storages))
+    record.parameters(model, stages)
+    unknown = record.operators(rehearsal)
+    terms, forms = record.terms, record.sizes.forms
     costs = CostModel(
         channels=np.array([group.unit for group in layout.groups], float),
-        constants=np.array([constant for constant, _ in sizes.forms]),
-        factors=_matrix((dict(pairs) for _, pairs in sizes.forms), len(layout.groups)),
+        constants=np.array([constant for constant, _ in forms]),
+        factors=_matrix((dict(pairs) for _, pairs in forms), len(layout.groups)),
         forms=terms.forms(),
         gate=np.array([gate for _, gate in terms.keys], np.int64),
         gates=tuple(terms.gates),
-        sums=np.stack([_summed((part for part in parts if part.cost == name), terms) for name in SUMS], axis=1),
+        sums=np.stack([_summed((part for part in record.parts if part.cost == name), terms) for name in SUMS], axis=1),
         moments=(),
-        unknown=tuple(unknown),
-        parts=tuple(parts),
-        modules=ordered(called, parts),
+        unknown=unknown,
+        parts=tuple(record.parts),
+        modules=ordered(record.called, record.parts),
     )
     least = np.array([[group.widths[0] / group.unit, group.units] for group in layout.groups]).reshape(-1, 2)
     low, high = costs._monomials(least)[:wide].T
@@ -220,8 +187,66 @@ def cost_model(
     return replace(costs, moments=tuple(largest(rows, low, high) for rows in _alive(lives, wide, terms.sides)))
 
 
-Found = tuple[int, tuple[float, ...]]
-"""A monomial and its factor at each side."""
+class _Record:
+    """Collects the parts of all costs.
+
+    Attributes:
+        sizes: sizes of all values.
+        terms: the monomials so far.
+        called: the modules that call the operators, in order.
+        parts: what was found.
+    """
+
+    def __init__(self, network: Network, sizes: Sizes, stages: Sequence[Stage], block_of: Mapping[Node, str]) -> None:
+        self.network, self.sizes = network, sizes
+        self.terms = _Terms(stages, len(network.sides))
+        self.called = [_caller(network, node) for node in network.operators]
+        self.parts: list[Part] = []
+        self._block_of = block_of
+
+    def lives(self, alive: Sequence[Span]) -> list[tuple[Found, Span]]:
+        """The bytes of each value that is alive for a while."""
+        lives = [(self.terms.found(self._stored(span.value), span.blocks), span) for span in alive]
+        for found, span in lives:
+            self.parts.append(Part("alive", _caller(self.network, span.value[0]), *found, span.start, span.end))
+        return lives
+
+    def activations(self, values: Sequence[Value]) -> None:
+        """The bytes of all results."""
+        for value in values:
+            found = self.terms.found(self._stored(value), self._blocks(value[0]))
+            self.parts.append(Part("activation_bytes", _caller(self.network, value[0]), *found))
+
+    def parameters(self, model: nn.Module, stages: Sequence[Stage]) -> None:
+        """The numbers and bytes of all parameters."""
+        called = set(self.called)
+        for name, parameter, blocks in _parameters(model, stages):
+            axes, owner = self.sizes.of_tensor(name), home(name, called)
+            bytes_each = self.terms.scalar(parameter.element_size())
+            self.parts.append(Part("params", owner, *self.terms.found(axes, blocks)))
+            self.parts.append(Part("param_bytes", owner, *self.terms.found([*axes, bytes_each], blocks)))
+
+    def operators(self, rehearsal: Rehearsal) -> tuple[str, ...]:
+        """The multiply-adds of all operators; gives the names of those without a formula."""
+        unknown: dict[str, None] = {}
+        for node, module in zip(self.network.operators, self.called, strict=True):
+            steps = [step.name for step in rehearsal.steps.get(node, ())]
+            share = self.terms.scalar(1 / self.sizes.examples(node))
+            try:
+                for product in products(node, self.sizes, steps):
+                    found = self.terms.found([*product, share], self._blocks(node))
+                    self.parts.append(Part("macs", module, *found))
+            except NotImplementedError as error:
+                unknown[str(error)] = None
+        return tuple(unknown)
+
+    def _stored(self, value: Value) -> list[Size]:
+        bytes_each = dtype(self.network, value).itemsize / self.sizes.examples(value[0])
+        return [*self.sizes.axes(*value), self.terms.scalar(bytes_each)]
+
+    def _blocks(self, node: Node) -> frozenset[str]:
+        name = self._block_of.get(node)
+        return frozenset() if name is None else frozenset({name})
 
 
 class _Terms:
@@ -261,10 +286,6 @@ def _gate(stages: Sequence[Stage], blocks: frozenset[str]) -> Gate:
                 number, blocks, tuple(kept >= len(stage.blocks) - last for kept in range(len(stage.blocks) + 1))
             )
     raise AssertionError(blocks)
-
-
-def _block(name: str | None) -> frozenset[str]:
-    return frozenset() if name is None else frozenset({name})
 
 
 def _parameters(model: nn.Module, stages: Sequence[Stage]) -> Iterator[tuple[str, nn.Parameter, frozenset[str]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..channels.flow import Flow
-from ..channels.labels import constant, flat, squashed
 from ..channels.layout import Ids, Layout
-from ..graph.network import BATCH, Network, operator_name
+from ..graph.network import BATCH, Network
 
 Form = tuple[float, tuple[tuple[int, float], ...]]
 """`(constant, ((group, factor), ...))`."""
+_REDUCTIONS = {f"aten.{name}" for name in "mean sum amax amin var std prod logsumexp linalg_vector_norm".split()}
+_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
 
 
 @dataclass(frozen=True)
@@ -34,62 +35,68 @@ class Size:
     counts: tuple[float, ...]
 
 
-@dataclass
 class Sizes:
     """Sizes of the values of a network.
 
     Attributes:
         network: the captured graph.
-        flow: label tensors of each value.
-        layout: units and groups.
         forms: number of each form.
-        batched: nodes whose size goes with the number of examples.
     """
 
-    network: Network
-    flow: Flow
-    layout: Layout
-    batched: set[Node]
-    forms: dict[Form, int] = field(default_factory=lambda: {(1.0, ()): 0})
+    def __init__(self, flow: Flow, layout: Layout, batched: set[Node]) -> None:
+        """Sizes of what was walked.
 
-    def __post_init__(self) -> None:
-        self._group_of = np.zeros(self.layout.units, np.int64)
-        for number, group in enumerate(self.layout.groups):
+        Args:
+            flow: labels of each value.
+            layout: units and groups.
+            batched: nodes whose size goes with the number of examples.
+        """
+        self.network = flow.network
+        self.forms: dict[Form, int] = {(1.0, ()): 0}
+        self._flow, self._layout, self._batched = flow, layout, batched
+        self._known: dict[tuple[Node, int | None], list[Size]] = {}
+        self._group_of = np.zeros(layout.units, np.int64)
+        for number, group in enumerate(layout.groups):
             self._group_of[group.first] = number + 1
 
     def examples(self, node: Node) -> int:
         """How many examples a value of the graph holds."""
-        return BATCH if node in self.batched else 1
+        return BATCH if node in self._batched else 1
 
     def axes(self, node: Node, item: int | None = None) -> list[Size]:
         """Sizes of the axes of a value, or of one item of a value that is several tensors."""
-        name = self.network.sources.get(node)
-        if name is not None:
-            return self.of_tensor(name)
-        shapes = [shapes[node] if item is None else shapes[node][item] for shapes in self.network.shapes]
-        labels = self.flow.values.get(node)
-        if item is not None:
-            labels = labels[item] if isinstance(labels, list) else None
-        return [
-            self._size(self._along(labels, axis), [shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))
-        ]
+        key = node, item
+        if key not in self._known:
+            name = self.network.sources.get(node)
+            self._known[key] = self._of_value(node, item) if name is None else self.of_tensor(name)
+        return self._known[key]
 
     def of_tensor(self, name: str) -> list[Size]:
         """Sizes of the axes of a parameter or buffer."""
-        slots, sides = self.layout.slots.get(name, {}), len(self.network.shapes)
-        return [self._size(slots.get(axis), [size] * sides) for axis, size in enumerate(self.flow.shapes[name])]
+        slots, sides = self._layout.slots.get(name, {}), len(self.network.shapes)
+        return [self._size(slots.get(axis), [size] * sides) for axis, size in enumerate(self._flow.shapes[name])]
 
-    def _along(self, labels: Any, axis: int) -> Ids | None:
-        """Units along one axis of a value, None where they do not change along it."""
+    def _of_value(self, node: Node, item: int | None) -> list[Size]:
+        shapes = [shapes[node] if item is None else shapes[node][item] for shapes in self.network.shapes]
+        labels = self._flow.values.get(node)
+        if item is not None:
+            labels = labels[item] if isinstance(labels, list) else None
+        along = self._along(labels)
+        return [self._size(along.get(axis), [shape[axis] for shape in shapes]) for axis in range(len(shapes[0]))]
+
+    def _along(self, labels: Any) -> dict[int, Ids]:
+        """Units along each axis of a value along which they change."""
+        found: dict[int, Ids] = {}
         for layer in labels if isinstance(labels, tuple) else (labels,):
-            if isinstance(layer, Tensor) and not constant(layer, axis):
-                small = squashed(layer)
-                ids = self.layout.unit_of_label[flat(small)].reshape(small.shape)
-                lines = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
-                if (lines != lines[:1]).any():
-                    found: Ids = lines[:, 0]
-                    return found
-        return None
+            if not isinstance(layer, Tensor):
+                continue
+            ids = self._layout.ids(layer)
+            for axis, size in enumerate(ids.shape):
+                if size > 1 and axis not in found:
+                    lines = np.moveaxis(ids, axis, 0).reshape(size, -1)
+                    if (lines != lines[:1]).any():
+                        found[axis] = lines[:, 0]
+        return found
 
     def _size(self, ids: Ids | None, sizes: Sequence[float]) -> Size:
         if ids is None or not ids.any():
@@ -129,15 +136,12 @@ def _mixes_examples(network: Network, node: Node) -> bool:
     names = [argument.name for argument in getattr(getattr(node.target, "_schema", None), "arguments", ())]
     call = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     dims = call.get("dim")
-    if operator_name(node) not in _REDUCTIONS or dims is None:
+    if network.names[node] not in _REDUCTIONS or dims is None:
         return False
     source = network.shapes[0].get(node.all_input_nodes[0])
     if not isinstance(source, tuple) or source[:1] != (BATCH,):
         return False
     return any(axis % len(source) == 0 for axis in ([dims] if isinstance(dims, int) else dims))
-
-
-_REDUCTIONS = {f"aten.{name}" for name in "mean sum amax amin var std prod logsumexp linalg_vector_norm".split()}
 
 
 def _spread(network: Network, storages: Mapping[Node, Node], node: Node, found: set[Node]) -> None:
@@ -157,9 +161,6 @@ def _meeting(network: Network, found: set[Node]) -> Iterator[Node]:
             operands = [(source, shape) for source, shape in shapes if isinstance(shape, tuple)]
             ranks = {len(shape) for source, shape in operands if source in found and shape[:1] == (BATCH,)}
             for source, shape in operands:
-                state = operator_name(node) in _RECURRENT and shape[-2:-1] == (BATCH,)
+                state = network.names[node] in _RECURRENT and shape[-2:-1] == (BATCH,)
                 if source not in found and (state or (shape[:1] == (BATCH,) and len(shape) in ranks)):
                     yield source
-
-
-_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")

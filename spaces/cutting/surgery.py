@@ -17,6 +17,8 @@ from .tensors import _with_plain_tensors, named_tensors
 if TYPE_CHECKING:
     from ..channels.layout import Layout
 
+_PLAIN = (int, float, str, type(None))
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -118,9 +120,6 @@ def assemble(
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
     return small
-
-
-_PLAIN = (int, float, str, type(None))
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

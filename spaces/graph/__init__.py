@@ -1,1 +1,5 @@
-"""The captured network: operators, shapes at each side, the blocks that may be dropped. Start at `capture.py`."""
+"""The network as a graph of ATen operators, captured once.
+
+Start at `capture.py`. `network.py` is the graph as all others see it, `blocks.py` finds the blocks that may be dropped,
+`modes.py` has the modes a forward is captured in.
+"""

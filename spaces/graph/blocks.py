@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.fx import Node
@@ -97,6 +97,11 @@ def chain(blocks: Sequence[Block]) -> list[Stage]:
         names = tuple(block.name for block in run)
         stages.append(Stage(name, names, names[::-1]))
     return stages
+
+
+def inside(blocks: Mapping[str, Block]) -> dict[Node, str]:
+    """The name of the removable block that a node is in."""
+    return {node: name for name, block in blocks.items() for node in block.nodes}
 
 
 def _block(network: Network, path: str, nodes: list[Node], plain: bool) -> Block | None:

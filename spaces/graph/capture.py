@@ -7,9 +7,9 @@ else once a side. `Network` then answers, for each node, its shape at each side.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 
 from .modes import DataAsDetached, evaluating, quietly
-from .network import _PYTORCH, BATCH, Examples, Network, Side, as_call, operator_name, resized, spatial_side, where
+from .network import BATCH, PYTORCH, Examples, Network, Side, as_call, operator_name, resized, spatial_side, where
 
-_log = logging.getLogger("secateur")
-_ROOM = str(Path(__file__).parents[1])  # frames of ours, which no user is sent to
+_MEND = (
+    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
+    "operations, or trace the part of the network that needs pruning"
+)
+_ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
 def capture(
@@ -104,14 +107,8 @@ def _place(failure: Exception | None) -> str:
     while trace is not None:
         frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
         trace = trace.tb_next
-    users = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name) and not name.startswith(_ROOM)]
+    users = [f"{name}:{line}" for name, line in frames if not PYTORCH.search(name) and not name.startswith(_ROOM)]
     return f" at {users[-1]}" if users else ""
-
-
-_MEND = (
-    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
-    "operations, or trace the part of the network that needs pruning"
-)
 
 
 def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_batch: bool) -> ExportedProgram | None:
@@ -160,50 +157,84 @@ def _user_inputs(program: ExportedProgram) -> list[Node]:
 def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
     module = program.graph_module
     _inline(module)
+    nodes = list(module.graph.nodes)
+    sources, inputs, constants = _placeholders(program, module)
+    calls = {node: _callers(node) for node in nodes}
+    shapes, numbers = _at_sides(module.graph, inputs, sides)
+    result = next(node for node in nodes if node.op == "output")
+    returned = list(result.args[0]) if isinstance(result.args[0], (list, tuple)) else [result.args[0]]
+    return Network(
+        graph=module.graph,
+        sources=sources,
+        inputs=inputs,
+        sides=sides,
+        shapes=shapes,
+        numbers=numbers,
+        dtypes=_dtypes(nodes),
+        outputs=[node for node in result.all_input_nodes if isinstance(node.meta.get("val"), (Tensor, list, tuple))],
+        calls={node: tuple(re.sub(r"@\d+", "", path) for path in paths) for node, paths in calls.items()},
+        repeated=frozenset(
+            re.sub(r"@\d+", "", path) for paths in calls.values() for path in paths if re.search(r"@\d", path)
+        ),
+        returned=returned,
+        structure=program.call_spec.out_spec,
+        constants=constants,
+    )
+
+
+def _placeholders(
+    program: ExportedProgram, module: GraphModule
+) -> tuple[dict[Node, str], list[Node], dict[str, Tensor]]:
+    """Parameters and buffers by node, the nodes of the example inputs, and constants by the name of their node."""
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-    network = Network(module.graph, {}, [], sides)
-    repeated = set()
+    sources: dict[Node, str] = {}
+    inputs: list[Node] = []
+    constants: dict[str, Tensor] = {}
     for node in module.graph.nodes:
         if node.op == "placeholder":
             spec = kinds.get(node.name)
-            if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                network.sources[node] = spec.target
-            elif spec is None or spec.kind == InputKind.USER_INPUT:
-                network.inputs.append(node)
-            elif spec.target in program.constants and isinstance(program.constants[spec.target], Tensor):
-                network.constants[node.name] = program.constants[spec.target]
-        elif node.op == "get_attr" and isinstance(getattr(module, str(node.target), None), Tensor):
-            network.constants[node.name] = getattr(module, str(node.target))
-        elif node.op == "output":
-            network.outputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, list, tuple))]
-            network.returned = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
-        paths = []
-        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-            plain = re.sub(r"@\d+", "", path)
-            if plain != path:
-                repeated.add(plain)
-            paths.append(plain)
-        network.calls[node] = tuple(paths)
-    network.repeated = frozenset(repeated)
-    network.structure = program.call_spec.out_spec
-    symbols = _symbols(network.inputs, sides)
-    for index in range(len(sides)):
-        try:
-            shapes, numbers = _evaluated(module.graph, {symbol: values[index] for symbol, values in symbols.items()})
-        except ZeroDivisionError:
-            raise ValueError(
-                f"the network cannot take the resolution {'x'.join(map(str, sides[index]))}: it divides a size by zero "
-                "there; ask for others, or make the network independent of its input size"
-            ) from None
-        network.shapes.append(shapes)
-        network.numbers.append(numbers)
-    for node in module.graph.nodes:
+            if spec is None or spec.kind == InputKind.USER_INPUT:
+                inputs.append(node)
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                sources[node] = str(spec.target)
+            elif isinstance(constant := program.constants.get(str(spec.target)), Tensor):
+                constants[node.name] = constant
+        elif node.op == "get_attr" and isinstance(constant := getattr(module, str(node.target), None), Tensor):
+            constants[node.name] = constant
+    return sources, inputs, constants
+
+
+def _callers(node: Node) -> list[str]:
+    """Paths of the modules that a node was called in, outermost first; `path@1` is the second call of a module."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
+def _dtypes(nodes: Sequence[Node]) -> dict[Node, torch.dtype]:
+    found = {}
+    for node in nodes:
         value = node.meta.get("val")
         if isinstance(value, (list, tuple)):
             value = next((item for item in value if isinstance(item, Tensor)), None)
         if isinstance(value, Tensor):
-            network.dtypes[node] = value.dtype
-    return network
+            found[node] = value.dtype
+    return found
+
+
+def _at_sides(
+    graph: Graph, inputs: list[Node], sides: tuple[Side, ...]
+) -> tuple[tuple[dict[Node, Any], ...], tuple[dict[Node, Any], ...]]:
+    """Shapes and integers of every node at each side."""
+    symbols = _symbols(inputs, sides)
+    found = []
+    for index, side in enumerate(sides):
+        try:
+            found.append(_evaluated(graph, {symbol: values[index] for symbol, values in symbols.items()}))
+        except ZeroDivisionError:
+            raise ValueError(
+                f"the network cannot take the resolution {'x'.join(map(str, side))}: it divides a size by zero "
+                "there; ask for others, or make the network independent of its input size"
+            ) from None
+    return tuple(shapes for shapes, _ in found), tuple(numbers for _, numbers in found)
 
 
 def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, list[int]]:
@@ -313,18 +344,15 @@ def _joined(networks: list[Network]) -> Network:
     """Networks captured once a side, as one; their graphs must be the same but for sizes."""
     first = networks[-1]
     for other in networks[:-1]:
-        names = [operator_name(n) for n in first.graph.nodes]
-        if names != [operator_name(n) for n in other.graph.nodes]:
+        if list(first.names.values()) != list(other.names.values()):
             raise ValueError(
                 f"the network runs other operators at side {other.sides[0]} than at {first.sides[0]}; "
                 "trace it with the resolutions at which it behaves alike"
             )
-    last = first
-    joined = Network(last.graph, last.sources, last.inputs, tuple(n.sides[0] for n in networks))
-    joined.outputs, joined.calls, joined.repeated, joined.dtypes = last.outputs, last.calls, last.repeated, last.dtypes
-    joined.returned, joined.structure, joined.constants = last.returned, last.structure, last.constants
+    shapes, numbers = [], []
     for other in networks:
-        pairs = dict(zip(other.graph.nodes, last.graph.nodes, strict=True))
-        joined.shapes.append({pairs[node]: shape for node, shape in other.shapes[0].items()})
-        joined.numbers.append({pairs[node]: value for node, value in other.numbers[0].items()})
-    return joined
+        twins = dict(zip(other.graph.nodes, first.graph.nodes, strict=True))
+        shapes.append({twins[node]: shape for node, shape in other.shapes[0].items()})
+        numbers.append({twins[node]: value for node, value in other.numbers[0].items()})
+    sides = tuple(other.sides[0] for other in networks)
+    return replace(first, sides=sides, shapes=tuple(shapes), numbers=tuple(numbers))

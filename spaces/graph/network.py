@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,21 +13,14 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 BATCH = 2
-
-
 Side = tuple[int, ...]
-
-
 Shape = tuple[int, ...]
-
-
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
+"""Where the files of PyTorch itself are."""
 
 
-_PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
-
-
-@dataclass
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Network:
     """The captured graph.
 
@@ -50,20 +44,47 @@ class Network:
     sources: dict[Node, str]
     inputs: list[Node]
     sides: tuple[Side, ...]
-    shapes: list[dict[Node, Any]] = field(default_factory=list)
-    numbers: list[dict[Node, Any]] = field(default_factory=list)
-    dtypes: dict[Node, torch.dtype] = field(default_factory=dict)
-    outputs: list[Node] = field(default_factory=list)
-    calls: dict[Node, tuple[str, ...]] = field(default_factory=dict)
-    repeated: frozenset[str] = frozenset()
-    returned: list[Any] = field(default_factory=list)
-    structure: Any = None
-    constants: dict[str, Tensor] = field(default_factory=dict)
+    shapes: tuple[dict[Node, Any], ...]
+    numbers: tuple[dict[Node, Any], ...]
+    dtypes: dict[Node, torch.dtype]
+    outputs: list[Node]
+    calls: dict[Node, tuple[str, ...]]
+    repeated: frozenset[str]
+    returned: list[Any]
+    structure: Any
+    constants: dict[str, Tensor]
 
-    @property
+    @cached_property
     def operators(self) -> list[Node]:
         """The nodes that call an operator and give tensors, in order."""
         return [node for node in self.graph.nodes if node.op == "call_function" and node in self.shapes[0]]
+
+    @cached_property
+    def names(self) -> dict[Node, str]:
+        """The name of every node's operator, as `operator_name` gives it."""
+        return {node: operator_name(node) for node in self.graph.nodes}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One dispatched operator: its name, the shapes of its results, the numbers it calculates with."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    numbers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A run of the captured graph on fake tensors.
+
+    Attributes:
+        steps: for each node, what was dispatched, in order.
+        storages: for each tensor node, the first node that shares its memory.
+    """
+
+    steps: dict[Node, list[Step]]
+    storages: dict[Node, Node]
 
 
 def operator_name(node: Node) -> str:
@@ -75,10 +96,10 @@ def operator_name(node: Node) -> str:
 
 
 def where(node: Node) -> str:
-    """File and line of the user's code that a node comes from, or its nearest forerunner; empty when unknown."""
+    """File and line of the user's code that a node comes from, or the nearest node before it; empty when unknown."""
     for _ in range(20):
         frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-        ours = [f"{name}:{line}" for name, line in frames if not _PYTORCH.search(name)]
+        ours = [f"{name}:{line}" for name, line in frames if not PYTORCH.search(name)]
         if ours or node.op == "root":
             return ours[-1] if ours else ""
         node = node.prev

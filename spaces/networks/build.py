@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
-
-if TYPE_CHECKING:
-    from ..space import Space
-
 from ..cutting.surgery import Cut, assemble, plan
 from ..cutting.tensors import Scores, named_tensors
+from ..space import Space
 
 
 def cut(space: Space, candidate: Candidate, scores: Scores | None = None) -> Cut:
@@ -33,7 +29,7 @@ def cut(space: Space, candidate: Candidate, scores: Scores | None = None) -> Cut
     """
     candidate = space.canonical(candidate)
     changes = plan(space.layout, stays(space, candidate, scores), space.removed(candidate))
-    return replace(changes, as_graph=space.program is not None)
+    return replace(changes, as_graph=space.as_graph)
 
 
 def channel_map(space: Space, candidate: Candidate, scores: Scores | None = None) -> dict[str, dict[int, Tensor]]:
@@ -68,9 +64,9 @@ def build(
     Raises:
         ValueError: candidate, scores or model do not fit the space, or it was not traced for what `as_graph` asks.
     """
-    if as_graph is not None and as_graph is not (space.program is not None):
+    if as_graph is not None and as_graph is not (space.as_graph):
         raise ValueError(
-            f"as_graph={as_graph}, but the space was traced with as_graph={space.program is not None}; "
+            f"as_graph={as_graph}, but the space was traced with as_graph={space.as_graph}; "
             f"trace it with Space.trace(..., as_graph={as_graph})"
         )
     changes = cut(space, candidate, scores)
@@ -93,8 +89,8 @@ def build(
                 )
             done[id(tensor)] = _sliced(own.detach().to(tensor), changes.kept.get(name, {}))
         tensors[name] = done[id(tensor)]
-    if space.program is not None:
-        return space.program.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
+    if space.writer is not None:
+        return space.writer.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
     return assemble(model, tensors, changes.attributes, changes.removed)
 
 

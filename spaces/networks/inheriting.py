@@ -97,8 +97,8 @@ def _group(space: Space, name: str, axis: int, index: int) -> str:
 
 def _unused_constants(space: Space, child: Candidate, small: Cut, scores: Scores | None) -> set[str]:
     """Constants of a network built as a graph that only its removed blocks used."""
-    if space.program is None:
+    if space.writer is None:
         return set()
-    graph, _ = space.program.graph(stays(space, child, scores), small.removed)
+    graph, _ = space.writer.graph(stays(space, child, scores), small.removed)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    return {name for name in (f"_constants.{constant}" for constant in space.program.network.constants)} - used
+    return {name for name in (f"_constants.{constant}" for constant in space.writer.network.constants)} - used

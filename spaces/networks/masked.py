@@ -9,7 +9,7 @@ Which those are is read off the norm's own weight, or, where it has none, off th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,24 @@ from torch.overrides import TorchFunctionMode
 from ..candidate import Candidate
 from ..cutting.tensors import Scores, copied, named_tensors
 from ..graph.network import Examples, as_call
+from ..space import Space
 from .build import build, stays
-
-if TYPE_CHECKING:
-    from ..space import Space
 
 Kept = dict[int, Tensor]
 """`{axis: LongTensor of kept indices}`."""
+_CAUGHT = {
+    "layer_norm": "layer_norm",
+    "rms_norm": "layer_norm",
+    "group_norm": "group_norm",
+    "batch_norm": "batch_norm",
+    "local_response_norm": "local_response_norm",
+    "_weight_norm": "weight_norm",
+    **dict.fromkeys(("mean", "var", "std", "var_mean", "std_mean"), "statistic"),
+}
+_ACTIVATIONS = set(
+    "relu relu6 hardtanh hardswish threshold clamp clamp_min clip gelu silu mish elu celu selu hardshrink softshrink "
+    "leaky_relu prelu rrelu".split()
+)
 
 
 def verify(
@@ -272,19 +283,3 @@ class _KeptOnly(TorchFunctionMode):
     def weight_norm(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
         """A row of zeros has no direction: it stays zero instead of becoming NaN."""
         return func(input, *rest, **kw).masked_fill(input == 0, 0)
-
-
-_CAUGHT = {
-    "layer_norm": "layer_norm",
-    "rms_norm": "layer_norm",
-    "group_norm": "group_norm",
-    "batch_norm": "batch_norm",
-    "local_response_norm": "local_response_norm",
-    "_weight_norm": "weight_norm",
-    **dict.fromkeys(("mean", "var", "std", "var_mean", "std_mean"), "statistic"),
-}
-
-_ACTIVATIONS = set(
-    "relu relu6 hardtanh hardswish threshold clamp clamp_min clip gelu silu mish elu celu selu hardshrink softshrink "
-    "leaky_relu prelu rrelu".split()
-)

@@ -13,18 +13,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 
 from ..channels.flow import Flow
-from ..channels.labels import constant, flat, squashed, tensors_in
+from ..channels.labels import constant, tensors_in
 from ..channels.layout import Group, Ids, Layout
-from ..cutting.program import Kept, Program, shrunk
 from ..cutting.surgery import Cut, assemble, plan
 from ..cutting.tensors import named_tensors
+from ..cutting.writer import GraphWriter, Kept, shrunk
 from ..graph.blocks import Block
 from ..graph.capture import capture
 from ..graph.modes import quietly
-from ..graph.network import BATCH, Examples, Network, Side, as_call, operator_name, resized
-from .probe import Rehearsal, empty_like, first_difference, first_surprise, run
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, as_call, resized
+from .probe import empty_like, first_difference, first_surprise, run
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 
 Surprise = Callable[[Layout, Kept, Sequence[Block]], Node | None]
 """The first operator that does not behave as predicted when only some units and blocks stay, or None."""
@@ -92,7 +92,7 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
     inside: list[Ids] = []
     outside: list[Ids] = []
     for node in network.operators:
-        if operator_name(node) not in ("aten.slice", "aten.narrow"):
+        if network.names[node] not in ("aten.slice", "aten.narrow"):
             continue
         axis = node.args[1] if len(node.args) > 1 else 0
         taken = [_units(layout, labels) for labels in tensors_in(flow.values[node])]
@@ -101,15 +101,12 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
             if isinstance(axis, int) and not constant(labels, axis):
                 inside.append(part[part > 0])
                 outside.append(np.setdiff1d(_units(layout, labels), [0, *part]))
-    owner = np.zeros(layout.units, np.int64)
-    for number, group in enumerate(layout.groups):
-        owner[group.slice] = number + 1
     for waiting in (inside, outside):
         waiting = [units for units in {units.tobytes(): units for units in waiting}.values() if len(units)]
         while waiting:  # slices of different groups share a run
             gone, used, later = np.zeros(layout.units, bool), set[int](), []
             for units in waiting:
-                groups = set(owner[units].tolist())
+                groups = set(layout.group_of_unit[units].tolist())
                 if groups & used:
                     later.append(units)
                 else:
@@ -124,7 +121,7 @@ def _scenarios(network: Network, flow: Flow, layout: Layout) -> Iterator[Kept]:
 
 
 def _units(layout: Layout, labels: torch.Tensor) -> Ids:
-    return np.unique(layout.unit_of_label[flat(squashed(labels))])
+    return np.unique(layout.ids(labels))
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -157,7 +154,7 @@ def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Modu
             try:
                 return first_surprise(network, rehearsal, steps, failure, predicted, skipped, constants)
             except LookupError as error:
-                _log.debug("the dry run cannot be compared: %s", error)
+                logger.debug("the dry run cannot be compared: %s", error)
                 parting: Node = error.args[1]
         if failure is not None:
             return parting
@@ -170,7 +167,7 @@ def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Modu
     return surprise
 
 
-def of_program(
+def of_graph(
     network: Network, flow: Flow, whole: frozenset[Node], blocks: Sequence[Block], model: nn.Module, examples: Examples
 ) -> Surprise:
     """The graph whose constants follow."""
@@ -179,15 +176,15 @@ def of_program(
 
     def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
         names = tuple(block.name for block in removed)
-        program = Program(network, flow, layout, whole, by_name)
-        graph, copies = program.graph(stays, names)
+        writer = GraphWriter(network, flow, layout, whole, by_name)
+        graph, copies = writer.graph(stays, names)
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with fake:
             tensors = sketched(model, plan(layout, stays, names), None)
             inputs = [empty_like(tensor) for tensor in (*args, *kwargs.values())]
-        module = program.written(model, tensors, graph, copies).eval()
+        module = writer.written(model, tensors, graph, copies).eval()
         with quietly(), torch.no_grad(), fake:
-            shapes, failed = program.run(module, copies, inputs)
+            shapes, failed = writer.run(module, copies, inputs)
         full = network.shapes[-1]
         for node in network.operators:
             if node is failed:

@@ -15,7 +15,17 @@ from torch.fx import Node
 
 from ..channels.layout import Ids, Slots
 from ..costs.sizes import batched
-from ..graph.network import BATCH, Network, operator_name
+from ..graph.network import BATCH, Network
+
+_KINDS = {
+    **{f"aten.conv{n}d": "conv" for n in (1, 2, 3)},
+    **{f"aten.conv_transpose{n}d": "conv_transpose" for n in (1, 2, 3)},
+    "aten.linear": "linear",
+}
+_ACTIVATIONS = set(
+    "relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu celu selu leaky_relu prelu "
+    "softplus".split()
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,8 @@ class Layer:
         kind: `"conv"`, `"conv_transpose"` or `"linear"`.
         weight: name of its weight.
         bias: name of its bias, None without one.
-        out_axis: axis of the weight along which its outputs lie (1 for a transposed convolution).
-        in_axis: axis along which its inputs lie.
+        out_axis: the weight's axis of outputs (1 for a transposed convolution).
+        in_axis: the weight's axis of inputs.
         groups: of the convolution; 1 for a linear layer.
         padding: whether its input is padded, so that a constant input gives other outputs at the border.
         norm: the batch norm that alone reads its output, None where there is none.
@@ -115,15 +125,8 @@ def find_layers(network: Network, storages: Mapping[Node, Node], slots: Slots) -
     return tuple(found.values())
 
 
-_KINDS = {
-    **{f"aten.conv{n}d": "conv" for n in (1, 2, 3)},
-    **{f"aten.conv_transpose{n}d": "conv_transpose" for n in (1, 2, 3)},
-    "aten.linear": "linear",
-}
-
-
 def _layer(network: Network, node: Node, examples: int, slots: Slots) -> Layer | None:
-    kind = _KINDS.get(operator_name(node))
+    kind = _KINDS.get(network.names[node])
     if kind is None:
         return None
     call = _call(node)
@@ -139,7 +142,7 @@ def _layer(network: Network, node: Node, examples: int, slots: Slots) -> Layer |
     inner = int(np.prod(shape[1:])) if kind != "linear" else int(shape[1])
     channels = int(shape[0])  # what a position takes of a transposed convolution's input, and gives of the others
     meets = call["input"] if transposed else node
-    norm_node = _sole(node, "aten.batch_norm")
+    norm_node = _sole(network, node, "aten.batch_norm")
     last = norm_node or node
     after = next(iter(last.users)) if len(last.users) == 1 else None
     axes, (out_axis, in_axis) = slots.get(weight, {}), (1, 0) if transposed else (0, 1)
@@ -154,7 +157,7 @@ def _layer(network: Network, node: Node, examples: int, slots: Slots) -> Layer |
         groups=groups,
         padding=padding != "valid" if isinstance(padding, str) else bool(np.any(padding)),
         norm=_norm(network, norm_node),
-        activation=_activation(after),
+        activation=_activation(network, after),
         calls=1,
         macs=taken * inner,
         outputs=elements,
@@ -175,12 +178,12 @@ def _call(node: Node) -> dict[str, Any]:
     return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
-def _sole(node: Node, name: str) -> Node | None:
+def _sole(network: Network, node: Node, name: str) -> Node | None:
     """The only user of a node, where it is a call of that operator with the node as its input."""
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
-    return user if user.op == "call_function" and operator_name(user) == name and user.args[0] is node else None
+    return user if user.op == "call_function" and network.names[user] == name and user.args[0] is node else None
 
 
 def _norm(network: Network, node: Node | None) -> Norm | None:
@@ -191,16 +194,10 @@ def _norm(network: Network, node: Node | None) -> Norm | None:
     return Norm(names["weight"], names["bias"], names["running_mean"], names["running_var"], float(call["eps"]))
 
 
-_ACTIVATIONS = set(
-    "relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu celu selu leaky_relu prelu "
-    "softplus".split()
-)
-
-
-def _activation(node: Node | None) -> str | None:
+def _activation(network: Network, node: Node | None) -> str | None:
     if node is None or node.op != "call_function":
         return None
-    name = operator_name(node).removeprefix("aten.")
+    name = network.names[node].removeprefix("aten.")
     return name if name in _ACTIVATIONS else None
 
 

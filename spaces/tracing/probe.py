@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..cutting.tensors import named_tensors
 from ..graph.modes import quietly, unfused
-from ..graph.network import BATCH, Examples, Network, Side, as_call, operator_name, resized
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, resized
 
-
-@dataclass(frozen=True)
-class Step:
-    """One dispatched operator: its name, the shapes of its results, the numbers it calculates with."""
-
-    name: str
-    shapes: tuple[tuple[int, ...], ...]
-    numbers: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """A run of the captured graph on fake tensors.
-
-    Attributes:
-        steps: for each node, what was dispatched, in order.
-        storages: for each tensor node, the first node that shares its memory.
-    """
-
-    steps: dict[Node, list[Step]]
-    storages: dict[Node, Node]
+_FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
+_SILENT = {
+    f"aten.{name}"
+    for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
+}
+_VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
 
 
 class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -71,16 +55,6 @@ def _numbers(func: Any, args: Any, kwargs: Any) -> tuple[float, ...]:
     return tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
 
 
-_FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
-
-
-_SILENT = {
-    f"aten.{name}"
-    for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
-}
-_VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
-
-
 def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
     """Run the graph at its largest side on fake tensors."""
     side = network.sides[-1] if network.sides and network.sides[-1] else None
@@ -104,7 +78,7 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
                     values[node] = _like(node.meta.get("val"))
             elif node.op == "get_attr":
                 values[node] = _like(node.meta.get("val"))
-            elif node.op == "call_function" and not operator_name(node).startswith("aten._assert"):
+            elif node.op == "call_function" and not network.names[node].startswith("aten._assert"):
                 before = len(record.steps)
                 call = torch.fx.node.map_arg(node.args, lambda n: values[n])
                 named = torch.fx.node.map_arg(dict(node.kwargs), lambda n: values[n])
@@ -231,7 +205,7 @@ def first_difference(
         if node in skipped:
             continue
         twin = next(theirs, None)
-        if twin is None or operator_name(twin) != operator_name(node):
+        if twin is None or other.names[twin] != network.names[node]:
             return node
         if node in predicted and other.shapes[-1][twin] != predicted[node]:
             return node

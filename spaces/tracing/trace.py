@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
 from collections.abc import Sequence
@@ -12,31 +11,29 @@ import numpy as np
 from torch import nn
 from torch.fx import Node
 
-from ..channels import makers, movement  # noqa: F401 - their rules are registered
+from ..channels import makers, movement, shuffles  # noqa: F401 - their rules are registered
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
-from ..channels.layout import Layout, arrange
+from ..channels.layout import Group, Layout, arrange
 from ..channels.rules import joined, rule_for
 from ..costs.model import CostModel, cost_model
-from ..cutting.program import Program
 from ..cutting.surgery import Cut
 from ..cutting.tensors import named_tensors
+from ..cutting.writer import GraphWriter
 from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
 from ..graph.modes import evaluating
-from ..graph.network import Examples, Network, Side, spatial_side, where
-from .dryrun import Surprise, at_random, culprits, of_module, of_program, sketch
+from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
+from .dryrun import Surprise, at_random, culprits, of_graph, of_module, sketch
 from .layers import Layer, find_layers
-from .probe import Rehearsal, Step, first_surprise, rehearse, run
+from .options import Options
+from .probe import first_surprise, rehearse, run
 
-_log = logging.getLogger("secateur")
-
-
-DIMENSIONS = ("width", "depth")
+logger = logging.getLogger("secateur")
 
 
 @dataclass(frozen=True)
-class Facts:
+class Traced:
     """What tracing found."""
 
     layout: Layout
@@ -46,97 +43,106 @@ class Facts:
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, str]
     side_multiple: int
-    program: Program | None
+    writer: GraphWriter | None
 
 
-def facts(
-    model: nn.Module,
-    examples: Examples,
-    sides: Sequence[Side],
-    *,
-    divisor: int,
-    ignore: Sequence[str],
-    plain_blocks: Sequence[str] = (),
-    as_graph: bool = False,
-    dimensions: Sequence[str] = DIMENSIONS,
-) -> Facts:
+def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     """Trace `model` once and find groups, stages and costs.
 
     Raises:
-        ValueError: a side that the network cannot take, a network that cannot be exported, an unknown name in `ignore`
-            or `plain_blocks`, a plain block that changes the shape.
+        ValueError: a side that the network cannot take, a network that cannot be exported, a plain block that changes
+            the shape.
     """
     progress = _Progress()
-    known = dict(model.named_modules())
-    for argument, names in (("ignore", ignore), ("plain_blocks", plain_blocks)):
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                mend = f"did you mean {near[0]!r}?" if near else "see named_modules()"
-                raise ValueError(f"{argument} names {name!r}, which is no module of {type(model).__name__}; {mend}")
-    runs = _check_sides(model, examples, sides) if len(sides) > 1 else []
-    network = capture(model, examples, sides, any_batch=as_graph)
+    network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
-    tensors = named_tensors(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    with evaluating(model):
-        rehearsal = rehearse(network, model, examples)
-    if not _holds_at_all_sides(network, rehearsal, runs):  # one export for all sides may hold at the largest only
-        network = capture(model, examples, sides, any_batch=as_graph, each=True)
+    flow, blocks = _followed(network, model, options)
+    layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress)
+    frozen = {**layout.frozen, **_unused(network)}
+    blocks = _removable(surprise, layout, blocks, frozen)
+    stages, by_name = tuple(chain(blocks)), {block.name: block for block in blocks}
+    return Traced(
+        layout=layout,
+        stages=stages,
+        layers=find_layers(network, rehearsal.storages, layout.slots),
+        costs=cost_model(flow, layout, stages, by_name, rehearsal, model),
+        shapes=flow.shapes,
+        frozen=frozen,
+        side_multiple=_multiple(model, examples),
+        writer=GraphWriter(network, flow, layout, whole, by_name) if options.as_graph else None,
+    )
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+def _captured(model: nn.Module, examples: Examples, options: Options) -> tuple[Network, Rehearsal]:
+    """The graph, and a run of it on fake tensors."""
+    sides = options.sides
+    runs = _check_sides(model, examples, sides) if len(sides) > 1 else []
+    for each in (False, True):
+        network = capture(model, examples, sides, any_batch=options.as_graph, each=each)
         with evaluating(model):
             rehearsal = rehearse(network, model, examples)
-    left_whole = tuple(f"{name}." for name in ignore)
+        if _holds_at_all_sides(network, rehearsal, runs):  # one export for all sides may hold at the largest only
+            break
+    return network, rehearsal
+
+
+def _followed(network: Network, model: nn.Module, options: Options) -> tuple[Flow, list[Block]]:
+    """The labels of all values, and the blocks that may be dropped."""
+    ignored = tuple(f"{name}." for name in options.ignore)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
     blocks = [
         block
-        for block in find_blocks(network, plain_blocks)
-        if "depth" in dimensions
-        and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in left_whole)
+        for block in find_blocks(network, options.plain_blocks)
+        if "depth" in options.dimensions
+        and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in ignored)
     ]
-    flow = follow(network, shapes, rule_for, literals=as_graph)
-    for (name, _), labels in flow.slots.items():
-        if name.startswith(left_whole):
-            flow.frozen.insert(0, (labels, "it is named in ignore"))
-        elif "width" not in dimensions:
-            flow.frozen.insert(0, (labels, "widths are not searched"))
+    flow = follow(network, shapes, rule_for, literals=options.as_graph)
+    if "width" not in options.dimensions:
+        flow.leave_whole(lambda name: True, "widths are not searched")
+    flow.leave_whole(lambda name: name.startswith(ignored), "it is named in ignore")
     for block in blocks:
-        if block.name in plain_blocks:  # without it, its input takes the place of its output
+        if block.name in options.plain_blocks:  # without it, its input takes the place of its output
             joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
+    return flow, blocks
+
+
+def _grouped(
+    model: nn.Module,
+    examples: Examples,
+    options: Options,
+    rehearsal: Rehearsal,
+    flow: Flow,
+    blocks: Sequence[Block],
+    progress: _Progress,
+) -> tuple[Layout, frozenset[Node], Surprise]:
+    """Units and groups that no dry run disproves, the grouped operators that lose whole blocks, and the dry run.
+
+    What a dry run disproves is frozen, or must keep all its blocks, and everything is grouped again.
+    """
+    network = flow.network
     own = of_module(network, rehearsal, flow, model, examples)
     aliases = _aliases(model)
     aligned: frozenset[Node] = frozenset()
     while True:
         found = components(flow, aligned)
-        layout = arrange(flow, found, divisor=divisor, aliases=aliases, model=model)
+        layout = arrange(flow, found, divisor=options.divisor, aliases=aliases, model=model)
         whole = frozenset(block.node for block in found.whole)
-        surprise = of_program(network, flow, whole, blocks, model, examples) if as_graph else own
+        surprise = own
+        if options.as_graph:
+            surprise = of_graph(network, flow, whole, blocks, model, examples)
         disproved = culprits(network, flow, layout, surprise)
         if not disproved:
-            break
+            return layout, whole, surprise
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
         for group, node in disproved:
-            aligned |= _held(flow, found, layout, group.first, group.units, node)
-    frozen = {**layout.frozen, **_unused(network)}
-    blocks = _removable(surprise, layout, blocks, frozen)
-    stages = tuple(chain(blocks))
-    by_name = {block.name: block for block in blocks}
-    costs = cost_model(
-        network,
-        flow,
-        layout,
-        stages,
-        model,
-        rehearsal.storages,
-        {node: block.name for block in blocks for node in block.nodes},
-        {block.name: (block.entry, block.exit) for block in blocks},
-        {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()},
-    )
-    program = Program(network, flow, layout, whole, by_name) if as_graph else None
-    layers = find_layers(network, rehearsal.storages, layout.slots)
-    return Facts(layout, stages, layers, costs, shapes, frozen, _multiple(model, examples), program)
+            aligned |= _held(flow, found, layout, group, node)
 
 
 class _Progress:
-    """Says what goes on once it takes more than five seconds."""
+    """Logs what goes on once it takes more than five seconds."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -144,7 +150,7 @@ class _Progress:
     def __call__(self, text: str) -> None:
         seconds = time.monotonic() - self.started
         if seconds > 5:
-            _log.info("%s (%.0f s)", text, seconds)
+            logger.info("%s (%.0f s)", text, seconds)
 
 
 def _aliases(model: nn.Module) -> dict[str, list[str]]:
@@ -156,9 +162,9 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names[id(tensor)] for name, tensor in tensors.items()}
 
 
-def _held(flow: Flow, found: Components, layout: Layout, first: int, units: int, node: Node) -> frozenset[Node]:
+def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Node) -> frozenset[Node]:
     """Freeze a group that does not follow its forward; or grouped operators of it that must keep all their blocks."""
-    labels = np.flatnonzero((layout.unit_of_label >= first) & (layout.unit_of_label < first + units))
+    labels = np.flatnonzero(group.holds(layout.unit_of_label))
     whole = found.whole_blocks(labels)
     if not whole:  # a reshape may count the groups, so their number is kept before anything is frozen
         place = where(node)
@@ -228,20 +234,20 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
 
 
 def _removable(surprise: Surprise, layout: Layout, blocks: list[Block], frozen: dict[str, str]) -> list[Block]:
-    """The blocks whose removal the network bears, checked by a dry run."""
+    """The blocks that the network runs without, as a dry run shows; the others are noted in `frozen`."""
     stays = ~at_random(layout)
 
-    def bears(removed: list[Block]) -> bool:
+    def runs_without(removed: list[Block]) -> bool:
         try:
             return surprise(layout, stays, removed) is None
         except LookupError:
             return False
 
-    if not blocks or bears(blocks):
+    if not blocks or runs_without(blocks):
         return blocks
     good = []
     for block in blocks:
-        if bears([block]):
+        if runs_without([block]):
             good.append(block)
         else:
             frozen[block.name] = "the network does not run as predicted without this block"

@@ -1,6 +1,6 @@
 """The network as a graph whose constants follow the channels, for forwards that write channel numbers down.
 
-A module keeps the numbers of its forward; here every operator's sizes, bounds and counts are computed anew from the
+A module keeps the numbers of its forward; here every operator's sizes, bounds and counts are computed again from the
 labels, and the result is a `torch.fx.GraphModule` with the user's parameter names. Batch norms and dropouts stay
 modules, so that it can be trained.
 """
@@ -21,22 +21,37 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from ..channels.flow import Flow
-from ..channels.labels import constant, flat, squashed, tensors_in
+from ..channels.labels import constant, tensors_in
 from ..channels.layout import Layout
 from ..graph.blocks import Block
-from ..graph.network import Network, Shape, operator_name
+from ..graph.network import Network, Shape
 from .tensors import named_tensors
 
-_log = logging.getLogger("secateur")
+logger = logging.getLogger("secateur")
 Kept = npt.NDArray[np.bool_]
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_DROPOUTS: dict[str, Any] = {"aten.dropout": nn.Dropout, "aten.feature_dropout": nn.Dropout2d}
+_SIZED = {  # operators that take the sizes of their result: name -> position of the sizes
+    "aten.view": 1,
+    "aten.reshape": 1,
+    "aten._unsafe_view": 1,
+    "aten.expand": 1,
+    "aten.new_zeros": 1,
+    "aten.new_ones": 1,
+    "aten.new_full": 1,
+    "aten.new_empty": 1,
+    "aten.zeros": 0,
+    "aten.ones": 0,
+    "aten.full": 0,
+    "aten.empty": 0,
+}
 
 
 def shrunk(layout: Layout, stays: Kept, shape: Shape, value: Any) -> Shape:
     """A shape when only some units stay, from the labels of the value."""
     result = list(shape)
     for labels in tensors_in(value):
-        small = squashed(labels)
-        kept = stays[layout.unit_of_label[flat(small)]].reshape(small.shape)
+        kept = stays[layout.ids(labels)]
         if kept.all():
             continue
         for axis in range(kept.ndim):
@@ -50,15 +65,13 @@ def kept_along(layout: Layout, stays: Kept, value: Any, axis: int, size: int) ->
     """`(size,)` whether each index along an axis of a value stays."""
     for labels in tensors_in(value):
         if not constant(labels, axis):
-            small = squashed(labels)
-            kept = stays[layout.unit_of_label[flat(small)]].reshape(small.shape)
-            moved = np.moveaxis(kept, axis % labels.ndim, 0)
+            moved = np.moveaxis(stays[layout.ids(labels)], axis, 0)
             return np.asarray(moved.reshape(len(moved), -1).any(axis=1), bool)
     return np.ones(size, bool)
 
 
 @dataclass(frozen=True)
-class Program:
+class GraphWriter:
     """All that is needed to write the graph of a candidate.
 
     Attributes:
@@ -80,7 +93,7 @@ class Program:
         """Batch norms and dropouts, which behave otherwise in training: their paths."""
         found = {}
         for node in self.network.operators:
-            name = operator_name(node)
+            name = self.network.names[node]
             if name in _DROPOUTS:
                 found[node] = f"_dropout.{node.name}"
             elif name == "aten.batch_norm":
@@ -97,7 +110,7 @@ class Program:
             stays: `(u,)` whether each unit stays.
             removed: names of blocks that are gone.
         """
-        network, writer = self.network, _Constants(self, stays)
+        network, constants = self.network, _Constants(self, stays)
         exits = {self.blocks[name].exit: self.blocks[name].entry for name in removed}
         gone = {node for name in removed for node in self.blocks[name].nodes}
         graph, copies = Graph(), {}
@@ -107,13 +120,13 @@ class Program:
         for node in network.graph.nodes:
             if node in exits:
                 copies[node] = copies[exits[node]]
-            elif node in gone or node in copies or operator_name(node).startswith("aten._assert"):
+            elif node in gone or node in copies or network.names[node].startswith("aten._assert"):
                 continue
             elif node in network.sources:
                 if not network.sources[node].startswith(tuple(f"{name}." for name in removed)):
                     copies[node] = graph.get_attr(network.sources[node])
             elif node.op == "call_function":
-                target, args, kwargs = writer.call(node)
+                target, args, kwargs = constants.call(node)
                 args = torch.fx.node.map_arg(args, copies.__getitem__)
                 kwargs = torch.fx.node.map_arg(kwargs, copies.__getitem__)
                 module = self.modules.get(node)
@@ -165,7 +178,7 @@ class Program:
 
     def _stateful(self, model: nn.Module, node: Node, path: str, tensors: Mapping[str, Tensor]) -> nn.Module:
         """A batch norm with its smaller tensors, or a dropout."""
-        name = operator_name(node)
+        name = self.network.names[node]
         if name in _DROPOUTS:
             dropout: nn.Module = _DROPOUTS[name](node.args[1])
             return dropout
@@ -193,7 +206,7 @@ class Program:
             recorder.run(*inputs)
         except Exception as error:  # noqa: BLE001 - any operator may refuse its operands
             failed = recorder.now
-            _log.debug("%s: %s", failed, error)
+            logger.debug("%s: %s", failed, error)
         names = {node: copy.name for node, copy in copies.items() if copy.op in ("call_function", "call_module")}
         shapes = {node: recorder.shapes[name] for node, name in names.items() if name in recorder.shapes}
         return shapes, next((node for node, name in names.items() if name == failed), None)
@@ -227,37 +240,19 @@ def _attach(root: nn.Module, path: str, value: Any) -> None:
         setattr(root, name, value)
 
 
-_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_DROPOUTS: dict[str, Any] = {"aten.dropout": nn.Dropout, "aten.feature_dropout": nn.Dropout2d}
-_SIZED = {  # operators that take the sizes of their result: name -> position of the sizes
-    "aten.view": 1,
-    "aten.reshape": 1,
-    "aten._unsafe_view": 1,
-    "aten.expand": 1,
-    "aten.new_zeros": 1,
-    "aten.new_ones": 1,
-    "aten.new_full": 1,
-    "aten.new_empty": 1,
-    "aten.zeros": 0,
-    "aten.ones": 0,
-    "aten.full": 0,
-    "aten.empty": 0,
-}
-
-
 class _Constants:
     """An operator's call with its constants as they must be when only some units stay."""
 
-    def __init__(self, program: Program, stays: Kept) -> None:
-        self.program, self.stays = program, stays
-        self.layout, self.flow = program.layout, program.flow
-        self.full = program.network.shapes[program.flow.side]
+    def __init__(self, writer: GraphWriter, stays: Kept) -> None:
+        self.writer, self.stays = writer, stays
+        self.layout, self.flow = writer.layout, writer.flow
+        self.full = writer.network.shapes[writer.flow.side]
 
     def size(self, node: Node) -> Shape:
         return shrunk(self.layout, self.stays, self.full[node], self.flow.values[node])
 
     def source_size(self, node: Node) -> Shape:
-        name = self.program.network.sources.get(node)
+        name = self.writer.network.sources.get(node)
         if name is None:
             return self.size(node)
         slots = self.layout.slots.get(name, {})
@@ -268,7 +263,7 @@ class _Constants:
         return kept_along(self.layout, self.stays, self.flow.values[node], axis, self.full[node][axis])
 
     def call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        name: str = operator_name(node)
+        name = self.writer.network.names[node]
         args: list[Any] = list(node.args)
         kwargs: dict[str, Any] = dict(node.kwargs)
         target: Any = node.target
@@ -295,7 +290,7 @@ class _Constants:
             self._groups(name, node, args, kwargs)
         elif name == "aten.group_norm":
             channels, left = self.full[node][1], self.size(node)[1]
-            if node in self.program.whole or args[1] == channels:
+            if node in self.writer.whole or args[1] == channels:
                 args[1] = args[1] * left // channels
         elif name in ("aten.layer_norm", "aten.rms_norm"):
             args[1] = list(self.size(node)[-len(args[1]) :])

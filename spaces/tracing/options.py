@@ -1,0 +1,152 @@
+"""How a network is traced: the arguments of `Space.trace`, checked, and as the plain values that study.json keeps."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..examples import described, device_of, made, nested
+from ..graph.network import Examples, Side, as_call, flat_examples, spatial_side
+
+DIMENSIONS = ("width", "depth")
+_NAMED_WHERE_USED = ("block_order", "plain_blocks", "as_graph")  # in a fingerprint; the order never is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a network is traced: the arguments of `Space.trace`, and facts of the example inputs.
+
+    Attributes:
+        inputs: the example inputs, described; `names` where the forward takes them by name.
+        single: whether the example is one tensor.
+        own: spatial side of the example.
+    """
+
+    resolutions: tuple[Side, ...]
+    divisor: int
+    ignore: tuple[str, ...]
+    plain_blocks: tuple[str, ...]
+    as_graph: bool
+    dimensions: tuple[str, ...]
+    inputs: tuple[dict[str, Any], ...]
+    names: tuple[str, ...]
+    single: bool
+    own: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides to trace at, ascending."""
+        return self.resolutions or (self.own,)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, to trace the network again."""
+        return {
+            "resolutions": [list(side) for side in self.resolutions],
+            "divisor": self.divisor,
+            "ignore": list(self.ignore),
+            "plain_blocks": list(self.plain_blocks),
+            "as_graph": self.as_graph,
+            **({} if set(self.dimensions) == set(DIMENSIONS) else {"dimensions": list(self.dimensions)}),
+            "inputs": list(self.inputs),
+            "names": list(self.names) or None,
+            "single": self.single,
+            "block_order": {},
+        }
+
+
+def checked(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    resolutions: Iterable[int | Sequence[int]],
+    divisor: int,
+    ignore: Iterable[str],
+    plain_blocks: Iterable[str],
+    as_graph: bool,
+    dimensions: Iterable[str],
+) -> Options:
+    """The arguments of `Space.trace`, if they fit the network.
+
+    Raises:
+        TypeError: the model is no module, or the examples are no tensors.
+        ValueError: a divisor below 1, an unknown dimension or module, or a resolution that is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
+        raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
+    ignore, plain_blocks, dimensions = _texts(ignore), _texts(plain_blocks), _texts(dimensions)
+    if not set(dimensions) <= set(DIMENSIONS):
+        raise ValueError(f"dimensions={dimensions!r}: expected some of {DIMENSIONS}; sides come by `resolutions`")
+    own = spatial_side(examples)
+    sides = _sides(resolutions, own)
+    for argument, names in (("ignore", ignore), ("plain_blocks", plain_blocks)):
+        _check_modules(model, argument, names)
+    return Options(
+        resolutions=sides,
+        divisor=divisor,
+        ignore=ignore,
+        plain_blocks=plain_blocks,
+        as_graph=as_graph,
+        dimensions=dimensions,
+        inputs=tuple(described(tensor, own) for tensor in flat_examples(examples)),
+        names=tuple(as_call(examples)[1]),
+        single=isinstance(examples, Tensor),
+        own=own,
+    )
+
+
+def arguments(model: nn.Module, settings: Mapping[str, Any]) -> tuple[Examples, dict[str, Any]]:
+    """Example inputs and the other arguments of `Space.trace` that settings hold."""
+    device = device_of(model)
+    tensors = [made(one, None, 1).to(device) for one in settings["inputs"]]
+    examples = tensors[0] if settings["single"] else nested(tensors, settings["names"])
+    return examples, {
+        "resolutions": [tuple(side) for side in settings["resolutions"]],
+        "divisor": settings["divisor"],
+        "ignore": settings["ignore"],
+        "plain_blocks": settings.get("plain_blocks", ()),
+        "as_graph": settings.get("as_graph", False),
+        "dimensions": settings.get("dimensions", DIMENSIONS),
+    }
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a candidate means."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in _NAMED_WHERE_USED or (value and key != "block_order")
+    }
+
+
+def _texts(given: Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side, ...]:
+    if isinstance(resolutions, int):
+        resolutions = (resolutions,)
+    sides = set()
+    for resolution in resolutions:
+        side = (resolution,) * len(own) if isinstance(resolution, int) else tuple(resolution)
+        if not own:
+            raise ValueError("resolutions are given, but no example input has spatial axes (batch, channels, *side)")
+        if len(side) != len(own) or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in side):
+            raise ValueError(f"resolution {resolution!r}: expected a positive integer or {len(own)} of them")
+        sides.add(side)
+    return tuple(sorted(sides, key=lambda side: (math.prod(side), side)))
+
+
+def _check_modules(model: nn.Module, argument: str, names: Iterable[str]) -> None:
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            mend = f"did you mean {near[0]!r}?" if near else "see named_modules()"
+            raise ValueError(f"{argument} names {name!r}, which is no module of {type(model).__name__}; {mend}")

@@ -16,11 +16,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from .studies.views.status import Status
 
 _VERBATIM = "\b\n"  # before lines that are not to be wrapped
 
@@ -328,9 +331,9 @@ def status(
         with contextlib.suppress(KeyboardInterrupt), _messages(quiet=True):
             _follow(view.watch(folder, watch, logging.getLogger("secateur").warning), as_json)
     elif as_json:
-        _print_json(view.View(folder).status())
+        _print_json(view.View(folder).status().as_dict())
     else:
-        _print(report.standing_text(view.View(folder).status(), Style.of(sys.stdout)))
+        _print(report.status_text(view.View(folder).status(), Style.of(sys.stdout)))
 
 
 @app.command(
@@ -531,7 +534,7 @@ def _show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
     seen = view.View(folder)
     front = seen.front()
     if as_json:
-        _print_json({"status": seen.status(), "front": report.frame_json(front)})
+        _print_json({"status": seen.status().as_dict(), "front": report.frame_json(front)})
         return
     first = (*seen.objectives, *seen.limits)
     _print(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
@@ -539,27 +542,26 @@ def _show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
         print(f"secateur: write these networks with: secateur export {folder} --to OUT --pick all", file=sys.stderr)
 
 
-def _follow(standings: Iterator[dict[str, Any]], as_json: bool) -> None:
+def _follow(statuses: Iterator[Status], as_json: bool) -> None:
     """Show where a study stands: in place on a terminal; elsewhere line by line, and all of it at the end."""
     from .studies.views import text as report
     from .studies.views.terminal import Style
 
-    style = Style.of(sys.stdout)
     if sys.stdout.isatty() and not as_json:
         from rich.live import Live
         from rich.text import Text
 
         with Live(auto_refresh=False) as live:
-            for standing in standings:
-                text = Text.from_ansi(report.standing_text(standing, style), no_wrap=True, overflow="crop")
-                live.update(text, refresh=True)
+            for status in statuses:
+                said = report.status_text(status, Style.of(sys.stdout))
+                live.update(Text.from_ansi(said, no_wrap=True, overflow="crop"), refresh=True)
         return
     last = None
-    for standing in standings:
-        last = standing
-        _print(json.dumps(_finite(standing)) if as_json else report.standing_line(standing))
+    for status in statuses:
+        last = status
+        _print(json.dumps(_finite(status.as_dict())) if as_json else report.status_line(status))
     if last is not None and not as_json:
-        _print(f"\n{report.standing_text(last, style)}")
+        _print(f"\n{report.status_text(last, Style.of(sys.stdout))}")
 
 
 def _print(text: str) -> None:

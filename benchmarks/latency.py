@@ -156,7 +156,7 @@ def search(arguments):
     exported = folder / "exported"
     if not exported.exists() and len(study.front()):
         study.export(exported, pick="all", finetune_epochs=1, formats=["safetensors", "pt2"])
-    trials, limit = study.trials(), study.status()["limits"]["latency_ms"]
+    trials, limit = study.trials(), study.status().limits["latency_ms"]
     latencies = Latencies(folder, model=model, space=space, device=torch.device("cpu"), options=Latency(threads=1))
     networks = []
     for path in sorted(path for path in exported.glob("*") if path.is_dir()):

@@ -55,7 +55,7 @@ from .trials.retry import Retry
 from .trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from .trials.trial import Trial
 from .trials.urls import without_password
-from .views.view import standing
+from .views.status import Status, status_of
 
 logger = logging.getLogger("secateur")
 
@@ -321,10 +321,10 @@ class Study:
         front = on_front(self._ledger.trials, self.search.objectives, self._limits())
         return front_table(front, self.space.axes)
 
-    def status(self) -> dict[str, Any]:
-        """Where the study stands, as plain values."""
+    def status(self) -> Status:
+        """Where the study stands; `as_dict` gives plain values."""
         self._ledger.refresh()
-        return standing(
+        return status_of(
             self.path,
             self._ledger.trials,
             self.budget,

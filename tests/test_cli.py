@@ -181,7 +181,7 @@ def test_a_killed_search_goes_on_where_it_stood(folder, tmp_path):
         process.communicate()
     assert main(["resume", str(killed), "--quiet"]) == 0
     assert View(killed).front().equals(View(whole).front())
-    assert View(killed).status()["told"] == 6
+    assert View(killed).status().told == 6
     assert not killed.with_name("killed.part").exists()
 
 
@@ -348,7 +348,7 @@ def test_a_search_in_processes_is_resumed_here(folder, tmp_path, capsys):
     assert config.read(out).runner == config.Runner(**given | {"workers": 1, "asynchronous": False})
     assert main(["resume", str(out), "--trials", "7", "--runner", "serial", "--quiet"]) == 0
     assert config.read(out).runner == config.Runner(), "another kind begins with the defaults"
-    assert View(out).status()["told"] == 7
+    assert View(out).status().told == 7
     assert not list(out.glob("*slots*")) and not (out / "driver.json").exists()
 
 

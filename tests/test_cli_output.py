@@ -148,7 +148,7 @@ def improved(tmp_path_factory):
     """The folder of a study whose errors fell, and whose front grew."""
     study = sleeper.create(tmp_path_factory.mktemp("improved") / "s", 0.0)
     study.run(16)
-    found = study.status()["history"]
+    found = study.status().history
     assert len(set(found["best_error"]) - {None}) > 1 and len(set(found["hypervolume"]) - {None}) > 1
     return study.path
 
@@ -269,7 +269,7 @@ def _as_nobody(folder, answer):
     try:
         seen = View(folder)
         seen.refresh()
-        answer.put((seen.status()["told"], len(seen.front()), sorted(os.listdir(folder))))
+        answer.put((seen.status().told, len(seen.front()), sorted(os.listdir(folder))))
     except Exception as error:
         answer.put(repr(error))
 

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 def compared(study: sc.Study, exports: Path, model: nn.Module, sets: Sets) -> list[Row]:
     """A row a network: the unpruned one at every side, trained on where it is fast enough, and the found ones."""
     space, training = study.space, study.training
-    limit = study.status()["limits"].get("latency_ms", math.inf)
+    limit = study.status().limits.get("latency_ms", math.inf)
     networks: list[tuple[str, sc.Candidate, nn.Module]] = [
         ("unpruned", space.check((*space.full[:-1], number)), model) for number in range(len(space.resolutions))
     ]

@@ -86,7 +86,7 @@ def searched(path: Path, model: nn.Module, task: sc.Classification, size: dict[s
 
 def compared(study: sc.Study, exports: Path, model: nn.Module) -> list[Row]:
     """A row a network: the unpruned one at every side, trained on where it is within the budget, and the found ones."""
-    space, training, limit = study.space, study.training, study.status()["limits"]["latency_ms"]
+    space, training, limit = study.space, study.training, study.status().limits["latency_ms"]
     networks: list[tuple[str, sc.Candidate, nn.Module]] = [
         ("unpruned", space.check((*space.full[:-1], number)), model) for number in range(len(space.resolutions))
     ]

@@ -14,10 +14,9 @@ from torch import nn
 
 from ... import __version__
 from ...spaces import Axis
-from ..trials.folder import read_study_json
 from ..trials.front import on_front
-from ..trials.ledger import Ledger
 from ..trials.trial import Trial
+from ..views.status import Status
 from ..views.view import View
 from .anatomy import Anatomy, anatomy
 from .learned import importance, predicted, proxies, said_of_model
@@ -34,7 +33,7 @@ class Facts:
     Attributes:
         name: of its folder.
         state: `"empty"`, `"running"`, `"stopped"` short of its goal, or `"done"`.
-        standing: as `View.status`.
+        status: as of `View.status`.
         trials: all of them, in number order.
         front: the trials that no other one beats within the budget, cheapest first.
         best: the one of them with the lowest error; None where the front is empty.
@@ -54,7 +53,7 @@ class Facts:
 
     name: str
     state: str
-    standing: dict[str, Any]
+    status: Status
     trials: tuple[Trial, ...]
     front: tuple[Trial, ...]
     best: Trial | None
@@ -74,12 +73,12 @@ class Facts:
     @property
     def objectives(self) -> list[str]:
         """What is minimised."""
-        return list(self.standing["objectives"])
+        return self.status.objectives
 
     @property
     def limits(self) -> dict[str, float]:
         """Absolute, by cost."""
-        return dict(self.standing["limits"])
+        return self.status.limits
 
     @property
     def scored(self) -> list[Trial]:
@@ -120,43 +119,38 @@ def facts(
     """
     folder = Path(folder)
     view = View(folder, storage=storage)
-    found, standing = read_study_json(folder, to_write=False), view.status()
-    axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
-    ledger = Ledger(view.database, view.name, axes, standing["objectives"])
-    trials, notes = tuple(ledger.trials), ledger.notes()
-    front = on_front(trials, standing["objectives"], standing["limits"])
-    best = min(front, key=lambda trial: trial.merit(standing["objectives"]), default=None)
-    running = any(driver["state"] == "running" for driver in standing["drivers"])
+    found, status, trials, axes = view.found, view.status(), tuple(view.all_trials), view.axes
+    front, running = on_front(trials, status.objectives, status.limits), bool(status.active)
     whole = [trial for trial in trials if trial.scored and _is_full(trial, axes)]
     timings = [trial.measures["latency_ms"] for trial in whole if "latency_ms" in trial.measures]
-    latency_ms = notes.get("full_latency_ms", timings[0] if timings else None)
+    latency_ms = view.notes.get("full_latency_ms", timings[0] if timings else None)
     full = view.full | ({} if latency_ms is None else {"latency_ms": float(latency_ms)})
     made: Anatomy | None = None
     try:
         untimed = "not asked for" if not timed else "not measured, because the study runs" if running else ""
-        made = anatomy(folder, found, model=model, picked=best, front=front, untimed=untimed)
+        made = anatomy(folder, found, model=model, picked=status.best, front=front, untimed=untimed)
         reason = ""
     except Exception as error:  # a user's code may raise anything, and the rest of the report needs none of it
         reason = str(error).strip() or type(error).__name__
     return Facts(
         name=folder.resolve().name,
-        state=_state(standing, running),
-        standing=standing,
+        state=_state(status),
+        status=status,
         trials=trials,
         front=tuple(front),
-        best=best,
+        best=status.best,
         axes=axes,
         full=full,
         full_error=whole[0].measures["error"] if whole else None,
         resolutions=view.resolutions,
-        costs=_cost_names(standing, trials),
+        costs=_cost_names(status, trials),
         predicted=predicted(trials),
         models=said_of_model(trials),
-        proxies=proxies(trials, standing["proxies"]),
+        proxies=proxies(trials, status.proxies),
         importance=importance(trials, axes),
         anatomy=made,
         no_anatomy=reason,
-        origin=_origin(folder, found, standing),
+        origin=_origin(folder, found, status),
     )
 
 
@@ -164,22 +158,22 @@ def _is_full(trial: Trial, axes: Sequence[Axis]) -> bool:
     return list(trial.candidate) == [axis.choices[-1] for axis in axes]
 
 
-def _state(standing: Mapping[str, Any], running: bool) -> str:
-    if running:
+def _state(status: Status) -> str:
+    if status.active:
         return "running"
-    if not standing["told"]:
+    if not status.told:
         return "empty"
-    return "stopped" if standing["goal"] and standing["told"] < standing["goal"] else "done"
+    return "stopped" if status.goal and status.told < status.goal else "done"
 
 
-def _cost_names(standing: Mapping[str, Any], trials: Sequence[Trial]) -> tuple[str, ...]:
+def _cost_names(status: Status, trials: Sequence[Trial]) -> tuple[str, ...]:
     """The objectives' costs, then the limited ones; the multiply-adds where there is neither."""
-    names = [name for name in (*standing["objectives"], *standing["limits"]) if name != "error"]
+    names = [name for name in (*status.objectives, *status.limits) if name != "error"]
     known = {name for trial in trials for name in trial.measures} or set(names)
     return tuple(dict.fromkeys(name for name in names if name in known)) or ("macs",)
 
 
-def _origin(folder: Path, found: Mapping[str, Any], standing: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(folder: Path, found: Mapping[str, Any], status: Status) -> dict[str, Any]:
     """How to make the study again: `command`, its `file`, `fingerprint`, `settings`, `versions` and `made_with`.
 
     `file` is the text of the study file; None for a study that Python made. `made_with` are the versions that the study
@@ -193,7 +187,7 @@ def _origin(folder: Path, found: Mapping[str, Any], standing: Mapping[str, Any])
     return {
         "command": command if text is not None else None,
         "file": text,
-        "trials": standing["told"],
+        "trials": status.told,
         "fingerprint": found["fingerprint"],
         "settings": found["settings"],
         "made_with": found.get("versions"),

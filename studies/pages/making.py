@@ -95,7 +95,7 @@ def _named_apart(one: Facts, two: Facts) -> tuple[Facts, Facts]:
     """Two studies whose folders have one name, named by the path from where they part."""
     if one.name != two.name:
         return one, two
-    paths = [Path(study.standing["path"]).resolve().parts for study in (one, two)]
+    paths = [Path(study.status.path).resolve().parts for study in (one, two)]
     alike = next((n for n, (a, b) in enumerate(zip(*paths, strict=False)) if a != b), 0)
     first, second = (str(Path(*parts[alike:])) if parts[alike:] else one.name for parts in paths)
     return replace(one, name=first), replace(two, name=second)

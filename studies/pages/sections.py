@@ -177,7 +177,7 @@ def _costs(study: Facts) -> Block:
 
 def _surrogate(study: Facts) -> Block:
     made, said = [], []
-    found = study.standing["foresight"]
+    found = study.status.foresight
     if study.predicted:
         made.append(charts.foresight(study))
         if "rmse" in found:
@@ -196,7 +196,7 @@ def _surrogate(study: Facts) -> Block:
             "search goes by the polynomial, else by the mean."
         )
     if not made:
-        said.append(f"The sampler {study.standing['sampler']} predicted no errors so far.")
+        said.append(f"The sampler {study.status.sampler} predicted no errors so far.")
     return Block(said=said, charts=made)
 
 
@@ -224,7 +224,7 @@ def _seeds(study: Facts) -> Block:
     planted = [trial for trial in study.trials if trial.told and trial.source.startswith("seed:")]
     if not planted:
         return Block(said=["No seed was evaluated."])
-    worth, said = study.standing["seeds"], []
+    worth, said = study.status.seeds, []
     if worth and worth["best_error"] is not None:
         line = f"{worth['seeds']} seeds are within the budget, the best with an error of {percent(worth['best_error'])}"
         since = worth["best_error_since"]
@@ -240,18 +240,18 @@ def _seeds(study: Facts) -> Block:
 
 
 def _failures(study: Facts) -> Block:
-    standing = study.standing
+    status = study.status
     said = []
-    if standing["skipped"]:
+    if status.skipped:
         reasons = [t.reason for t in study.trials if t.told and isinstance(t.outcome, Skipped | Stopped)]
         example = reasons[-1] if reasons else ""
-        said.append(f"{standing['skipped']} trials were not trained{f', such as: {example}' if example else ''}.")
-    if not standing["failures"]:
+        said.append(f"{status.skipped} trials were not trained{f', such as: {example}' if example else ''}.")
+    if not status.failures:
         return Block(said=[*said, "No trial failed."])
     rows = []
-    for row in standing["failures"]:
-        more = "… " if row["count"] > len(row["trials"]) else ""
-        rows.append([str(row["count"]), more + ", ".join(map(str, row["trials"])), row["reason"]])
+    for row in status.failures:
+        more = "… " if row.count > len(row.trials) else ""
+        rows.append([str(row.count), more + ", ".join(map(str, row.trials)), row.reason])
     return Block(said=said, tables=[Table(["times", "trials", "reason of the newest"], rows)])
 
 

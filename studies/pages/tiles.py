@@ -10,7 +10,7 @@ from .words import UNITS, amount, duration, percent
 
 def tiles(study: Facts) -> list[dict[str, str]]:
     """`{"what", "value", "more"}` in the order in which they matter."""
-    standing, best = study.standing, study.best
+    status, best = study.status, study.best
     found = []
     if best is not None:
         full = "" if study.full_error is None else f"full network {percent(study.full_error)}"
@@ -19,24 +19,24 @@ def tiles(study: Facts) -> list[dict[str, str]]:
             if name in best.measures:
                 share = f"{best.measures[name] / study.full[name]:.0%} of the full" if study.full.get(name) else ""
                 found.append({"what": UNITS[name], "value": amount(name, best.measures[name]), "more": share})
-    goal = f" of {standing['goal']}" if standing["goal"] else ""
-    failed = f"{standing['failed']} failed" if standing["failed"] else "none failed"
+    goal = f" of {status.goal}" if status.goal else ""
+    failed = f"{status.failed} failed" if status.failed else "none failed"
     found += [
-        {"what": "trials", "value": f"{standing['told']}{goal}", "more": failed if standing["told"] else ""},
-        {"what": "front", "value": str(standing["front"]), "more": "networks"},
-        {"what": "evaluating", "value": duration(standing["seconds"]), "more": f"sampler {standing['sampler']}"},
-        {"what": "budget", "value": _budget(study), "more": f"fidelity {standing['fidelity']}"},
+        {"what": "trials", "value": f"{status.told}{goal}", "more": failed if status.told else ""},
+        {"what": "front", "value": str(status.front), "more": "networks"},
+        {"what": "evaluating", "value": duration(status.seconds), "more": f"sampler {status.sampler}"},
+        {"what": "budget", "value": _budget(study), "more": f"fidelity {status.fidelity}"},
     ]
     return found
 
 
 def _budget(study: Facts) -> str:
-    return ", ".join(f"{name} {limit}" for name, limit in study.standing["budget"].items()) or "none"
+    return ", ".join(f"{name} {limit}" for name, limit in study.status.budget.items()) or "none"
 
 
 def notices(study: Facts) -> list[str]:
     """What a reader must know first."""
-    standing = study.standing
+    status = study.status
     found = []
     if study.state == "running":
         found.append("The search runs: this page shows how far it was, and can be made again at any time.")
@@ -44,12 +44,11 @@ def notices(study: Facts) -> list[str]:
         found.append("No trial has ended yet, so there is little to see.")
     if study.state == "stopped":
         found.append(
-            f"The search stopped after {standing['told']} of {standing['goal']} trials; go on with: secateur resume "
-            f"{standing['path']}"
+            f"The search stopped after {status.told} of {status.goal} trials; go on with: secateur resume {status.path}"
         )
-    if study.trials and standing["told"] and study.best is None:
+    if study.trials and status.told and study.best is None:
         found.append("No trial is within the budget: the front is empty.")
-    if standing["told"] and standing["failed"] > standing["told"] / 2:
+    if status.told and status.failed > status.told / 2:
         found.append("Most trials failed; their reasons are below.")
     return found
 
@@ -65,7 +64,7 @@ def shared_notices(studies: Sequence[Facts]) -> list[str]:
             found.append(f"the {said}")
     if studies[0].objectives != studies[1].objectives:
         found.append("the objectives")
-    if studies[0].standing["fidelity"] != studies[1].standing["fidelity"]:
+    if studies[0].status.fidelity != studies[1].status.fidelity:
         found.append("the fidelity")
     if not found:
         return []

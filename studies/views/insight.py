@@ -1,4 +1,4 @@
-"""What a search teaches about itself: how it went, what its seeds were worth, how well its sampler foretold errors."""
+"""What a search teaches about itself: how it went, what its seeds were worth, how well its sampler predicted errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...search import NOTE, hypervolume, non_dominated
 from ..trials.trial import Trial
 
 _MOMENTS = 40  # of a history, at most
-_LEAST = 3  # foretold errors that a root mean square is computed from, at least
+_LEAST = 3  # predicted errors that a root mean square is computed from, at least
 
 
 def seeds_worth(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> dict[str, Any]:
@@ -63,20 +63,20 @@ def history(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[
 
 
 def foresight(trials: Sequence[Trial]) -> dict[str, Any]:
-    """How well the sampler foretold the errors of its own proposals; empty where it foretold none.
+    """How well the sampler predicted the errors of its own proposals; empty where it predicted none.
 
-    `trials` it foretold and that were measured since, their `rmse`, the `rmse_of_mean` of the mean error so far in its
+    `trials` it predicted and that were measured since, their `rmse`, the `rmse_of_mean` of the mean error so far in its
     place, and `model`: what the sampler last said of its surrogate.
     """
     known = [trial for trial in trials if trial.scored]
-    foretold = [trial for trial in known if trial.predicted is not None]
+    predicted = [trial for trial in known if trial.predicted is not None]
     said = [trial.memory[f"{NOTE}model"] for trial in trials if f"{NOTE}model" in trial.memory]
-    if len(foretold) < _LEAST:
-        return {"trials": len(foretold), "model": said[-1]} if said else {}
-    missed = [trial.measures["error"] - trial.predicted["error"] for trial in foretold if trial.predicted]
-    missed_by_mean = [trial.measures["error"] - _mean_before(known, trial.number) for trial in foretold]
+    if len(predicted) < _LEAST:
+        return {"trials": len(predicted), "model": said[-1]} if said else {}
+    missed = [trial.measures["error"] - trial.predicted["error"] for trial in predicted if trial.predicted]
+    missed_by_mean = [trial.measures["error"] - _mean_before(known, trial.number) for trial in predicted]
     return {
-        "trials": len(foretold),
+        "trials": len(predicted),
         "rmse": float(np.sqrt(np.mean(np.square(missed)))),
         "rmse_of_mean": float(np.sqrt(np.mean(np.square(missed_by_mean)))),
         "model": said[-1] if said else {},

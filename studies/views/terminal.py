@@ -1,17 +1,26 @@
-"""What a terminal shows: tables of 80 columns, sparklines, and colours where they are wanted."""
+"""What a terminal shows: tables as wide as it is, sparklines, and colours where they are wanted.
+
+Texts are never read as markup: a layer may be called `[red]`.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TextIO, final
 
-COLUMNS = 80
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLUMNS = 80  # where no one says how wide it is
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_CODES = {"bold": "1", "good": "32", "bad": "31"}
+_CODES = {"bold": "1", "bad": "31"}
+_END = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
 
 
 @final
@@ -22,20 +31,21 @@ class Style:
     Attributes:
         colours: whether there are any.
         blocks: whether there are block characters, for sparklines.
+        width: of a line, in characters.
     """
 
     colours: bool = False
     blocks: bool = True
+    width: int = COLUMNS
 
     @classmethod
     def of(cls, stream: TextIO) -> Style:
-        """What a stream can show: colours on a terminal, unless `NO_COLOR` is set or it is a dumb one."""
-        wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        return cls(colours=stream.isatty() and wanted, blocks=shown(_BLOCKS, stream) == _BLOCKS)
+        """What a stream can show: colours on a terminal, unless `NO_COLOR` is set or it is a dumb one.
 
-    def __call__(self, how: str, text: str) -> str:
-        """The text, painted `"bold"`, `"good"` or `"bad"`; `""` leaves it as it is."""
-        return f"\x1b[{_CODES[how]}m{text}\x1b[0m" if self.colours and how and text else text
+        The width is the terminal's; elsewhere what `COLUMNS` says, or 80.
+        """
+        wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return cls(stream.isatty() and wanted, shown(_BLOCKS, stream) == _BLOCKS, _width(stream))
 
     def spark(self, values: Sequence[float | None]) -> str:
         """A sparkline of the values, a letter each, blank where there is none; nothing where it can't be shown.
@@ -63,7 +73,7 @@ def shown(text: str, stream: TextIO) -> str:
 def table(
     rows: Sequence[Sequence[str]], *, right: Collection[int] = (), best: int | None = None, style: Style = PLAIN
 ) -> str:
-    """Columns padded to their widest cell.
+    """Columns as wide as their widest cell, and broken into lines where there is no room for that.
 
     Args:
         rows: of cells; the first one is the head.
@@ -71,24 +81,20 @@ def table(
         best: number of the row that is painted.
         style: of what can be shown.
     """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for number, row in enumerate(rows):
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        line = "  ".join(cells).rstrip()
-        lines.append(style("bold", line) if number == 0 else style("good", line) if number == best else line)
-    return "\n".join(lines)
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column, head in enumerate(rows[0]):
+        made.add_column(Text(head), justify="right" if column in right else "left", overflow="fold")
+    for number, row in enumerate(rows[1:], start=1):
+        made.add_row(*map(Text, row), style="green" if number == best else "")
+    return _rendered(made, style)
 
 
-def fitting(columns: Sequence[Sequence[str]], wanted: Sequence[int]) -> list[int]:
+def fitting(columns: Sequence[Sequence[str]], wanted: Sequence[int], width: int = COLUMNS) -> list[int]:
     """Numbers of the columns that fit beside one another, in order; those that are `wanted` first get the room."""
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
     kept: list[int] = []
     for column in wanted:
-        if sum(widths[one] + 2 for one in (*kept, column)) - 2 <= COLUMNS:
+        if sum(widths[one] + 2 for one in (*kept, column)) - 2 <= width:
             kept.append(column)
     return sorted(kept)
 
@@ -101,19 +107,48 @@ def beside(rows: Sequence[tuple[str, str]], *, bad: Collection[str] = (), style:
         bad: names whose rows are painted as bad news.
         style: of what can be shown.
     """
-    width = max(len(name) for name, _ in rows)
-    lines = []
+    made = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
     for name, said in rows:
-        broken = textwrap.wrap(said, COLUMNS - width - 2, break_on_hyphens=False) or [""]
-        for title, line in zip([name, *[""] * len(broken)], broken, strict=False):
-            padding = " " * (width - len(title) + 2)
-            lines.append((style("bold", title) + padding + style("bad" if name in bad else "", line)).rstrip())
-    return "\n".join(lines)
+        made.add_row(Text(name), Text(said.replace("\n", " "), style="red" if name in bad else ""))
+    return _rendered(made, style)
 
 
 def headed(text: str, style: Style) -> str:
     """A text whose lines that are not indented are painted as heads, and a lone "no" as bad news."""
     if not style.colours:
         return text
-    lines = [line if line.startswith(" ") else style("bold", line) for line in text.splitlines()]
-    return "\n".join(re.sub(r"(?<=  )no(?=  )", style("bad", "no"), line) for line in lines)
+    lines = [line if line.startswith(" ") else _painted("bold", line) for line in text.splitlines()]
+    return "\n".join(re.sub(r"(?<=  )no(?=  )", _painted("bad", "no"), line) for line in lines)
+
+
+def _painted(how: str, text: str) -> str:
+    return f"\x1b[{_CODES[how]}m{text}\x1b[0m" if text else text
+
+
+def _rendered(made: Table, style: Style) -> str:
+    """The table's lines, without blanks at their ends."""
+    console = Console(
+        file=io.StringIO(),
+        width=style.width,
+        height=25,  # with both given, neither is asked of the environment
+        force_terminal=style.colours,
+        color_system="standard" if style.colours else None,
+        no_color=False,
+        legacy_windows=False,
+    )
+    with console.capture() as said:
+        console.print(made)
+    end = "\x1b[0m" if style.colours else ""
+    return "\n".join(_END.sub("", line) + end for line in said.get().splitlines())
+
+
+def _width(stream: TextIO) -> int:
+    if stream.isatty():
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or COLUMNS
+        except OSError:
+            pass
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else COLUMNS

@@ -1,4 +1,4 @@
-"""Events, fronts and standings as text and JSON: what the command line writes."""
+"""Fronts and standings as text: what the command line writes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..trials.words import count, duration, percent, shortened
-from .terminal import COLUMNS, PLAIN, Style, beside, fitting, table
+from .status import Reason, Status
+from .terminal import PLAIN, Style, beside, fitting, table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
+_MAIN = 2  # costs that have room before anything else does
+_REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
 
 
 def front_text(
@@ -22,7 +27,7 @@ def front_text(
     first: Sequence[str] = (),
     style: Style = PLAIN,
 ) -> str:
-    """A front as a table for people: errors in percent, costs beside their share of the full network's; 80 columns.
+    """A front as a table for people: errors in percent, costs beside their share of the full network's.
 
     Args:
         front: as `Study.front` gives it.
@@ -36,59 +41,64 @@ def front_text(
     rows = frame_json(front)
     costs = [name for name in (*full, "latency_ms") if name in front and name not in _DERIVED]
     costs.sort(key=lambda name: list(first).index(name) if name in first else len(first))
-    columns = [["trial", *(str(row["trial"]) for row in rows)], ["error %", *map(_error_cell, rows)]]
+    columns = [["trial", *(str(row["trial"]) for row in rows)]]
+    columns.append(["error %", *(_error_cell(row["error"], row["error_std"]) for row in rows)])
     columns += [[name, *(_cost(name, row[name], full) for row in rows)] for name in costs]
     if "resolution" in front:
-        columns.append(["side", *(_side(resolutions[row["resolution"]]) for row in rows)])
+        columns.append(["side", *("x".join(map(str, resolutions[row["resolution"]])) for row in rows)])
     stages = [name for name in map(str, front) if name.startswith("depth:")]
     if stages:
         columns.append(["depth", *("-".join(str(row[name]) for name in stages) for row in rows)])
     columns.append(["key", *(str(row["key"]) for row in rows)])
-    many = len(costs)
-    others = range(2 + many, len(columns))
-    kept = fitting(columns, [0, 1, *range(2, 2 + min(many, _MAIN)), *others, *range(2 + _MAIN, 2 + many)])
+    last = 2 + len(costs)
+    main = range(2, min(last, 2 + _MAIN))
+    kept = fitting(columns, [0, 1, *main, *range(last, len(columns)), *range(main.stop, last)], style.width)
     best = min(range(len(rows)), key=lambda number: rows[number]["error"])
     cells = [[columns[column][row] for column in kept] for row in range(len(rows) + 1)]
-    right = [place for place, column in enumerate(kept) if column == 0 or 2 <= column < 2 + many]
+    right = [place for place, column in enumerate(kept) if column < last]
     said = table(cells, right=right, best=best + 1, style=style)
     hidden = [columns[column][0] for column in range(len(columns)) if column not in kept]
     return said + (f"\nno room for {', '.join(hidden)}: see --csv or --json" if hidden else "")
 
 
-def standing_text(standing: Mapping[str, Any], style: Style = PLAIN) -> str:
-    """What `Study.status` or `View.status` says, for people: 80 columns."""
-    best = standing["best"]
-    found = "none yet" if best is None else f"trial {best['trial']}, error {percent(best['error'])}, {_costs(best)}"
-    foretold: dict[str, str] = {}
-    for proxy in standing["proxies"]:  # best first; a method that was asked at several costs is named once
+def status_text(status: Status, style: Style = PLAIN) -> str:
+    """Where a study stands, for people."""
+    best = status.best
+    found = "none yet"
+    if best is not None:
+        found = f"trial {best.number}, error {percent(best.measures['error'])}, {_costs(best.measures)}"
+    proxies: dict[str, str] = {}
+    for proxy in status.proxies:  # best first; a method that was asked at several costs is named once
         name = proxy["proxy"].partition(":")[0]
-        foretold.setdefault(name, f"{name} {proxy['correlation']:.2f}")
+        proxies.setdefault(name, f"{name} {proxy['correlation']:.2f}")
+    drivers = status.drivers or []
     rows = [
-        ("trials", _counts(standing)),
-        *([("left", f"about {duration(standing['left_s'])}")] if standing.get("left_s") is not None else []),
-        *(("driver", _driver(driver)) for driver in standing.get("drivers", [])),
+        ("trials", _counts(status)),
+        ("left", "" if status.left_s is None else f"about {duration(status.left_s)}"),
+        *(("driver", _driver(driver)) for driver in drivers),
         ("best", found),
-        *([("error", said)] if (said := _best_so_far(standing, style)) else []),
-        ("front", f"{_networks(standing['front'])}{_volume_so_far(standing, style)}"),
-        ("budget", _asked(standing)),
-        ("sampler", f"{standing['sampler']}, minimising {' and '.join(standing['objectives'])}"),
-        ("fidelity", standing["fidelity"]),
-        *([("seeds", _worth(standing["seeds"]))] if standing["seeds"] else []),
-        *([("surrogate", _foresight(standing["foresight"]))] if standing["foresight"] else []),
-        *([("proxies", f"{', '.join(foretold.values())} (rank correlation with the errors)")] if foretold else []),
-        ("spent", f"{duration(standing['seconds'])} evaluating"),
-        *(("failed", _failure(failure)) for failure in standing["failures"][:_REASONS]),
-        *(("gpu", _gpu(gpu)) for gpu in standing.get("gpus", [])),
+        ("error", _best_so_far(status, style)),
+        ("front", f"{status.front} network{'s' * (status.front != 1)}{_volume_so_far(status, style)}"),
+        ("budget", _asked(status)),
+        ("sampler", f"{status.sampler}, minimising {' and '.join(status.objectives)}"),
+        ("fidelity", status.fidelity),
+        ("seeds", _worth(status.seeds) if status.seeds else ""),
+        ("surrogate", _foresight(status.foresight) if status.foresight else ""),
+        ("proxies", f"{', '.join(proxies.values())} (rank correlation with the errors)" if proxies else ""),
+        ("spent", f"{duration(status.seconds)} evaluating"),
+        *(("failed", _failure(failure)) for failure in status.failures[:_REASONS]),
+        *(("gpu", _gpu(gpu)) for gpu in status.gpus),
     ]
-    slots = [slot for driver in standing.get("drivers", []) for slot in driver["slots"]]
-    return beside(rows, bad=("failed",), style=style) + (f"\n\n{_slots(slots, style)}" if slots else "")
+    slots = [slot for driver in drivers for slot in driver["slots"]]
+    said = beside([row for row in rows if row[1]], bad=("failed",), style=style)
+    return said + (f"\n\n{_slots(slots, style)}" if slots else "")
 
 
-def standing_line(standing: Mapping[str, Any]) -> str:
+def status_line(status: Status) -> str:
     """The same in one line, for a log."""
-    best, left_s = standing["best"], standing.get("left_s")
-    said = _counts(standing) + ("" if best is None else f"; best {percent(best['error'])} (trial {best['trial']})")
-    return said + ("" if left_s is None else f"; {duration(left_s)} left")
+    best = status.best
+    known = "" if best is None else f"; best {percent(best.measures['error'])} (trial {best.number})"
+    return _counts(status) + known + ("" if status.left_s is None else f"; {duration(status.left_s)} left")
 
 
 def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
@@ -106,18 +116,19 @@ def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
 
 
 def exported_text(configs: Sequence[Mapping[str, Any]], style: Style = PLAIN) -> str:
-    """Networks that were exported, for people: the `config.json` of each, and `folder`, its path; 80 columns."""
+    """Networks that were exported, for people: the `config.json` of each, and `folder`, its path."""
     split = "test" if all("test_error" in config["errors"] for config in configs) else "validation"
+    errors = [(config["errors"][f"{split}_error"], config["errors"][f"{split}_error_std"]) for config in configs]
     columns = [
         ["network", *(Path(config["folder"]).name for config in configs)],
-        [f"{split} error %", *(_error_cell(_of_split(config["errors"], split)) for config in configs)],
+        [f"{split} error %", *(_error_cell(*error) for error in errors)],
     ]
     for name in ("macs", "params", "latency_ms", "peak_bytes"):
         if all(name in config["costs"] for config in configs):
             columns.append([name, *(_cost(name, config["costs"][name], config["full_costs"]) for config in configs)])
-    kept = fitting(columns, range(len(columns)))
+    kept = fitting(columns, range(len(columns)), style.width)
     rows = [[columns[column][row] for column in kept] for row in range(len(configs) + 1)]
-    said = table(rows, right=[place for place, column in enumerate(kept) if column > 1], style=style)
+    said = table(rows, right=[place for place, column in enumerate(kept) if column], style=style)
     verified = (item for config in configs for item in config["verified"].items())
     formats = dict.fromkeys(name for name, found in verified if isinstance(found, Mapping))
     return f"{said}\nin {Path(configs[0]['folder']).parent}: {', '.join(formats)}, each read back and compared"
@@ -129,39 +140,37 @@ def frame_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-_DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
-_MAIN = 2  # costs that have room before anything else does
-_REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
+# --- where a study stands ---------------------------------------------------------------------------------------------
 
 
-def _counts(standing: Mapping[str, Any]) -> str:
-    drivers, left = standing.get("drivers"), standing["running"]
-    active = [driver for driver in drivers or () if driver["state"] == "running"]
-    slots = [slot for driver in active for slot in driver["slots"]]
+def _counts(status: Status) -> str:
+    left = status.running
+    slots = [slot for driver in status.active for slot in driver["slots"]]
     busy = min(left, sum(slot["state"] == "busy" and not slot.get("training") for slot in slots)) if slots else left
-    # What nobody runs is not running; `Study.status` does not know who runs it.
-    counts = {"running": busy, "waiting": left - busy} if active or drivers is None else {"unfinished": left}
-    counts |= {"failed": standing["failed"], "skipped": standing["skipped"]}
-    goal = f" of {standing['goal']}" if standing.get("goal") else ""
-    said = [f"{count} {name}" for name, count in counts.items() if count]
-    return ", ".join([f"{standing['told']}{goal} done", *said])
+    # What no one runs is not running; `Study.status` does not know who runs it.
+    known = status.active or status.drivers is None
+    counts = {"running": busy, "waiting": left - busy} if known else {"unfinished": left}
+    counts |= {"failed": status.failed, "skipped": status.skipped}
+    goal = f" of {status.goal}" if status.goal else ""
+    return ", ".join([f"{status.told}{goal} done", *(f"{number} {name}" for name, number in counts.items() if number)])
 
 
 def _driver(driver: Mapping[str, Any]) -> str:
-    who = f"process {driver['pid']} on {driver['host']}"
+    said = f"process {driver['pid']} on {driver['host']}"
     if driver["state"] == "gone":
-        return f"{who} is gone; resume the study to go on: what it had not finished is done again"
+        return f"{said} is gone; resume the study to go on: what it had not finished is done again"
     if driver["state"] == "silent":
-        return f"{who}, not heard of for {duration(driver['heard_s'])}"
-    return who + ("" if driver["elapsed_s"] is None else f", since {duration(driver['elapsed_s'] + driver['heard_s'])}")
+        return f"{said}, which wrote nothing for {duration(driver['heard_s'])}"
+    return said + (
+        "" if driver["elapsed_s"] is None else f", since {duration(driver['elapsed_s'] + driver['heard_s'])}"
+    )
 
 
-def _failure(failure: Mapping[str, Any]) -> str:
-    numbers, reason = ", ".join(map(str, failure["trials"])), shortened(failure["reason"], _REASON)
-    if failure["count"] == 1:
+def _failure(failure: Reason) -> str:
+    numbers, reason = ", ".join(map(str, failure.trials)), shortened(failure.reason, _REASON)
+    if failure.count == 1:
         return f"trial {numbers}: {reason}"
-    more = "... " if failure["count"] > len(failure["trials"]) else ""
-    return f"{failure['count']} times: {reason} (trials {more}{numbers})"
+    return f"{failure.count} times: {reason} (trials {'... ' * (failure.count > len(failure.trials))}{numbers})"
 
 
 def _gpu(gpu: Mapping[str, Any]) -> str:
@@ -175,12 +184,11 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
 def _slots(slots: Sequence[Mapping[str, Any]], style: Style) -> str:
     rows = [["slot", "does", "for", "process", "on", "gpus"]]
     for slot in slots:
-        pid, gpus = slot.get("pid"), slot.get("gpus") or ()
-        place = ["" if pid is None else str(pid), shortened(str(slot.get("host") or ""), 16), ",".join(map(str, gpus))]
+        known = [slot.get("pid"), slot.get("host"), ", ".join(map(str, slot.get("gpus") or ()))]
+        place = ["" if one is None else str(one) for one in known]
         rows.append([str(slot["slot"]), _does(slot), duration(slot["seconds"]), *place])
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    head, *lines = table([[row[i] for i in used] for row in rows]).splitlines()
-    return "\n".join([style("bold", shortened(head, COLUMNS)), *(shortened(line, COLUMNS) for line in lines)])
+    return table([[row[column] for column in used] for row in rows], style=style)
 
 
 def _does(slot: Mapping[str, Any]) -> str:
@@ -209,49 +217,37 @@ def _cost(name: str, value: float | None, full: Mapping[str, float]) -> str:
     return f"{count(value)} ({share:.1f}%)" if share >= 0.1 else f"{count(value)} ({share:.1g}%)"
 
 
-def _error_cell(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['error']:.2f}" + ("" if row["error_std"] is None else f" +- {100 * row['error_std']:.2f}")
+def _error_cell(error: float, std: float | None) -> str:
+    return f"{100 * error:.2f}" + ("" if std is None else f" +- {100 * std:.2f}")
 
 
-def _of_split(errors: Mapping[str, Any], split: str) -> dict[str, Any]:
-    return {"error": errors[f"{split}_error"], "error_std": errors[f"{split}_error_std"]}
-
-
-def _networks(count: int) -> str:
-    return "1 network" if count == 1 else f"{count} networks"
-
-
-def _best_so_far(standing: Mapping[str, Any], style: Style) -> str:
+def _best_so_far(status: Status, style: Style) -> str:
     """The best error over the trials as a sparkline, and from where to where it went."""
-    known = [error for error in standing["history"].get("best_error", ()) if error is not None]
+    known = [error for error in status.history.get("best_error", ()) if error is not None]
     if len(set(known)) < 2:
         return ""
     line = style.spark(known)
     return f"{line}{'  ' if line else ''}best so far, {percent(known[0])} to {percent(known[-1])}"
 
 
-def _volume_so_far(standing: Mapping[str, Any], style: Style) -> str:
-    known = [share for share in standing["history"].get("hypervolume", ()) if share is not None]
+def _volume_so_far(status: Status, style: Style) -> str:
+    known = [share for share in status.history.get("hypervolume", ()) if share is not None]
     line = style.spark(known) if len(known) > 1 else ""
     return f"; hypervolume {line}" if line else ""
 
 
-def _asked(standing: Mapping[str, Any]) -> str:
+def _asked(status: Status) -> str:
     """The budget as it was asked for; a share with what it comes to."""
     said = []
-    for name, limit in standing["budget"].items():
-        comes_to = standing["limits"].get(name)
-        known = comes_to is not None and comes_to != limit
-        said.append(f"{name}={limit}" + (f" ({_amount(name, comes_to)})" if known else ""))
+    for name, limit in status.budget.items():
+        comes_to = status.limits.get(name)
+        known = "" if comes_to is None or comes_to == limit else f" ({_amount(name, comes_to)})"
+        said.append(f"{name}={limit}{known}")
     return ", ".join(said) or "none"
 
 
 def _amount(name: str, value: float) -> str:
     return f"{value:.3g} ms" if name == "latency_ms" else count(value)
-
-
-def _side(side: Sequence[int]) -> str:
-    return "x".join(map(str, side))
 
 
 def _worth(worth: Mapping[str, Any]) -> str:
@@ -265,7 +261,7 @@ def _foresight(found: Mapping[str, Any]) -> str:
     said = [_surrogate(found["model"])] if found["model"] else []
     if "rmse" in found:
         said.append(
-            f"foretold {found['trials']} errors to within {percent(found['rmse'])} "
+            f"predicted {found['trials']} errors to within {percent(found['rmse'])} "
             f"({percent(found['rmse_of_mean'])} by their mean)"
         )
     return "; ".join(said)

@@ -57,14 +57,14 @@ def test_a_study_that_lacks_later_settings_goes_on_and_can_be_looked_at(folder, 
     assert study.training.distillation == 0, "networks had no teacher then"
     study.run(5)
     assert len(study.trials()) == 5
-    assert View(folder).status()["told"] == 5
+    assert View(folder).status().told == 5
 
 
 def test_what_a_newer_study_of_the_same_version_adds(folder, parts):
     changed(folder, lambda found: found["settings"].update(novel=1))
     assert len(opened(folder, parts).trials()) == 3
     changed(folder, lambda found: found["settings"]["training"].update(novel=1))
-    assert View(folder).status()["told"] == 3
+    assert View(folder).status().told == 3
     with pytest.raises(ValueError, match="novel"):
         opened(folder, parts)
 
@@ -72,7 +72,7 @@ def test_what_a_newer_study_of_the_same_version_adds(folder, parts):
 def test_a_study_of_version_1_goes_on(folder, parts):
     study = opened(changed(folder, lambda found: found.update(format_version=1)), parts)
     study.run(5)
-    assert len(study.trials()) == 5 and View(folder).status()["told"] == 5
+    assert len(study.trials()) == 5 and View(folder).status().told == 5
 
 
 @pytest.mark.parametrize("version", [0, 3])

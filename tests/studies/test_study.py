@@ -63,8 +63,8 @@ def test_open_finds_what_create_was_told(folder, tmp_path):
     assert (study.search, study.training, study.latency) == (first.search, first.training, first.latency)
     assert study.fingerprint == first.fingerprint
     assert study.budget == Budget(macs=0.5)
-    assert study.status()["trials"] == 6
-    assert study.status()["limits"] == {"macs": 0.5 * float(SPACE.costs([SPACE.full]).macs[0])}
+    assert study.status().trials == 6
+    assert study.status().limits == {"macs": 0.5 * float(SPACE.costs([SPACE.full]).macs[0])}
 
 
 def test_study_json_says_its_format_and_settings_one_to_one(folder):
@@ -118,7 +118,7 @@ def test_any_storage_url_holds_the_trials(tmp_path):
 def test_dtype_makes_every_network_of_it(tmp_path):
     study = create(tmp_path / "s", dtype="float64", evaluator=None, training=tiny_training(), fidelity="recalibrated")
     study.run(2)
-    assert study.model.stem.weight.dtype == torch.float64 and study.status()["failed"] == 0
+    assert study.model.stem.weight.dtype == torch.float64 and study.status().failed == 0
     assert Study.open(tmp_path / "s", model=MODEL, task=TASK).model.stem.weight.dtype == torch.float64
 
 
@@ -301,14 +301,14 @@ def test_tables_and_status_are_plain(folder):
     assert list(front.columns[-len(SPACE.axes) :]) == [axis.name for axis in SPACE.axes]
     assert list(trials.trial) == list(range(6))
     pd.testing.assert_frame_equal(trials, reopen(folder).trials())
-    json.dumps(study.status())
+    json.dumps(study.status().as_dict())
 
 
 def test_an_empty_study_has_empty_tables(tmp_path):
     study = create(tmp_path / "s")
     assert len(study.front()) == 0 and len(study.trials()) == 0
     assert set(study.front().columns) >= {"trial", "key", "error", "macs", "resolution"}
-    assert study.status()["best"] is None
+    assert study.status().best is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -67,7 +67,7 @@ def test_search(tmp_path, sampler, landscape):
     study = create(tmp_path / "s", sampler=sampler, evaluator=Instant(SPACE, landscape), **slow)
     study.run(13 if slow else 28)
     trials, front = study.trials(), study.front()
-    limit = study.status()["limits"]["macs"]
+    limit = study.status().limits["macs"]
 
     assert not trials.duplicated(["key", "weights"]).any()
     assert trials.source.isin(["sampler", "reference"]).sum() > 3
@@ -145,10 +145,10 @@ def test_running_trials_are_adopted(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             study.run(12)
-        assert study.status()["running"] > 0
+        assert study.status().running > 0
         study = reopen(tmp_path / "b", evaluator=counting)
     study.run(12)
-    assert study.status()["running"] == 0
+    assert study.status().running == 0
     pd.testing.assert_frame_equal(table(straight), table(study))
     assert len(counting.seen) == 12 + 2  # only what was being evaluated is evaluated again
     assert len(set(counting.seen)) == 12
@@ -198,9 +198,9 @@ def test_parked_outcomes_are_told_without_evaluating_again(tmp_path):
     study = create(tmp_path / "a", evaluator=counting)
     with pytest.raises(KeyboardInterrupt):
         study.run(4, runner=Backwards(dies=True))
-    assert study.status()["told"] == 0
+    assert study.status().told == 0
     reopen(tmp_path / "a", evaluator=counting).run(4)
-    assert study.status()["told"] == 4
+    assert study.status().told == 4
     assert len(counting.seen) == 4
 
 
@@ -258,12 +258,12 @@ def test_a_changed_budget_uses_all_trials_again(tmp_path, sampler):
     study.run(9)
     before = study.trials()
     other = reopen(tmp_path / "s", budget=Budget(params=0.3, macs=0.9))
-    assert (other.front().params <= other.status()["limits"]["params"]).all()
+    assert (other.front().params <= other.status().limits["params"]).all()
     other.run(12)
     after = other.trials()
     pd.testing.assert_frame_equal(before.drop(columns="within"), after[:9].drop(columns="within"))
     new = after[(after.trial >= 9) & (after.source != "reference")]
-    assert new.within.all() and (new.params <= other.status()["limits"]["params"]).all()
+    assert new.within.all() and (new.params <= other.status().limits["params"]).all()
     assert reopen(tmp_path / "s").budget == Budget(params=0.3, macs=0.9), "the last budget is remembered"
 
 
@@ -292,7 +292,7 @@ def test_single_failures_do_not_stop_a_search(tmp_path, sampler):
     study = create(tmp_path / "s", sampler=sampler, evaluator=Counting(sometimes))
     study.run(16)
     status = study.status()
-    assert (status["failed"], status["told"]) == (5, 16)
+    assert (status.failed, status.told) == (5, 16)
     assert not set(study.front().trial) & set(study.trials().trial[study.trials().state == "failed"])
 
 
@@ -301,7 +301,7 @@ def test_an_error_that_is_no_number_is_a_failure(tmp_path):
         tmp_path / "s", evaluator=Counting(lambda count: Result(error=float("inf"), error_std=0.0, seconds=0.0))
     )
     study.run(3)
-    assert study.status()["failed"] == 3 and "not a finite number" in study.trials().reason[0]
+    assert study.status().failed == 3 and "not a finite number" in study.trials().reason[0]
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_a_search_without_a_network_within_its_latency_says_so(tmp_path, caplog)
 def test_a_share_of_the_full_networks_latency_is_measured_once_and_kept(tmp_path):
     study = create(tmp_path / "s", budget=Budget(latency_ms="100%"), seeds=("full",))
     study.run(2)
-    assert reopen(tmp_path / "s").status()["limits"] == study.status()["limits"]
+    assert reopen(tmp_path / "s").status().limits == study.status().limits
 
 
 def test_a_latency_budget_that_comes_later_measures_what_was_told(tmp_path):

@@ -64,7 +64,7 @@ def test_the_last_ten_that_failed_end_the_search(tmp_path):
     study = create(tmp_path / "a", lambda instant: Failing(instant, lambda n: ValueError(f"no {n}") if n > 5 else None))
     with pytest.raises(RuntimeError, match="the last 10 trials all failed.*ValueError: no 15"):
         study.run(40)
-    assert study.status()["told"] == 15
+    assert study.status().told == 15
 
 
 def test_all_that_raise_alike_end_the_search_at_once(tmp_path):

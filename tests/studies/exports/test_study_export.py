@@ -40,10 +40,10 @@ def config(folder):
 def test_best_is_trained_written_and_loads_back(study, tmp_path):
     events = []
     (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append)
-    best = study.status()["best"]
+    best = study.status().best
     found = config(folder)
-    assert folder.name == f"trial-{best['trial']:04d}-{best['key']}"
-    assert found["costs"]["macs"] == best["macs"] and found["errors"]["search_error"] == best["error"]
+    assert folder.name == f"trial-{best.number:04d}-{best.candidate.key}"
+    assert found["costs"]["macs"] == best.costs["macs"] and found["errors"]["search_error"] == best.error
     assert [type(event) for event in events] == [Epoch, Trained, Exported]
 
     net = load(folder, model=tiny_net(seed=5))

@@ -87,7 +87,7 @@ def test_a_search_stops_trials_and_none_of_them_is_on_the_front(tmp_path):
     stopped = table[~table.evaluated & table.reason.fillna("").str.startswith("stopped")]
     assert 5 < len(stopped) < 35
     assert not set(stopped.trial) & set(study.front().trial)
-    assert study.status()["skipped"] == len(stopped)
+    assert study.status().skipped == len(stopped)
     assert not table[table.key.duplicated(keep=False) & (table.state == "complete")].shape[0]  # and none is tried again
 
 

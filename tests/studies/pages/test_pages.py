@@ -146,7 +146,7 @@ def test_facts_are_the_study_s(folder, found):
     assert found.full_error == pytest.approx(0.05), "the full network is a seed"
     assert {row["trial"] for row in found.predicted} <= set(range(28)) and found.predicted
     assert [row["trial"] for row in found.models if "rmse" in row and "mean_rmse" in row]
-    assert found.standing["failed"] > 0
+    assert found.status.failed > 0
     assert found.shown[0] is found.best
 
 
@@ -316,7 +316,7 @@ def test_two_studies_whose_folders_have_one_name(small, tmp_path):
 
 def test_two_studies_that_minimise_different_things(found):
     """Each has a hypervolume of its own."""
-    other = replace(found, standing=found.standing | {"objectives": ["error", "params", "macs"]})
+    other = replace(found, status=replace(found.status, objectives=["error", "params", "macs"]))
     one, two = rows.curves([found, other])
     assert one[-1]["share"] == two[-1]["share"] == 1
     assert "differ in the objectives" in page([found, other])
@@ -336,7 +336,7 @@ def test_what_a_study_says_is_text(found, tmp_path):
         proxies=[row | {"proxy": EVIL} for row in found.proxies],
         importance=found.importance | {"axes": [{"axis": EVIL, "rise": 0.1, "std": 0.01}]},
         origin=found.origin | {"command": EVIL, "file": EVIL, "settings": {EVIL: EVIL}},
-        standing=found.standing | {"sampler": EVIL, "path": EVIL, "goal": 99},
+        status=replace(found.status, sampler=EVIL, path=EVIL, goal=99),
         state="stopped",
     )
     text = page([evil, evil])
@@ -385,8 +385,8 @@ def test_scales_are_logarithmic_where_values_are_far_apart(found):
 def test_several_costs_are_a_menu(found):
     """The chart begins with the first; each has its own values, axis and limits; a front of three costs is no line."""
     limits = found.limits | {"params": 2000.0}
-    standing = found.standing | {"objectives": ["error", "params", "macs"], "limits": limits}
-    shown = figure(charts.front([replace(found, costs=("params", "macs"), standing=standing)]))
+    status = replace(found.status, objectives=["error", "params", "macs"], limits=limits)
+    shown = figure(charts.front([replace(found, costs=("params", "macs"), status=status)]))
     first, second = shown["menu"]["choices"]
     assert (first["label"], second["label"]) == ("parameters", "multiply-adds")
     traces, layout = shown["figure"]["data"], shown["figure"]["layout"]

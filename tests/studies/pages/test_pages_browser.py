@@ -148,7 +148,7 @@ def test_it_prints(window, made):
 def test_reasons_and_names_stand_there_as_text(window, made):
     window.open(made["two"].page)
     window.wait(DRAWN)
-    failed = [study.standing["failures"] for study in made["two"].studies]
+    failed = [study.status.failures for study in made["two"].studies]
     assert any(failed), "one of the studies has a failure with code in its reason"
     assert window.run("document.getElementById('failures').textContent.includes('<img src=x onerror=')")
     assert window.run("document.querySelector('h1').textContent.includes('<img src=x onerror=')")

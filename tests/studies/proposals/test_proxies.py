@@ -11,7 +11,7 @@ from secateur.pruners import retained
 from secateur.studies.proposals.proxies import proxy_table
 from secateur.studies.trials.outcome import Scored
 from secateur.studies.trials.trial import Trial
-from secateur.studies.views.text import standing_text
+from secateur.studies.views.text import status_text
 
 SPACE = tiny_space(tiny_net())
 
@@ -61,6 +61,6 @@ def test_a_study_reports_the_proxies_of_its_seeds(tmp_path):
     table = study.proxies(["snip"])
     assert {"macs", "params", "snip"} < set(table.proxy) and table.proxy.str.startswith("ranp-f:").any()
     assert (table.correlation > 0.3).all() and (table.trials == 12).all()  # the landscape: every axis helps
-    standing = study.status()
-    assert [row["proxy"] for row in standing["proxies"]] == [name for name in table.proxy if name != "snip"]
-    assert "ranp-f 0." in standing_text(standing) and "rank correlation" in standing_text(standing)
+    status = study.status()
+    assert [row["proxy"] for row in status.proxies] == [name for name in table.proxy if name != "snip"]
+    assert "ranp-f 0." in status_text(status) and "rank correlation" in status_text(status)

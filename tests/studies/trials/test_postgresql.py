@@ -165,7 +165,7 @@ def test_a_database_that_stays_away_ends_the_search_and_nothing_is_lost(tmp_path
     assert PASSWORD not in str(refused.value)
     server.start()
     again = reopen(tmp_path / "s", server.url)
-    assert again.status()["told"] >= told
+    assert again.status().told >= told
     again.run(told + 4)
     assert rows(again) == [*range(max(told + 4, len(again.trials())))]
     assert (again.trials().state[: told + 4] == "complete").all()

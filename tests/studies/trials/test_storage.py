@@ -152,7 +152,7 @@ def test_a_journal_holds_a_study_like_any_storage(tmp_path):
     reopen(tmp_path / "b").run(6)
     same = ["trial", "key", "error", "macs"]
     assert again.trials()[same].equals(reopen(tmp_path / "b").trials()[same])
-    assert View(tmp_path / "a").status()["told"] == 6
+    assert View(tmp_path / "a").status().told == 6
 
 
 def test_a_journal_may_lie_elsewhere_and_is_missed_there(tmp_path):

@@ -10,41 +10,42 @@ from handmade import trial
 from secateur.studies.trials.events import TrialEnded
 from secateur.studies.trials.outcome import Failed
 from secateur.studies.views.gpus import parsed
+from secateur.studies.views.status import Reason, Status
 from secateur.studies.views.terminal import Style
-from secateur.studies.views.text import exported_text, front_text, standing_line, standing_text
+from secateur.studies.views.text import exported_text, front_text, pruned_text, status_line, status_text
 
 SLOT = {"slot": 0, "state": "busy", "trial": 12, "training": False, "attempt": 1, "seconds": 35.0}
 DRIVER = {"pid": 42, "host": "box", "state": "running", "heard_s": 1.0, "elapsed_s": 700.0, "goal": 200, "told": 9}
-BEST = {"trial": 7, "error": 0.031, "macs": 2.1e6, "params": 34_000}
-STANDING = {
-    "path": "runs/a",
-    "trials": 16,
-    "told": 12,
-    "running": 4,
-    "failed": 3,
-    "failures": [],
-    "skipped": 0,
-    "front": 4,
-    "best": BEST,
-    "budget": {"macs": 0.5},
-    "limits": {"macs": 3e6},
-    "objectives": ["error", "macs"],
-    "sampler": "tpe",
-    "fidelity": "short",
-    "history": {},
-    "seeds": {},
-    "foresight": {},
-    "proxies": [],
-    "seconds": 700.0,
-    "goal": 200,
-    "left_s": 7800.0,
-    "drivers": [DRIVER | {"slots": []}],
-    "gpus": [],
-}
+BEST = replace(trial(7, 0.031, 2.1e6), costs={"macs": 2.1e6, "params": 34_000})
+STATUS = Status(
+    path="runs/a",
+    trials=16,
+    told=12,
+    running=4,
+    failed=3,
+    failures=[],
+    skipped=0,
+    front=4,
+    best=BEST,
+    budget={"macs": 0.5},
+    limits={"macs": 3e6},
+    objectives=["error", "macs"],
+    sampler="tpe",
+    fidelity="short",
+    history={},
+    seeds={},
+    foresight={},
+    proxies=[],
+    seconds=700.0,
+    goal=200,
+    left_s=7800.0,
+    drivers=[DRIVER | {"slots": []}],
+    gpus=[],
+)
 
 
 def shown(slots=(), **changes):
-    return standing_text(STANDING | {"drivers": [DRIVER | {"slots": list(slots)}]} | changes)
+    return status_text(replace(STATUS, **{"drivers": [DRIVER | {"slots": list(slots)}]} | changes))
 
 
 def row(text, name):
@@ -69,14 +70,14 @@ def test_a_running_search():
     table = said.partition("\n\n")[2].splitlines()
     assert [re.split(r"  +", line) for line in table] == [
         ["slot", "does", "for", "process", "on", "gpus"],
-        ["0", "trial 12, epoch 2/5, loss 0.4313", "35 s", "4250", "box", "0,1"],
+        ["0", "trial 12, epoch 2/5, loss 0.4313", "35 s", "4250", "box", "0, 1"],
         ["1", "nothing", "3 s", "box"],
         ["2", "trial 12, attempt 2", "7 min"],
         ["3", "shared weights, epoch 1/2", "35 s"],
         ["4", "its worker died in trial 9", "1 s"],
         ["5", "its worker died", "1 s"],
     ]
-    assert standing_line(STANDING | {"drivers": [DRIVER | {"slots": slots}]}) == (
+    assert status_line(replace(STATUS, drivers=[DRIVER | {"slots": slots}])) == (
         "12 of 200 done, 2 running, 2 waiting, 3 failed; best 3.10% (trial 7); 2 h 10 min left"
     )
 
@@ -95,16 +96,16 @@ def test_what_nobody_runs_is_not_running(changes, expected):
 
 
 def test_a_study_in_this_process_says_the_same_without_its_drivers():
-    of_a_study = {name: STANDING[name] for name in STANDING if name not in ("goal", "left_s", "drivers", "gpus")}
-    assert row(standing_text(of_a_study), "trials") == "12 done, 4 running, 3 failed"
+    of_a_study = replace(STATUS, goal=None, left_s=None, drivers=None)
+    assert row(status_text(of_a_study), "trials") == "12 done, 4 running, 3 failed"
 
 
 def test_failures_by_their_reason():
     failures = [
-        {"reason": "ValueError: a bad network", "count": 7, "trials": [4, 5, 6, 8, 11]},
-        {"reason": "timed out: not finished within 3 s", "count": 1, "trials": [2]},
-        {"reason": "x" * 1000, "count": 2, "trials": [0, 1]},
-        *({"reason": f"reason {letter}", "count": 1, "trials": [3]} for letter in "abc"),
+        Reason(reason="ValueError: a bad network", count=7, trials=[4, 5, 6, 8, 11]),
+        Reason(reason="timed out: not finished within 3 s", count=1, trials=[2]),
+        Reason(reason="x" * 1000, count=2, trials=[0, 1]),
+        *(Reason(reason=f"reason {letter}", count=1, trials=[3]) for letter in "abc"),
     ]
     said = shown(failures=failures)
     assert "7 times: ValueError: a bad network (trials ... 4, 5, 6, 8, 11)" in " ".join(said.split())
@@ -119,11 +120,32 @@ def test_eighty_columns():
         | {"slot": 1000, "epoch": 200, "epochs": 200, "loss": 12345.678, "attempt": 3, "pid": 4194303, "seconds": 9e4}
         | {"host": "ip-10-0-0-123.eu-central-1.compute.internal", "gpus": [f"GPU-{'a' * 36}"] * 4}
     ]
-    failures = [{"reason": "one word after another " * 20, "count": 3, "trials": [1, 2, 3]}]
+    failures = [Reason(reason="one word after another " * 20, count=3, trials=[1, 2, 3])]
     gpus = parsed("0, GPU-1, NVIDIA H200, 87, 1024, 143771\n1, GPU-2, NVIDIA H200, [N/A], [N/A], 143771\n")
     said = shown(slots, failures=failures, gpus=gpus)
     assert all(len(line) <= 80 for line in said.splitlines()), said
     assert row(said, "gpu") == "0, NVIDIA H200: 87% busy, 1.0 of 140.4 GiB" and "1, NVIDIA H200\n" in said
+    assert said.count("a") > 4 * 36 and "…" not in said, "names are broken into lines, not cut"
+
+
+def test_a_wide_terminal_has_room():
+    """Names and columns that 80 columns break or leave out are whole there."""
+    slots = [SLOT | {"host": "ip-10-0-0-123.eu-central-1.compute.internal", "gpus": [f"GPU-{'a' * 36}"] * 2}]
+    failures = [Reason(reason="one word after another " * 5, count=3, trials=[1, 2, 3])]
+    status = replace(STATUS, drivers=[DRIVER | {"slots": slots}], failures=failures)
+    lines = status_text(status, Style(width=200)).splitlines()
+    assert lines[-1].endswith(f"ip-10-0-0-123.eu-central-1.compute.internal  GPU-{'a' * 36}, GPU-{'a' * 36}")
+    assert sum("one word after another" in line for line in lines) == 1
+    said = front_text(front(latency_ms=[1.0, 2.0, 3.0]), FULL, [[224, 224]], style=Style(width=200))
+    assert "no room" not in said and all(name in said.splitlines()[0] for name in (*COSTS, "side", "depth", "key"))
+
+
+def test_what_a_study_says_is_no_markup():
+    """Neither in the head nor in a cell, with colours or without."""
+    said = status_text(replace(STATUS, sampler="[red]own[/red]", fidelity=":smiley: [link=x]y"), Style(colours=True))
+    assert "[red]own[/red]" in said and ":smiley: [link=x]y" in said
+    config = {"method": "[bold]", "costs": {"macs": 1.0}, "full_costs": {"macs": 2.0}, "errors": {}}
+    assert "[bold]" in pruned_text(config).splitlines()[0]
 
 
 def test_gpus_are_picked_by_number_or_name():
@@ -179,7 +201,7 @@ def test_a_sparkline_of_the_errors_and_of_the_front():
         ),
         ({"forest": {"trees": 100}, "depth": 3}, "forest trees 100, depth 3"),
         ({"kind": "polynomial", "of": "somebody else"}, "kind polynomial, of somebody else"),
-        ({}, "foretold 12 errors to within 1.00% (2.00% by their mean)"),
+        ({}, "predicted 12 errors to within 1.00% (2.00% by their mean)"),
     ],
 )
 def test_a_surrogate_is_said_in_words(model, said):
@@ -189,9 +211,10 @@ def test_a_surrogate_is_said_in_words(model, said):
     )
     if model:
         both = row(shown(foresight=measured | {"model": model}), "surrogate")
-        assert both.startswith(f"{said}; foretold 12 errors")
+        assert both.startswith(f"{said}; predicted 12 errors")
 
 
+COSTS = ("macs", "params", "peak_bytes", "latency_ms")
 FULL = {"macs": 1e9, "params": 1e6, "peak_bytes": 1e8, "param_bytes": 1.0}
 
 
@@ -241,7 +264,7 @@ def test_exported_networks():
     }
     assert exported_text([config]).splitlines() == [
         "network              test error %           macs         params    peak_bytes",
-        "trial-0007-aaa32b51  3.00          500 M (50.0%)  500 k (50.0%)  50 M (50.0%)",
+        "trial-0007-aaa32b51          3.00  500 M (50.0%)  500 k (50.0%)  50 M (50.0%)",
         "in out/all: safetensors, pt2, each read back and compared",
     ]
 

@@ -1,6 +1,7 @@
-"""What fits a terminal: 80 columns whatever the names, colours only where they are wanted."""
+"""What fits a terminal: its columns whatever the names, colours only where they are wanted."""
 
 import io
+import os
 import re
 
 import pytest
@@ -37,6 +38,23 @@ def test_colours_only_on_a_terminal_that_wants_them(monkeypatch):
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert not Style.of(Terminal()).colours
+
+
+def test_the_width_is_the_terminal_s(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert Style.of(io.StringIO()).width == Style.of(Terminal()).width == COLUMNS, "no one knows how wide it is"
+    monkeypatch.setenv("COLUMNS", "132")
+    assert Style.of(io.StringIO()).width == 132
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert Style.of(io.StringIO()).width == COLUMNS
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((100, 30)))
+    monkeypatch.setattr(Terminal, "fileno", lambda self: 1)
+    assert Style.of(Terminal()).width == 100 and Style.of(io.StringIO()).width == COLUMNS
+
+
+def test_columns_that_do_not_fit_are_broken_into_lines():
+    said = table([["name", "value"], ["a" * 100, "1"]], right=[1])
+    assert all(len(line) <= COLUMNS for line in said.splitlines()) and said.count("a") == 102
 
 
 def test_colours_change_no_column():

@@ -29,7 +29,7 @@ def killed(tmp_path_factory):
     process = start(folder, trials=400, seconds=0.3, workers=2)
     try:
         assert process.stdout.readline().strip() == "ready", process.stderr.read()
-        seen = look(folder, lambda found: found["told"] >= 8 and found["running"] > 0 and in_an_epoch(found), 150)
+        seen = look(folder, lambda found: found.told >= 8 and found.running > 0 and in_an_epoch(found), 150)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -49,41 +49,41 @@ def look(folder, enough, seconds):
     return None
 
 
-def in_an_epoch(standing):
-    return [slot for driver in standing["drivers"] for slot in driver["slots"] if slot.get("epoch")]
+def in_an_epoch(status):
+    return [slot for driver in status.drivers for slot in driver["slots"] if slot.get("epoch")]
 
 
 @pytest.mark.slow
 def test_a_running_search_is_seen_from_another_process(killed):
-    _, standing = killed
-    assert set(standing) == KEYS
-    (driver,) = standing["drivers"]
+    _, status = killed
+    assert set(status.as_dict()) == KEYS
+    (driver,) = status.drivers
     assert driver["state"] == "running" and driver["heard_s"] < 60
     assert [slot["slot"] for slot in driver["slots"]] == [0, 1]
     assert all({"state", "seconds", "pid", "host", "gpus"} <= set(slot) for slot in driver["slots"])
-    (busy, *_) = in_an_epoch(standing)
+    (busy, *_) = in_an_epoch(status)
     assert (busy["epochs"], busy["attempt"], busy["training"]) == (4, 1, False)
     assert busy["loss"] == 1 / busy["epoch"] and busy["pid"] != driver["pid"]
-    assert standing["goal"] == 400 and standing["running"] > 0
-    (failure,) = standing["failures"]  # each with another number in it
-    assert failure["count"] == standing["failed"] > 1 and failure["trials"] == sorted(failure["trials"])
-    assert failure["reason"].startswith("ValueError: a bad network, number ")
-    assert standing["best"]["error"] < 1
+    assert status.goal == 400 and status.running > 0
+    (failure,) = status.failures  # each with another number in it
+    assert failure.count == status.failed > 1 and failure.trials == sorted(failure.trials)
+    assert failure.reason.startswith("ValueError: a bad network, number ")
+    assert status.best.error < 1
     # Two slots, 0.3 s a trial: not less than the sleeping alone; how much more is the machine's affair.
-    assert 0.9 * (400 - standing["told"]) * 0.3 / 2 < standing["left_s"] < 3600
-    assert json.loads(json.dumps(standing)) == standing and standing["gpus"] == []
+    assert 0.9 * (400 - status.told) * 0.3 / 2 < status.left_s < 3600
+    assert json.loads(json.dumps(status.as_dict())) == status.as_dict() and status.gpus == []
 
 
 @pytest.mark.slow
 def test_a_killed_search_does_not_run(killed, capsys):
     folder, _ = killed
-    standing = View(folder).status()
-    assert set(standing) == KEYS
-    assert [(driver["state"], driver["slots"]) for driver in standing["drivers"]] == [("gone", [])]
-    assert standing["left_s"] is None
+    status = View(folder).status()
+    assert set(status.as_dict()) == KEYS
+    assert [(driver["state"], driver["slots"]) for driver in status.drivers] == [("gone", [])]
+    assert status.left_s is None
     assert main(["status", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert (f"{standing['running']} unfinished" in said) == (standing["running"] > 0) and " running" not in said
+    assert (f"{status.running} unfinished" in said) == (status.running > 0) and " running" not in said
     assert "is gone; resume the study to go on" in " ".join(said.split())
     assert all(len(line) <= 80 for line in said.splitlines()), said
 
@@ -143,7 +143,7 @@ def test_a_study_whose_network_is_being_trained_is_waited_for(tmp_path, capsys):
     (part / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
     said = []
     seen = view.watch(tmp_path / "s", 0.01, lambda text: (said.append(text), _make(tmp_path)))
-    assert [standing["told"] for standing in seen] == [0, 0]
+    assert [status.told for status in seen] == [0, 0]
     assert said == [f"{tmp_path / 's'} is not made yet: its network is being trained"]
 
 
@@ -154,7 +154,7 @@ def _make(folder):
 
 def test_the_goal_is_that_of_the_run(tmp_path):
     study = create(tmp_path / "s", 0.0)
-    assert View(study.path).status()["goal"] is None
+    assert View(study.path).status().goal is None
     study.run(3)
     study.run(6)
-    assert View(study.path).status()["goal"] == 6
+    assert View(study.path).status().goal == 6

@@ -32,7 +32,7 @@ from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
 from .trials.storage import connect, disconnect
 from .trials.urls import file_of, is_server
-from .views.trackers import Trackers, check_installed
+from .views.trackers import Trackers, trackers_of
 
 logger = logging.getLogger("secateur")
 
@@ -184,7 +184,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     _mention(file.budget, limits, space)
     if file.model.train:
         present(file.study.device)
-    check_installed(file.study.track)
+    trackers_of(file.study.track)
     check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
     search = _search(file)
     _check_places(file, out)

@@ -244,7 +244,7 @@ def test_trackers_and_the_room_of_a_run_are_remembered(folder, tmp_path, capsys)
     ],
 )
 def test_bad_settings_of_a_run_leave_nothing(folder, tmp_path, capsys, monkeypatch, options, said):
-    monkeypatch.setattr("secateur.studies.views.trackers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("secateur.studies.views.trackers.find_spec", lambda name: None)
     out = tmp_path / "run"
     assert main(["search", str(folder / "study.toml"), "--out", str(out), "--quiet", *options.split()]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -32,8 +32,8 @@ from ...spaces import Budget
 from ..settings.checked import AT_LEAST_1, POSITIVE, expectation
 from ..settings.runner import Runner
 from ..settings.search import Search
+from ..settings.trackers import check_trackers
 from ..trials.urls import without_password
-from ..views.trackers import check_known
 from .data import Data
 
 
@@ -107,14 +107,14 @@ class Launch(Search):
         storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
         artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
         keep_gb: how much of the folder weights and rankings may take; None: all they need.
-        track: where trials are shown too: "tensorboard", "mlflow", "wandb".
+        track: where trials are shown too: "tensorboard", "mlflow", "wandb", or one that a package brings.
     """
 
     trials: Annotated[int, AT_LEAST_1] = 50
     storage: str | None = None
     artifacts: str | None = None
     keep_gb: Annotated[float, POSITIVE] | None = None
-    track: Annotated[tuple[str, ...], AfterValidator(check_known)] = ()
+    track: Annotated[tuple[str, ...], AfterValidator(check_trackers)] = ()
 
     @property
     def search(self) -> Search:

@@ -1,4 +1,4 @@
-"""Trials shown in TensorBoard, MLflow or Weights & Biases: listeners of a search that never break it.
+"""Trials shown in TensorBoard, MLflow, Weights & Biases or a tracker of your own; none of them breaks a search.
 
     with Trackers(["tensorboard"], study.path) as listener:
         study.run(50, listener)
@@ -10,9 +10,7 @@ passwords and keys are never logged.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import importlib.util
 import logging
 import math
 import os
@@ -22,20 +20,73 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, final
+from typing import Protocol, final
 
+from ..settings.trackers import SHIPPED, brought_trackers, check_trackers
 from ..trials.events import Event, Listener, TrialEnded
 from ..trials.folder import read_study_json
 from ..trials.progress import described
 
 logger = logging.getLogger("secateur")
 
-Tell = Callable[[int, Mapping[str, float], Mapping[str, str]], object]
-"""Takes the number of a trial, its figures by name, and what is said of it."""
-
 _DRAIN_S = 30.0  # how long the end of a search waits for what is still to be sent
+_SECRET = re.compile(r"pass|pwd|secret|token|api_?key", re.IGNORECASE)
+_SHORTEST = 4  # letters of what is taken for a secret of the environment
+_SAID = 300  # letters of an error that are logged
+_TAG = "secateur.study"  # of a run of MLflow
+
+
+class Tracker(Protocol):
+    """Shows trials somewhere; all of it is called in a thread of its own."""
+
+    def open(self, folder: Path, name: str) -> object:
+        """Begin, or go on with, the run of the study in `folder`, whose `name` no other study has."""
+
+    def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> object:
+        """Show a trial: its number, its figures by name (error, costs, ...), and what is said of it."""
+
+    def close(self) -> object:
+        """End, whatever happened."""
+
+
+_METHODS = {"open": "open(folder, name)", "tell": "tell(trial, figures, words)", "close": "close()"}
+
+
+def trackers_of(wanted: Sequence[str | Tracker]) -> dict[str, Tracker]:
+    """The trackers, by name, none of them opened.
+
+    Raises:
+        ValueError: a name is not known.
+        TypeError: one lacks a method.
+        ImportError: one is not installed, or the package that brings it is broken.
+    """
+    found = {name: _made(name) for name in check_trackers([one for one in wanted if isinstance(one, str)])}
+    for own in (one for one in wanted if not isinstance(one, str)):
+        name = type(own).__name__
+        found[name if name not in found else f"{name} {len(found)}"] = own
+    for name, tracker in found.items():
+        lacking = [call for method, call in _METHODS.items() if not callable(getattr(tracker, method, None))]
+        if lacking:
+            raise TypeError(f"tracker {name} is a {type(tracker).__name__} without {' and '.join(lacking)}")
+    return found
+
+
+def _made(name: str) -> Tracker:
+    if name in SHIPPED:
+        made, packages = _SHIPPED[name]
+        if not any(find_spec(package) for package in packages):
+            raise ImportError(f"{name} is not installed: pip install {packages[0]}")
+        return made()
+    point = brought_trackers()[name]
+    try:
+        tracker: Tracker = point.load()()
+    except Exception as error:  # someone else's code
+        said = f"tracker {name} can't be made by {point.value} ({type(error).__name__}: {error})"
+        raise ImportError(f"{said}; mend the package that brings it, or leave the tracker out") from error
+    return tracker
 
 
 @final
@@ -45,33 +96,32 @@ class Trackers:
     What goes wrong there is logged, and that tracker gets nothing more.
     """
 
-    def __init__(self, names: Sequence[str], folder: str | Path, then: Listener | None = None) -> None:
+    def __init__(self, trackers: Sequence[str | Tracker], folder: str | Path, then: Listener | None = None) -> None:
         """Nothing is opened before the first trial.
 
         Args:
-            names: some of `TRACKERS`.
+            trackers: names, and objects of your own.
             folder: of the study.
             then: called with every event too.
 
         Raises:
             ValueError: a name is not known.
-            ImportError: a tracker is not installed.
+            TypeError: one lacks a method.
+            ImportError: one is not installed, or broken.
         """
-        self._names = check_known(names)
-        check_installed(self._names)
+        self._trackers = trackers_of(trackers)
         self._folder, self._then = Path(folder), then
-        self._threads: list[_Thread] | None = None
+        self._threads: list[_Thread] = []
 
     def __call__(self, event: Event) -> None:
         """Pass on an event of a search."""
         if self._then is not None:
             self._then(event)
-        if not isinstance(event, TrialEnded):
-            return
-        if self._threads is None:
-            self._threads = [_Thread(name, self._folder) for name in self._names]
-        for thread in self._threads:
-            thread.queue.put(event)
+        if isinstance(event, TrialEnded):
+            if not self._threads:
+                self._threads = [_Thread(name, one, self._folder) for name, one in self._trackers.items()]
+            for thread in self._threads:
+                thread.events.put(event)
 
     def __enter__(self) -> Trackers:
         """Be ready."""
@@ -81,74 +131,44 @@ class Trackers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Send what is still to be sent, if that does not take long."""
-        for thread in self._threads or ():
-            thread.queue.put(None)
-        for thread in self._threads or ():
+        for thread in self._threads:
+            thread.events.put(None)
+        for thread in self._threads:
             thread.join(_DRAIN_S)
             if thread.is_alive():
                 logger.warning("%s takes too long; some trials are not shown there", thread.name)
-        self._threads = None
+        self._threads = []
 
 
 @final
 class _Thread(threading.Thread):
-    def __init__(self, tracker: str, folder: Path) -> None:
-        super().__init__(name=tracker, daemon=True)
-        self._warned = False
-        self.queue: queue.SimpleQueue[TrialEnded | None] = queue.SimpleQueue()
-        self._folder = folder
+    def __init__(self, name: str, tracker: Tracker, folder: Path) -> None:
+        super().__init__(name=name, daemon=True)
+        self.events: queue.SimpleQueue[TrialEnded | None] = queue.SimpleQueue()
+        self._tracker, self._folder, self._warned = tracker, folder, False
         self.start()
 
     def run(self) -> None:
         """Open the tracker, tell it trials until None comes, and close it whatever happened."""
-        opened: tuple[Tell, Callable[[], object]] | None = self._tried(self._open)
-        if opened is not None:
-            tell, close = opened
-            self._tried(lambda: self._tell_all(tell))
-            self._tried(close)
+        if self._tried(lambda: self._tracker.open(self._folder, read_study_json(self._folder)["name"])):
+            self._tried(self._tell_all)
+            self._tried(self._tracker.close)
 
-    def _open(self) -> tuple[Tell, Callable[[], object]]:
-        return TRACKERS[self.name][1](self._folder, str(read_study_json(self._folder)["name"]))
+    def _tell_all(self) -> None:
+        while (event := self.events.get()) is not None:
+            self._tracker.tell(event.last.number, *_told(event))
 
-    def _tell_all(self, tell: Tell) -> None:
-        while (event := self.queue.get()) is not None:
-            tell(event.last.number, *_told(event))
-
-    def _tried(self, action: Callable[[], Any]) -> Any:
-        """What an action gives; None, and one warning in all, where it raises."""
+    def _tried(self, action: Callable[[], object]) -> bool:
+        """Whether an action went well; one warning in all where one raises."""
         try:
-            return action()
-        except BaseException as error:  # a service and its library raise whatever they like; some ask to exit
+            action()
+            return True
+        except BaseException as error:  # a service and its library raise anything; some ask to exit
             if not self._warned:
                 self._warned = True
                 said = f"{type(error).__name__}: {without_secrets(' '.join(str(error).split()))}"
                 logger.warning("%s gets no more trials (%s); the search goes on", self.name, said[:_SAID])
-            return None
-
-
-def check_known(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of trackers, each once.
-
-    Raises:
-        ValueError: one is not known.
-    """
-    for name in names:
-        if name not in TRACKERS:
-            near = difflib.get_close_matches(name, TRACKERS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(TRACKERS)}"
-            raise ValueError(f"tracker {name!r} is not known; {hint}")
-    return tuple(dict.fromkeys(names))
-
-
-def check_installed(names: Sequence[str]) -> None:
-    """Refuse what is not installed.
-
-    Raises:
-        ImportError: a tracker is not installed.
-    """
-    for name in names:
-        if not any(importlib.util.find_spec(module) for module in TRACKERS[name][0]):
-            raise ImportError(f"{name} is not installed: pip install {TRACKERS[name][0][0]}")
+            return False
 
 
 def without_secrets(text: str) -> str:
@@ -165,11 +185,6 @@ def without_secrets(text: str) -> str:
     return re.sub(rf"(?i)(\w*(?:{_SECRET.pattern})\w*[\"']?\s*[=:]\s*[\"']?)[^\s&,;)\"']+", r"\1***", text)
 
 
-_SECRET = re.compile(r"pass|pwd|secret|token|api_?key", re.IGNORECASE)
-_SHORTEST = 4  # letters of what is taken for a secret of the environment
-_SAID = 300  # letters of an error that are logged
-
-
 def _told(event: TrialEnded) -> tuple[dict[str, float], dict[str, str]]:
     """Figures and words of a trial that was just told."""
     last = described(event.last)
@@ -180,72 +195,82 @@ def _told(event: TrialEnded) -> tuple[dict[str, float], dict[str, str]]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}, words
 
 
-def _tensorboard(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
+# --- those that come with the package ---------------------------------------------------------------------------------
+
+
+@final
+class _TensorBoard:
     """Event files in the study's folder; `tensorboard --logdir DIR/tensorboard` shows them."""
-    if importlib.util.find_spec("tensorboard") is not None:
-        module = importlib.import_module("torch.utils.tensorboard")
-    else:
-        module = importlib.import_module("tensorboardX")
-    # A name of its own: tensorboardX writes over what an earlier run made in the same second.
-    writer = module.SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{uuid.uuid4().hex[:12]}")
 
-    def tell(number: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+    def open(self, folder: Path, name: str) -> None:
+        whole = find_spec("tensorboard") is not None
+        module = importlib.import_module("torch.utils.tensorboard" if whole else "tensorboardX")
+        # A name of its own: tensorboardX writes over what an earlier run made in the same second.
+        self._writer = module.SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{uuid.uuid4().hex[:12]}")
+
+    def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
         for figure, value in figures.items():
-            writer.add_scalar(figure, value, number)
-        writer.add_text("trial", ", ".join(f"{key}: {value}" for key, value in words.items()), number)
-        writer.flush()
+            self._writer.add_scalar(figure, value, trial)
+        self._writer.add_text("trial", ", ".join(f"{key}: {value}" for key, value in words.items()), trial)
+        self._writer.flush()
 
-    return tell, writer.close
+    def close(self) -> None:
+        self._writer.close()
 
 
-def _mlflow(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
+@final
+class _MLflow:
     """A run that is tagged with the study's name, in the experiment of `MLFLOW_EXPERIMENT_NAME` or "secateur"."""
-    mlflow = importlib.import_module("mlflow")
-    metric = importlib.import_module("mlflow.entities").Metric
-    client = mlflow.MlflowClient()
-    wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", "secateur")
-    experiment = client.get_experiment_by_name(wanted)
-    where = client.create_experiment(wanted) if experiment is None else experiment.experiment_id
-    before = client.search_runs([where], filter_string=f"tags.`{_TAG}` = '{name}'", max_results=1)
-    if before:
-        run = before[0].info.run_id
-        client.update_run(run, status="RUNNING")
-    else:
-        run = client.create_run(where, run_name=folder.name, tags={_TAG: name, "folder": str(folder)}).info.run_id
 
-    def tell(number: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+    def open(self, folder: Path, name: str) -> None:
+        self._client = client = importlib.import_module("mlflow").MlflowClient()
+        self._metric = importlib.import_module("mlflow.entities").Metric
+        wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", "secateur")
+        experiment = client.get_experiment_by_name(wanted)
+        where = client.create_experiment(wanted) if experiment is None else experiment.experiment_id
+        if before := client.search_runs([where], filter_string=f"tags.`{_TAG}` = '{name}'", max_results=1):
+            self._run = before[0].info.run_id
+            client.update_run(self._run, status="RUNNING")
+        else:
+            tags = {_TAG: name, "folder": str(folder)}
+            self._run = client.create_run(where, run_name=folder.name, tags=tags).info.run_id
+
+    def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
         now = int(1000 * time.time())
-        client.log_batch(run, metrics=[metric(figure, value, now, number) for figure, value in figures.items()])
+        metrics = [self._metric(figure, value, now, trial) for figure, value in figures.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
-    return tell, lambda: client.set_terminated(run)
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
 
 
-def _wandb(folder: Path, name: str) -> tuple[Tell, Callable[[], object]]:
+@final
+class _WeightsAndBiases:
     """A run of the study's name."""
-    wandb = importlib.import_module("wandb")
-    run = wandb.init(
-        project="secateur",
-        id=name,
-        name=folder.name,
-        resume="allow",
-        reinit="create_new",  # a run of the user's own goes on beside it
-        dir=str(folder),
-        config={"folder": str(folder)},
-        save_code=False,
-        settings={"silent": True, "console": "off"},
-    )
-    run.define_metric("*", step_metric="trial")
 
-    def tell(number: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
-        run.log({"trial": number, **figures, **words})
+    def open(self, folder: Path, name: str) -> None:
+        self._run = importlib.import_module("wandb").init(
+            project="secateur",
+            id=name,
+            name=folder.name,
+            resume="allow",
+            reinit="create_new",  # a run of the user's own goes on beside it
+            dir=str(folder),
+            config={"folder": str(folder)},
+            save_code=False,
+            settings={"silent": True, "console": "off"},
+        )
+        self._run.define_metric("*", step_metric="trial")
 
-    return tell, run.finish
+    def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+        self._run.log({"trial": trial, **figures, **words})
+
+    def close(self) -> None:
+        self._run.finish()
 
 
-_TAG = "secateur.study"  # of a run of MLflow
-
-TRACKERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], tuple[Tell, Callable[[], object]]]]] = {
-    "tensorboard": (("tensorboard", "tensorboardX"), _tensorboard),
-    "mlflow": (("mlflow",), _mlflow),
-    "wandb": (("wandb",), _wandb),
+_SHIPPED: dict[str, tuple[Callable[[], Tracker], tuple[str, ...]]] = {
+    "tensorboard": (_TensorBoard, ("tensorboard", "tensorboardX")),
+    "mlflow": (_MLflow, ("mlflow",)),
+    "wandb": (_WeightsAndBiases, ("wandb",)),
 }

@@ -9,12 +9,15 @@ from inspect import signature
 
 import pytest
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
+from study_file import write
 
 from secateur import Budget, Study
+from secateur.studies.settings import trackers as names
+from secateur.studies.study_files.file import read
 from secateur.studies.trials.events import TrialEnded
 from secateur.studies.trials.folder import read_study_json
 from secateur.studies.views import trackers
-from secateur.studies.views.trackers import TRACKERS, Trackers
+from secateur.studies.views.trackers import Trackers
 
 
 def create(path):
@@ -32,7 +35,6 @@ class Notes:
 
     def open(self, folder, name):
         self.opened.append((folder, name))
-        return self.tell, self.close
 
     def tell(self, trial, figures, words):
         if trial == 3 and self.wait is not None:
@@ -46,12 +48,27 @@ class Notes:
 
 
 @pytest.fixture
-def notes(monkeypatch):
-    """Puts a tracker among those that there are."""
+def brought(monkeypatch):
+    """Brings a tracker under a name, as an installed package does by its entry points."""
+    points = []
+    monkeypatch.setattr(
+        names, "entry_points", lambda *, group: [point for point in points if group == "secateur.trackers"]
+    )
+
+    def bring(name, load):
+        points[:] = [point for point in points if point.name != name]
+        points.append(types.SimpleNamespace(name=name, value=f"package.module:{name}", load=load))
+
+    return bring
+
+
+@pytest.fixture
+def notes(brought):
+    """Brings one that keeps what it is told."""
 
     def put(name, **given):
         made = Notes(**given)
-        monkeypatch.setitem(TRACKERS, name, (("sys",), lambda folder, name: made.open(folder, name)))
+        brought(name, lambda: lambda: made)
         return made
 
     return put
@@ -285,8 +302,48 @@ def test_weights_and_biases_has_one_run_a_study(tmp_path, monkeypatch):
 
 
 def test_unknown_and_missing_trackers_are_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="did you mean 'mlflow'"):
         Trackers(["mlflw"], tmp_path)
     with pytest.raises(ImportError, match="wandb is not installed: pip install wandb"):
         Trackers(["wandb"], tmp_path)
+
+
+def test_one_of_your_own_needs_no_name(tmp_path):
+    study, mine, another = create(tmp_path / "a"), Notes(), Notes()
+    with Trackers([mine, another], study.path) as listener:
+        study.run(3, listener)
+    assert list(mine.kept) == list(another.kept) == [0, 1, 2] and mine.closed == another.closed == 1
+
+
+def test_what_is_no_tracker_is_refused_with_what_it_lacks(tmp_path, brought):
+    half = types.SimpleNamespace(tell=print)
+    with pytest.raises(TypeError, match=r"is a SimpleNamespace without open\(folder, name\) and close\(\)"):
+        Trackers([half], tmp_path)
+    brought("half", lambda: lambda: half)
+    with pytest.raises(TypeError, match="tracker half is a SimpleNamespace without open"):
+        Trackers(["half"], tmp_path)
+
+
+@pytest.mark.parametrize("broken", [raising(ModuleNotFoundError("no module x")), lambda: raising(ValueError("no"))])
+def test_a_broken_package_is_one_clear_error(tmp_path, brought, broken):
+    brought("broken", broken)
+    said = r"tracker broken can't be made by package.module:broken \(\w+Error: no.*leave the tracker out"
+    with pytest.raises(ImportError, match=said):
+        Trackers(["broken"], tmp_path)
+
+
+def test_a_brought_tracker_has_a_name_in_study_files(tmp_path, brought):
+    """Ours keep their names."""
+    brought("mine", lambda: Notes)
+    brought("mlflow", lambda: Notes)
+    assert names.check_trackers(["mine", "mlflow", "mine"]) == ("mine", "mlflow")
+    assert list(names.brought_trackers()) == ["mine"]
+    file = write(tmp_path, "tracked") / "study.toml"
+    text = file.read_text()
+    assert "[study]\n" in text
+    file.write_text(text.replace("[study]\n", '[study]\ntrack = ["mine"]\n'))
+    assert read(file).study.track == ("mine",)
+    file.write_text(text.replace("[study]\n", '[study]\ntrack = ["mime"]\n'))
+    with pytest.raises(ValueError, match="tracker 'mime' is not known; did you mean 'mine'"):
+        read(file)

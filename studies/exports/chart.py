@@ -157,15 +157,3 @@ class Chart:
 def wide(values: Sequence[float]) -> bool:
     """Whether values are positive and so far apart that an even scale would show the largest alone."""
     return bool(values) and min(values) > 0 and max(values) > _FAR * min(values)
-
-
-def short_number(value: float, digits: int = 3) -> str:
-    """Three digits, and a letter for thousands and more.
-
-    >>> short_number(8523968), short_number(0.1234)
-    ('8.52 M', '0.123')
-    """
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.{digits}g} {letter}"
-    return f"{value:.{digits}g}"

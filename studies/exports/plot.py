@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .chart import GREEN, GREY, RED, Bars, Chart, Points, Scale, short_number
+from ..trials.words import count
+from .chart import GREEN, GREY, RED, Bars, Chart, Points, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +95,7 @@ def _draw(chart: Chart, axes: Axes, figure: Figure) -> None:
     for limit in chart.limits:
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.2)
         place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 90, "va": "top", "fontsize": 8}
-        axes.text(limit, 0.98, f" budget {short_number(limit)}", **place)
+        axes.text(limit, 0.98, f" budget {count(limit)}", **place)
 
 
 def _points(mark: Points, axes: Axes, figure: Figure) -> None:

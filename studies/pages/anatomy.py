@@ -50,10 +50,9 @@ class Anatomy:
 
 
 def anatomy(
-    folder: Path,
     found: Mapping[str, Any],
+    model: nn.Module,
     *,
-    model: nn.Module | None,
     picked: Trial | None,
     front: Sequence[Trial],
     untimed: str,
@@ -61,19 +60,15 @@ def anatomy(
     """The anatomy of a study's full network, of its pick, and the widths of its front.
 
     Args:
-        folder: of the study.
         found: what its study.json holds.
-        model: the full network; made as the study file says when None.
+        model: the full network.
         picked: the trial beside the full network; None where there is none yet.
         front: whose widths are asked for.
         untimed: why times are not to be measured; empty where they are.
 
     Raises:
         ValueError: the network is another than that of the study.
-        Exception: whatever the user's factory raises.
     """
-    if model is None:
-        model = _remade(folder)
     space = Space.from_settings(model, found["space"])
     if space.fingerprint != found["fingerprint"]["space"]:
         raise ValueError("the network that its factory makes now is another than that of the study")
@@ -93,10 +88,18 @@ def anatomy(
     )
 
 
-def _remade(folder: Path) -> nn.Module:
+def remade(folder: Path, run: bool) -> nn.Module:
+    """The full network of the study in `folder`, made as its study file says.
+
+    Raises:
+        ValueError: it says no such thing, or no code is to `run`.
+        Exception: what the user's factory raises.
+    """
     path = folder / "study.toml"
     if not path.is_file():
         raise ValueError("the study was made in Python; write the report there, where its network is at hand")
+    if not run:
+        raise ValueError("no code of the study was run, and the network was not given")
     file = read(path)
     return make_model(file.model_copy(update={"model": file.model.model_copy(update={"checkpoint": None})}))
 
@@ -247,7 +250,7 @@ class _Watch:
         self._runs.append(found)
 
     def forget(self) -> None:
-        """Begin anew: what ran so far was to warm up."""
+        """Begin again: what ran so far was to warm up."""
         self._runs = []
 
     def by_module(self) -> dict[str, float]:

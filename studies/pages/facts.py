@@ -18,7 +18,7 @@ from ..trials.front import on_front
 from ..trials.trial import Trial
 from ..views.status import Status
 from ..views.view import View
-from .anatomy import Anatomy, anatomy
+from .anatomy import Anatomy, anatomy, remade
 from .learned import importance, predicted, proxies, said_of_model
 
 PACKAGES = ("torch", "optuna", "numpy", "scikit-learn", "scipy")
@@ -102,7 +102,12 @@ class Facts:
 
 
 def facts(
-    folder: str | Path, *, model: nn.Module | None = None, storage: str | None = None, timed: bool = True
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    storage: str | None = None,
+    timed: bool = True,
+    remake: bool = True,
 ) -> Facts:
     """What is known of the study in a folder.
 
@@ -112,6 +117,7 @@ def facts(
         storage: the storage's URL again, with a password that it needs; see `Study.open`.
         timed: whether the full network and the best one are timed layer by layer, for a few seconds. They never are
             while the study runs.
+        remake: whether the network is made as the study file says, which runs code.
 
     Raises:
         FileNotFoundError: there is no study.
@@ -128,7 +134,9 @@ def facts(
     made: Anatomy | None = None
     try:
         untimed = "not asked for" if not timed else "not measured, because the study runs" if running else ""
-        made = anatomy(folder, found, model=model, picked=status.best, front=front, untimed=untimed)
+        if model is None:
+            model = remade(folder, remake)
+        made = anatomy(found, model, picked=status.best, front=front, untimed=untimed)
         reason = ""
     except Exception as error:  # a user's code may raise anything, and the rest of the report needs none of it
         reason = str(error).strip() or type(error).__name__

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..exports.chart import GREY, RED, Bars, Chart, Points, Scale, short_number
+from ..exports.chart import GREY, RED, Bars, Chart, Points, Scale
+from ..trials.words import count
 
 _FORMS = {"plain": "", "si": "~s", "percent": ".3~%"}
 _SHAPES = {"dot": "circle", "ring": "circle-open", "diamond": "diamond"}
@@ -84,7 +85,7 @@ def _along(scale: Scale, limits: Sequence[float]) -> dict[str, Any]:
             for limit in limits
         ],
         "annotations": [  # of all that is drawn, these alone take logarithms
-            {**label, "x": math.log10(limit) if scale.log else limit, "text": f"budget {short_number(limit)}"}
+            {**label, "x": math.log10(limit) if scale.log else limit, "text": f"budget {count(limit)}"}
             for limit in limits
         ],
     }

@@ -40,6 +40,7 @@ def report(
     model: nn.Module | None = None,
     timed: bool = True,
     storage: str | None = None,
+    remake: bool = True,
 ) -> Report:
     """The report of a study as one HTML file, which replaces an earlier one; nothing of the study changes.
 
@@ -51,6 +52,7 @@ def report(
         model: the full network, where no study file says how it is made; weights do not matter.
         timed: whether networks are timed layer by layer, for a few seconds.
         storage: the URL of the study's storage again, with the password that it needs; see `Study.open`.
+        remake: whether the network is made as the study file says where no `model` is given, which runs its code.
 
     Raises:
         FileNotFoundError: there is no study.
@@ -65,9 +67,9 @@ def report(
     _check(path)
     if pictures is not None and Path(pictures).exists() and not Path(pictures).is_dir():
         raise FileExistsError(f"{pictures} is a file; give a folder for the pictures")
-    studies = [facts(folder, model=model, timed=timed, storage=storage)]
+    studies = [facts(folder, model=model, timed=timed, storage=storage, remake=remake)]
     if beside is not None:
-        studies = list(_named_apart(studies[0], facts(beside, timed=timed)))
+        studies = list(_named_apart(studies[0], facts(beside, timed=timed, remake=remake)))
     from . import page as made  # needs plotly and Jinja
 
     text = made.page(studies)

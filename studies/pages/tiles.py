@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..trials.words import duration
 from .facts import Facts
-from .words import UNITS, amount, duration, percent
+from .words import UNITS, amount, percent
 
 
 def tiles(study: Facts) -> list[dict[str, str]]:

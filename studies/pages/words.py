@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..exports.chart import short_number
+from ..trials import words
 from ..trials.trial import Trial
 
 if TYPE_CHECKING:
@@ -28,12 +28,18 @@ def percent(share: float | None) -> str:
     >>> percent(0.0125), percent(None)
     ('1.25%', '–')
     """
-    return "–" if share is None else f"{100 * share:.2f}%"
+    return "–" if share is None else words.percent(share)
 
 
 def number(value: float | None) -> str:
-    """Three digits, and a letter for thousands and more; a dash where there is none."""
-    return "–" if value is None else short_number(value)
+    """Three digits, and a letter for thousands and more; a dash where there is none.
+
+    >>> number(8523968), number(0.1234), number(None)
+    ('8.52 M', '0.123', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if abs(value) < 999.5 else words.count(value)
 
 
 def amount(cost: str, value: float | None) -> str:
@@ -48,18 +54,6 @@ def amount(cost: str, value: float | None) -> str:
     if cost.endswith("bytes"):
         return f"{said}B" if " " in said else f"{said} B"
     return f"{said} ms" if cost in ("ms", "latency_ms") else said
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(7.24), duration(130), duration(7300)
-    ('7.2 s', '2 min 10 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def short(text: str, width: int) -> str:

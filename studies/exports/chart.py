@@ -18,14 +18,10 @@ _FAR = 10.0  # values that differ by a larger factor are drawn on a logarithmic 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scale:
-    """An axis of numbers, logarithmic where its values are positive and far apart.
+    """An axis of numbers: its title, and the values drawn along it, limits included.
 
-    Attributes:
-        title: beside it.
-        values: what is drawn along it, limits included.
-        form: how its numbers are written; `"si"` such as 12 k.
-        ends: its least and largest number; as the values are when None.
-        zero: whether it begins at 0, where it is even and has no `ends`.
+    It is logarithmic where the values are positive and far apart. Where it is even and has no `ends`, it begins at 0 if
+    `zero` is true. Numbers are written in a `form`: `"si"` such as 12 k.
     """
 
     title: str
@@ -42,23 +38,11 @@ class Scale:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Points:
-    """Points, and the line through them.
+    """Points, and the line through them where there is a `line`; None among `x` where a number is not known.
 
-    Attributes:
-        x: a number each; None where it is not known.
-        y: a number each.
-        name: in the legend.
-        colour: of points and line.
-        size: of a point, in pixels; no points, only the line when 0.
-        shape: of a point.
-        edge: colour around a point; its own when empty.
-        opacity: of the points.
-        line: how they are joined.
-        error_x: standard errors.
-        error_y: standard errors.
-        shades: a number each in place of the colour, such as when it was tried.
-        shades_title: what these numbers are.
-        hover: what is said of each, whose first line is a title where there are several; nothing when empty.
+    Points are `size` pixels large, none are drawn when 0; `edge` is the colour around them. `shades`, a number each
+    such as when it was tried, take the place of the colour. `hover` is what is said of each: lines, the first of which
+    is a title; nothing when empty. Errors are standard errors.
     """
 
     x: Sequence[float | None]
@@ -79,16 +63,10 @@ class Points:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bars:
-    """Horizontal bars, one a name of the chart.
+    """Horizontal bars of length `x`, one a name of the chart, with a colour for all or one each.
 
-    Attributes:
-        x: how long each is.
-        name: in the legend.
-        colour: of all, or of each.
-        width: of a bar, as a share of its row; where bars stand beside one another, of all together.
-        outlined: whether there is a line around each.
-        errors: half of the line across the end of each.
-        hover: what is said of each.
+    `width` is a share of the row, where bars stand beside one another that of all together; `errors` are half of the
+    line across a bar's end.
     """
 
     x: Sequence[float]
@@ -102,15 +80,9 @@ class Bars:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Choice:
-    """What a menu above the chart may show instead.
+    """What a menu above the chart may show instead: `x` and `hover` of each mark that changes, its name, the scale.
 
-    Attributes:
-        label: in the menu.
-        x: for each mark that changes.
-        hover: for each mark that changes; as it is when empty.
-        name: of the mark that changes; as it is when empty.
-        scale: along x; as it is when None.
-        limits: along x; for a choice with a scale.
+    What is empty stays as it is; limits come with a scale.
     """
 
     label: str
@@ -123,17 +95,17 @@ class Choice:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Chart:
-    """Marks on two scales, or bars beside names.
+    """Marks, drawn in this order on two scales, or bars beside names.
 
     Attributes:
-        marks: what is drawn, in this order.
+        marks: of which the names are in a `legend`.
         x: the horizontal scale.
-        y: the vertical one; None where bars stand beside names.
+        y: the vertical one; None where bars stand beside `names`.
         names: of the rows of bars, the first one on top, no two alike.
         title: above it; none when empty.
         limits: budgets along x.
         height: in pixels of a page.
-        legend: whether the names of the marks are shown.
+        legend: whether there is one.
         grouped: whether bars of a row stand beside one another, not over one another.
         menu: what its choices are of.
         choices: the first one is what the marks show.

@@ -31,24 +31,16 @@ class Reason:
 class Status:
     """Where a study stands.
 
+    Counts are of trials: all, `told` (ended), `running` (not ended), `failed` (ended without an error), `skipped` (not
+    trained to the end, because they were too slow or not promising), and those on the `front`.
+
     Attributes:
         path: the study's folder.
-        trials: how many there are.
-        told: how many ended.
-        running: how many did not.
-        failed: how many ended without an error.
-        failures: why, the reason of the newest one first; reasons that differ in numbers only are one.
-        skipped: how many were not trained to the end, because they were too slow or not promising.
-        front: how many are on the front.
+        failures: why trials failed, the reason of the newest one first; reasons that differ in numbers only are one.
         best: the trial with the lowest error within the budget; None where there is none.
-        budget: as it was asked for.
-        limits: the same in absolute numbers.
-        objectives: what is minimised.
-        sampler: what proposes candidates.
-        fidelity: how far each trial is trained.
-        history: see `insight.history`.
-        seeds: see `insight.seeds_worth`.
-        foresight: see `insight.foresight`.
+        budget: as it was asked for; `limits` is the same in absolute numbers.
+        objectives: what is minimised, by the `sampler`, each trial trained to the `fidelity`.
+        history: see `insight.history`; `seeds` and `foresight` by the functions of such names there.
         proxies: rank correlations with the errors, best first, as at the end of the last run.
         seconds: spent evaluating.
         goal: trials in all that the run, or the study file, asks for; None where no one asked.

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_standard_output_is_given_back(run, capfd):
     os.write(1, b"below\n")
     print("above")
     said = capfd.readouterr().out
-    assert said.endswith("below\nabove\n") and said.startswith("trial  error %")
+    assert said.endswith("below\nabove\n") and re.match("trial +error %", said)
 
 
 # --- 80 columns, colours ----------------------------------------------------------------------------------------------
@@ -235,8 +236,8 @@ def test_trackers_and_the_room_of_a_run_are_remembered(folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--keep-gb 0", "keep_gb is 0; expected more than 0"),
-        ("--keep-gb nan", "keep_gb is nan; expected more than 0"),
+        ("--keep-gb 0", "keep_gb=0.0: expected more than 0"),
+        ("--keep-gb nan", "keep_gb=nan: expected more than 0"),
         ("--keep-gb lots", "Invalid value for '--keep-gb'"),
         ("--scheduler asha", "scheduler='asha' with kind='serial'; expected kind='tune'"),
         ("--runner tune --scheduler asah", "scheduler='asah': expected one of asha, median"),
@@ -255,7 +256,7 @@ def test_bad_settings_of_a_run_leave_nothing(folder, tmp_path, capsys, monkeypat
 def test_a_database_server_that_is_away_leaves_nothing(folder, tmp_path):
     file = config.read(folder / "study.toml")
     away = "postgresql://nobody@127.0.0.1:1/trials"  # nothing listens at port 1
-    file = file.model_copy(update={"study": file.study.model_copy(update={"storage": away})})
+    file = file.model_copy(update={"study": replace(file.study, storage=away)})
     with pytest.raises(ValueError, match="storage 'postgresql://nobody@127.0.0.1:1/trials' can't be opened"):
         launch.search(file, tmp_path / "run")
     assert not list(tmp_path.iterdir())

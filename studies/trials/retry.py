@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar, final
 
 from ..disk.files import FULL
+from .words import first_line
 
 logger = logging.getLogger("secateur")
 
@@ -72,14 +73,10 @@ class Retry:
                 return result
 
     def _said(self, error: OSError) -> str:
-        return f"the storage {self._where} is away ({_first_line(error)})"
+        return f"the storage {self._where} is away ({first_line(error)})"
 
     def _gave_up(self, away: float, error: OSError) -> str:
         return (
             f"{self._said(error)}, for {away:.0f} s now; nothing that was told is lost: see that it runs and can be "
             "reached, and go on with the study"
         )
-
-
-def _first_line(error: OSError) -> str:
-    return " ".join(str(error).strip().split("\n", 1)[0].split())

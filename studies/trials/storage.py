@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from .journal import JournalFile
 from .urls import SERVERS, is_journal, is_server, journal_path, masked, parsed, without_password
+from .words import first_line
 
 _TIMEOUT_S = 60  # how long one connection waits for another's transaction
 _CONNECT_S = 10  # how long a server may take to answer
@@ -72,7 +73,7 @@ def connect(url: str, folder: Path | None = None) -> BaseStorage:
     except ImportError:
         raise ValueError(f"storage {without_password(url)!r} can't be opened: {_driver_missing(url)}") from None
     except (SQLAlchemyError, RuntimeError) as error:
-        said = masked(_first_line(error), url) + _password_missing(url, str(error))
+        said = masked(first_line(error), url) + _password_missing(url, str(error))
         # What is raised from something shows it in tracebacks, password and all.
         raise ValueError(f"storage {without_password(url)!r} can't be opened: {said}") from None
     if parsed(url).get_backend_name() == "sqlite":
@@ -150,7 +151,7 @@ class _Translation:
         error = context.original_exception
         code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
         code = error.args[0] if code is None and error.args else code
-        said = masked(_first_line(error), self._url)
+        said = masked(first_line(error), self._url)
         if code in _FULL:
             place = without_password(self._url)
             raise OSError(errno.ENOSPC, f"the disk of the storage {place} is full ({said}); free some space and go on")
@@ -197,7 +198,3 @@ def _driver_missing(url: str) -> str:
     if not is_server(url):
         return "its driver is not installed"
     return f"its driver is not installed; pip install 'secateur[{extra}]'"
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).strip().split("\n", 1)[0].split()) or type(error).__name__

@@ -43,3 +43,8 @@ def shortened(text: str, width: int) -> str:
     'a lon...'
     """
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its name where it says nothing."""
+    return " ".join(str(error).strip().split("\n", 1)[0].split()) or type(error).__name__

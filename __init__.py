@@ -11,7 +11,7 @@ from secateur.lazy import face
 if TYPE_CHECKING:
     from secateur.evaluators import Classification, Latency, Segmentation, Task, Training
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
-    from secateur.studies import Runner, Search, Study, load
+    from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load
     from secateur.studies.study_files import data, networks
 else:
     __getattr__, __dir__ = face(__name__)
@@ -24,14 +24,18 @@ __all__ = [
     "Candidate",
     "Classification",
     "Latency",
+    "Processes",
+    "Ray",
     "Runner",
     "Scores",
     "Search",
     "Segmentation",
     "Space",
+    "Serial",
     "Study",
     "Task",
     "Training",
+    "Tune",
     "build",
     "channel_map",
     "data",

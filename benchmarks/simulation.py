@@ -37,7 +37,7 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training  
 from secateur import Budget, Space, Study  # noqa: E402
 from secateur.studies.outcomes.work import Job, Work  # noqa: E402
 from secateur.studies.runners.executor import Executor, Listen
-from secateur.studies.settings.runner import Runner  # noqa: E402
+from secateur.studies.settings.runner import Processes  # noqa: E402
 from secateur.studies.study_files.networks import resnet20  # noqa: E402
 from secateur.studies.trials.events import Begun, JobEnd, Message
 
@@ -187,7 +187,7 @@ def simulate(space: Space, model, mode: str, sampler: str, workers: int, trials:
         fsync(handle)
         clock.writes += max(0.0, time.perf_counter() - begin - (time.process_time() - busy))
 
-    virtual.options = Runner(kind="processes", workers=workers, asynchronous=mode == "asynchronous")
+    virtual.options = Processes(workers=workers, asynchronous=mode == "asynchronous")
     with mock.patch.object(os, "fsync", timed):
         study.run(trials, runner=virtual)
     costs = np.diff(np.array([0.0, *virtual.costs]))

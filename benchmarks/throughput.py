@@ -35,7 +35,7 @@ from secateur.studies.outcomes.work import Job, Work  # noqa: E402
 from secateur.studies.proposals.proposer import Proposer  # noqa: E402
 from secateur.studies.runners.executor import Executor, Listen
 from secateur.studies.runners.kinds import executor  # noqa: E402
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import runner_of
 from secateur.studies.trials.events import JobEnd, Message, TrialEnded
 from secateur.studies.trials.ledger import Ledger  # noqa: E402
 
@@ -129,7 +129,8 @@ def measure(folder: Path, kind: str, workers: int, storage: str, asynchronous: b
             if isinstance(event, TrialEnded):
                 marks[event.done] = time.perf_counter(), spent["storage"], spent["proposing"]
 
-        runner = Runner(kind=kind, workers=workers, cpus_per_trial=0.5, asynchronous=asynchronous)
+        slots = {} if kind == "serial" else {"workers": workers, "cpus_per_trial": 0.5}
+        runner = runner_of(kind, asynchronous=asynchronous, **slots)
         study.run(trials + BATCH, note, runner=Warm(executor(runner)))
     begin, end = marks[BATCH], marks[max(marks)]
     return Row(*(1e3 * (last - first) / trials for first, last in zip(begin, end, strict=True)))

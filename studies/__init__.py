@@ -17,10 +17,10 @@ from ..lazy import face
 if TYPE_CHECKING:
     from .disk.files import FormatError
     from .exports.model import load
-    from .settings.runner import Runner
+    from .settings.runner import Processes, Ray, Runner, Serial, Tune
     from .settings.search import Search
     from .study import Study
 else:
     __getattr__, __dir__ = face(__name__)
 
-__all__ = ["FormatError", "Runner", "Search", "Study", "load"]
+__all__ = ["FormatError", "Processes", "Ray", "Runner", "Search", "Serial", "Study", "Tune", "load"]

@@ -22,7 +22,7 @@ from ..spaces import Budget, Space
 from .disk.artifact_mirror import ArtifactMirror
 from .disk.files import write_atomic
 from .disk.lock import locked
-from .runners.kinds import check
+from .runners.kinds import executor
 from .settings.determinism import present
 from .settings.search import Search
 from .study import Study
@@ -185,7 +185,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
     if file.model.train:
         present(file.study.device)
     trackers_of(file.study.track)
-    check(file.runner, threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
+    executor(file.runner).check(threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
     search = _search(file)
     _check_places(file, out)
     part = part_of(out)

@@ -227,7 +227,7 @@ class Study:
         Args:
             trials: the total, those of earlier runs included.
             progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`.
-            runner: where trials run: a kind, such as `"processes"`, or a `Runner` with its settings.
+            runner: where trials run: a kind, such as `"processes"`, or one with settings, as `Processes(workers=4)`.
             keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
                 folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
 
@@ -239,11 +239,9 @@ class Study:
         """
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
-        runner = Runner(kind=runner) if isinstance(runner, str) else runner
-        where = runner if isinstance(runner, Executor) else executor(runner)
         limits = partial(self._limits_of.resolve, self.budget, progress)
         with running(
-            self._engine, limits, trials, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
+            self._engine, limits, trials, executor(runner), mirror=self._mirror, progress=progress, keep_gb=keep_gb
         ) as run:
             for left in run.unfinished():
                 run.submit(left)

@@ -27,7 +27,7 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Search, Study
 from secateur.evaluators import Result
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import runner_of
 from secateur.studies.trials.events import TrialEnded
 
 MARK = "SECATEUR_TEST_RUN"  # an environment variable by which the processes of one test are known
@@ -269,7 +269,8 @@ def main() -> None:
     torch.set_num_threads(1)
     study = study_in(asked.folder, asked.evaluator, asked.seconds)
     print("ready", flush=True)
-    runner = Runner(kind=asked.runner, workers=asked.workers, timeout_s=asked.timeout, retries=asked.retries)
+    workers = {} if asked.runner == "serial" else {"workers": asked.workers}
+    runner = runner_of(asked.runner, timeout_s=asked.timeout, retries=asked.retries, **workers)
 
     def say(event) -> None:
         if isinstance(event, TrialEnded):

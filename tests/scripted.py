@@ -15,7 +15,7 @@ from secateur import Budget, Study
 from secateur.evaluators import Result
 from secateur.spaces import Candidate
 from secateur.studies.outcomes.work import Job, Work
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Ray
 from secateur.studies.trials.events import Epoch
 from secateur.studies.trials.outcome import Scored
 from secateur.studies.trials.trial import Trial
@@ -110,7 +110,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     space = tiny_space(tiny_net())
     study = create(folder / "study", evaluator=Sleeper(Instant(space), 1.0, folder))
-    study.run(40, lambda event: print(event, flush=True), runner=Runner(kind="ray", workers=2))
+    study.run(40, lambda event: print(event, flush=True), runner=Ray(workers=2))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
-from secateur import Budget, Runner, Study
+from secateur import Budget, Processes, Study
 from secateur.evaluators import Result
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     study = create(asked.folder, asked.seconds)
     print("ready", flush=True)
-    study.run(asked.trials, runner=Runner(kind="processes", workers=asked.workers) if asked.workers else "serial")
+    study.run(asked.trials, runner=Processes(workers=asked.workers) if asked.workers else "serial")
 
 
 if __name__ == "__main__":

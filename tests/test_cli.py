@@ -19,7 +19,7 @@ import sleeper
 import torch
 from study_file import STUDY, write
 
-from secateur import Study, __version__, load
+from secateur import Processes, Serial, Study, __version__, load
 from secateur.__main__ import main
 from secateur.studies.study_files import file as config
 from secateur.studies.trials.storage import disconnect
@@ -243,9 +243,9 @@ BAD_FILES = {
     '{good}[runner]\nkind = "rya"': "[runner]: kind='rya': expected one of serial, processes, ray, tune",
     '{good}[runner]\nkind = "processes"\nworker = 2': "[runner]: unknown key 'worker'; did you mean 'workers'?",
     '{good}[runner]\nkind = "processes"\nworkers = "all"': '[runner] workers: given "all"; expected a whole number',
-    '{good}[runner]\nkind = "processes"\nworkers = 0': "[runner]: workers=0: expected an integer of at least 1",
+    '{good}[runner]\nkind = "processes"\nworkers = 0': "[runner] workers: given 0; expected at least 1",
     '{good}[runner]\nkind = "ray"\ngpus_per_trial = 1.5': "[runner]: gpus_per_trial=1.5: expected a share of one GPU",
-    '{good}[runner]\nkind = "ray"\nresources = {{ tpu = -1 }}': "[runner]: resources.tpu=-1.0: expected a number",
+    '{good}[runner]\nkind = "ray"\nresources = {{ tpu = -1 }}': "[runner] resources.tpu: given -1; expected at least 0",
     '{good}[runner]\naddress = "auto"': "[runner]: address='auto' with kind='serial'; expected kind='ray' or 'tune'",
     '{good}[runner]\nkind = "processes"\nasynchronous = "yes"': "[runner] asynchronous: given",
     'model = "cli_tiny:Tiny"\nrunner = "rya"\n{data}': "[runner]: kind='rya'",
@@ -299,11 +299,11 @@ BAD_RUNNERS = {
     "--runner gpu": "'gpu' is none of serial, processes, ray, tune",
     "--workers 0": "Invalid value for '--workers'",
     "--workers two": "Invalid value for '--workers'",
-    "--workers 2": "workers=2 with kind='serial', which has one",
+    "--workers 2": "workers=2 with kind='serial'; expected kind='processes', 'ray' or 'tune'",
     "--runner processes --gpus-per-trial 1.5": "gpus_per_trial=1.5: expected a share of one GPU, or a whole number",
-    "--runner processes --gpus-per-trial -1": "gpus_per_trial=-1.0: expected a number of at least 0",
+    "--runner processes --gpus-per-trial -1": "gpus_per_trial=-1.0: expected at least 0",
     "--runner processes --address auto": "address='auto' with kind='processes'; expected kind='ray' or 'tune'",
-    "--timeout 0": "expected more than 0 seconds",
+    "--timeout 0": "timeout_s=0.0: expected more than 0",
     "--timeout soon": "Invalid value for '--timeout'",
     "--retries -1": "Invalid value for '--retries'",
     "--runer ray": "No such option: --runer",
@@ -342,12 +342,12 @@ def test_a_search_in_processes_is_resumed_here(folder, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--runner", "processes", "--workers", "2", "--timeout", "60", "--retries", "0", "--async"]
     assert main(["search", str(folder / "study.toml"), "--out", str(out), "--trials", "4", "--quiet", *options]) == 0
-    given = {"kind": "processes", "workers": 2, "timeout_s": 60.0, "retries": 0, "asynchronous": True}
-    assert config.read(out).runner == config.Runner(**given)
+    given = {"workers": 2, "timeout_s": 60.0, "retries": 0, "asynchronous": True}
+    assert config.read(out).runner == Processes(**given)
     assert main(["resume", str(out), "--trials", "6", "--batches", "--workers", "1", "--quiet"]) == 0
-    assert config.read(out).runner == config.Runner(**given | {"workers": 1, "asynchronous": False})
+    assert config.read(out).runner == Processes(**given | {"workers": 1, "asynchronous": False})
     assert main(["resume", str(out), "--trials", "7", "--runner", "serial", "--quiet"]) == 0
-    assert config.read(out).runner == config.Runner(), "another kind begins with the defaults"
+    assert config.read(out).runner == Serial(), "another kind begins with the defaults"
     assert View(out).status().told == 7
     assert not list(out.glob("*slots*")) and not (out / "driver.json").exists()
 

@@ -19,7 +19,7 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny
 
 from secateur import Budget, Study
 from secateur.evaluators import Result
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Tune
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def main() -> None:
             print("ready", flush=True)
         heard.append(event)
 
-    study.run(trials, listen, runner=Runner(kind="tune", workers=2))
+    study.run(trials, listen, runner=Tune(workers=2))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from ..outcomes.work import Job, Work
-from ..settings.runner import Runner
+from ..settings.runner import Runner, Serial
 from ..trials.events import Message, WorkerInfo
 
 Listen = Callable[[Message], object]
@@ -27,7 +27,20 @@ class Executor(ABC):
 
     slots: int
     apart: bool = True
-    options: Runner = Runner()
+    options: Runner = Serial()
+
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse what can't be had, where that shows before anything is made.
+
+        Args:
+            threads: of a trial.
+            device: of the study.
+
+        Raises:
+            ValueError: there is no such device, or not so many.
+            ImportError: a package is not installed.
+        """
+        return None
 
     @abstractmethod
     def open(self, work: Work, listen: Listen) -> None:

@@ -1,50 +1,35 @@
-"""The kinds of runners by name: the executor of each, and what this machine can do."""
+"""The executor of each kind of runner."""
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING
+from importlib import import_module
 
-if TYPE_CHECKING:
-    pass
-
-from ..settings.runner import Runner
+from ..settings.runner import Runner, runner_of
 from .executor import Executor
 
+EXECUTORS = {
+    "serial": ("serial", "SerialExecutor"),
+    "processes": ("processes", "ProcessExecutor"),
+    "ray": ("ray.actors", "RayExecutor"),
+    "tune": ("ray.tune", "TuneExecutor"),
+}  # by the kind: its module, which is imported when it is needed, and its name there
 
-def check(runner: Runner, *, threads: int, device: str) -> None:
-    """Refuse what this machine can't do, before anything is made; a Ray cluster is asked when it is opened.
+
+def executor(runner: str | Runner | Executor) -> Executor:
+    """An executor for a runner, not yet open.
 
     Raises:
-        ValueError: it has no GPU, or not so many.
-        ImportError: Ray is not installed.
+        ValueError: a kind that is not known.
+        TypeError: what is given is no runner.
     """
-    if runner.kind == "serial":
-        from ..settings.determinism import present
-
-        present(device)
-    elif runner.kind == "processes":
-        from .processes import room
-
-        room(runner, threads=threads, cuda=device.startswith("cuda"))
-    elif runner.kind in ("ray", "tune") and importlib.util.find_spec("ray") is None:
-        raise ImportError("Ray is not installed: pip install 'secateur[ray]'")
-
-
-def executor(runner: Runner) -> Executor:
-    """An executor of the runner's kind, not yet open."""
-    if runner.kind == "serial":
-        from .serial import Serial
-
-        return Serial(runner)
-    if runner.kind == "processes":
-        from .processes import Processes
-
-        return Processes(runner)
-    if runner.kind == "ray":
-        from .ray.actors import Actors
-
-        return Actors(runner)
-    from .ray.tune import Tune
-
-    return Tune(runner, folder=runner.folder, scheduler=runner.scheduler)
+    if isinstance(runner, Executor):
+        return runner
+    runner = runner_of(runner) if isinstance(runner, str) else runner
+    if not isinstance(runner, Runner) or type(runner) is Runner:
+        raise TypeError(
+            f"runner is a {type(runner).__name__}; expected one of {', '.join(map(repr, EXECUTORS))}, or one with "
+            "settings, such as Processes(workers=4)"
+        )
+    module, name = EXECUTORS[runner.kind]
+    found: Executor = getattr(import_module(f".{module}", __package__), name)(runner)
+    return found

@@ -38,7 +38,7 @@ import torch
 
 from ..disk.scratch import Scratch
 from ..outcomes.work import Job, Work
-from ..settings.runner import Runner
+from ..settings.runner import Processes
 from ..trials.events import Lost, Message, Ready, Said, WorkerInfo
 from .executor import Executor, Listen, cores
 from .process_worker import pickled, serve
@@ -54,12 +54,12 @@ _LOOK_S = 1.0  # how often it is looked whether workers are still there
 
 
 @final
-class Processes(Executor):
+class ProcessExecutor(Executor):
     """Does jobs in processes, forked from a server of this one's; each sees the GPUs of its slot only."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Processes) -> None:
         """Take a runner's settings; nothing is started yet."""
-        self.options = runner
+        self.options = self._runner = runner
         self._context = multiprocessing.get_context("forkserver")
         self._work = b""
         self._gpus: list[list[str]] = []
@@ -67,10 +67,14 @@ class Processes(Executor):
         # What was said, and by which process: of one that was given up nothing counts any more.
         self._said: queue.SimpleQueue[tuple[_Process | None, Message]] = queue.SimpleQueue()
 
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse more GPUs than there are."""
+        room(self._runner, threads=threads, cuda=device.startswith("cuda"))
+
     def open(self, work: Work, listen: Listen) -> None:
         """Start a process a slot."""
         cuda = torch.device(work.device).type == "cuda"
-        count, self._gpus = room(self.options, threads=work.threads, cuda=cuda)
+        count, self._gpus = room(self._runner, threads=work.threads, cuda=cuda)
         self._work, self.slots = work.pickled(), count
         self._slots = [None] * count
         for slot in range(count):
@@ -281,7 +285,9 @@ class _Process:
         say(self, Lost(why))
 
 
-def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda: bool) -> tuple[int, list[list[str]]]:
+def layout(
+    runner: Processes, *, threads: int, cpus: int, gpus: Sequence[str], cuda: bool
+) -> tuple[int, list[list[str]]]:
     """How many slots there are, and the GPUs that each one sees; no list where GPUs do not matter.
 
     Args:
@@ -294,7 +300,7 @@ def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda
     Raises:
         ValueError: more is asked than there is.
 
-    >>> layout(Runner(kind="processes", gpus_per_trial=0.5), threads=1, cpus=8, gpus=["0", "1"], cuda=True)
+    >>> layout(Processes(gpus_per_trial=0.5), threads=1, cpus=8, gpus=["0", "1"], cuda=True)
     (4, [['0'], ['0'], ['1'], ['1']])
     """
     share = runner.gpus_per_trial if runner.gpus_per_trial is not None else float(cuda)
@@ -315,7 +321,7 @@ def layout(runner: Runner, *, threads: int, cpus: int, gpus: Sequence[str], cuda
     return count, [[gpus[slot // on_one]] for slot in range(count)]
 
 
-def room(runner: Runner, *, threads: int, cuda: bool) -> tuple[int, list[list[str]]]:
+def room(runner: Processes, *, threads: int, cuda: bool) -> tuple[int, list[list[str]]]:
     """`layout` on this machine."""
     return layout(runner, threads=threads, cpus=cores(), gpus=_visible_gpus(), cuda=cuda)
 

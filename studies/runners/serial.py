@@ -11,7 +11,8 @@ from typing import final
 
 from ..outcomes.evaluation import Evaluation
 from ..outcomes.work import Job, Work, perform
-from ..settings.runner import Runner
+from ..settings.determinism import present
+from ..settings.runner import Serial
 from ..trials.events import Epoch, Happened, JobEnd, Message, Rung
 from ..trials.outcome import Failed
 from .executor import Executor, Listen, timed_out
@@ -24,7 +25,7 @@ class _TimeOut(BaseException):
 
 
 @final
-class Serial(Executor):
+class SerialExecutor(Executor):
     """Does a job when it is waited for.
 
     A trial that takes too long is interrupted by a signal: in the main thread of a process on Unix only, and not before
@@ -34,12 +35,16 @@ class Serial(Executor):
     slots = 1
     apart = False
 
-    def __init__(self, runner: Runner = Runner()) -> None:  # noqa: B008
+    def __init__(self, runner: Serial = Serial()) -> None:  # noqa: B008
         """Give up a trial after the settings' time-out."""
         self.options = runner
         self._evaluation: Evaluation | None = None
         self._listen: Listen = lambda message: None
         self._job: Job | None = None
+
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse a device that is not here."""
+        present(device)
 
     def open(self, work: Work, listen: Listen) -> None:
         """Be ready."""

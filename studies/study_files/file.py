@@ -7,7 +7,7 @@
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
     [study]       sampler, seed, ... (`Search`), trials, storage, ... (`Launch`)
-    [runner]      kind, workers, gpus_per_trial, ...: where trials run (`Runner`); or just the kind
+    [runner]      kind, workers, gpus_per_trial, ...: where trials run (`KINDS`); or the kind alone
 
 Tables that Python knows as dataclasses are those dataclasses: nothing is written down twice. Start at `read`.
 """
@@ -30,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from ...evaluators import Latency, Training
 from ...spaces import Budget
 from ..settings.checked import AT_LEAST_1, POSITIVE, expectation
-from ..settings.runner import Runner
+from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers
 from ..trials.urls import without_password
@@ -127,7 +127,38 @@ def _named(value: Any) -> Any:
 
 
 def _kinded(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+    """The table of a runner, which may be just its kind."""
+    table = {"kind": value} if isinstance(value, str) else value
+    if isinstance(table, Mapping):
+        # Files of 0.1 have the resources of Ray, none, for every kind.
+        table = {name: one for name, one in table.items() if name != "resources" or one}
+        check_kind(_runner_kind(table), {name: one for name, one in table.items() if name != "kind"})
+    return table
+
+
+def _runner_kind(value: Any) -> str:
+    return (
+        value.kind
+        if isinstance(value, Runner)
+        else str(value.get("kind", "serial"))
+        if isinstance(value, Mapping)
+        else "serial"
+    )
+
+
+def _without_kind(value: Any) -> Any:
+    return {name: one for name, one in value.items() if name != "kind"} if isinstance(value, Mapping) else value
+
+
+_NoKind = BeforeValidator(_without_kind)
+AnyRunner = Annotated[
+    Annotated[Serial, _NoKind, Tag("serial")]
+    | Annotated[Processes, _NoKind, Tag("processes")]
+    | Annotated[Ray, _NoKind, Tag("ray")]
+    | Annotated[Tune, _NoKind, Tag("tune")],
+    Discriminator(_runner_kind),
+    BeforeValidator(_kinded),
+]
 
 
 def _kind(value: Any) -> str:
@@ -160,7 +191,7 @@ class StudyFile(_Table):
     training: Training = Training()
     latency: Latency = Latency()
     study: Launch = Launch()
-    runner: Annotated[Runner, BeforeValidator(_kinded)] = Runner()
+    runner: AnyRunner = Serial()
 
     def path(self, path: str | Path) -> Path:
         """A path of the file; a relative one starts from its folder."""
@@ -192,9 +223,10 @@ class StudyFile(_Table):
         if pruning_epochs is not None:
             changes["training"] = dataclasses.replace(self.training, pruning_epochs=pruning_epochs)
         if runner:
-            other = runner.get("kind", self.runner.kind) != self.runner.kind
-            kept = {} if other else {one.name: getattr(self.runner, one.name) for one in dataclasses.fields(Runner)}
-            changes["runner"] = Runner(**kept | dict(runner))
+            kind = runner.get("kind", self.runner.kind)
+            kept = {one.name: getattr(self.runner, one.name) for one in dataclasses.fields(self.runner)}
+            given = {name: value for name, value in runner.items() if name != "kind"}
+            changes["runner"] = runner_of(kind, **(kept if kind == self.runner.kind else {}) | given)
         return self.model_copy(update=changes)
 
     def without_weights(self) -> StudyFile:
@@ -204,6 +236,7 @@ class StudyFile(_Table):
     def to_toml(self) -> str:
         """The file as text, defaults and all: it means the same in a later version."""
         tables = self.model_dump(mode="json", exclude_none=True)
+        tables["runner"] = {"kind": self.runner.kind} | tables["runner"]
         if "storage" in tables["study"]:
             tables["study"]["storage"] = without_password(tables["study"]["storage"])
         plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
@@ -303,7 +336,7 @@ def _written(place: list[Any]) -> str:
 
 def _is_type(part: Any) -> bool:
     """Whether part of pydantic's place names a member of a union, which stands in no file."""
-    return isinstance(part, str) and (part in ("int", "float", "str", "path", "own", "ready") or "[" in part)
+    return isinstance(part, str) and (part in ("int", "float", "str", "path", "own", "ready", *KINDS) or "[" in part)
 
 
 def _keys(kind: Any, place: list[Any]) -> Iterator[str]:

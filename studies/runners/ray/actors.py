@@ -40,10 +40,10 @@ import torch
 
 from ...disk.scratch import sweep
 from ...outcomes.work import Job, Work, Worker
-from ...settings.runner import Runner
+from ...settings.runner import Ray
 from ...trials.events import Begun, JobEnd, Lost, Message, Ready, Said, Unable, WorkerInfo
 from ..executor import Executor, Listen
-from .cluster import _OBJECTS, Cluster, plan
+from .cluster import _OBJECTS, Cluster, check_installed, plan
 
 _GRACE_S = 5.0  # how long workers that were asked to leave may take
 
@@ -64,16 +64,16 @@ class _ActorHandle:
 
 
 @final
-class Actors(Executor):
+class RayExecutor(Executor):
     """Does jobs in actors of a Ray cluster.
 
     There are as many slots as at the start whatever happens to nodes. An actor whose node is gone is made again where
     there is room, at once or when there will be; until then its slot uses any other's actor that has nothing to do.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Ray) -> None:
         """Take a runner's settings; nothing is started yet."""
-        self.options = runner
+        self.options = self._runner = runner
         self._cluster: Cluster | None = None
         self._work: Any = None
         self._kind: Any = None
@@ -82,14 +82,18 @@ class Actors(Executor):
         self._busy: set[int] = set()
         self._folders: list[Path] = []
 
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse to go on without Ray; a cluster is asked when it is opened."""
+        check_installed()
+
     def open(self, work: Work, listen: Listen) -> None:
         """Connect, or start a cluster, and start an actor a slot."""
         packed = work.pickled()
         cuda = torch.device(work.device).type == "cuda"
-        self._cluster = Cluster(self.options.address, objects=_OBJECTS + 2 * len(packed))
+        self._cluster = Cluster(self._runner.address, objects=_OBJECTS + 2 * len(packed))
         try:
             request, self.slots = plan(
-                self.options,
+                self._runner,
                 threads=work.threads,
                 cuda=cuda,
                 nodes=self._cluster.nodes(),

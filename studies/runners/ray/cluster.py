@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
-from ...settings.runner import Runner
+from ...settings.runner import OnCluster
 from ..executor import cores
 
 logger = logging.getLogger("secateur")
@@ -95,8 +96,18 @@ class Cluster:
                 os.environ.pop(name, None)
 
 
+def check_installed() -> None:
+    """Refuse to go on without Ray.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("Ray is not installed: pip install 'secateur[ray]'")
+
+
 def plan(
-    runner: Runner,
+    runner: OnCluster,
     *,
     threads: int,
     cuda: bool,
@@ -119,7 +130,8 @@ def plan(
     Raises:
         ValueError: more is asked than there is.
 
-    >>> plan(Runner(kind="ray", gpus_per_trial=0.5), threads=8, cuda=True, nodes=[{"CPU": 8, "GPU": 2}])
+    >>> from secateur import Ray
+    >>> plan(Ray(gpus_per_trial=0.5), threads=8, cuda=True, nodes=[{"CPU": 8, "GPU": 2}])
     ({'CPU': 1.0, 'GPU': 0.5}, 4)
     """
     gpus = float(cuda) if runner.gpus_per_trial is None else runner.gpus_per_trial

@@ -4,8 +4,8 @@ Tune runs what it is given and nothing else: proposals, retries and results stay
 study is a new experiment of Tune with the trials that the ledger lacks. What Tune leaves on the disk is for people: it
 is never read here, because its own way to go on with an experiment unpickles.
 
-Tune's loop has a thread of its own. The methods of `Tune` are called by the driver's; those of `_Loop` by Tune's; they
-talk through two queues. Start reading at `Tune`; `WorkerThread` is what a worker does.
+Tune's loop has a thread of its own. The methods of `TuneExecutor` are called by the driver's; those of `_Loop` by
+Tune's; they talk through two queues. Start reading at `TuneExecutor`; `WorkerThread` is what a worker does.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 
 from ...outcomes.work import Job, Work
-from ...settings.runner import Runner
+from ...settings.runner import Tune
 from ...trials.events import JobEnd, Lost, Message, Said, WorkerInfo
 from ..executor import Executor, Listen
-from .cluster import Cluster, plan
-from .tune_loop import SCHEDULERS, _experiment, _Loop, _Running, _scheduler
+from .cluster import Cluster, check_installed, plan
+from .tune_loop import _experiment, _Loop, _Running, _scheduler
 
 logger = logging.getLogger("secateur")
 
@@ -37,7 +37,7 @@ _LEAVING_S = 30.0  # how long Tune may take to put its files in order
 
 
 @final
-class Tune(Executor):
+class TuneExecutor(Executor):
     """Does jobs as trials of Ray Tune, one experiment a run.
 
     A trial that a scheduler of Tune's stops was never evaluated: samplers are told the error of its last rung, or the
@@ -47,26 +47,19 @@ class Tune(Executor):
 
     apart = False  # Tune gives a job to whichever worker is free, so each brings all that it needs; see `submit`
 
-    def __init__(self, runner: Runner, *, folder: str | Path | None = None, scheduler: Any = None) -> None:
-        """Take settings; nothing is started yet.
-
-        Args:
-            runner: how many trials, where, and what each takes.
-            folder: where Tune writes, an experiment a run; `tune` in the study's folder when None.
-            scheduler: one of Tune's that only stops trials, or the name of one: `"asha"`, `"median"`, which compare
-                the `loss` of every epoch. Results have `epoch`, `loss` and, after every rung, `error`. None stops none.
-        """
-        if isinstance(scheduler, str) and scheduler not in SCHEDULERS:
-            raise ValueError(
-                f"scheduler={scheduler!r}: expected one of {', '.join(SCHEDULERS)}, or an object of Tune's"
-            )
-        self.options, self._folder, self._scheduler = runner, folder, scheduler
+    def __init__(self, runner: Tune) -> None:
+        """Take a runner's settings; nothing is started yet."""
+        self.options = self._runner = runner
         self._cluster: Cluster | None = None
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[tuple[_Running | None, Said]] = queue.SimpleQueue()
         self._slots: list[_Running | None] = []
         self._names: set[str] = set()
+
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse to go on without Ray; a cluster is asked when it is opened."""
+        check_installed()
 
     def open(self, work: Work, listen: Listen) -> None:
         """Find or start a cluster, and begin an experiment."""
@@ -76,17 +69,17 @@ class Tune(Executor):
             raise ValueError(
                 f"Ray Tune can't be imported ({error}); install it with: pip install 'secateur[ray]'"
             ) from None
-        address = self.options.address
+        address = self._runner.address
         if address is not None and address.startswith("ray://"):
             raise ValueError(
                 f"address={address!r} with kind='tune', whose loop runs in this process; expected 'auto' on a machine "
                 "of the cluster, or kind='ray'"
             )
-        self._work, packed, scheduler = work, work.pickled(), _scheduler(self._scheduler)
+        self._work, packed, scheduler = work, work.pickled(), _scheduler(self._runner.scheduler)
         self._cluster = Cluster(address, objects=_OBJECTS + 2 * len(packed))
         try:
             needs, self.slots = plan(
-                self.options,
+                self._runner,
                 threads=work.threads,
                 cuda=torch.device(work.device).type == "cuda",
                 nodes=self._cluster.nodes(),
@@ -102,7 +95,7 @@ class Tune(Executor):
                 slots=self.slots,
                 axes=[axis.name for axis in work.evaluation.space.axes],
                 scheduler=scheduler,
-                folder=_experiment(Path(self._folder or work.evaluation.artifacts.folder / FOLDER)),
+                folder=_experiment(Path(self._runner.folder or work.evaluation.artifacts.folder / FOLDER)),
             )
         except BaseException:
             self.close()

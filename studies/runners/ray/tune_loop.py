@@ -21,9 +21,6 @@ from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, U
 from ...trials.outcome import Stopped
 from .tune_worker import _SAID, WorkerThread
 
-SCHEDULERS = ("asha", "median")
-
-
 # Tune's settings are the environment's.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the other output has a banner that nothing turns off (2.60)

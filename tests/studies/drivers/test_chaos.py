@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from killing import table
 
+from secateur import Serial
+
 TRIALS, TIMEOUT_S = 200, 2.0
 
 RUNNERS = {
@@ -20,7 +22,7 @@ RUNNERS = {
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     study = chaos.study_in(tmp_path_factory.mktemp("undisturbed") / "study")
-    study.run(TRIALS, runner=chaos.Runner(kind="serial", timeout_s=TIMEOUT_S))
+    study.run(TRIALS, runner=Serial(timeout_s=TIMEOUT_S))
     return study
 
 

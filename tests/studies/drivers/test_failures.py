@@ -12,7 +12,7 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny
 from secateur import Budget, Study
 from secateur.evaluators import Result
 from secateur.studies.disk import files
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Processes, Serial
 
 
 def create(path, evaluator, **changes):
@@ -102,7 +102,7 @@ def test_what_only_the_largest_networks_fail_by_ends_no_search(tmp_path):
 def test_asynchronous_searches_stop_as_well(tmp_path):
     study = create(tmp_path / "a", lambda instant: Failing(instant, lambda n: ValueError("x")))
     with pytest.raises(RuntimeError, match="all 3 trials so far failed alike"):
-        study.run(40, runner=Runner(asynchronous=True))
+        study.run(40, runner=Serial(asynchronous=True))
 
 
 def test_errors_of_the_system_are_tried_again(tmp_path):
@@ -133,6 +133,6 @@ def test_a_full_disk_ends_the_search_and_costs_no_trial(tmp_path, monkeypatch):
 
 def test_what_cannot_be_sent_is_a_failed_trial(tmp_path):
     study = create(tmp_path / "a", lambda instant: Odd(instant, tmp_path, "unsendable"))
-    study.run(2, runner=Runner(kind="processes", workers=1))
+    study.run(2, runner=Processes(workers=1))
     assert set(study.trials().state) == {"failed"}
     assert study.trials().reason.str.startswith("what the evaluator gave back can't be sent").all()

@@ -7,8 +7,8 @@ from scripted import Sleeper, Wide, create, job
 
 from secateur.studies.disk.artifacts import place_artifact
 from secateur.studies.outcomes.work import Work, Worker
-from secateur.studies.runners.serial import Serial
-from secateur.studies.settings.runner import Runner
+from secateur.studies.runners.serial import SerialExecutor
+from secateur.studies.settings.runner import Serial
 from secateur.studies.trials.events import Lost
 
 
@@ -60,5 +60,5 @@ def test_artifacts_stay_in_their_folders(tmp_path, name):
 
 def test_an_executor_brings_its_settings(tmp_path):
     study = create(tmp_path / "study", evaluator=Sleeper(Instant(tiny_space(tiny_net())), 30.0))
-    study.run(1, runner=Serial(Runner(timeout_s=0.2)))
+    study.run(1, runner=SerialExecutor(Serial(timeout_s=0.2)))
     assert study.trials().reason.tolist() == ["timed out: not finished within 0.2 s"]

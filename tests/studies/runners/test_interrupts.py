@@ -12,7 +12,7 @@ import pytest
 from killing import study_in, table
 
 from secateur.studies.runners.interrupts import Interrupts
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Serial
 
 TRIALS = 12
 
@@ -121,7 +121,7 @@ def test_an_alarm_of_the_callers_is_put_back(tmp_path):
     try:
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, 0.5)
-        study_in(tmp_path / "study").run(2, runner=Runner(timeout_s=30.0))
+        study_in(tmp_path / "study").run(2, runner=Serial(timeout_s=30.0))
         wait_for(lambda: rung, 10)
         assert rung[0] - start >= 0.4
     finally:

@@ -20,8 +20,8 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny
 from secateur import Budget, Study
 from secateur.studies.disk.scratch import Scratch, sweep
 from secateur.studies.runners.process_worker import pickled
-from secateur.studies.runners.processes import Processes, _Process, layout
-from secateur.studies.settings.runner import Runner
+from secateur.studies.runners.processes import ProcessExecutor, _Process, layout
+from secateur.studies.settings.runner import Processes
 from secateur.studies.trials.events import Begun, Happened, JobEnd, Lost, Ready, WorkerInfo
 
 
@@ -35,7 +35,7 @@ def create(path, **changes):
 def test_the_table_is_that_of_a_serial_run(tmp_path):
     straight, other = create(tmp_path / "a", evaluator=None), create(tmp_path / "b", evaluator=None)
     straight.run(10)
-    other.run(10, runner=Runner(kind="processes", workers=2))
+    other.run(10, runner=Processes(workers=2))
     pd.testing.assert_frame_equal(table(straight), table(other))
 
 
@@ -44,7 +44,7 @@ def test_parents_and_rounds_travel(tmp_path):
     for sampler in ("three-dimensions", "joint"):
         straight, other = (create(tmp_path / f"{sampler}-{i}", sampler=sampler, evaluator=None) for i in range(2))
         straight.run(9)
-        other.run(9, runner=Runner(kind="processes", workers=2))
+        other.run(9, runner=Processes(workers=2))
         pd.testing.assert_frame_equal(table(straight), table(other))
         assert {path.name for path in (straight.path / "weights").iterdir()} == {
             path.name for path in (other.path / "weights").iterdir()
@@ -53,7 +53,7 @@ def test_parents_and_rounds_travel(tmp_path):
 
 def test_a_worker_that_dies_costs_one_attempt_of_one_trial(tmp_path):
     study = create(tmp_path / "a", evaluator=Deadly(Instant(tiny_space(tiny_net())), tmp_path))
-    study.run(16, runner=Runner(kind="processes", workers=2, timeout_s=1.5))
+    study.run(16, runner=Processes(workers=2, timeout_s=1.5))
     trials = study.trials()
     assert set(trials.state) == {"complete", "failed"} and len(trials) == 16
     raised = trials[trials.reason == "ValueError: a bad network"]
@@ -69,21 +69,21 @@ def test_what_workers_cannot_import_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "only_here", here)
     study = create(tmp_path / "a", evaluator=here.Hidden(tiny_space(tiny_net())))
     with pytest.raises(RuntimeError, match="workers can't do these trials: ModuleNotFoundError"):
-        study.run(4, runner=Runner(kind="processes", workers=1))
+        study.run(4, runner=Processes(workers=1))
 
 
 def test_slots_and_gpus():
     gpus = ["3", "5"]
-    assert layout(Runner(kind="processes"), threads=2, cpus=8, gpus=[], cuda=False) == (4, [])
-    assert layout(Runner(kind="processes"), threads=2, cpus=8, gpus=gpus, cuda=True) == (2, [["3"], ["5"]])
-    half = Runner(kind="processes", gpus_per_trial=0.5, workers=3)
+    assert layout(Processes(), threads=2, cpus=8, gpus=[], cuda=False) == (4, [])
+    assert layout(Processes(), threads=2, cpus=8, gpus=gpus, cuda=True) == (2, [["3"], ["5"]])
+    half = Processes(gpus_per_trial=0.5, workers=3)
     assert layout(half, threads=1, cpus=8, gpus=gpus, cuda=True) == (3, [["3"], ["3"], ["5"]])
-    both = Runner(kind="processes", gpus_per_trial=2)
+    both = Processes(gpus_per_trial=2)
     assert layout(both, threads=1, cpus=8, gpus=gpus, cuda=True) == (1, [["3", "5"]])
     with pytest.raises(ValueError, match="ask for 3 GPUs, and this machine has 2"):
-        layout(Runner(kind="processes", workers=3), threads=1, cpus=8, gpus=gpus, cuda=True)
+        layout(Processes(workers=3), threads=1, cpus=8, gpus=gpus, cuda=True)
     with pytest.raises(ValueError, match="this machine has 0"):
-        layout(Runner(kind="processes", gpus_per_trial=0.5), threads=1, cpus=8, gpus=[], cuda=True)
+        layout(Processes(gpus_per_trial=0.5), threads=1, cpus=8, gpus=[], cuda=True)
 
 
 # --- what a process leaves behind -------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def _is_open(name):
 
 def test_a_run_leaves_nothing_open_and_nobody_behind(tmp_path):
     study = create(tmp_path / "a")
-    study.run(4, runner=Runner(kind="processes", workers=2))  # the server of the workers stays for the next run
+    study.run(4, runner=Processes(workers=2))  # the server of the workers stays for the next run
     before, threads = len(opened()), threading.active_count()
-    executor = Processes(Runner(kind="processes", workers=2))
+    executor = ProcessExecutor(Processes(workers=2))
     study.run(8, runner=executor)
     assert len(opened()) == before and threading.active_count() == threads
     assert not multiprocessing.active_children()
@@ -111,7 +111,7 @@ def test_a_run_leaves_nothing_open_and_nobody_behind(tmp_path):
 def test_what_a_worker_has_started_ends_with_it(tmp_path):
     """Data loaders have processes of their own, which hold the worker's sockets open."""
     study = create(tmp_path / "a", evaluator=Odd(Instant(tiny_space(tiny_net())), tmp_path, "parent"))
-    study.run(1, runner=Runner(kind="processes", workers=1, timeout_s=1.0))
+    study.run(1, runner=Processes(workers=1, timeout_s=1.0))
     assert list(study.trials().reason) == ["timed out: not finished within 1 s"]
     children = [int(path.name.removeprefix("child-")) for path in tmp_path.glob("child-*")]
     assert len(children) == 1
@@ -131,7 +131,7 @@ def _runs(process):
 def test_a_worker_that_stands_still_keeps_nobody(tmp_path):
     """Stopped in the middle of a trial: its time runs out, and the driver is not kept by it."""
     study = create(tmp_path / "a", evaluator=Odd(Instant(tiny_space(tiny_net())), tmp_path, "still"))
-    study.run(2, runner=Runner(kind="processes", workers=1, timeout_s=1.5))
+    study.run(2, runner=Processes(workers=1, timeout_s=1.5))
     assert list(study.trials().state) == ["failed", "complete"]
 
 

@@ -19,9 +19,9 @@ from killing import table
 from landscapes import Instant, tiny_net, tiny_space
 from scripted import create, job
 
-from secateur.studies.runners.ray.actors import Actors
+from secateur.studies.runners.ray.actors import RayExecutor
 from secateur.studies.runners.ray.cluster import Cluster, plan
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Ray
 from secateur.studies.trials.events import Begun, Happened, JobEnd, Lost, Unable, WorkerInfo
 
 ray = pytest.importorskip("ray")
@@ -41,7 +41,7 @@ def cluster():
         signal.signal(signal.SIGTERM, before)
 
 
-def until(actors: Actors, slot: int, *kinds: type, within_s: float = 180.0):
+def until(actors: RayExecutor, slot: int, *kinds: type, within_s: float = 180.0):
     """What the slot said, up to the first message of such a kind."""
     found, late = [], time.monotonic() + within_s
     while time.monotonic() < late:
@@ -67,7 +67,7 @@ def test_the_table_is_that_of_a_serial_run(cluster, tmp_path):
     """Also where trials start from weights that another worker trained."""
     straight, other = (create(tmp_path / name, sampler="three-dimensions", evaluator=None) for name in "ab")
     straight.run(9)
-    other.run(9, runner=Runner(kind="ray", workers=2))
+    other.run(9, runner=Ray(workers=2))
     pd.testing.assert_frame_equal(table(straight), table(other))
     kept = [{path.name: path.read_bytes() for path in (one.path / "weights").iterdir()} for one in (straight, other)]
     assert kept[0].keys() == kept[1].keys() and kept[0]
@@ -75,7 +75,7 @@ def test_the_table_is_that_of_a_serial_run(cluster, tmp_path):
 
 def test_actors_are_replaced_and_slots_stay(cluster):
     """An actor that is killed, idle or not, one that hangs, and one that leaves."""
-    actors = Actors(Runner(kind="ray", workers=1))
+    actors = RayExecutor(Ray(workers=1))
     try:
         actors.open(scripted.work(), print)
         actors.submit(0, job("answer"))
@@ -116,7 +116,7 @@ def test_actors_are_replaced_and_slots_stay(cluster):
     ],
 )
 def test_what_the_cluster_never_has_is_refused_at_once(cluster, asked, said):
-    actors, start = Actors(Runner(kind="ray", **asked)), time.monotonic()
+    actors, start = RayExecutor(Ray(**asked)), time.monotonic()
     with pytest.raises(ValueError, match=said):
         actors.open(scripted.work(), print)
     assert time.monotonic() - start < 5
@@ -128,7 +128,7 @@ def test_what_workers_cannot_import_is_said_at_once(cluster, tmp_path, monkeypat
     module = types.ModuleType("nowhere")
     exec("class Hidden:\n    at = lambda self, folder: self", module.__dict__)
     monkeypatch.setitem(sys.modules, "nowhere", module)
-    actors = Actors(Runner(kind="ray", workers=1))
+    actors = RayExecutor(Ray(workers=1))
     try:
         actors.open(replace(scripted.work(), evaluation=module.Hidden()), print)
         (said,) = until(actors, 0, Unable)
@@ -139,34 +139,34 @@ def test_what_workers_cannot_import_is_said_at_once(cluster, tmp_path, monkeypat
 
 def test_room_is_counted_by_node():
     node = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
-    assert plan(Runner(kind="ray"), threads=2, cuda=False, nodes=[node, node]) == ({"CPU": 2.0}, 8)
-    assert plan(Runner(kind="ray"), threads=8, cuda=True, nodes=[node, node]) == ({"CPU": 1.0, "GPU": 1.0}, 4)
-    both = Runner(kind="ray", gpus_per_trial=2)
+    assert plan(Ray(), threads=2, cuda=False, nodes=[node, node]) == ({"CPU": 2.0}, 8)
+    assert plan(Ray(), threads=8, cuda=True, nodes=[node, node]) == ({"CPU": 1.0, "GPU": 1.0}, 4)
+    both = Ray(gpus_per_trial=2)
     assert plan(both, threads=1, cuda=True, nodes=[node, node, {"CPU": 8.0}])[1] == 2
-    third = Runner(kind="ray", gpus_per_trial=0.4)  # two fit on a GPU, and no share spans two
+    third = Ray(gpus_per_trial=0.4)  # two fit on a GPU, and no share spans two
     assert plan(third, threads=1, cuda=True, nodes=[node])[1] == 4
     with pytest.raises(ValueError, match="GPU=4 ask for more .* 2 nodes with CPU=8, GPU=2, room for 0"):
-        plan(Runner(kind="ray", gpus_per_trial=4), threads=1, cuda=True, nodes=[node, node])
+        plan(Ray(gpus_per_trial=4), threads=1, cuda=True, nodes=[node, node])
     with pytest.raises(ValueError, match="room for 4"):
-        plan(Runner(kind="ray", workers=5), threads=1, cuda=True, nodes=[node, node])
+        plan(Ray(workers=5), threads=1, cuda=True, nodes=[node, node])
     with pytest.raises(ValueError, match="gpus_per_trial=0 on CUDA"):
-        plan(Runner(kind="ray", gpus_per_trial=0), threads=1, cuda=True, nodes=[node])
+        plan(Ray(gpus_per_trial=0), threads=1, cuda=True, nodes=[node])
     # Others use the cluster too: as many as there is room for now. A number that was asked for waits its turn.
     busy = {"CPU": 3.0, "GPU": 4.0}
-    assert plan(Runner(kind="ray"), threads=1, cuda=False, nodes=[node, node], free=busy)[1] == 3
-    assert plan(Runner(kind="ray", workers=9), threads=1, cuda=False, nodes=[node, node], free=busy)[1] == 9
+    assert plan(Ray(), threads=1, cuda=False, nodes=[node, node], free=busy)[1] == 3
+    assert plan(Ray(workers=9), threads=1, cuda=False, nodes=[node, node], free=busy)[1] == 9
     # On a cluster of its own a number of workers shares the cores, as processes do.
     alone = {"nodes": [{"CPU": 2.0}], "threads": 2, "cuda": False, "own": True}
-    assert plan(Runner(kind="ray", workers=4), **alone) == ({"CPU": 0.5}, 4)
+    assert plan(Ray(workers=4), **alone) == ({"CPU": 0.5}, 4)
     with pytest.raises(ValueError, match="room for 2"):
-        plan(Runner(kind="ray", workers=4, cpus_per_trial=1), **alone)
+        plan(Ray(workers=4, cpus_per_trial=1), **alone)
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_one_attempt_of_one_trial(cluster, tmp_path):
     space = tiny_space(tiny_net())
     study = create(tmp_path / "b", evaluator=Deadly(Instant(space), tmp_path))
-    study.run(16, runner=Runner(kind="ray", workers=2, timeout_s=3.0))
+    study.run(16, runner=Ray(workers=2, timeout_s=3.0))
     trials = study.trials()
     assert set(trials.state) == {"complete", "failed"} and len(trials) == 16
     raised = trials[trials.reason == "ValueError: a bad network"]

@@ -10,8 +10,8 @@ from killing import table
 from landscapes import Instant, tiny_net, tiny_space
 from scripted import Sleeper, create
 
-from secateur.studies.runners.ray.actors import Actors
-from secateur.studies.settings.runner import Runner
+from secateur.studies.runners.ray.actors import RayExecutor
+from secateur.studies.settings.runner import Ray
 from secateur.studies.trials.events import JobEnd
 
 ray = pytest.importorskip("ray")
@@ -38,7 +38,7 @@ def nodes(monkeypatch):
 
 def test_shares_of_gpus(nodes):
     cluster, _ = nodes
-    actors = Actors(Runner(kind="ray", address=cluster.address, gpus_per_trial=0.5, cpus_per_trial=0.5))
+    actors = RayExecutor(Ray(address=cluster.address, gpus_per_trial=0.5, cpus_per_trial=0.5))
     try:
         actors.open(scripted.work(), print)
         assert actors.slots == 4  # two on each GPU
@@ -68,7 +68,7 @@ def test_more_gpus_than_any_node_has_are_refused(nodes, tmp_path):
     study = create(tmp_path / "a")
     said = "GPU=2 ask for more .*: 2 nodes with CPU=1, GPU=1; 1 node with CPU=1, GPU=0, room for 0"
     with pytest.raises(ValueError, match=said):
-        study.run(4, runner=Runner(kind="ray", address=cluster.address, gpus_per_trial=2))
+        study.run(4, runner=Ray(address=cluster.address, gpus_per_trial=2))
     assert not ray.is_initialized() and not (study.trials().state != "running").any()
 
 
@@ -80,7 +80,7 @@ def test_a_node_goes_and_another_comes_in_mid_search(nodes, tmp_path):
         create(tmp_path / name, evaluator=Sleeper(Instant(space), pause)) for name, pause in (("a", 0.0), ("b", 0.3))
     )
     straight.run(120)
-    actors = Actors(Runner(kind="ray", address=cluster.address, gpus_per_trial=1))
+    actors = RayExecutor(Ray(address=cluster.address, gpus_per_trial=1))
     removed = added = float("inf")
     both, alone, again = set(), set(), set()
 

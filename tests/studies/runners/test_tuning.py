@@ -19,15 +19,15 @@ from tune_parts import Napping, Odd, create
 
 from secateur import Study, Training
 from secateur.studies.outcomes.work import Job
-from secateur.studies.runners.ray.tune import Tune
+from secateur.studies.runners.ray.tune import TuneExecutor
 from secateur.studies.runners.ray.tune_worker import WorkerThread
-from secateur.studies.settings.runner import Runner
+from secateur.studies.settings.runner import Tune
 from secateur.studies.trials.outcome import Scored
 
 ray = pytest.importorskip("ray")
 schedulers = pytest.importorskip("ray.tune.schedulers")
 
-TWO = Runner(kind="tune", workers=2)
+TWO = Tune(workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_parents_and_rounds_travel(tmp_path, cluster):
     for sampler in ("three-dimensions", "joint"):
         straight, other = (create(tmp_path / f"{sampler}-{i}", sampler=sampler) for i in range(2))
         straight.run(9)
-        other.run(9, runner=Tune(TWO, scheduler=Impatient()))
+        other.run(9, runner=Tune(workers=2, scheduler=Impatient()))
         pd.testing.assert_frame_equal(table(straight), table(other))
         assert {path.name for path in (straight.path / "weights").iterdir()} == {
             path.name for path in (other.path / "weights").iterdir()
@@ -97,7 +97,7 @@ def test_parents_and_rounds_travel(tmp_path, cluster):
 def test_a_scheduler_stops_trials_and_none_of_them_counts(tmp_path, cluster):
     study = create(tmp_path / "a", training=Training(lr=0.05, short_epochs=6, recalibration_images=64))
     asha = schedulers.ASHAScheduler(grace_period=1, reduction_factor=2, max_t=6)
-    study.run(12, runner=Tune(Runner(kind="tune", workers=1), folder=tmp_path / "elsewhere", scheduler=asha))
+    study.run(12, runner=Tune(workers=1, folder=tmp_path / "elsewhere", scheduler=asha))
     trials = study.trials()
     stopped = trials[trials.reason.fillna("").str.startswith("stopped by Tune's scheduler after epoch")]
     assert len(stopped) and len(stopped) < 12 and not stopped.evaluated.any()
@@ -110,8 +110,8 @@ def test_a_scheduler_stops_trials_and_none_of_them_counts(tmp_path, cluster):
 @pytest.mark.slow
 def test_a_trial_that_has_only_to_be_measured_is_not_stopped(tmp_path, cluster):
     once, twice = (create(tmp_path / str(epochs), training=Training(lr=0.05, short_epochs=epochs)) for epochs in (1, 2))
-    once.run(3, runner=Tune(TWO, scheduler=Impatient()))
-    twice.run(3, runner=Tune(TWO, scheduler=Impatient()))
+    once.run(3, runner=Tune(workers=2, scheduler=Impatient()))
+    twice.run(3, runner=Tune(workers=2, scheduler=Impatient()))
     assert once.trials().evaluated.all() and not twice.trials().evaluated.any()
 
 
@@ -119,7 +119,7 @@ def test_a_trial_that_has_only_to_be_measured_is_not_stopped(tmp_path, cluster):
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_finishes_what_runs_and_a_second_one_leaves(tmp_path, cluster, times):
     seconds = 4.0 if times == 1 else 300.0
-    study, tune = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds)), Tune(TWO)
+    study, tune = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds)), TuneExecutor(TWO)
 
     def interrupt():
         while not (tune.describe(0).pid and tune.describe(1).pid):
@@ -141,17 +141,17 @@ def test_an_interrupt_finishes_what_runs_and_a_second_one_leaves(tmp_path, clust
 def test_what_can_never_be_is_refused_at_once(tmp_path, cluster):
     study = create(tmp_path / "a", evaluator=Instant(tiny_space(tiny_net())))
     for asked, said in [
-        (Tune(Runner(kind="tune", workers=64)), "room for 2"),
-        (Tune(Runner(kind="tune", gpus_per_trial=1)), "GPU=0"),
-        (Tune(Runner(kind="tune", address="ray://head:10001")), "kind='ray'"),
-        (Tune(TWO, scheduler=schedulers.HyperBandScheduler()), "only stops trials"),
-        (Tune(TWO, scheduler=schedulers.MedianStoppingRule(hard_stop=False)), "only stops trials"),
-        (Tune(TWO, scheduler=len), "only stops trials"),
+        (Tune(workers=64), "room for 2"),
+        (Tune(gpus_per_trial=1), "GPU=0"),
+        (Tune(address="ray://head:10001"), "kind='ray'"),
+        (Tune(workers=2, scheduler=schedulers.HyperBandScheduler()), "only stops trials"),
+        (Tune(workers=2, scheduler=schedulers.MedianStoppingRule(hard_stop=False)), "only stops trials"),
+        (Tune(workers=2, scheduler=len), "only stops trials"),
     ]:
         with pytest.raises(ValueError, match=said):
             study.run(4, runner=asked)
     with pytest.raises(ValueError, match="asha, median"):
-        Tune(TWO, scheduler="hyperband")
+        Tune(workers=2, scheduler="hyperband")
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_what_workers_cannot_import_is_said_at_once(tmp_path, cluster, monkeypat
     monkeypatch.setitem(sys.modules, "only_here", here)
     study = create(tmp_path / "a", evaluator=here.Hidden(tiny_space(tiny_net())))
     with pytest.raises(RuntimeError, match="workers can't do these trials: ModuleNotFoundError"):
-        study.run(4, runner=Runner(kind="tune", workers=1))
+        study.run(4, runner=Tune(workers=1))
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_costs_one_attempt_of_one_trial(tmp_path, cluster):
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_given_up(tmp_path, cluster):
     study = create(tmp_path / "a", evaluator=Napping(Instant(tiny_space(tiny_net())), seconds=60.0))
-    study.run(2, runner=Runner(kind="tune", workers=2, timeout_s=1.0))
+    study.run(2, runner=Tune(workers=2, timeout_s=1.0))
     assert set(study.trials().reason) == {"timed out: not finished within 1 s"}
 
 

@@ -6,7 +6,7 @@
 
 `groups` is complete: three widths of four levels, three removable blocks, four sides, all 2,048 networks measured.
 `layers` has a width a layer (12), three stages of up to two removable blocks and four sides; 2,400 networks of all
-sizes are measured, and a model fitted on them (a random forest or a Gaussian process, whichever foretells the held-out
+sizes are measured, and a model fitted on them (a random forest or a Gaussian process, whichever predicts the held-out
 ones better; never a polynomial, which a sampler of ours fits itself) stands for the rest.
 
 Trained on 10,000 images of Fashion-MNIST and measured on 5,000 others, after recalibration on 512. An ordinarily
@@ -472,7 +472,7 @@ def pack():
 
 
 def chosen_model(inputs, outputs, error, facts):
-    """Which model foretells held-out networks best, with its settings; R2 of the errors, in five folds."""
+    """Which model predicts held-out networks best, with its settings; R2 of the errors, in five folds."""
     few = np.random.default_rng(0).permutation(len(inputs))[:800]
     lengths = GaussianProcessRegressor(kernel_of(facts), normalize_y=True, random_state=0)
     with warnings.catch_warnings():

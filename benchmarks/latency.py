@@ -5,7 +5,7 @@
 For each network a few dozen candidates calibrate the model as in a study; then 100 others are measured, eight at a
 time, interleaved, on one thread. Half of those are drawn evenly over all axes, half are brought within a random budget
 of multiply-adds, as a search does it. With each eight goes one network that is always the same: how far its medians
-scatter is the noise that no model can foretell. `--search` runs a study within `latency_ms`, exports its front and
+scatter is the noise that no model can predict. `--search` runs a study within `latency_ms`, exports its front and
 measures the exported networks again. What was measured is kept under `build/latency/`, so that a second call goes on;
 `--page` writes `docs/latency.md`.
 """

@@ -2,7 +2,7 @@
 
 Scores rank the units of every group. The ranking says which channels stay at any width, and under one global threshold
 also how wide each layer is at a given cost: so every method seeds the search. A method proposes a network within a
-budget at once (`Pruner.propose`), or while somebody trains (`TrainingPruner.start` gives the callbacks).
+budget at once (`Pruner.propose`), or while the network trains (`TrainingPruner.start` gives the callbacks).
 
     examples = Examples(batches=[(images, labels)], loss=torch.nn.functional.cross_entropy)
     method = METHODS["taylor"]()

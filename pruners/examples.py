@@ -112,6 +112,18 @@ def gradients(
             }
 
 
+def first_output(outputs: Any) -> Tensor:
+    """The first floating tensor `(n, ...)` of a network's outputs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _first(outputs)
+    if found is None:
+        raise ValueError(f"the network gives {type(outputs).__name__} without a tensor (n, classes, ...) in it")
+    return found
+
+
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
@@ -120,3 +132,10 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_moved(one, device) for one in value)
     return value
+
+
+def _first(outputs: Any) -> Tensor | None:
+    if isinstance(outputs, Tensor):
+        return outputs if outputs.is_floating_point() and outputs.ndim >= 2 else None
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, (list, tuple)) else []
+    return next((found for found in map(_first, parts) if found is not None), None)

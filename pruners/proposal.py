@@ -79,7 +79,7 @@ class Needing(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What it reads beside the weights."""
+        """What it reads in addition to the weights."""
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class Method(Needing, Protocol):
 
     Attributes:
         name: as in study files and on the command line.
-        needs: what it reads beside the weights; `"training"` means that it is a `TrainingPruner`.
+        needs: what it reads in addition to the weights; `"training"` means that it is a `TrainingPruner`.
         allocates: whether it decides by itself how many units each group keeps.
         selects: whether it decides by itself which ones.
         weights: where the weights of its network come from.

@@ -2,7 +2,7 @@
 
 A sampler is any Optuna sampler, ours and Optuna's alike; `SAMPLERS` names the ones a study file may ask for. Each entry
 is a factory `(seed, problem) -> sampler`, because a study makes a new one for every proposal: its state is the told
-trials alone. The `Problem` says what our own samplers know beside them: the space, exact costs, the limits.
+trials alone. The `Problem` says what our own samplers know in addition: the space, exact costs, the limits.
 `non_dominated` and `hypervolume` say which trials form a front and how good it is. Everything is minimised.
 
     >>> import numpy as np

@@ -48,5 +48,5 @@ def multivariate_tpe(seed: int) -> BaseSampler:
 
 
 def small_nsga2(seed: int) -> BaseSampler:
-    """NSGA-II in generations of 20: Optuna's 50 are a whole study here, so no second one would ever be bred."""
+    """NSGA-II in generations of 20: Optuna's 50 are a whole study here, so there would never be a second one."""
     return NSGAIISampler(seed=seed, population_size=20)

@@ -1,4 +1,4 @@
-"""What a sampler of ours knows of a search beside its trials: the space, what is minimised, and what is allowed.
+"""What a sampler of ours knows of a search, apart from its trials: the space, what is minimised, what is allowed.
 
 An Optuna study of a search has one integer parameter an axis, its position among the axis's choices, and one value an
 objective. Users' attributes of its trials say what Optuna has no word for: `evaluated` (false: the error is a stand-in

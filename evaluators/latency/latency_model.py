@@ -52,7 +52,7 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, space: Space, encoded: Encoded, latency_ms: Sequence[float] | Array) -> LatencyModel:
-        """The model that foretells left-out networks best; the same rows give the same model.
+        """The model that predicts left-out networks best; the same rows give the same model.
 
         Args:
             space: the traced space.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...spaces import Scores, Space
-from ..examples import Examples, gradients
+from ..examples import Examples, first_output, gradients
 from .criteria import criterion
 from .filters import unit_totals
 
@@ -43,22 +42,3 @@ def entropy(outputs: Tensor) -> Tensor:
         outputs = torch.cat([outputs, torch.zeros_like(outputs)], dim=1)
     logarithms = outputs.log_softmax(1)
     return -(logarithms.exp() * logarithms).sum(1).mean()
-
-
-def first_output(outputs: Any) -> Tensor:
-    """The first floating tensor `(n, ...)` of a network's outputs.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = _first(outputs)
-    if found is None:
-        raise ValueError(f"the network gives {type(outputs).__name__} without a tensor (n, classes, ...) in it")
-    return found
-
-
-def _first(outputs: Any) -> Tensor | None:
-    if isinstance(outputs, Tensor):
-        return outputs if outputs.is_floating_point() and outputs.ndim >= 2 else None
-    parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, (list, tuple)) else []
-    return next((found for found in map(_first, parts) if found is not None), None)

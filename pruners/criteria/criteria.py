@@ -1,7 +1,8 @@
 """Criteria: functions that score every unit of a space; higher = keep.
 
-A criterion is called `(model, space, examples=None)`. Its `needs` says what it reads beside the weights: `"nothing"`,
-`"images"` or `"labels"`. Those of this module need the weights only; `gradients` and `features` hold the others.
+A criterion is called `(model, space, examples=None)`. Its `needs` says what it reads in addition to the weights:
+`"nothing"`, `"images"` or `"labels"`. Those of this module need the weights only; `gradients` and `features` hold the
+others.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _differences(model: nn.Module, examples: Examples, vector: Mapping[str, Tens
     weight_norm = sum(float(value.double().square().sum()) for value in before.values()) ** 0.5
     vector_norm = sum(float(value.double().square().sum()) for value in vector.values()) ** 0.5
     precision = max((torch.finfo(value.dtype).eps for value in before.values()), default=1e-7)
-    step = precision**0.5 * max(weight_norm, 1e-30) / max(vector_norm, 1e-30)  # small: a kink of a ReLU is seldom met
+    step = precision**0.5 * max(weight_norm, 1e-30) / max(vector_norm, 1e-30)  # small: a kink of a ReLU is rarely met
     sides = []
     try:
         for sign in (1.0, -1.0):

@@ -1,4 +1,4 @@
-"""EPruner: the filters that stand for others stay. Needs the weights only, and seconds on a CPU."""
+"""EPruner: the filters that represent others stay. Needs the weights only, and seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EPruner:
     """Keeps the exemplars of each group's filters: Lin 2021 (arXiv 2101.07985), after its published code.
 
     Filters are clustered by affinity propagation; how many exemplars there are is how wide the layer becomes. Kept
-    convolutions have their original weights; the rest of a pruned layer starts anew, so fine-tuning is needed.
+    convolutions have their original weights; the rest of a pruned layer is reset, so fine-tuning is needed.
 
     Deviations: a unit that several layers make, as on a residual stream, is one point, its filters of all dense layers
     side by side (the paper leaves such layers whole: `coupled=False`); depthwise filters are not looked at; linear
@@ -41,8 +41,8 @@ class EPruner:
             clusters, which the notes say.
         betas: betas of single layers or groups, by name; they are not bisected.
         coupled: whether groups that several layers make are pruned.
-        reinitialise: whether batch norms (scale 1, shift 0, mean 0, variance 1) and biases (0) of pruned layers start
-            anew, as in the paper; otherwise they are inherited.
+        reinitialise: whether batch norms (scale 1, shift 0, mean 0, variance 1) and biases (0) of pruned layers are
+            reset, as in the paper; otherwise they are inherited.
         least: channels that every group keeps at least.
         steps: of the bisection; each clusters every group once.
         iterations: of the messages, at most.

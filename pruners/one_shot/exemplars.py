@@ -18,11 +18,11 @@ DAMPINGS = (0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class Exemplars:
-    """Which filters stand for which.
+    """Which filters represent which.
 
     Attributes:
         of: `(n,)` the exemplar of each filter; its own number for an exemplar.
-        damping: with which the messages converged; None where they did not, and every filter stands for itself.
+        damping: with which the messages converged; None where they did not, and every filter represents itself.
     """
 
     of: npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ def exemplars(similarity: Floats, beta: float, iterations: int = 200) -> Exempla
     """Affinity propagation with the preferences `s[k, k] = beta * median over i of s[i, k]`, zero diagonal included.
 
     Similarities are never positive, so a larger beta gives fewer exemplars. Messages that do not converge are
-    damped more; where that does not help either, every filter stands for itself.
+    damped more; where that does not help either, every filter represents itself.
     """
     n = len(similarity)
     if n < 2:
@@ -77,7 +77,7 @@ def exemplars(similarity: Floats, beta: float, iterations: int = 200) -> Exempla
 def merits(similarity: Floats, found: Exemplars) -> Floats:
     """`(n,)` how much each filter counts: exemplars in (1, 2], the others in [0, 1).
 
-    Of exemplars those come first that stand for more filters, among equals those that lie farther from all others; of
+    Of exemplars those come first that represent more filters, among equals those that are farther from all others; of
     the rest those that their exemplar represents worst.
     """
     n = len(similarity)

@@ -1,4 +1,4 @@
-"""A network's weights drawn anew, as before its training."""
+"""A network's weights drawn again, as before its training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRAWS: dict[str, Callable[..., Tensor]] = {"xavier": nn.init.xavier_normal_, "o
 
 
 def fresh(model: nn.Module, seed: int, *, draw: Draw = "xavier") -> tuple[str, ...]:
-    """Draw all weights of a network anew, in place; gives the names of the parameters that could not be drawn.
+    """Draw all weights of a network again, in place; gives the names of the parameters that could not be drawn.
 
     Convolutions, transposed ones and linear layers get Xavier-normal or orthogonal weights and biases of 0; the scales
     of batch and instance norms come from `Normal(1, 0.02)`, their shifts are 0 and their running statistics those of a

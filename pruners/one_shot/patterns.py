@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Group, Layer, Scores, Space
-from ..criteria.anpyc import first_output
 from ..criteria.filters import by_group, layers_of
-from ..examples import Examples, left_as_found
+from ..examples import Examples, first_output, left_as_found
 
 Ids = npt.NDArray[np.int64]
 logger = logging.getLogger("secateur")
@@ -124,7 +123,7 @@ def _kept(model: nn.Module, names: Sequence[str], *, stop: bool = False) -> Iter
 def _ascended(
     model: nn.Module, called: nn.Module, layers: Mapping[str, Layer], inputs: list[Tensor], units: Ids, rate: float
 ) -> list[Tensor]:
-    """The inputs one step farther up."""
+    """The inputs one step further up."""
     moving = [one.detach().requires_grad_(one.is_floating_point()) for one in inputs]
     wanted = [one for one in moving if one.requires_grad]
     slopes = torch.autograd.grad(_activation(model, called, layers, moving, units), wanted, allow_unused=True)

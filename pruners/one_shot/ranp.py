@@ -53,7 +53,7 @@ class Ranp:
         batch_statistics: take gradients in train mode, as the authors do.
         kappa: share of neurons to go at least, more where the limits ask for it; `"max"`: as many as leave no group
             empty; None: as few as the limits allow.
-        initialise: take gradients from weights drawn anew.
+        initialise: take gradients from weights drawn again.
         draw: how `fresh` draws: `"xavier"` or `"orthogonal"`.
         weights: `"inherited"`, or `"fresh"` as in the paper.
         least: channels that every group keeps at least.

@@ -189,7 +189,7 @@ class ResRepPhase:
         return within(self.space, self.widths.legal(kept), self.limits)
 
     def _update(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Choose the masked rows afresh; those that are new lose their momentum, so that they fall straight to zero."""
+        """Choose the masked rows again; those that are new lose their momentum, so that they fall straight to zero."""
         norms = self._norms()
         kept = np.array([[int(mask.sum()) for mask in self.masks]], np.int64)
         masked = sum(int((~mask).sum()) for mask in self.masks)

@@ -1,1 +1,1 @@
-"""Methods that propose while somebody trains: callbacks of any loop. Start at `masks.py`."""
+"""Methods that propose while the network trains: callbacks of any loop. Start at `masks.py`."""

@@ -1,7 +1,7 @@
 """The damage of an ablation: what a layer's output loses when units of its input are taken away.
 
-`Followers` keeps what the layers that read each group were given in the present step, and runs them again on it, beside
-the training and without a trace in it: no gradient, no change of statistics. Start at `Followers.damages`.
+`Followers` keeps what the layers that read each group were given in the present step, and runs them again on it,
+outside of the training and without a trace in it: no gradient, no change of statistics. Start at `Followers.damages`.
 """
 
 from __future__ import annotations

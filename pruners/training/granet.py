@@ -13,7 +13,7 @@ from ...spaces import Candidate, Scores, copied
 from ..criteria.criteria import l2
 from ..proposal import Needs, Proposal, Request, Weights, checked
 from .masks import Masks, reachable, trained
-from .sparse import cosine, cubic
+from .schedules import cosine, cubic
 
 _AJAR = 1e-5  # of a closed gate, so that its gradient is felt behind a ReLU
 

@@ -41,7 +41,7 @@ class Search:
     def decide(self, threshold: float) -> Tensor:
         """End the half: the units to close, best first; none where the search goes on.
 
-        Whoever closes them says so by `close`.
+        The caller that closes them says so by `close`.
         """
         half = len(self.space) // 2
         found = self._scores()[self.space]
@@ -52,7 +52,7 @@ class Search:
         return best if enough else best[:0]
 
     def close(self, units: Tensor) -> None:
-        """These units are closed; the search begins anew among the others."""
+        """These units are closed; the search begins again among the others."""
         self.open = self.open[~torch.isin(self.open, units)]
         self._restart(self.open)
 

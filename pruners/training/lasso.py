@@ -1,4 +1,4 @@
-"""Group lasso on part of the units: a callback of any loop, an option beside any method; it proposes no network."""
+"""Group lasso on part of the units: a callback of any loop, used together with any method; it proposes no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOOR = 1e-12  # of a norm: a unit that is zero is not pushed
 
 
 class GroupLasso:
-    """Partial regularisation, E and Gao 2020 (arXiv 2009.01395), as gradients added to those of whoever trains.
+    """Partial regularisation, E and Gao 2020 (arXiv 2009.01395), as gradients added to those of the training.
 
     Units of a group are interchangeable, so that it is enough to push a fixed part of them, about as many as should
     vanish. A unit `w` of the part gets `strength * w / ||w||`: the penalty is `strength` times the sum of the norms.

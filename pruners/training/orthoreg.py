@@ -49,7 +49,7 @@ class OrthoReg:
     """Orthogonality regularisation and squared group Taylor scores in rounds (arXiv 2009.05014).
 
     A layer's filters, with its bias where no batch norm follows, are the rows of `W`; `strength * a * ||W W^T - I||_1`
-    joins the loss of every layer that makes units, as gradients added to those of whoever trains. While it is on, the
+    joins the loss of every layer that makes units, as gradients added to those of the loss. While it is on, the
     optimizer's weight decay is set to zero; it comes back with the optimizer's own value when it is off. It is on up to
     the first round, and in the last part of every interval before a further one; not after the last.
 

@@ -1,7 +1,7 @@
 """GraNet for single weights: gradual magnitude pruning, and regeneration at no cost, as a callback of any loop.
 
 It makes no smaller network, so it is no pruning method of a space: zeros alone save nothing on usual hardware. For
-channels see `granet`. The functions are pure; `SparseMasks` calls them while somebody trains.
+channels see `granet`. The functions are pure; `SparseMasks` calls them while the network trains.
 
 Symbols: `s` sparsity, the share of weights that are zero; `r` the share of a layer's weights that move in an update.
 """
@@ -15,15 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def cubic(initial: float, final: float, progress: float) -> float:
-    """Sparsity when `progress` of the pruning, 0..1, is done: `s_f + (s_i - s_f) (1 - progress)^3`."""
-    return final + (initial - final) * (1 - min(1.0, max(0.0, progress))) ** 3
-
-
-def cosine(initial: float, final: float, progress: float) -> float:
-    """The ratio that moves when `progress` of the training, 0..1, is done."""
-    return final + 0.5 * (initial - final) * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+from .schedules import cosine, cubic
 
 
 def largest(weights: Sequence[Tensor], sparsity: float, *, strict: bool = False) -> list[Tensor]:
@@ -151,7 +143,7 @@ class SparseMasks:
         self._hold(loop)
 
     def after_backward(self, loop: Any) -> None:
-        """Keep the gradients of the step before an update, as they are before anybody clips them."""
+        """Keep the gradients of the step before an update, as they are before they are clipped."""
         self._gradients = {}
         if self._due(loop.step + 1, loop.steps):
             self._gradients = {

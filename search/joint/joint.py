@@ -141,7 +141,7 @@ class JointSampler(BaseSampler):
         return max((member.pair for member in now), default=-1) + 1, 1, self._random.standard_normal(axes)
 
     def _tried(self, ratios: Ratios, center: Array, e: Array, taken: set[Candidate]) -> Candidate:
-        """The network in a direction from the center; where that was tried, one in another direction, ever farther."""
+        """The network in a direction from the center; where that was tried, in another, further and further off."""
         space, costs = self.problem.space, self.problem.costs
         for stretch in _STRETCHES:
             v = ratios.projected(center + stretch * ratios.sigma * e)

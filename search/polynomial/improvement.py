@@ -2,7 +2,7 @@
 
 Symbols: `k` candidates, `m` objectives, `f` points of a front.
 
-mean, std  (k,)        error foreseen of each candidate
+mean, std  (k,)        error predicted of each candidate
 costs      (k, m - 1)  its other objectives
 front      (f, m)      the error first, then the costs; need not be free of dominated points
 reference  (m,)        the worst corner that counts, in the same order

@@ -36,14 +36,14 @@ _NEAR = 64  # candidates of about one size
 _FRONT = 20  # so many trials look for the whole front
 _ALONE = 4  # of those after, one in so many looks for the least error alone
 _ALIKE = 0.2  # sizes whose logarithms differ by less are one size
-_LUCK = 0.5  # how much better than foreseen errors are taken to be where candidates are sorted out
+_LUCK = 0.5  # how much better than predicted errors are taken to be where candidates are sorted out
 _MARGIN = 0.1  # how far beyond the worst that counts the reference lies, as a share of its range
 
 
 class PolynomialSampler(BaseSampler):
     """Proposes what a low-order polynomial of the error expects to add most to the front, within all limits.
 
-    Proposals are new, canonical and affordable. Where the polynomial foretells trials left out no better than their
+    Proposals are new, canonical and affordable. Where the polynomial predicts trials left out no better than their
     mean does, it says so and searches by the mean and the distance from all trials instead. On every trial it notes
     `"model"`, `{"kind", "trials", "degree", "coefficients", "transform", "r2", "rmse", "mean_rmse"}`, of kind `"start"`
     (without the rest), `"polynomial"` or `"mean"`; and once there is a model `"predicted"`, `{"error", "std"}`. All
@@ -106,7 +106,7 @@ class PolynomialSampler(BaseSampler):
         note(study, trial, "model", facts)
         if facts["kind"] == "mean":
             logger.info(
-                "trial %d: the polynomial foretells trials left out no better than their mean does (R2 %.2g); "
+                "trial %d: the polynomial predicts trials left out no better than their mean does (R2 %.2g); "
                 "searching by the mean and the distance from all trials instead",
                 trial.number,
                 facts["r2"],
@@ -149,9 +149,9 @@ class _Polynomial:
 
 @dataclass(frozen=True, eq=False)
 class _Mean:
-    """What is left where trials foretell nothing: their mean, tilted a little towards larger networks.
+    """What is left where trials predict nothing: their mean, tilted a little towards larger networks.
 
-    The farther from every trial, the less sure: so something new is tried at every size.
+    The further from every trial, the less sure: so something new is tried at every size.
     """
 
     features: Features
@@ -192,7 +192,7 @@ def _model(features: Features, seen: Told) -> tuple[_Model, dict[str, Any]]:
     if kind == "mean":
         return _Mean(features, axes, seen.error), facts
     if len(seen.pending):
-        # Running mates count as measured at what is foreseen: the mean stays, the doubt around them goes.
+        # Running mates count as measured at what is predicted: the mean stays, the doubt around them goes.
         more, more_axes = features(seen.pending)
         surrogate = surrogate.joined(more, more_axes, surrogate.predict(more, more_axes))
     return _Polynomial(features, surrogate), facts
@@ -251,7 +251,7 @@ class _Search:
         return np.asarray(kept[int(np.argmax(value))])
 
     def _gain(self, encoded: Encoded) -> Array:
-        """`(n,)` improvement if errors turn out a little better than foreseen."""
+        """`(n,)` improvement if errors turn out a little better than predicted."""
         costs = self._problem.costs(encoded)
         error = self._scale.forward(self._model.predict(encoded, costs, _LUCK))
         return hypervolume_improvement(error, self._exact(costs), self._front, self._reference)

@@ -169,7 +169,7 @@ class Surrogate:
 
     @property
     def r2(self) -> float:
-        """Share of the variance of trials left out that is foretold, on the scale of the fit; their mean has 0."""
+        """Share of the variance of trials left out that is predicted, on the scale of the fit; their mean has 0."""
         n = len(self.error)
         return 1 - (self._residual * (n - 1) / n) ** 2
 
@@ -261,7 +261,7 @@ def fit(shared: Array, axes: Array, error: Array) -> Surrogate:
         Surrogate(shared=shared, axes=axes, error=error, transform=transform, variances=variances)
         for _, transform, variances in found
     ]
-    # A density forgives errors that were foreseen; the mean is to be beaten all the same.
+    # A density forgives errors that were predicted to be uncertain; the mean must be beaten all the same.
     return next((one for one in fits if one.r2 > 0), fits[0])
 
 

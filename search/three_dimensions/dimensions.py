@@ -1,6 +1,6 @@
 """How good a network is, as a polynomial in a few ratios; its fit from few samples, and its best point at a given cost.
 
-Wang et al. 2021 (arXiv 2010.04879) foretell the accuracy of a pruned network from the shares of depth, width and
+Wang et al. 2021 (arXiv 2010.04879) predict the accuracy of a pruned network from the shares of depth, width and
 resolution that stay. Every error here is minimised, so what they call accuracy is `y = 1 - error`; nothing else
 changes.
 
@@ -10,7 +10,7 @@ L       (K_1 + 1, ..., K_v + 1)  its coefficients; one product of polynomials of
 R       rank of L, where it is a sum of such products
 e       (v,)    exponents of the cost, C(x) = x_1^e_1 * x_2^e_2 * ...; images: depth 1, width 2, resolution 2
 T       target of C, as a share of the full network's
-x, y    (n, v), (n,)   ratios and what is foretold; the full network is x = 1
+x, y    (n, v), (n,)   ratios and what is predicted; the full network is x = 1
 z       x - 1: all fits are made around the full network, where the samples meet
 """
 
@@ -77,8 +77,8 @@ class Fitted:
     Attributes:
         polynomial: the fit to all samples.
         rank: the number of products in it; 0 where it has all terms.
-        rmse: root of the mean squared error on samples that were left out, each foretold by a fit to the others.
-        mean_rmse: the same, foretold by the mean of the others.
+        rmse: root of the mean squared error on samples that were left out, each predicted by a fit to the others.
+        mean_rmse: the same, predicted by the mean of the others.
     """
 
     polynomial: Polynomial

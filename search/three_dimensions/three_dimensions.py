@@ -14,12 +14,13 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.spatial import KDTree
 
 from ...spaces import Candidate, Encoded, Space, within
-from ..problem import NOTE, Problem, distributions, note
+from ..problem import Problem, distributions, note
 from .dimensions import Fitted, fit, optimum
+from .seen import Seen, axis_of, seen_trials
 from .shrinking import Array, Shrinking, shrinking_of
 
 TARGETS = (1.0, 0.85, 0.7, 0.5, 0.35)
@@ -41,17 +42,6 @@ class _Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A trial as this sampler sees it."""
-
-    number: int
-    candidate: Candidate
-    running: bool
-    error: float | None
-    notes: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Proposal:
     """A candidate and what is noted with it."""
 
@@ -65,7 +55,7 @@ class ThreeDimensionsSampler(BaseSampler):
 
     First the full network, then a few networks along each dimension alone, each pruned from the last one and trained on
     with its weights. Then a polynomial in the ratios is fitted to one less the errors, and the network is proposed that
-    it foretells to be best within the limits, by looking at every combination of depth, width and resolution with its
+    it predicts to be best within the limits, by looking at every combination of depth, width and resolution with its
     exact costs; the fit is repeated with each new outcome. With several objectives the limits are cut down in turn, so
     that a front comes out.
 
@@ -140,7 +130,7 @@ class ThreeDimensionsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The full network, a sample along a dimension, or the best there is by the polynomial."""
-        search = _Search(self, _seen(study, trial, self.problem))
+        search = _Search(self, seen_trials(study, trial, self.problem))
         proposal = search.sample() or search.best() or search.between() or search.last()
         for key, value in proposal.notes.items():
             note(study, trial, key, value)
@@ -156,7 +146,7 @@ class ThreeDimensionsSampler(BaseSampler):
 class _Search:
     """What one proposal is made from."""
 
-    def __init__(self, settings: ThreeDimensionsSampler, seen: Sequence[_Seen]) -> None:
+    def __init__(self, settings: ThreeDimensionsSampler, seen: Sequence[Seen]) -> None:
         self._settings = settings
         self._problem = settings.problem
         self._space: Space = settings.problem.space
@@ -205,7 +195,7 @@ class _Search:
                     and trial.error is not None
                     and trial.candidate == one.candidate
                     # Of others' networks it is not known which channels stayed.
-                    and _axis(trial) == step.dimension
+                    and axis_of(trial) == step.dimension
                 ]
                 if parents:
                     notes |= {"weights": f"trial:{parents[-1]}"}
@@ -254,13 +244,13 @@ class _Search:
         points = start * np.exp(np.maximum(-np.linspace(0.0, far, _WALK)[:, None] * speed, floor))
         return list(dict.fromkeys(self._ratios.candidate(point) for point in points))
 
-    def _found(self, step: _Step) -> _Seen | None:
+    def _found(self, step: _Step) -> Seen | None:
         """The trial that took a planned sample; a good one where there are several."""
         own = [
             one
             for one in self._seen
             if one.candidate == step.candidate
-            or (_axis(one) == step.dimension and one.notes["dimensions"]["step"] == step.number)
+            or (axis_of(one) == step.dimension and one.notes["dimensions"]["step"] == step.number)
         ]
         good = [one for one in own if one.error is not None and one.candidate == step.candidate]
         return next(iter([*good, *own]), None)
@@ -298,7 +288,7 @@ class _Search:
             return None
         count = sum("target" in one.notes.get("dimensions", {}) for one in self._seen)
         grid, encoded = self._ratios.grid()
-        foretold = fitted.polynomial(grid)
+        predicted = fitted.polynomial(grid)
         inside = (grid >= x.min(axis=0) - 1e-9).all(axis=1)
         for turn in range(count, count + len(self._targets)):
             target = self._targets[turn % len(self._targets)]
@@ -306,12 +296,12 @@ class _Search:
             if inside[allowed].any():
                 allowed = allowed[inside[allowed]]
             # Of equal ones the largest.
-            ranked = allowed[np.lexsort((-grid[allowed].sum(axis=1), -foretold[allowed]))]
+            ranked = allowed[np.lexsort((-grid[allowed].sum(axis=1), -predicted[allowed]))]
             place = self._first_new(ranked, grid, encoded)
             if place is not None:
                 candidate = self._space.canonical(encoded[place].tolist())
                 notes = self._where(candidate, "several", 0, target=target)
-                error = max(0.0, 1 - float(foretold[place]))
+                error = max(0.0, 1 - float(predicted[place]))
                 notes |= {"predicted": {"error": error, "std": fitted.rmse}, "model": self._model(fitted, x, target)}
                 return _Proposal(candidate=candidate, notes=notes)
         return None
@@ -395,35 +385,6 @@ class _Search:
     def _where(self, candidate: Candidate, axis: str, step: int, **more: float) -> dict[str, Any]:
         ratios = dict(zip(self._ratios.names, self._ratios.of(candidate).tolist(), strict=True))
         return {"dimensions": {"axis": axis, "step": step, "ratios": ratios} | more}
-
-
-def _seen(study: Study, trial: FrozenTrial, problem: Problem) -> list[_Seen]:
-    """All trials but the one that is asked for, in number order."""
-    names = [axis.name for axis in problem.space.axes]
-    seen = []
-    for one in study.get_trials(deepcopy=False):
-        if one.number == trial.number or not all(name in one.params for name in names):
-            continue
-        error = one.values[problem.objectives.index("error")] if one.state is TrialState.COMPLETE else None
-        if error is not None and not (one.user_attrs.get("evaluated", True) and np.isfinite(error)):
-            error = None
-        ours = "fixed_params" not in one.system_attrs  # of a trial that was enqueued, what was asked for is not true
-        seen.append(
-            _Seen(
-                number=one.number,
-                candidate=problem.space.canonical(problem.candidate(one.params)),
-                running=one.state is TrialState.RUNNING,
-                error=error,
-                notes={k.removeprefix(NOTE): v for k, v in one.system_attrs.items() if ours and k.startswith(NOTE)},
-            )
-        )
-    return seen
-
-
-def _axis(trial: _Seen) -> str | None:
-    """The dimension that a trial was proposed for."""
-    axis: str | None = trial.notes.get("dimensions", {}).get("axis")
-    return axis
 
 
 def _spread(levels: Array, samples: int) -> list[int]:

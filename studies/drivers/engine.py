@@ -25,7 +25,7 @@ from ..outcomes.stopping import Stopping
 from ..outcomes.work import Work
 from ..proposals.planter import Planter
 from ..proposals.proposer import Proposer
-from ..proposals.proxies import Lost, proxy_table
+from ..proposals.proxies import RankingProxy, proxy_table
 from ..proposals.pruning import Pruning, method_named
 from ..proposals.seeds import Aim, Seeds
 from ..settings.search import SHARED, Search
@@ -113,12 +113,12 @@ class Engine:
             device=self.search.torch_device,
             threads=self.search.threads,
             teacher=self.teacher,
-            proxy=Lost(self.space, self.scores) if self.search.fidelity == "zero-shot" else None,
+            proxy=RankingProxy(self.space, self.scores) if self.search.fidelity == "zero-shot" else None,
         )
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
-        """What samplers are asked to solve; latencies are foretold once enough were measured."""
-        foretold = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
+        """What samplers are asked to solve; latencies are predicted once enough were measured."""
+        predicted = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
         return Problem(
             space=self.space,
             objectives=self.search.objectives,
@@ -128,8 +128,8 @@ class Engine:
             seed=self.search.seed,
             trials=int(self.ledger.notes().get("trials", 100)),
             seconds=self._seconds,
-            latency=None if foretold is None else foretold.predict,
-            latency_margin=0.0 if foretold is None else foretold.margin,
+            latency=None if predicted is None else predicted.predict,
+            latency_margin=0.0 if predicted is None else predicted.margin,
         )
 
     def wants_latency(self, limits: Mapping[str, float]) -> bool:

@@ -12,7 +12,7 @@ from ..trials.trial import Trial
 def finalists(trials: Sequence[Trial], space: Space, objectives: Sequence[str], count: int) -> list[Trial]:
     """The best trials of every resolution in turn, so many of them or all there are.
 
-    A network that shared weights or a short training serve well at one resolution is foretold well beside others of the
+    A network that shared weights or a short training serve well at one resolution is predicted well among others of the
     same, and they favour the resolution that the full network was trained at.
 
     Args:

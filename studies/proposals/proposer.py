@@ -94,7 +94,7 @@ class Proposer:
         if seed is not None:
             candidate = seed.candidate
             if seed.weights == INHERITED and candidate != self._space.full:
-                candidate = self._problem.repair(candidate)  # where a latency is foretold, seeds know nothing of it
+                candidate = self._problem.repair(candidate)  # where a latency is predicted, seeds know nothing of it
             yield f"seed:{seed.name}", seed.candidate, candidate, self._planted(seed)
         for attempt in range(1, _ATTEMPTS + 1):
             # A reference teaches the sampler what lies beyond the budget; it never counts as found.
@@ -123,7 +123,7 @@ class Proposer:
         return ranking, wanted, fidelity
 
     def _around(self, start: Candidate, random: np.random.Generator) -> Iterator[Candidate]:
-        """Candidates ever farther from one that was tried, until the caller takes one; all there are within the limits.
+        """Candidates further and further from one that was tried, until the caller takes one; all within the limits.
 
         Only steps between tried ones lead on: the caller takes the first that is new. A larger choice never costs less,
         so from anywhere within the limits such steps lead down to the smallest, and from there to all others.

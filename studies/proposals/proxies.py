@@ -1,4 +1,4 @@
-"""Do rankings foretell errors? Rank correlation of what a candidate retains of all scores with its measured error."""
+"""Do rankings predict errors? Rank correlation of what a candidate retains of all scores with its measured error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEAST = 4  # trials that a correlation is computed from, at least
 
 
 @dataclass(frozen=True, eq=False)
-class Lost:
+class RankingProxy:
     """From a candidate to the share of a ranking's scores that leaves with what is removed."""
 
     space: Space
@@ -46,11 +46,11 @@ def proxy_table(trials: Sequence[Trial], space: Space, rankings: Mapping[str, Sc
     scored = [trial for trial in trials if trial.scored]
     error = np.array([trial.measures["error"] for trial in scored])
     encoded = space.encode([trial.candidate for trial in scored])
-    foretold = {name: retained(space, scores, encoded) for name, scores in rankings.items() if _usable(scores)}
-    foretold |= {name: np.array([trial.costs[name] for trial in scored]) for name in ("macs", "params")}
+    proxies = {name: retained(space, scores, encoded) for name, scores in rankings.items() if _usable(scores)}
+    proxies |= {name: np.array([trial.costs[name] for trial in scored]) for name in ("macs", "params")}
     rows = [
         {"proxy": name, "correlation": _correlation(values, -error), "trials": len(scored)}
-        for name, values in foretold.items()
+        for name, values in proxies.items()
     ]
     table = pd.DataFrame(rows, columns=["proxy", "correlation", "trials"])
     return table.sort_values("correlation", ascending=False, kind="stable", ignore_index=True)

@@ -49,7 +49,7 @@ def test_the_table_is_complete(efficiency):
     assert np.isfinite(landscape.tuned).sum() >= 200
 
 
-def test_the_layers_foretell_held_out_networks(efficiency):
+def test_the_layers_predict_held_out_networks(efficiency):
     landscape = efficiency.load("layers")
     kinds = [axis.kind for axis in landscape.space.axes]
     assert kinds == ["width"] * 12 + ["depth"] * 3 + ["resolution"]

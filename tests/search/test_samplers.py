@@ -1,4 +1,4 @@
-"""Every sampler by name, ours and Optuna's: the contract that a sampler of anybody's must keep."""
+"""Every sampler by name, ours and Optuna's: the contract that every sampler must keep."""
 
 import dataclasses
 import math
@@ -77,7 +77,7 @@ def test_what_is_neither_a_name_nor_a_factory_is_refused(given, error):
 @pytest.mark.parametrize(
     ("axes", "trials", "seconds", "name"),
     [
-        (40, 100, math.inf, "polynomial"),  # unknown is taken for long
+        (40, 100, math.inf, "polynomial"),  # unknown counts as long
         (40, 100, 0.2, "polynomial"),  # a proposal takes about 0.003 * 40 + 0.0004 * 100 = 0.16 s
         (40, 100, 0.15, "tpe"),
         (40, 1000, 0.15, "nsga2"),

@@ -325,7 +325,7 @@ def timed(study, milliseconds):
     return study
 
 
-def test_latencies_are_foretold_so_that_few_are_too_slow_and_those_are_never_trained(tmp_path, caplog):
+def test_latencies_are_predicted_so_that_few_are_too_slow_and_those_are_never_trained(tmp_path, caplog):
     """A device whose networks take a microsecond a parameter."""
     full = sum(p.numel() for p in MODEL.parameters())
     limit = 0.3 * full / 1000
@@ -382,7 +382,7 @@ def test_what_was_too_slow_may_be_tried_under_a_looser_budget(tmp_path):
     seeds = ("full", "uniform")
     study = timed(create(tmp_path / "s", budget=Budget(latency_ms=1.0), evaluator=counting, seeds=seeds), lambda n: 0.1)
     study._engine.latencies.calibrate()
-    timed(study, lambda n: 1.05).run(4)  # slower than foretold
+    timed(study, lambda n: 1.05).run(4)  # slower than predicted
     skipped = study.trials()[1:]
     assert len(skipped) == 3 and not skipped.evaluated.any()
     later = timed(reopen(tmp_path / "s", budget=Budget(latency_ms=1e9), evaluator=counting), lambda n: 1.05)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from secateur.pruners import Examples
-from secateur.pruners.criteria.anpyc import anpyc, entropy, first_output
+from secateur.pruners.criteria.anpyc import anpyc, entropy
 from secateur.pruners.criteria.gradients import (
     _differences,
     _twice,
@@ -22,6 +22,7 @@ from secateur.pruners.criteria.gradients import (
     taylor,
 )
 from secateur.pruners.criteria.synflow import synaptic_flow, synflow
+from secateur.pruners.examples import first_output
 from secateur.spaces import Space
 
 

@@ -1,4 +1,4 @@
-"""Weights drawn anew: which distribution, what is reset, what stays."""
+"""Weights drawn again: which distribution, what is reset, what stays."""
 
 import copy
 import math

@@ -115,7 +115,7 @@ def test_the_mask_meets_the_limits_and_not_more(share):
     assert not bool(phase._fits(kept)[0])
 
 
-def test_the_mask_grows_by_theta_and_is_made_afresh():
+def test_the_mask_grows_by_theta_and_is_made_again():
     model, example = network("residual")
     space = Space.trace(model, example, divisor=1)
     phase = ResRep().start(Request(model, space, macs(space, 0.1)))

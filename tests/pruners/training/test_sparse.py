@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Training, train
-from secateur.pruners.training.sparse import SparseMasks, cosine, cubic, erdos_renyi, largest, regenerate
+from secateur.pruners.training.schedules import cosine, cubic
+from secateur.pruners.training.sparse import SparseMasks, erdos_renyi, largest, regenerate
 
 FIRST, SECOND = torch.tensor([0.9, -0.1, 0.4, 0.05, -0.7, 0.2]), torch.tensor([0.3, -0.8, 0.02, 0.6])
 

@@ -207,7 +207,7 @@ def test_it_says_what_it_foresees_and_how_well_it_foresaw():
 
 
 def test_on_noise_it_falls_back_to_the_mean_and_says_so(caplog):
-    # Neighbours that contradict one another: what is left out is foretold the wrong way round.
+    # Neighbours that contradict one another: what is left out is predicted the wrong way round.
     before = sorted(drawn(PROBLEM, 16), key=lambda one: shares(SPACE, one).sum())
     errors = [0.2 + 0.2 * (number % 2) for number in range(16)]
     with caplog.at_level(logging.INFO, logger="secateur"):

@@ -76,7 +76,7 @@ def test_the_mean_is_left_out_too():
     assert found.mean_rmse == pytest.approx(np.sqrt(4.5))
 
 
-def test_what_is_foretold_of_trials_left_out_is_measured_on_the_scale_of_the_fit():
+def test_what_is_predicted_of_trials_left_out_is_measured_on_the_scale_of_the_fit():
     shared, axes = data(20)
     error = np.exp(3 * axes[:, 0] + 0.3 * np.random.default_rng(6).normal(size=20))
     found = replace(fit(shared, axes, error), transform=transforms(error)[1])

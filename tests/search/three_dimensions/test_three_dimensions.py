@@ -261,7 +261,7 @@ def test_where_every_sample_fails_networks_between_are_tried(space):
 
 
 def test_seeds_on_the_way_are_taken_for_samples(space):
-    """A line's own network, told before by whoever, is not proposed again; its weights may be of other channels."""
+    """A line's own network, told before by others, is not proposed again; its weights may be of other channels."""
     problem = problem_of(space)
     clean = seen(search(problem, smooth(space), 10), problem)
     start = [space.full, clean[3][0], space.uniform(0.5)]

@@ -13,7 +13,7 @@ def planted(number, error, macs, source="seed:uniform", **changes):
     return replace(trial(number, error, macs, **changes), source=source)
 
 
-def foretold(number, error, predicted):
+def predicted(number, error, predicted):
     notes = {"secateur:predicted": {"error": predicted, "std": 0.01}, "secateur:model": {"kind": "polynomial"}}
     return replace(trial(number, error, 10), memory=notes)
 
@@ -36,7 +36,7 @@ def test_seeds_that_are_all_over_the_limit_and_searches_without_any():
 
 def test_foresight_beside_the_mean_so_far():
     """Missed by 0.1, 0.1, 0.2: rmse = sqrt(0.06 / 3). The means before them: 0.5, 0.45, 0.4."""
-    trials = [trial(0, 0.5, 10), foretold(1, 0.4, 0.5), foretold(2, 0.3, 0.2), foretold(3, 0.2, 0.4)]
+    trials = [trial(0, 0.5, 10), predicted(1, 0.4, 0.5), predicted(2, 0.3, 0.2), predicted(3, 0.2, 0.4)]
     found = foresight(trials)
     assert found["trials"] == 3 and found["model"] == {"kind": "polynomial"}
     assert found["rmse"] == pytest.approx(math.sqrt(0.06 / 3))
@@ -45,7 +45,7 @@ def test_foresight_beside_the_mean_so_far():
 
 def test_foresight_of_nothing():
     assert foresight([trial(0, 0.5, 10)]) == {}
-    assert foresight([foretold(0, 0.4, 0.5)]) == {"trials": 1, "model": {"kind": "polynomial"}}
+    assert foresight([predicted(0, 0.4, 0.5)]) == {"trials": 1, "model": {"kind": "polynomial"}}
 
 
 def test_the_history_of_a_search():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
@@ -62,7 +63,7 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
         raise FileExistsError(f"{out} is a study already; go on with `secateur resume {out}`, or choose another folder")
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists and is no study; remove it or choose another folder")
-    study = _create(file, out, progress)
+    study = create(file, out, progress)
     _run(study, file, progress)
     return study
 
@@ -103,11 +104,11 @@ def resume(
     before: StudyFile | None = None
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
         file = read(part_of(folder) / STUDY_TOML).changed(**changes)
-        study = _create(file, folder, progress)
+        study = create(file, folder, progress)
     else:
         before = _file_of(folder)
         file = before.changed(**changes)
-        study = _opened(file, folder)
+        study = opened(file, folder)
         done = int(study.trials()["evaluated"].size)
         if done >= file.study.trials:
             logger.warning(
@@ -128,7 +129,7 @@ def resume(
 def open_study(folder: str | Path) -> Study:
     """The study in a folder, as its study file says."""
     folder = Path(folder)
-    return _opened(_file_of(folder), folder)
+    return opened(_file_of(folder), folder)
 
 
 def export(
@@ -175,9 +176,20 @@ def parse_pick(pick: str) -> str | int | Budget:
 # --- from parts to a study --------------------------------------------------------------------------------------------
 
 
-def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
-    """A new study in `out`, its base network trained where the file says so; goes on where it was killed."""
+def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mapping[str, Tensor] | None = None) -> Study:
+    """A new study in `out`, its base network trained where the file says so; goes on where it was killed.
+
+    Args:
+        file: the study file.
+        out: the folder; must not exist.
+        progress: called with events.
+        base: weights that the network is given, in place of what the file says.
+    """
+    if base is not None:
+        file = file.without_weights()
     model, task = make_model(file), make_task(file)
+    if base is not None:
+        model.load_state_dict(dict(base), strict=False)
     space = traced(file, model, task)
     limits = _arithmetic_limits(file.budget, space)
     space.check_limits(limits)  # before minutes of training
@@ -200,7 +212,7 @@ def _create(file: StudyFile, out: Path, progress: Listener | None) -> Study:
             if file.model.train:
                 train_base(file, model, task, space, part, progress)
                 space = traced(file, model, task)  # the default scores are norms of the trained weights
-            elif file.runner.kind == "serial":  # else the device may be elsewhere
+            elif base is None and file.runner.kind == "serial":  # else the device may be elsewhere
                 judge(file, model, task, space)
             study = Study.create(
                 out,
@@ -249,7 +261,8 @@ def _search(file: StudyFile) -> Search:
     return replace(file.study.search, sampler=_sampler(file))
 
 
-def _opened(file: StudyFile, folder: Path) -> Study:
+def opened(file: StudyFile, folder: Path) -> Study:
+    """The study in a folder, made as the file says."""
     sampler = _sampler(file)
     return Study.open(
         folder,

@@ -1,44 +1,39 @@
-"""One method of the literature alone: from a study file to an exported network within the budget. Start at `prune`.
+"""One method of the literature alone: a study of the one network it proposes, and its export. Start at `prune`.
 
-Until the network is done all there is lies in a folder beside it, `NAME.part`: the trained base network, the pruning
-phase after every epoch, what was proposed, the fine-tuning. The same call goes on from there after a kill.
+Until the network is done, the study is a folder beside it, `NAME.part`: the trained base network, the pruning phase
+after every epoch, what was proposed, the fine-tuning. The same call goes on from there after a kill.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from ..evaluators import Task, Teacher
 from ..pruners import Even, Method, check_method, trains
-from ..spaces import Candidate, Space
-from .disk.artifacts import Artifacts
+from ..spaces import Budget, Candidate
 from .disk.files import read_json, to_json, write_atomic
 from .disk.lock import locked
-from .disk.weights import digest, read_tensors, state_of
-from .exports.exporter import errors, finished
-from .exports.model import write_model
+from .disk.weights import read_tensors
+from .exports.exporter import errors
+from .launch import create, opened
 from .outcomes.latency import Latencies
-from .proposals.pruning import Pruning, method_named, settings_of
-from .proposals.seeds import Aim
-from .settings.determinism import present, reproducible, seed_of
-from .settings.identity import ranking_name
+from .proposals.pruning import method_named, settings_of
+from .proposals.seeds import Seed
+from .settings.determinism import present, reproducible
+from .settings.runner import Runner
+from .study import Study
 from .study_files.file import StudyFile, read
-from .study_files.parts import make_model, make_task, traced, train_base
-from .trials.events import Exported, Listener, Network, Proposed
+from .trials.events import Exported, Listener, Network
 from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
+from .trials.outcome import Scored
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency
 _MARGIN = 0.97  # of a latency budget that the search for multiply-adds aims at: a second measurement differs a little
+_NOTE = "prune.json"
 
 
 def prune(
@@ -74,192 +69,137 @@ def prune(
         raise ValueError(f"{pruner.name} needs a budget; give one, such as --budget macs=0.5")
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists already; remove it or choose another folder")
-    kept = None if study is None else _kept_base(study)
-    model, task = make_model(file if kept is None else file.without_weights()), make_task(file)
-    if kept is not None:
-        model.load_state_dict(kept, strict=False)
-    space = traced(file, model, task)
-    space.check_limits(file.budget.limits(space))
-    device = present(file.study.device)
+    present(file.study.device)
     part = _begun(part_of(out), {"file": file.to_toml(), "finetune_epochs": epochs, **settings_of(pruner)})
-    say = progress or (lambda event: None)
-    with locked(part), reproducible(file.study.threads or torch.get_num_threads(), device):
-        if file.model.train and kept is None:
-            train_base(file, model, task, space, part, progress)
-            space = traced(file, model, task)
-        job = _Job(file=file, model=model, task=task, space=space, folder=part, device=device, say=say)
-        said = job.propose(pruner)
-        small, figures = job.finish(said, epochs)
+    with locked(part):
+        try:
+            one = _study(file, part / "study", study, progress)
+        except Exception:
+            if not part_of(part / "study").exists():
+                shutil.rmtree(part, ignore_errors=True)  # nothing in it is worth going on with
+            raise
+        one.budget = replace(file.budget, latency_ms=None)
+        if not one.status().told:
+            seed, latency_ms = _proposed(one, pruner, file.budget, progress)
+            write_atomic(part / "proposed.json", to_json(dict(seed.notes)))
+            one.enqueue(seed)
+            trial = one.ask()
+            assert trial is not None and trial.candidate == seed.candidate, "a proposal is within the budget"
+            outcome = one.evaluate(trial)  # the share of the ranking that is lost: nothing is trained for it
+            one.tell(trial, replace(outcome, latency_ms=latency_ms) if isinstance(outcome, Scored) else outcome)
+        one.budget = file.budget
         shutil.rmtree(part / "export", ignore_errors=True)
-        candidate = Candidate(said["candidate"])
-        verified = write_model(
-            part / "export",
-            model=small,
-            full=model,
-            example=job.example(candidate),
-            cut=job.artifacts.cut(candidate, said["ranking"]),
-            record=job.record(pruner, said, figures),
-        )
-        os.rename(part / "export", out)
+        notes = _notes(one, pruner) | {"study": out.name, "notes": read_json(part / "proposed.json")}
+        [made] = one.export(part / "export", 0, epochs, _but_exported(progress), notes=notes)
+        os.rename(made, out)
     shutil.rmtree(part)
-    say(Exported(network=Network(key=candidate.key), folder=str(out), verified=verified, figures=figures))
+    if progress is not None:
+        config = read_json(out / "config.json")
+        network = Network(key=config["key"])
+        progress(Exported(network=network, folder=str(out), verified=config["verified"], figures=config["errors"]))
     return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One network under way; holds what its steps share."""
+def _study(file: StudyFile, folder: Path, base: Path | None, progress: Listener | None) -> Study:
+    """The study of the one network: as the file says, but that nothing is searched, and with another study's base."""
+    search = replace(
+        file.study, sampler="random", seeds=(), evaluator="ladder", fidelity="zero-shot", batch=1, early_stopping=False
+    )
+    alone = {"study": replace(search, trials=1, storage=None, artifacts=None, track=()), "runner": Runner()}
+    file = file.model_copy(update=alone)
+    if (folder / STUDY_JSON).exists():
+        return opened(file, folder)
+    kept = None
+    if base is not None:
+        kept = read_tensors(base / BASE, read_study_json(base, to_write=False)["fingerprint"]["weights"])
+    return create(file, folder, progress, base=kept)
 
-    file: StudyFile
-    model: nn.Module
-    task: Task
-    space: Space
-    folder: Path
-    device: torch.device
-    say: Listener
 
-    @property
-    def artifacts(self) -> Artifacts:
-        return Artifacts(folder=self.folder, space=self.space, scores=None, ranking=ranking_name(self.space, None))
+def _proposed(study: Study, method: Method, budget: Budget, progress: Listener | None) -> tuple[Seed, float | None]:
+    """What the method proposes within the budget, and its measured latency where that is limited."""
+    limit_ms = budget.latency_ms
+    if limit_ms is None:
+        return study.propose(method, progress=progress), None
+    timing = _Timing(study, budget)
+    macs, seed = _within_latency(study, Even() if trains(method) else method, timing)
+    if trains(method):
+        seed = study.propose(method, {**study.limits(), "macs": macs}, progress)
+        if timing(seed.candidate) > timing.limit_ms:
+            raise ValueError(
+                f"{method.name} found a network that takes {timing(seed.candidate):.3g} ms, over "
+                f"latency_ms={timing.limit_ms:g}; give a lower macs beside it, since a method that trains aims at "
+                "multiply-adds"
+            )
+    return seed, timing(seed.candidate)
 
-    def propose(self, method: Method) -> dict[str, Any]:
-        """What the method proposes, as `Artifacts.keep` gives it; asked once."""
-        said = self.artifacts.proposed("proposal")
-        if said is not None:
-            return said
-        started = time.perf_counter()
-        pruning = Pruning(
-            model=self.model,
-            space=self.space,
-            task=self.task,
-            training=self.file.training,
-            seed=self.file.study.seed,
-            device=self.device,
+
+class _Timing:
+    """Measures networks of a study, each once.
+
+    Attributes:
+        limit_ms: the budget in milliseconds.
+    """
+
+    def __init__(self, study: Study, budget: Budget) -> None:
+        self._latencies = Latencies(
+            study.path, model=study.model, space=study.space, device=study.search.here, options=study.latency
         )
-        limits = dict(self._limits)
-        latency_limit = limits.pop("latency_ms", None)
-        state = self.folder / "phase.pt"
-        if latency_limit is None:
-            proposal = pruning.propose(method, Aim(limits=limits), state=state, say=self.say)
-        else:
-            macs, proposal = self._within_latency(pruning, Even() if trains(method) else method, limits, latency_limit)
-            if trains(method):
-                proposal = pruning.propose(method, Aim(limits={**limits, "macs": macs}), state=state, say=self.say)
-                self._check_latency(method, proposal.candidate, latency_limit)
-        seconds = time.perf_counter() - started
-        said = self.artifacts.keep("proposal", method.name, proposal, selects=True, seconds=seconds)
-        costs = self.space.cost_table([proposal.candidate])
-        whole = {name: int(column[0]) for name, column in costs.items()}
-        self.say(Proposed(method=method.name, seconds=seconds, costs=whole))
-        return said
+        self._known: dict[Candidate, float] = {}
+        full = self(study.space.full) if budget.needs_full("latency_ms") else None
+        self.limit_ms = budget.limits(study.space, full)["latency_ms"]
 
-    def finish(self, said: Mapping[str, Any], epochs: int) -> tuple[nn.Module, dict[str, Any]]:
-        """The network trained to the end, on the CPU, and its figures beside the full network's."""
-        candidate = Candidate(said["candidate"])
-        small = self.artifacts.build(self.model, candidate, said["ranking"], said["weights"])
-        figures = finished(
-            small,
-            self.task,
-            self.file.training,
-            teacher=Teacher(model=self.model, resolution=self.space.side(self.space.full) or None),
-            epochs=epochs,
-            side=self.space.side(candidate) or None,
-            seed=seed_of(self.file.study.seed, 0, 1),
-            device=self.device,
-            folder=self.folder / "finish",
-            network=Network(key=candidate.key),
-            say=self.say,
-        )
-        side = self.space.side(self.space.full) or None
-        whole = errors(self.model, self.task, side, self.device)
-        self.model.cpu()
-        return small, figures | {f"full_{name}": value for name, value in whole.items() if name.endswith("error")}
+    def __call__(self, candidate: Candidate) -> float:
+        """Milliseconds of a candidate's network."""
+        if candidate not in self._known:
+            self._known[candidate] = self._latencies.measure([candidate])[0].ms
+        return self._known[candidate]
 
-    def example(self, candidate: Candidate) -> Any:
-        """Inputs with a batch of 2, as the network's forward takes them."""
-        return self.space.inputs(self.model, candidate, batch=2)
 
-    def record(self, method: Method, said: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
-        """What config.json says beyond the cut."""
-        candidate = Candidate(said["candidate"])
-        costs: dict[str, float] = {name: int(column[0]) for name, column in self.space.cost_table([candidate]).items()}
-        if "latency_ms" in self.file.budget.asked():
-            costs["latency_ms"] = self._latency_ms(candidate)
-        return {
-            "method": method.name,
-            "settings": settings_of(method),
-            "decides": {
-                "allocation": method.allocates,
-                "selection": method.selects,
-                "weights": method.weights,
-            },
-            "notes": said["notes"],
-            "key": candidate.key,
-            "candidate": list(candidate),
-            "axes": [axis.name for axis in self.space.axes],
-            "resolution": list(self.space.side(candidate)) or None,
-            "ranking": said["ranking"],
-            "costs": costs,
-            "full_costs": self.space.full_costs,
-            "limits": self._limits,
-            "errors": dict(figures),
-            "training": asdict(self.file.training) | {"epochs": figures["epochs"]},
-            "preprocessing": dict(self.task.preprocessing),
-            "fingerprint": {"weights": digest(state_of(self.model)), "space": self.space.fingerprint},
-        }
-
-    @cached_property
-    def _limits(self) -> dict[str, float]:
-        """Absolute limits; the full network is measured once where a share of its latency is asked for."""
-        budget = self.file.budget
-        return budget.limits(self.space, self._latency_ms(self.space.full) if budget.needs_full("latency_ms") else None)
-
-    def _within_latency(
-        self, pruning: Pruning, method: Method, limits: Mapping[str, float], limit_ms: float
-    ) -> tuple[float, Any]:
-        """The most multiply-adds at which the method's network is within the latency, and that network."""
-        least = float(self.space.cost_table([self.space.smallest])["macs"][0])
-        full = self.space.full_costs["macs"]
-        most = min(limits.get("macs", full), full)
-        best, low, high = None, least, most
-        for step in range(_STEPS + 1):
-            macs = most if step == 0 else (low + high) / 2
-            proposal = pruning.propose(method, Aim(limits={**limits, "macs": macs}))
-            if self._latency_ms(proposal.candidate) <= _MARGIN * limit_ms:
-                best, low = (macs, proposal), macs
-            else:
-                high = macs
-            if best is not None and step == 0:
+def _within_latency(study: Study, method: Method, timing: _Timing) -> tuple[float, Seed]:
+    """The most multiply-adds at which the method's network is within the latency, and that network."""
+    space, limits = study.space, study.limits()
+    low, full = float(space.cost_table([space.smallest])["macs"][0]), space.full_costs["macs"]
+    most = high = min(limits.get("macs", full), full)
+    best = None
+    for step in range(_STEPS + 1):
+        macs = most if step == 0 else (low + high) / 2
+        seed = study.propose(method, {**limits, "macs": macs})
+        if timing(seed.candidate) <= _MARGIN * timing.limit_ms:
+            best, low = (macs, seed), macs
+            if step == 0:
                 break
-        if best is None:
-            raise ValueError(
-                f"{method.name} finds no network within latency_ms={limit_ms:g}: its smallest takes "
-                f"{self._latency_ms(self.space.smallest):.3g} ms here; raise it, or allow lower resolutions or depths"
-            )
-        return best
-
-    def _check_latency(self, method: Method, candidate: Candidate, limit_ms: float) -> None:
-        found = self._latency_ms(candidate)
-        if found > limit_ms:
-            raise ValueError(
-                f"{method.name} found a network that takes {found:.3g} ms, over latency_ms={limit_ms:g}; give a lower "
-                "macs beside it, since a method that trains aims at multiply-adds"
-            )
-
-    def _latency_ms(self, candidate: Candidate) -> float:
-        latencies = Latencies(
-            self.folder, model=self.model, space=self.space, device=self.device, options=self.file.latency
+        else:
+            high = macs
+    if best is None:
+        raise ValueError(
+            f"{method.name} finds no network within latency_ms={timing.limit_ms:g}: its smallest takes "
+            f"{timing(space.smallest):.3g} ms here; raise it, or allow lower resolutions or depths"
         )
-        return latencies.measure([candidate])[0].ms
+    return best
 
 
-def _kept_base(study: Path) -> dict[str, Tensor]:
-    return read_tensors(study / BASE, read_study_json(study, to_write=False)["fingerprint"]["weights"])
+def _notes(study: Study, method: Method) -> dict[str, Any]:
+    """What config.json says of the method, and the full network's errors."""
+    side, device = study.space.side(study.space.full) or None, study.search.here
+    with reproducible(study.search.threads, device):
+        whole = errors(study.model, study.task, side, device)
+    study.model.cpu()
+    return {
+        "method": method.name,
+        "settings": settings_of(method),
+        "decides": {"allocation": method.allocates, "selection": method.selects, "weights": method.weights},
+        "errors": {f"full_{name}": value for name, value in whole.items() if name.endswith("error")},
+    }
+
+
+def _but_exported(progress: Listener | None) -> Listener | None:
+    """`progress`, not told of the export: the network moves once more."""
+    return None if progress is None else lambda event: None if isinstance(event, Exported) else progress(event)
 
 
 def _begun(part: Path, settings: Mapping[str, Any]) -> Path:
     """The folder of the network under way, if it was begun with the same settings."""
-    note = part / "prune.json"
+    note = part / _NOTE
     if note.exists() and read_json(note) != settings:
         raise FileExistsError(
             f"{part} holds what another `prune` left unfinished; remove it, or give the method and budget it "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..evaluators import Latency, Task, Training, check_task
+from ..pruners import Method
 from ..search import SamplerFactory, sampler_factory
 from ..spaces import Budget, Space, build
 from .disk.artifact_mirror import ArtifactMirror
@@ -29,6 +30,8 @@ from .drivers.limits import Limits
 from .drivers.own_loop import OwnLoop
 from .drivers.run import running
 from .exports.finalists import finalists as finalists_of
+from .proposals.pruning import method_named
+from .proposals.seeds import Aim, Seed
 from .runners.executor import Executor
 from .runners.kinds import executor
 from .settings.determinism import reproducible
@@ -280,13 +283,35 @@ class Study:
         """
         return self._own_loop.tell(trial, outcome)
 
-    def enqueue(self, candidate: Sequence[int]) -> None:
+    def enqueue(self, wanted: Seed | Sequence[int]) -> None:
         """Have a candidate tried before anything else is proposed, by `run` too; the same one is tried once.
+
+        Args:
+            wanted: a candidate, or what `propose` gave.
 
         Raises:
             ValueError: it is no choice of this space, or over the budget.
         """
-        self._own_loop.enqueue(candidate)
+        self._own_loop.enqueue(wanted)
+
+    def propose(
+        self, method: str | Method, limits: Mapping[str, float] | None = None, progress: Listener | None = None
+    ) -> Seed:
+        """The network that a pruning method makes, with its ranking and weights, which the study keeps; asked once.
+
+        Args:
+            method: a name in `pruners.METHODS`, or a method of your own.
+            limits: absolute, by cost name; the study's own, but for latency, when None.
+            progress: called with an `Epoch` after every epoch of a method that trains, and with what it `Proposed`.
+
+        Raises:
+            ValueError: the method is unknown or can't do what is asked.
+        """
+        known = {name: limit for name, limit in self.limits().items() if name != "latency_ms"}
+        aim = Aim(limits=known if limits is None else limits)
+        asked = method_named(method) if isinstance(method, str) else method
+        with reproducible(self.search.threads, self.search.torch_device):
+            return self._engine.planter(progress).ask(asked, aim)
 
     def evaluate(self, trial: Trial | int) -> Outcome:
         """What becomes of a running trial, found here as `run` would; nothing is told.
@@ -302,7 +327,7 @@ class Study:
             self._looping = OwnLoop(self._engine, self._limits_of, self.budget)
         return self._looping
 
-    def _limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""
         return self._limits_of.of(self.budget)
 
@@ -311,12 +336,12 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """A row a trial, in number order, running ones included."""
         self._ledger.refresh()
-        return trial_table(self._ledger.trials, self.space.axes, self._limits())
+        return trial_table(self._ledger.trials, self.space.axes, self.limits())
 
     def front(self) -> pd.DataFrame:
         """The non-dominated trials within the budget, cheapest first; empty where none is."""
         self._ledger.refresh()
-        front = on_front(self._ledger.trials, self.search.objectives, self._limits())
+        front = on_front(self._ledger.trials, self.search.objectives, self.limits())
         return front_table(front, self.space.axes)
 
     def status(self) -> Status:
@@ -326,7 +351,7 @@ class Study:
             self.path,
             self._ledger.trials,
             self.budget,
-            self._limits(),
+            self.limits(),
             settings_to_json(self.search, self.training, self.latency),
             self._ledger.notes().get("proxies", []),
         )
@@ -365,6 +390,7 @@ class Study:
         formats: Sequence[str] | None = None,
         *,
         finalists: int = 1,
+        notes: Mapping[str, Any] | None = None,
     ) -> list[Path]:
         """Train the picked networks to the end, write each to its own folder in `to`, and return those folders.
 
@@ -382,6 +408,8 @@ class Study:
                 of the last training, to find the best of them. More than 1 is worth it where a search has scored
                 networks with shared weights, which favour some resolutions. For `"best"` and a `Budget`.
 
+            notes: further entries of every `config.json`, plain values by name; those of `errors` join its own.
+
         Raises:
             FileExistsError: `to` exists; nothing was trained.
             ValueError: no trial fits the pick.
@@ -390,7 +418,7 @@ class Study:
         if to.exists():
             raise FileExistsError(f"{to} exists already; remove it or choose another folder")
         self._ledger.refresh()
-        limits = self._limits()
+        limits = self.limits()
         front = on_front(self._ledger.trials, self.search.objectives, limits)
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
@@ -404,7 +432,7 @@ class Study:
                     self._mirror.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
                 picked = [exporter.best_of(tried, finetune_epochs, progress)]
-            return exporter.export(to, picked, front, finetune_epochs, progress, formats)
+            return exporter.export(to, picked, front, finetune_epochs, progress, formats, notes or {})
 
     def _finalists(self, count: int, within: object) -> list[Trial]:
         """The trials within absolute limits that are tried before one is exported; none where the best is taken."""

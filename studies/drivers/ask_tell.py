@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import final
 
 from ...spaces import Candidate
 from ..proposals.proposer import Proposer
+from ..proposals.seeds import Seed
 from ..trials.ledger import Ledger
 from ..trials.outcome import Outcome, Skipped, Stopped
 from ..trials.trial import Trial
@@ -56,7 +57,7 @@ class AskTell:
     def ask(self) -> Trial | None:
         """A new trial, running, already in the ledger; None where every network within the budget was tried."""
         number = len(self._ledger.trials)
-        proposed = self._known().propose(number, [Candidate(one) for one in self._enqueued()])
+        proposed = self._known().propose(number, self._enqueued())
         if proposed is None:
             self._proposer = None  # the sampler was asked for a trial that never came to be
             return None
@@ -71,11 +72,11 @@ class AskTell:
         self._finish(self._ledger.trials[trial.number])
         return self._close(self._batch_of(trial.number))
 
-    def enqueue(self, candidate: Candidate) -> None:
-        """Have a candidate tried before anything else; one that waits already is not tried twice."""
-        enqueued = self._enqueued()
-        if list(candidate) not in enqueued:
-            self._ledger.note(_ENQUEUED, [*enqueued, list(candidate)])
+    def enqueue(self, seed: Seed) -> None:
+        """Have a seed tried before anything else; one that waits already is not tried twice."""
+        waiting = self._enqueued()
+        if seed not in waiting:
+            self._ledger.note(_ENQUEUED, [asdict(one) for one in (*waiting, seed)])
 
     def unfinished(self, trials: int) -> Iterator[Trial]:
         """The first so many trials that still have no outcome; what a killed process had parked is told before."""
@@ -152,6 +153,6 @@ class AskTell:
         known = [trial.measures["error"] for trial in self._ledger.trials[:number] if trial.scored]
         return statistics.median(known) if known else 1.0
 
-    def _enqueued(self) -> list[list[int]]:
-        found: list[list[int]] = self._ledger.notes().get(_ENQUEUED, [])
-        return found
+    def _enqueued(self) -> list[Seed]:
+        found = self._ledger.notes().get(_ENQUEUED, [])
+        return [Seed(**one | {"candidate": Candidate(one["candidate"])}) for one in found]

@@ -138,7 +138,7 @@ class Engine:
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
-        planter = Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
+        planter = self.planter(progress)
         return Proposer(
             problem=self.problem(limits),
             factory=self.search.factory,
@@ -147,6 +147,10 @@ class Engine:
             fidelity=self.search.fidelity,
             weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
         )
+
+    def planter(self, progress: Listener | None) -> Planter:
+        """Makes seeds."""
+        return Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
 
     def work(self, limits: Mapping[str, float]) -> Work:
         """What turns trials into outcomes, here or elsewhere."""

@@ -9,6 +9,7 @@ from typing import final
 
 from ...spaces import Budget
 from ..outcomes.work import Job, perform
+from ..proposals.seeds import Seed
 from ..settings.determinism import reproducible
 from ..trials.outcome import Failed, Outcome, Scored
 from ..trials.trial import Trial
@@ -48,13 +49,13 @@ class OwnLoop:
             asking.tell(trial, found)
             return self._ledger.trials[trial.number]
 
-    def enqueue(self, candidate: Sequence[int]) -> None:
+    def enqueue(self, wanted: Seed | Sequence[int]) -> None:
         """As `Study.enqueue`."""
         space = self._engine.space
-        wanted = space.canonical(candidate)
+        seed = wanted if isinstance(wanted, Seed) else Seed(name="enqueued", candidate=space.canonical(wanted))
         with self._held() as asking:
-            space.check_within(wanted, asking.limits)
-            asking.enqueue(wanted)
+            space.check_within(seed.candidate, asking.limits)
+            asking.enqueue(seed)
 
     def evaluate(self, trial: Trial | int) -> Outcome:
         """As `Study.evaluate`."""

@@ -113,6 +113,7 @@ class Exporter:
         epochs: int | None,
         progress: Listener | None,
         formats: Sequence[str] | None,
+        notes: Mapping[str, Any],
     ) -> list[Path]:
         """Train and write the picked trials; returns their folders, in the same order."""
         epochs = self._last(epochs)
@@ -132,7 +133,7 @@ class Exporter:
                     full=self.model,
                     example=self._example(trial),
                     cut=self.artifacts.cut(trial.candidate, trial.ranking),
-                    record=self._record(trial, found),
+                    record=self._record(trial, found, notes),
                     onnx=onnx,
                 )
                 network = _network(trial, place, len(picked))
@@ -182,10 +183,11 @@ class Exporter:
         """Inputs with a batch of 2, as the network's forward takes them."""
         return self.space.inputs(self.model, trial.candidate, batch=2)
 
-    def _record(self, trial: Trial, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, trial: Trial, found: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
         side = self.space.side(trial.candidate)
-        return {
+        errors = {"search_error": trial.error, "search_error_std": trial.error_std, **found}
+        own = {
             "study": self.study.name,
             "trial": trial.number,
             "key": trial.candidate.key,
@@ -198,11 +200,11 @@ class Exporter:
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
             "full_costs": dict(self.space.full_costs),
             "limits": dict(self.limits),
-            "errors": {"search_error": trial.error, "search_error_std": trial.error_std, **found},
             "training": asdict(self.training) | {"epochs": found["epochs"]},
             "preprocessing": dict(self.task.preprocessing),
             "fingerprint": dict(self.fingerprint),
         }
+        return own | dict(notes) | {"errors": errors | notes.get("errors", {})}
 
 
 def finished(

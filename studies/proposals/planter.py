@@ -45,8 +45,13 @@ class Planter:
         if method.needs == "nothing" and not method.selects:
             proposal = self.pruning.propose(method, aim)
             return Seed(name=name, candidate=proposal.candidate)
+        return self.ask(method, aim)
+
+    def ask(self, method: Method, aim: Aim) -> Seed:
+        """What a method proposes as large as the aim allows; asked once, also over several processes."""
         said = self._said(method, aim)
-        return Seed(name=name, candidate=Candidate(said["candidate"]), ranking=said["ranking"], weights=said["weights"])
+        named = {name: said[name] for name in ("ranking", "weights", "notes")}
+        return Seed(name=method.name, candidate=Candidate(said["candidate"]), **named)
 
     def _said(self, method: Method, aim: Aim) -> dict[str, Any]:
         asked = [sorted(aim.limits.items()), aim.depth, aim.resolution, self.pruning.seed, settings_of(method)]

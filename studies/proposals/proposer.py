@@ -55,7 +55,7 @@ class Proposer:
         self._taken: dict[tuple[Candidate, str, str, str], Trial] = {}
         self._enqueued = 0
 
-    def propose(self, number: int, enqueued: Sequence[Candidate] = ()) -> Trial | None:
+    def propose(self, number: int, enqueued: Sequence[Seed] = ()) -> Trial | None:
         """Trial `number`, not yet in the ledger; None when every candidate within the budget was tried.
 
         Args:
@@ -84,18 +84,16 @@ class Proposer:
             self._keep(trial)
         self._mirror.close(batch, self._limits)
 
-    def _wishes(self, number: int, enqueued: Sequence[Candidate]) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
+    def _wishes(self, number: int, enqueued: Sequence[Seed]) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
         """Source, asked and repaired candidate, and how it is built, best first."""
         # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
         asked = self._mirror.ask(number, 0)
-        for wanted in enqueued:
-            yield ENQUEUED, wanted, self._problem.repair(wanted), self._kind
         seed = self._seeds(number - self._enqueued)  # what was enqueued takes no seed's place
-        if seed is not None:
-            candidate = seed.candidate
-            if seed.weights == INHERITED and candidate != self._space.full:
+        for source, one in [*((ENQUEUED, one) for one in enqueued), *([] if seed is None else [("seed", seed)])]:
+            candidate = one.candidate
+            if one.weights == INHERITED and candidate != self._space.full:
                 candidate = self._problem.repair(candidate)  # where a latency is predicted, seeds know nothing of it
-            yield f"seed:{seed.name}", seed.candidate, candidate, self._planted(seed)
+            yield f"seed:{one.name}" if source == "seed" else source, one.candidate, candidate, self._planted(one)
         for attempt in range(1, _ATTEMPTS + 1):
             # A reference teaches the sampler what lies beyond the budget; it never counts as found.
             reference = self._mirror.noted(number, "reference")

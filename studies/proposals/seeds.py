@@ -10,7 +10,8 @@ depth and resolution, each as large as the budget allows; `compound` and methods
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ...pruners import METHODS, trains
 from ...spaces import Candidate, Space
@@ -29,12 +30,14 @@ class Seed:
         candidate: within the budget, but for `full`.
         ranking: names the scores; empty for the study's own.
         weights: names the weights.
+        notes: what a method says of its proposal, in plain values.
     """
 
     name: str
     candidate: Candidate
     ranking: str = ""
     weights: str = "inherited"
+    notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

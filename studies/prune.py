@@ -24,7 +24,7 @@ from .outcomes.latency import Latencies
 from .proposals.pruning import method_named, settings_of
 from .proposals.seeds import Seed
 from .settings.determinism import present, reproducible
-from .settings.runner import Runner
+from .settings.runner import Serial
 from .study import Study
 from .study_files.file import StudyFile, read
 from .trials.events import Exported, Listener, Network
@@ -105,7 +105,7 @@ def _study(file: StudyFile, folder: Path, base: Path | None, progress: Listener 
     search = replace(
         file.study, sampler="random", seeds=(), evaluator="ladder", fidelity="zero-shot", batch=1, early_stopping=False
     )
-    alone = {"study": replace(search, trials=1, storage=None, artifacts=None, track=()), "runner": Runner()}
+    alone = {"study": replace(search, trials=1, storage=None, artifacts=None, track=()), "runner": Serial()}
     file = file.model_copy(update=alone)
     if (folder / STUDY_JSON).exists():
         return opened(file, folder)

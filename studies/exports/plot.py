@@ -94,7 +94,13 @@ def _draw(chart: Chart, axes: Axes, figure: Figure) -> None:
         axes.set_ylim(len(chart.names) - 0.4, -0.6)
     for limit in chart.limits:
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.2)
-        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "rotation": 90, "va": "top", "fontsize": 8}
+        place: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "rotation": 90,
+            "va": "top",
+            "ha": "left",
+            "fontsize": 8,
+        }
         axes.text(limit, 0.98, f" budget {count(limit)}", **place)
 
 

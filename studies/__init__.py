@@ -17,10 +17,27 @@ from ..lazy import face
 if TYPE_CHECKING:
     from .disk.files import FormatError
     from .exports.model import load
+    from .look import Look
     from .settings.runner import Processes, Ray, Runner, Serial, Tune
     from .settings.search import Search
     from .study import Study
+    from .views.status import Status
+    from .views.trackers import Tracker, Trackers
 else:
     __getattr__, __dir__ = face(__name__)
 
-__all__ = ["FormatError", "Processes", "Ray", "Runner", "Search", "Serial", "Study", "Tune", "load"]
+__all__ = [
+    "FormatError",
+    "Look",
+    "Processes",
+    "Ray",
+    "Runner",
+    "Search",
+    "Serial",
+    "Status",
+    "Study",
+    "Tracker",
+    "Trackers",
+    "Tune",
+    "load",
+]

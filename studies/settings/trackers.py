@@ -1,30 +1,31 @@
-"""Names of trackers: those that come with the package, and those that other installed packages bring."""
+"""Trackers by name: those that come with the package, and those that other installed packages add."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Sequence
+from typing import Any
 
-GROUP = "secateur.trackers"  # of the entry points by which a package brings a tracker
-SHIPPED = ("tensorboard", "mlflow", "wandb")
+from ...lazy import Late, Registry
 
-
-def brought_trackers() -> dict[str, EntryPoint]:
-    """What installed packages bring, by name; ours keep their names."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in SHIPPED}
+_HERE = "secateur.studies.views.trackers"
+TRACKERS: Registry[Callable[[], Any]] = Registry(
+    "tracker",
+    {
+        "tensorboard": Late(_HERE, "TensorBoard"),
+        "mlflow": Late(_HERE, "MLflow"),
+        "wandb": Late(_HERE, "WeightsAndBiases"),
+    },
+    group="secateur.trackers",
+)
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once.
+    """The names, each once; nothing is imported.
 
     Raises:
         ValueError: one is not known.
     """
-    known = (*SHIPPED, *brought_trackers())
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
-            raise ValueError(f"tracker {name!r} is not known; {hint}")
+        if name not in TRACKERS:
+            TRACKERS.named(name)
     return tuple(dict.fromkeys(names))

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, final
 
-from ..settings.trackers import SHIPPED, brought_trackers, check_trackers
+from ..settings.trackers import TRACKERS, check_trackers
 from ..trials.events import Event, Listener, TrialEnded
 from ..trials.folder import read_study_json
 from ..trials.progress import described
@@ -52,6 +52,7 @@ class Tracker(Protocol):
         """End, whatever happened."""
 
 
+_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "mlflow": ("mlflow",), "wandb": ("wandb",)}
 _METHODS = {"open": "open(folder, name)", "tell": "tell(trial, figures, words)", "close": "close()"}
 
 
@@ -75,17 +76,15 @@ def trackers_of(wanted: Sequence[str | Tracker]) -> dict[str, Tracker]:
 
 
 def _made(name: str) -> Tracker:
-    if name in SHIPPED:
-        made, packages = _SHIPPED[name]
-        if not any(find_spec(package) for package in packages):
-            raise ImportError(f"{name} is not installed: pip install {packages[0]}")
-        return made()
-    point = brought_trackers()[name]
+    packages = _PACKAGES.get(name, ())
+    if packages and not any(find_spec(package) for package in packages):
+        raise ImportError(f"{name} is not installed: pip install {packages[0]}")
+    make = TRACKERS[name]
     try:
-        tracker: Tracker = point.load()()
+        tracker: Tracker = make()
     except Exception as error:  # someone else's code
-        said = f"tracker {name} can't be made by {point.value} ({type(error).__name__}: {error})"
-        raise ImportError(f"{said}; mend the package that brings it, or leave the tracker out") from error
+        said = f"tracker {name!r} can't be made ({type(error).__name__}: {error})"
+        raise ImportError(f"{said}; mend the package that adds it, or leave the tracker out") from error
     return tracker
 
 
@@ -199,30 +198,34 @@ def _told(event: TrialEnded) -> tuple[dict[str, float], dict[str, str]]:
 
 
 @final
-class _TensorBoard:
+class TensorBoard:
     """Event files in the study's folder; `tensorboard --logdir DIR/tensorboard` shows them."""
 
     def open(self, folder: Path, name: str) -> None:
+        """A new file beside those of earlier runs."""
         whole = find_spec("tensorboard") is not None
         module = importlib.import_module("torch.utils.tensorboard" if whole else "tensorboardX")
         # A name of its own: tensorboardX writes over what an earlier run made in the same second.
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{uuid.uuid4().hex[:12]}")
 
     def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+        """A scalar a figure."""
         for figure, value in figures.items():
             self._writer.add_scalar(figure, value, trial)
         self._writer.add_text("trial", ", ".join(f"{key}: {value}" for key, value in words.items()), trial)
         self._writer.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
 
 @final
-class _MLflow:
+class MLflow:
     """A run that is tagged with the study's name, in the experiment of `MLFLOW_EXPERIMENT_NAME` or "secateur"."""
 
     def open(self, folder: Path, name: str) -> None:
+        """The study's run, which is made when there is none."""
         self._client = client = importlib.import_module("mlflow").MlflowClient()
         self._metric = importlib.import_module("mlflow.entities").Metric
         wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", "secateur")
@@ -236,19 +239,22 @@ class _MLflow:
             self._run = client.create_run(where, run_name=folder.name, tags=tags).info.run_id
 
     def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+        """A metric a figure."""
         now = int(1000 * time.time())
         metrics = [self._metric(figure, value, now, trial) for figure, value in figures.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self) -> None:
+        """The run has ended."""
         self._client.set_terminated(self._run)
 
 
 @final
-class _WeightsAndBiases:
+class WeightsAndBiases:
     """A run of the study's name."""
 
     def open(self, folder: Path, name: str) -> None:
+        """The study's run."""
         self._run = importlib.import_module("wandb").init(
             project="secateur",
             id=name,
@@ -263,14 +269,9 @@ class _WeightsAndBiases:
         self._run.define_metric("*", step_metric="trial")
 
     def tell(self, trial: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+        """One step."""
         self._run.log({"trial": trial, **figures, **words})
 
     def close(self) -> None:
+        """The run has ended."""
         self._run.finish()
-
-
-_SHIPPED: dict[str, tuple[Callable[[], Tracker], tuple[str, ...]]] = {
-    "tensorboard": (_TensorBoard, ("tensorboard", "tensorboardX")),
-    "mlflow": (_MLflow, ("mlflow",)),
-    "wandb": (_WeightsAndBiases, ("wandb",)),
-}

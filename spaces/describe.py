@@ -6,15 +6,17 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .budget import Budget
 from .candidate import Axis
-from .channels.layout import Group
 from .graph.network import Side
 from .repair import Costed
+
+if TYPE_CHECKING:
+    from .channels.layout import Group
 
 COLUMNS = 80
 SAMPLES = 10_000

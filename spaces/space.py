@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,19 +16,21 @@ from torch import Tensor, nn
 
 from .budget import CostTable
 from .candidate import Axis, Candidate, Encoded
-from .channels.layout import Group, Layout, Slots
 from .costs.breakdown import breakdown
-from .costs.model import CostModel
 from .cutting.tensors import Scores, check_scores, l2_scores
-from .cutting.writer import GraphWriter
 from .describe import describe
 from .examples import ByName, fitted, made, nested
-from .graph.blocks import Stage
 from .graph.network import Examples, Side
 from .repair import check_limits, check_within, repair
-from .tracing.layers import Layer
 from .tracing.options import arguments as arguments_of
 from .tracing.options import checked, identity
+
+if TYPE_CHECKING:  # a study that is opened need not load what traces
+    from .channels.layout import Group, Layout, Slots
+    from .costs.model import CostModel
+    from .cutting.writer import GraphWriter
+    from .graph.blocks import Stage
+    from .tracing.layers import Layer
 
 Candidates = Sequence[Candidate] | Encoded
 

@@ -14,14 +14,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from .components import Components
-from .flow import Attribute, Flow
 from .labels import Labels, compact, flat, squashed, tensors_in
+
+if TYPE_CHECKING:
+    from .components import Components
+    from .flow import Attribute, Flow
 
 Ids = npt.NDArray[np.int64]
 Slots = dict[str, dict[int, Ids]]

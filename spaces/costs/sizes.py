@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from ..channels.flow import Flow
-from ..channels.layout import Ids, Layout
 from ..graph.network import BATCH, Network
+
+if TYPE_CHECKING:
+    from ..channels.flow import Flow
+    from ..channels.layout import Ids, Layout
 
 Form = tuple[float, tuple[tuple[int, float], ...]]
 """`(constant, ((group, factor), ...))`."""

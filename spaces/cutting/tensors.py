@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..channels.layout import Group, Slots
+if TYPE_CHECKING:
+    from ..channels.layout import Group, Slots
 
 Scores = dict[str, Tensor]
 """Importance of every unit: `{group name: Tensor (units,)}`; higher = keep."""

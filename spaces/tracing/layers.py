@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.fx import Node
 
-from ..channels.layout import Ids, Slots
 from ..costs.sizes import batched
 from ..graph.network import BATCH, Network
+
+if TYPE_CHECKING:
+    from ..channels.layout import Ids, Slots
 
 _KINDS = {
     **{f"aten.conv{n}d": "conv" for n in (1, 2, 3)},

@@ -2,62 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import platform
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Never, final
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .. import __version__
-from ..evaluators import Latency, Task, Training, check_task
+from ..evaluators import Latency, Task, Training
 from ..pruners import Method
-from ..search import SamplerFactory, sampler_factory
-from ..spaces import Budget, Space, build
-from .disk.artifact_mirror import ArtifactMirror
-from .disk.files import new_folder, to_json, write
-from .disk.lock import locked
-from .disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
-from .drivers.engine import Engine
+from ..search import SamplerFactory
+from ..spaces import Budget, Space
+from .disk.weights import ModelSource
+from .drivers.exporting import Export
 from .drivers.limits import Limits
+from .drivers.making import Parts, check_moved, found, made
 from .drivers.own_loop import OwnLoop
 from .drivers.run import running
-from .exports.finalists import finalists as finalists_of
+from .look import Look
 from .proposals.pruning import method_named
 from .proposals.seeds import Aim, Seed
 from .runners.executor import Executor
 from .runners.kinds import executor
 from .settings.determinism import reproducible
-from .settings.identity import fingerprint, ranking_name
 from .settings.runner import Runner
-from .settings.search import EVALUATORS, LADDER, Search, evaluator_name, settings_from_json, settings_to_json
+from .settings.search import Search, settings_to_json
 from .trials.events import Listener
-from .trials.folder import (
-    BASE,
-    DATABASE,
-    FORMAT,
-    SCORES,
-    STUDY_JSON,
-    VERSION,
-    check_same,
-    described_storage,
-    read_study_json,
-    storage_url,
-)
 from .trials.front import front_table, on_front, trial_table
-from .trials.ledger import Ledger, make_ledger
 from .trials.outcome import Outcome
-from .trials.retry import Retry
-from .trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from .trials.trial import Trial
-from .trials.urls import without_password
 from .views.status import Status, status_of
 
 logger = logging.getLogger("secateur")
@@ -82,13 +57,14 @@ class Study:
         fingerprint: what must be the same to go on, part by part.
     """
 
-    def __init__(self, engine: Engine, budget: Budget, mirror: ArtifactMirror | None) -> None:
+    def __init__(self, parts: Parts) -> None:
         """Use `Study.create` or `Study.open`."""
+        engine = parts.engine
         self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
         self.search, self.training, self.latency = engine.search, engine.training, engine.latency
         self.fingerprint = engine.fingerprint
-        self.budget = budget
-        self._engine, self._ledger, self._mirror = engine, engine.ledger, mirror
+        self.budget = parts.budget
+        self._engine, self._ledger, self._mirror = engine, engine.ledger, parts.mirror
         self._limits_of = Limits(engine)
         self._looping: OwnLoop | None = None
 
@@ -133,32 +109,21 @@ class Study:
             ValueError: a setting is off, a budget is out of reach, or the space is not of this model.
             TypeError: an argument of another type.
         """
-        path = Path(path)
-        _check_arguments(model, task, space, budget, search, training, latency, moved)
-        search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
-        space.check_limits(budget.limits(space))
-        mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
-        model, base = copy.deepcopy(model), state_of(model)
-        build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
-        kept = fingerprint(base, space, task, search, training, latency)
-        described = {
-            "format": FORMAT,
-            "format_version": VERSION,
-            "name": f"secateur-{uuid.uuid4().hex[:12]}",
-            "storage": None if storage is None else without_password(storage),
-            "artifacts": artifacts,
-            "scores": None if search.scores is None else digest(search.scores),
-            "settings": settings_to_json(search, training, latency),
-            "space": space.settings,
-            "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
-            "full_costs": space.full_costs,
-            "fingerprint": kept,
-            "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        }
-        with new_folder(path) as making:
-            _write_study(making, described, base, search, budget, storage)
-        ledger = _ledger(path, described, space, search, storage)
-        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
+        check_moved(moved)
+        return cls(
+            made(
+                Path(path),
+                model=model,
+                task=task,
+                space=space,
+                budget=budget,
+                search=search,
+                training=training,
+                latency=latency,
+                storage=storage,
+                artifacts=artifacts,
+            )
+        )
 
     @classmethod
     def open(
@@ -189,29 +154,31 @@ class Study:
             FileNotFoundError: there is no study.
             ValueError: it is another study's folder, damaged or read-only, or the budget is out of reach.
         """
-        path = Path(path)
-        found = read_study_json(path)
-        kept = found["fingerprint"]
-        if evaluator is not None or kept["evaluator"] not in EVALUATORS:
-            check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
-        check_task(task)
-        check_same(kept, {"task": task.fingerprint}, path)
-        check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
-        base = read_tensors(path / BASE, kept["weights"])
-        search, training, latency = settings_from_json(
-            found["settings"],
-            sampler=sampler or kept["sampler"],
-            evaluator=evaluator or kept["evaluator"],
-            scores=None if found["scores"] is None else read_tensors(path / SCORES, found["scores"]),
+        return cls(
+            found(
+                Path(path),
+                model=model,
+                task=task,
+                budget=budget,
+                sampler=sampler,
+                evaluator=evaluator,
+                storage=storage,
+            )
         )
-        model = with_kept_weights(model, base)
-        space = Space.from_settings(model, found["space"])
-        check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)
-        ledger = _ledger(path, found, space, search, storage)
-        budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
-        space.check_limits(budget.limits(space))
-        mirror = None if found.get("artifacts") is None else ArtifactMirror(path, found["artifacts"])
-        return cls(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
+
+    @staticmethod
+    def look(path: str | Path, *, storage: str | None = None) -> Look:
+        """The study in the folder `path` as its folder says, without its model and task: nothing is written or run.
+
+        Args:
+            path: the study's folder.
+            storage: as of `open`.
+
+        Raises:
+            FileNotFoundError: there is no study.
+            ValueError: it is damaged, or of another version.
+        """
+        return Look(path, storage=storage)
 
     # --- searching ----------------------------------------------------------------------------------------------------
 
@@ -414,129 +381,8 @@ class Study:
             FileExistsError: `to` exists; nothing was trained.
             ValueError: no trial fits the pick.
         """
-        to = Path(to)
-        if to.exists():
-            raise FileExistsError(f"{to} exists already; remove it or choose another folder")
-        self._ledger.refresh()
-        limits = self.limits()
-        front = on_front(self._ledger.trials, self.search.objectives, limits)
-        if "latency_ms" in limits and front:
-            front = self._still_fast(front, limits["latency_ms"])
-        exporter = self._engine.exporter(limits)
-        wanted = self._limits_of.of(pick) if isinstance(pick, Budget) else pick
-        picked = exporter.pick(self._ledger.trials, front, wanted)
-        tried = self._finalists(finalists, limits if pick == "best" else wanted)
-        with locked(self.path), reproducible(self.search.threads, self.search.torch_device):
-            if self._mirror is not None:
-                for trial in [*picked, *tried]:
-                    self._mirror.pull(self._engine.artifacts.paths(trial.ranking, trial.weights))
-            if tried:
-                picked = [exporter.best_of(tried, finetune_epochs, progress)]
-            return exporter.export(to, picked, front, finetune_epochs, progress, formats, notes or {})
-
-    def _finalists(self, count: int, within: object) -> list[Trial]:
-        """The trials within absolute limits that are tried before one is exported; none where the best is taken."""
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"finalists={count!r}: expected an integer of at least 1")
-        if count == 1:
-            return []
-        if not isinstance(within, Mapping):
-            raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
-        fit = [trial for trial in self._ledger.trials if trial.scored and trial.within(within)]
-        found = finalists_of(fit, self.space, self.search.objectives, count)
-        return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
-
-    def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
-        """The trials of a front that are within the latency budget also when they are measured again."""
-        with locked(self.path), reproducible(self.search.threads, self.search.torch_device):
-            again = self._engine.latencies.measure([trial.candidate for trial in front])
-        for trial, timing in zip(front, again, strict=True):
-            if timing.ms > limit_ms:
-                logger.warning(
-                    "trial %d is left out: measured again it takes %.3g ms, and the budget is %.3g ms",
-                    trial.number,
-                    timing.ms,
-                    limit_ms,
-                )
-        return [trial for trial, timing in zip(front, again, strict=True) if timing.ms <= limit_ms]
+        export = Export(self._engine, self._limits_of, self.budget, self._mirror)
+        return export(Path(to), pick, finetune_epochs, progress, formats, finalists, notes or {})
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
-
-
-def _ledger(path: Path, found: Mapping[str, Any], space: Space, search: Search, given: str | None) -> Ledger:
-    retry = Retry(described_storage(path, found["storage"]))
-    storage = connect(storage_url(path, found, given), path)
-    return Ledger(storage, found["name"], space.axes, search.objectives, retry=retry)
-
-
-def _engine(
-    path: Path,
-    model: nn.Module,
-    task: Task,
-    space: Space,
-    settings: tuple[Search, Training, Latency],
-    kept: Mapping[str, Any],
-    ledger: Ledger,
-) -> Engine:
-    search, training, latency = settings
-    return Engine(
-        path=path,
-        model=model if search.torch_dtype is None else model.to(search.torch_dtype),
-        task=task,
-        space=space,
-        search=search,
-        training=training,
-        latency=latency,
-        fingerprint=dict(kept),
-        ledger=ledger,
-    )
-
-
-def _write_study(
-    folder: Path,
-    described: Mapping[str, Any],
-    base: Mapping[str, Tensor],
-    search: Search,
-    budget: Budget,
-    storage: str | None,
-) -> None:
-    """All files of a new study, and its trials, of which there are none."""
-    write_tensors(folder / BASE, base)
-    if search.scores is not None:
-        write_tensors(folder / SCORES, search.scores)
-    if storage is None:
-        make_sqlite(folder / DATABASE)
-    opened = connect(sqlite_url(folder / DATABASE) if storage is None else storage, folder)
-    make_ledger(opened, described["name"], search.objectives, budget.given())
-    disconnect(opened)
-    write(folder / STUDY_JSON, to_json(described))
-
-
-def _check_arguments(
-    model: object,
-    task: object,
-    space: object,
-    budget: object,
-    search: object,
-    training: object,
-    latency: object,
-    moved: Mapping[str, object],
-) -> None:
-    if moved:
-        names = {one.name for one in fields(Search)}
-        if not set(moved) <= names:
-            raise TypeError(f"Study.create does not take {', '.join(sorted(set(moved) - names))}")
-        new = ", ".join(f"{name}=..." for name in moved)
-        raise TypeError(f"{', '.join(moved)}: expected within `search`, as Study.create(..., search=sc.Search({new}))")
-    for name, value, kind in (
-        ("model", model, nn.Module),
-        ("space", space, Space),
-        ("budget", budget, Budget),
-        ("search", search or Search(), Search),
-        ("training", training or Training(), Training),
-        ("latency", latency or Latency(), Latency),
-    ):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
-    check_task(task)

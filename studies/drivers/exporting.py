@@ -1,0 +1,97 @@
+"""An export, with what it needs of a study: what `Study.export` does; see there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from ...spaces import Budget
+from ..disk.artifact_mirror import ArtifactMirror
+from ..disk.lock import locked
+from ..exports.finalists import finalists as finalists_of
+from ..settings.determinism import reproducible
+from ..trials.events import Listener
+from ..trials.front import on_front
+from ..trials.trial import Trial
+from .engine import Engine
+from .limits import Limits
+
+logger = logging.getLogger("secateur")
+
+
+@final
+@dataclass(frozen=True)
+class Export:
+    """Picks trials of a study, and writes their networks.
+
+    Attributes:
+        engine: what the study searches with.
+        limits: turn budgets into absolute numbers.
+        budget: of the study.
+        mirror: where artifacts are kept besides, if anywhere.
+    """
+
+    engine: Engine
+    limits: Limits
+    budget: Budget
+    mirror: ArtifactMirror | None
+
+    def __call__(
+        self,
+        to: Path,
+        pick: str | int | Budget,
+        finetune_epochs: int | None,
+        progress: Listener | None,
+        formats: Sequence[str] | None,
+        finalists: int,
+        notes: Mapping[str, Any],
+    ) -> list[Path]:
+        """The folders of the networks; arguments and errors are those of `Study.export`."""
+        if to.exists():
+            raise FileExistsError(f"{to} exists already; remove it or choose another folder")
+        ledger, search = self.engine.ledger, self.engine.search
+        ledger.refresh()
+        limits = self.limits.of(self.budget)
+        front = on_front(ledger.trials, search.objectives, limits)
+        if "latency_ms" in limits and front:
+            front = self._still_fast(front, limits["latency_ms"])
+        exporter = self.engine.exporter(limits)
+        wanted = self.limits.of(pick) if isinstance(pick, Budget) else pick
+        picked = exporter.pick(ledger.trials, front, wanted)
+        tried = self._finalists(finalists, limits if pick == "best" else wanted)
+        with locked(self.engine.path), reproducible(search.threads, search.torch_device):
+            if self.mirror is not None:
+                for trial in [*picked, *tried]:
+                    self.mirror.pull(self.engine.artifacts.paths(trial.ranking, trial.weights))
+            if tried:
+                picked = [exporter.best_of(tried, finetune_epochs, progress)]
+            return exporter.export(to, picked, front, finetune_epochs, progress, formats, notes)
+
+    def _finalists(self, count: int, within: object) -> list[Trial]:
+        """The trials within absolute limits that are tried before one is exported; none where the best is taken."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"finalists={count!r}: expected an integer of at least 1")
+        if count == 1:
+            return []
+        if not isinstance(within, Mapping):
+            raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
+        fit = [trial for trial in self.engine.ledger.trials if trial.scored and trial.within(within)]
+        found = finalists_of(fit, self.engine.space, self.engine.search.objectives, count)
+        return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
+
+    def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
+        """The trials of a front that are within the latency budget also when they are measured again."""
+        with locked(self.engine.path), reproducible(self.engine.search.threads, self.engine.search.torch_device):
+            again = self.engine.latencies.measure([trial.candidate for trial in front])
+        for trial, timing in zip(front, again, strict=True):
+            if timing.ms > limit_ms:
+                logger.warning(
+                    "trial %d is left out: measured again it takes %.3g ms, and the budget is %.3g ms",
+                    trial.number,
+                    timing.ms,
+                    limit_ms,
+                )
+        return [trial for trial, timing in zip(front, again, strict=True) if timing.ms <= limit_ms]

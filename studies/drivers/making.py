@@ -1,0 +1,207 @@
+"""A study's parts, made new or found again in a folder: what `Study.create` and `Study.open` do; see there."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ... import __version__
+from ...evaluators import Latency, Task, Training, check_task
+from ...search import SamplerFactory, sampler_factory
+from ...spaces import Budget, Space, build
+from ..disk.artifact_mirror import ArtifactMirror
+from ..disk.files import new_folder, to_json, write
+from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
+from ..settings.identity import fingerprint, ranking_name
+from ..settings.search import EVALUATORS, LADDER, Search, evaluator_name, settings_from_json, settings_to_json
+from ..trials.folder import (
+    BASE,
+    DATABASE,
+    FORMAT,
+    SCORES,
+    STUDY_JSON,
+    VERSION,
+    check_same,
+    described_storage,
+    read_study_json,
+    storage_url,
+)
+from ..trials.ledger import Ledger, make_ledger
+from ..trials.retry import Retry
+from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
+from ..trials.urls import without_password
+from .engine import Engine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a study is made of: what it searches with, its budget, and where its artifacts are kept besides."""
+
+    engine: Engine
+    budget: Budget
+    mirror: ArtifactMirror | None
+
+
+def made(
+    path: Path,
+    *,
+    model: nn.Module,
+    task: Task,
+    space: Space,
+    budget: Budget,
+    search: Search | None,
+    training: Training | None,
+    latency: Latency | None,
+    storage: str | None,
+    artifacts: str | None,
+) -> Parts:
+    """The parts of a new study, whose folder appears whole or not at all; the arguments are `Study.create`'s."""
+    _check_arguments(model, task, space, budget, search, training, latency)
+    search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
+    space.check_limits(budget.limits(space))
+    mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
+    model, base = copy.deepcopy(model), state_of(model)
+    build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
+    kept = fingerprint(base, space, task, search, training, latency)
+    described = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "name": f"secateur-{uuid.uuid4().hex[:12]}",
+        "storage": None if storage is None else without_password(storage),
+        "artifacts": artifacts,
+        "scores": None if search.scores is None else digest(search.scores),
+        "settings": settings_to_json(search, training, latency),
+        "space": space.settings,
+        "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
+        "full_costs": space.full_costs,
+        "fingerprint": kept,
+        "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    with new_folder(path) as making:
+        _write_study(making, described, base, search, budget, storage)
+    ledger = _ledger(path, described, space, search, storage)
+    return Parts(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
+
+
+def found(
+    path: Path,
+    *,
+    model: ModelSource,
+    task: Task,
+    budget: Budget | None,
+    sampler: SamplerFactory | None,
+    evaluator: Callable[..., Any] | None,
+    storage: str | None,
+) -> Parts:
+    """The parts of the study in a folder; the arguments are `Study.open`'s."""
+    said = read_study_json(path)
+    kept = said["fingerprint"]
+    if evaluator is not None or kept["evaluator"] not in EVALUATORS:
+        check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
+    check_task(task)
+    check_same(kept, {"task": task.fingerprint}, path)
+    check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
+    base = read_tensors(path / BASE, kept["weights"])
+    search, training, latency = settings_from_json(
+        said["settings"],
+        sampler=sampler or kept["sampler"],
+        evaluator=evaluator or kept["evaluator"],
+        scores=None if said["scores"] is None else read_tensors(path / SCORES, said["scores"]),
+    )
+    model = with_kept_weights(model, base)
+    space = Space.from_settings(model, said["space"])
+    check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)
+    ledger = _ledger(path, said, space, search, storage)
+    budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
+    space.check_limits(budget.limits(space))
+    mirror = None if said.get("artifacts") is None else ArtifactMirror(path, said["artifacts"])
+    return Parts(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
+
+
+def check_moved(moved: Mapping[str, object]) -> None:
+    """Refuse arguments that `Study.create` does not take; those that `Search` has now with the new call."""
+    names = {one.name for one in fields(Search)}
+    if not set(moved) <= names:
+        raise TypeError(f"Study.create does not take {', '.join(sorted(set(moved) - names))}")
+    if moved:
+        new = ", ".join(f"{name}=..." for name in moved)
+        raise TypeError(f"{', '.join(moved)}: expected within `search`, as Study.create(..., search=sc.Search({new}))")
+
+
+def _ledger(path: Path, found: Mapping[str, Any], space: Space, search: Search, given: str | None) -> Ledger:
+    retry = Retry(described_storage(path, found["storage"]))
+    storage = connect(storage_url(path, found, given), path)
+    return Ledger(storage, found["name"], space.axes, search.objectives, retry=retry)
+
+
+def _engine(
+    path: Path,
+    model: nn.Module,
+    task: Task,
+    space: Space,
+    settings: tuple[Search, Training, Latency],
+    kept: Mapping[str, Any],
+    ledger: Ledger,
+) -> Engine:
+    search, training, latency = settings
+    return Engine(
+        path=path,
+        model=model if search.torch_dtype is None else model.to(search.torch_dtype),
+        task=task,
+        space=space,
+        search=search,
+        training=training,
+        latency=latency,
+        fingerprint=dict(kept),
+        ledger=ledger,
+    )
+
+
+def _write_study(
+    folder: Path,
+    described: Mapping[str, Any],
+    base: Mapping[str, Tensor],
+    search: Search,
+    budget: Budget,
+    storage: str | None,
+) -> None:
+    """All files of a new study, and its trials, of which there are none."""
+    write_tensors(folder / BASE, base)
+    if search.scores is not None:
+        write_tensors(folder / SCORES, search.scores)
+    if storage is None:
+        make_sqlite(folder / DATABASE)
+    opened = connect(sqlite_url(folder / DATABASE) if storage is None else storage, folder)
+    make_ledger(opened, described["name"], search.objectives, budget.given())
+    disconnect(opened)
+    write(folder / STUDY_JSON, to_json(described))
+
+
+def _check_arguments(
+    model: object,
+    task: object,
+    space: object,
+    budget: object,
+    search: object,
+    training: object,
+    latency: object,
+) -> None:
+    for name, value, kind in (
+        ("model", model, nn.Module),
+        ("space", space, Space),
+        ("budget", budget, Budget),
+        ("search", search or Search(), Search),
+        ("training", training or Training(), Training),
+        ("latency", latency or Latency(), Latency),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}")
+    check_task(task)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, Space, build, threshold_family
+from ...spaces.checked import check
 from ..criteria.filters import filters, first_within, layers_of, legal_widths
+from ..fields import Count, Positive
 from ..proposal import Needs, Proposal, Request, Weights
 from .exemplars import DAMPINGS, Exemplars, Floats, exemplars, merits, similarities
 
@@ -48,25 +50,20 @@ class EPruner:
         iterations: of the messages, at most.
     """
 
-    beta: float | None = None
-    betas: Mapping[str, float] | None = None
+    beta: Positive | None = None
+    betas: Mapping[str, Positive] | None = None
     coupled: bool = True
     reinitialise: bool = True
-    least: int = 1
-    steps: int = 10
-    iterations: int = 200
+    least: Count = 1
+    steps: Count = 10
+    iterations: Count = 200
     name: str = "epruner"
     needs: Needs = "nothing"
     allocates: bool = True
     selects: bool = True
 
     def __post_init__(self) -> None:
-        for given in [self.beta, *(self.betas or {}).values()]:
-            if given is not None and not given > 0:
-                raise ValueError(f"beta={given!r}: expected a number above 0, such as 0.73")
-        for name in ("least", "steps", "iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        check(self)
 
     @property
     def weights(self) -> Weights:

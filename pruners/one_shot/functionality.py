@@ -11,7 +11,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, from_numpy
 
 from ...spaces import threshold_candidate
+from ...spaces.checked import check
 from ..criteria.filters import filters, first_within, legal_widths
+from ..fields import Count, Positive
 from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
 from .patterns import contributions, patterns
 
@@ -39,11 +41,11 @@ class Functionality:
         least: channels that every group keeps at least.
     """
 
-    clusters: int | None = None
-    steps: int = 5
-    rate: float = 0.2
-    batch: int = 64
-    least: int = 1
+    clusters: Count | None = None
+    steps: Count = 5
+    rate: Positive = 0.2
+    batch: Count = 64
+    least: Count = 1
     name: str = "functionality"
     needs: Needs = "images"
     allocates: bool = True
@@ -51,12 +53,7 @@ class Functionality:
     weights: Weights = field(default="inherited", init=False)
 
     def __post_init__(self) -> None:
-        for name in ("clusters", "steps", "batch", "least"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
-        if not self.rate > 0:
-            raise ValueError(f"rate={self.rate}: expected a number above 0")
+        check(self)
 
     def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""

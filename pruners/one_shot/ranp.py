@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from ...spaces import Candidate, Group, Layer, Scores, Space, build, stays, within
+from ...spaces.checked import check, one_of
 from ..examples import Examples, gradients
+from ..fields import Count, Number, Part
 from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
 from .fresh import Draw, fresh
 from .neurons import Array, balanced, kept_by, mask_gradients, neuron_scores, rank_of, resources, reweighted, threshold
@@ -62,39 +64,24 @@ class Ranp:
     name: str = "ranp"
     balance: bool = False
     resource: Resource | None = None
-    strength: float = 11.0
+    strength: Number = 11.0
     reduce: Literal["sum", "mean", "max"] = "sum"
     raw: bool = False
     unify: Literal["max", "min"] = "max"
     batch_statistics: bool = True
-    kappa: float | Literal["max"] | None = None
+    kappa: Part | Literal["max"] | None = None
     initialise: bool = False
     draw: Draw = "xavier"
-    weights: Weights = "inherited"
-    least: int = 1
+    weights: Annotated[Weights, AfterValidator(one_of("inherited", "fresh"))] = "inherited"
+    least: Count = 1
     needs: Needs = "labels"
     allocates: bool = True
     selects: bool = True
 
     def __post_init__(self) -> None:
-        expected: dict[str, tuple[Any, ...]] = {
-            "reduce": ("sum", "mean", "max"),
-            "resource": (None, "flops", "memory", "params"),
-            "unify": ("max", "min"),
-            "draw": ("xavier", "orthogonal"),
-            "weights": ("inherited", "fresh"),
-        }
-        for name, choices in expected.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
+        check(self)
         if self.raw and self.reduce == "max":
             raise ValueError("raw=True with reduce='max': signed gradients have no meaningful maximum; use 'sum'")
-        if not (self.kappa in (None, "max") or isinstance(self.kappa, (int, float)) and 0 <= self.kappa < 1):
-            raise ValueError(f"kappa={self.kappa!r}: expected a share in [0, 1), 'max' or None")
-        if self.strength < 0 or not math.isfinite(self.strength):
-            raise ValueError(f"strength={self.strength!r}: expected a number of at least 0")
-        if self.least < 1:
-            raise ValueError(f"least={self.least!r}: expected at least 1")
 
     def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import AfterValidator, PlainValidator
 
 from ...spaces import NORMALISATIONS, Candidate, threshold_candidate, within
+from ...spaces.checked import check, one_of
 from ..criteria.criteria import Criterion, check_criterion, shuffled
+from ..fields import Count
 from ..proposal import Needs, Proposal, Request, Weights, checked
 
 _RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Even` tries, widest first
@@ -25,20 +29,16 @@ class Scored:
         least: channels that every group keeps at least.
     """
 
-    criterion: Criterion
-    normalise: str = "mean"
-    allocation: str = "threshold"
-    least: int = 1
+    criterion: Annotated[Criterion, PlainValidator(check_criterion)]
+    normalise: Annotated[str, AfterValidator(one_of(*NORMALISATIONS))] = "mean"
+    allocation: Literal["threshold", "even"] = "threshold"
+    least: Count = 1
     allocates: bool = False
     selects: bool = True
     weights: Weights = field(default="inherited", init=False)
 
     def __post_init__(self) -> None:
-        check_criterion(self.criterion)
-        if self.normalise not in NORMALISATIONS:
-            raise ValueError(f"normalise={self.normalise!r}: expected one of {', '.join(NORMALISATIONS)}")
-        if self.allocation not in ("threshold", "even"):
-            raise ValueError(f"allocation={self.allocation!r}: expected 'threshold' or 'even'")
+        check(self)
 
     @property
     def name(self) -> str:
@@ -78,12 +78,15 @@ class Even:
         least: channels that every group keeps at least.
     """
 
-    name: str = "uniform"
-    least: int = 1
+    name: Literal["uniform", "layer-wise"] = "uniform"
+    least: Count = 1
     needs: Needs = "nothing"
     allocates: bool = True
     selects: bool = False
     weights: Weights = field(default="inherited", init=False)
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""

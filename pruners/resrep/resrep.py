@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, copied, stays, within
+from ...spaces.checked import check
+from ..fields import Count, Number, Part
 from ..proposal import Needs, Proposal, Request, Weights, checked
 from .compactors import Compacted, row_norms
 from .folding import folded
@@ -61,13 +63,13 @@ class ResRep:
         settle: whether a masked row starts from rest and stops at zero.
     """
 
-    strength: float | None = None
-    momentum: float | None = None
-    theta: int | None = None
-    interval: int | None = None
-    mask_start: float | None = None
-    epsilon: float = 1e-5
-    least: int = 1
+    strength: Number | None = None
+    momentum: Part | None = None
+    theta: Count | None = None
+    interval: Count | None = None
+    mask_start: Number | None = None
+    epsilon: Number = 1e-5
+    least: Count = 1
     settle: bool = True
     name: str = "resrep"
     needs: Needs = "training"
@@ -76,29 +78,12 @@ class ResRep:
     weights: Weights = "merged"
 
     def __post_init__(self) -> None:
-        """Refuse settings that no training could follow."""
-        for name, low, high, open_low in _RANGES:
-            value = getattr(self, name)
-            if value is None and name not in ("epsilon", "least"):
-                continue
-            if not (low < value if open_low else low <= value) or not value < high:
-                raise ValueError(f"{name} is {value}; expected {'>' if open_low else '>='} {low:g}, < {high:g}")
+        check(self)
 
     def start(self, request: Request) -> ResRepPhase:
         """See `TrainingPruner.start`; nothing here is random."""
         request.space.check_limits(request.limits)
         return ResRepPhase(self, request)
-
-
-_RANGES = [  # name, low, high (not reached), whether low itself is refused
-    ("strength", 0.0, math.inf, False),
-    ("momentum", 0.0, 1.0, False),
-    ("theta", 1, math.inf, False),
-    ("interval", 1, math.inf, False),
-    ("mask_start", 0.0, math.inf, False),
-    ("epsilon", 0.0, math.inf, False),
-    ("least", 1, math.inf, False),
-]
 
 
 class ResRepPhase:

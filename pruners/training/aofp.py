@@ -9,11 +9,13 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from ...spaces import Candidate, Scores, copied, normalised
+from ...spaces.checked import AT_LEAST_0, check
+from ..fields import Count, Positive, Share
 from ..proposal import Needs, Proposal, Request, Weights, checked
 from .followers import Followers
 from .halving import Search
@@ -48,11 +50,11 @@ class Aofp:
         least: channels that every group keeps at least.
     """
 
-    threshold: float | None = None
-    iterations: int | None = None
-    warmup: int | None = None
-    until: float = 0.7
-    least: int = 1
+    threshold: Positive | None = None
+    iterations: Count | None = None
+    warmup: Annotated[int, AT_LEAST_0] | None = None
+    until: Share = 0.7
+    least: Count = 1
     name: str = "aofp"
     needs: Needs = "training"
     allocates: bool = True
@@ -60,16 +62,7 @@ class Aofp:
     weights: Weights = "trained"
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not self.threshold > 0:
-            raise ValueError(f"threshold={self.threshold!r}: expected a number above 0")
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations!r}: expected at least 1")
-        if self.warmup is not None and self.warmup < 0:
-            raise ValueError(f"warmup={self.warmup!r}: expected at least 0")
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until={self.until!r}: expected a share in (0, 1]")
-        if self.least < 1:
-            raise ValueError(f"least={self.least!r}: expected at least 1")
+        check(self)
 
     def start(self, request: Request) -> AofpPhase:
         """See `TrainingPruner.start`."""

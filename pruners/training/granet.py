@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from ...spaces import Candidate, Scores, copied
+from ...spaces.checked import check
 from ..criteria.criteria import l2
+from ..fields import Count, Part, Share
 from ..proposal import Needs, Proposal, Request, Weights, checked
 from .masks import Masks, reachable, trained
 from .schedules import cosine, cubic
@@ -41,12 +43,12 @@ class Granet:
         least: channels that every group keeps at least.
     """
 
-    ratio: float = 0.5
-    last_ratio: float = 0.005
-    until: float = 0.5
-    every: int | None = None
-    settled: float = 0.9
-    least: int = 1
+    ratio: Part = 0.5
+    last_ratio: Part = 0.005
+    until: Share = 0.5
+    every: Count | None = None
+    settled: Share = 0.9
+    least: Count = 1
     name: str = "granet"
     needs: Needs = "training"
     allocates: bool = True
@@ -54,16 +56,7 @@ class Granet:
     weights: Weights = "trained"
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "last_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a share in [0, 1)")
-        for name in ("until", "settled"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a share in (0, 1]")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every={self.every!r}: expected at least 1")
-        if self.least < 1:
-            raise ValueError(f"least={self.least!r}: expected at least 1")
+        check(self)
 
     def start(self, request: Request) -> GranetPhase:
         """See `TrainingPruner.start`; nothing is random."""

@@ -6,13 +6,16 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from ...spaces import Candidate, Layer, Scores, Space, copied
+from ...spaces.checked import check
+from ..fields import Count, Number, Share
 from ..proposal import Needs, Proposal, Request, Weights, checked
 from .masks import Masks, reachable, trained
 
@@ -44,6 +47,12 @@ def left_after(round_: int, rounds: int, total: float) -> float:
     return rounds * (1 - total) / (round_ * total + rounds * (1 - total))
 
 
+def _ascending(shares: Sequence[float]) -> Sequence[float]:
+    if not shares or list(shares) != sorted(set(shares)):
+        raise ValueError(f"rounds={shares!r}: expected ascending shares in (0, 1]")
+    return shares
+
+
 @dataclass(frozen=True, kw_only=True)
 class OrthoReg:
     """Orthogonality regularisation and squared group Taylor scores in rounds (arXiv 2009.05014).
@@ -71,11 +80,11 @@ class OrthoReg:
         least: channels that every group keeps at least.
     """
 
-    strength: float = 1e-2
-    weighting: str = "least"
-    rounds: Sequence[float] = (0.3, 0.45, 0.6)
-    on: float = 0.5
-    least: int = 1
+    strength: Number = 1e-2
+    weighting: Literal["least", "rows"] = "least"
+    rounds: Annotated[Sequence[Share], AfterValidator(_ascending)] = (0.3, 0.45, 0.6)
+    on: Share = 0.5
+    least: Count = 1
     name: str = "orthoreg"
     needs: Needs = "training"
     allocates: bool = True
@@ -83,17 +92,7 @@ class OrthoReg:
     weights: Weights = "trained"
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise ValueError(f"strength={self.strength!r}: expected a number of at least 0")
-        if self.weighting not in ("least", "rows"):
-            raise ValueError(f"weighting={self.weighting!r}: expected 'least' or 'rows'")
-        rounds = list(self.rounds)
-        if not rounds or rounds != sorted(set(rounds)) or not 0 < rounds[0] <= rounds[-1] <= 1:
-            raise ValueError(f"rounds={self.rounds!r}: expected ascending shares in (0, 1]")
-        if not 0 < self.on <= 1:
-            raise ValueError(f"on={self.on!r}: expected a share in (0, 1]")
-        if self.least < 1:
-            raise ValueError(f"least={self.least!r}: expected at least 1")
+        check(self)
 
     def start(self, request: Request) -> OrthoRegPhase:
         """See `TrainingPruner.start`; nothing is random."""

@@ -44,6 +44,8 @@ def method_named(name: str, settings: Mapping[str, Any] | None = None) -> Method
         raise ValueError(f"{name} has no setting {unknown[0]!r}; expected {_one_of(fields)}")
     try:
         return make(**dict(settings or {}))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     except TypeError as error:
         usual = ", ".join(f"{one}={getattr(method, one)!r}" for one in settings or {})
         raise ValueError(f"{name} does not take {dict(settings or {})}: {error}; it has {usual} by itself") from None

@@ -337,11 +337,11 @@ def test_no_group_is_narrower_than_asked_for():
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"reduce": "median"}, "reduce='median': expected one of"),
-        ({"resource": "latency"}, "resource='latency': expected one of"),
-        ({"unify": "mean"}, "unify='mean': expected one of"),
+        ({"reduce": "median"}, "reduce='median': expected 'sum', 'mean' or 'max'"),
+        ({"resource": "latency"}, "resource='latency': expected 'flops', 'memory' or 'params'"),
+        ({"unify": "mean"}, "unify='mean': expected 'max' or 'min'"),
         ({"raw": True, "reduce": "max"}, "no meaningful maximum"),
-        ({"kappa": 1.0}, "kappa=1.0: expected a share"),
+        ({"kappa": 1.0}, "kappa=1.0: expected less than 1 or 'max'"),
         ({"strength": -1.0}, "strength=-1.0"),
         ({"least": 0}, "least=0"),
         ({"weights": "merged"}, "weights='merged'"),

@@ -198,7 +198,7 @@ def test_the_derived_strength_kills_a_row_that_is_masked_half_way():
     "given", [{"strength": -1}, {"momentum": 1}, {"theta": 0}, {"interval": 0}, {"least": 0}, {"epsilon": -1e-9}]
 )
 def test_bad_settings_are_refused(given):
-    with pytest.raises(ValueError, match=f"{next(iter(given))} is .*expected"):
+    with pytest.raises(ValueError, match=f"{next(iter(given))}=.*expected"):
         ResRep(**given)
 
 

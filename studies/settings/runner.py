@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, final
 
 from annotated_types import Ge, Gt, Lt
 
-from .checked import check, near
+from ...spaces.checked import check, near
 
 SCHEDULERS = ("asha", "median")  # of Ray Tune
 

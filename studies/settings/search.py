@@ -13,7 +13,7 @@ from torch import Tensor
 from ...evaluators import FIDELITIES, Evaluator, Latency, Training, checked_evaluator
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import COSTS, Budget, Scores
-from .checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
+from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
 from .determinism import present
 
 AUTO = "auto"

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
-from ..settings.checked import AT_LEAST_1, POSITIVE, expectation
+from ...spaces.checked import AT_LEAST_1, POSITIVE, expectation
 from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers

@@ -67,6 +67,18 @@ def seed_generators(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
 
 
+def floating_name(dtype: torch.dtype | str | None) -> str | None:
+    """The name of a floating dtype, such as `"bfloat16"`; None for None.
+
+    Raises:
+        ValueError: PyTorch has no such dtype, or it is not floating.
+    """
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and not getattr(getattr(torch, name, None), "is_floating_point", False):
+        raise ValueError("expected a floating one such as 'float32' or 'bfloat16'")
+    return name
+
+
 def derived_seed(*numbers: int) -> int:
     """A seed made of several non-negative ones; different numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import PlainValidator
 from torch import Tensor, nn
 
 from ...spaces import copied, device_of
-from ..modes import modes_restored, threads_set
+from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check
+from ..modes import floating_name, modes_restored, threads_set
 
 TURN = 6  # timed calls of one network before the next has its turn
 SETTLING = 3  # calls that are not timed as a turn begins; a 1 ms network took 29, 26 and 8 % more in them than alone
@@ -30,7 +33,7 @@ class Latency:
     """How networks are timed.
 
     Attributes:
-        batch: examples in a call. Whoever makes the examples makes so many.
+        batch: examples in a call. The caller makes so many.
         threads: of PyTorch on the CPU; as many as it has now when None.
         dtype: precision of weights and inputs, as `"bfloat16"`; the network's own when None.
         channels_last: lay out images and volumes, and the weights that meet them, with the channels last.
@@ -42,23 +45,17 @@ class Latency:
         ValueError: a number out of range, or a dtype that PyTorch has not.
     """
 
-    batch: int = 1
-    threads: int | None = None
-    dtype: str | None = None
+    batch: Annotated[int, AT_LEAST_1] = 1
+    threads: Annotated[int, AT_LEAST_1] | None = None
+    dtype: Annotated[str | None, PlainValidator(floating_name)] = None
     channels_last: bool = False
     cuda_graph: bool = False
-    repeats: int = 30
-    warmup: int = 5
+    repeats: Annotated[int, AT_LEAST_1] = 30
+    warmup: Annotated[int, AT_LEAST_0] = 5
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("threads", 1), ("repeats", 1), ("warmup", 0)):
-            value = getattr(self, name)
-            if value is None and name == "threads":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
-        if self.dtype is not None and not getattr(getattr(torch, str(self.dtype), None), "is_floating_point", False):
-            raise ValueError(f"dtype={self.dtype!r}: expected a floating one such as 'float32' or 'bfloat16'")
+        """Refuse what can't be measured."""
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def measure_peak_bytes(model: nn.Module, example: Example, options: Latency = La
         options: dtype, layout and warm-up calls; the rest is left aside.
 
     Raises:
-        ValueError: the network is not on a CUDA device, where nobody counts.
+        ValueError: the network is not on a CUDA device, where it is not counted.
     """
     device = device_of(model)
     if device.type != "cuda":

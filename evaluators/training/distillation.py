@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..tasks.splitting import in_parts
 from ..tasks.task import Side, Task, abilities
+from .parallel import Placement
 
 logger = logging.getLogger("secateur")
 
@@ -48,6 +49,17 @@ def teacher_for(task: Task, weight: float, teacher: Teacher | None) -> Teacher |
         logger.info("%s has no distill(outputs, teacher_outputs, temperature): training without", type(task).__name__)
         return None
     return teacher
+
+
+def distillation_for(
+    task: Task, teacher: Teacher | None, weight: float, temperature: float, placement: Placement
+) -> Distillation | None:
+    """What the teacher adds to the loss; None where there is no use for it."""
+    teacher = teacher_for(task, weight, teacher)
+    if teacher is None:
+        return None
+    device, parts = placement.devices[0], placement.accumulate
+    return Distillation(task, teacher, weight=weight, temperature=temperature, device=device, parts=parts)
 
 
 def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1) -> Teacher:

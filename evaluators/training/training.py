@@ -12,16 +12,18 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from ...spaces import device_of
+from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
 from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
 from ..tasks.splitting import in_parts, joined
 from ..tasks.task import Side, Task, abilities, check_task
-from .distillation import Distillation, Teacher, teacher_for
+from .distillation import Distillation, Teacher, distillation_for
 from .parallel import Parallel, Placement
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
@@ -60,43 +62,31 @@ class Training:
         shared_networks: Parts drawn at random in every step of a round, beside the full and the smallest network.
     """
 
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    base_lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
-    warmup: float = 0.0
-    batch: int | None = None
-    amp: str | None = None
-    clip: float | None = None
-    distillation: float = 0.5
-    temperature: float = 4.0
-    base_epochs: int = 30
-    short_epochs: int = 1
-    long_epochs: int = 10
-    recalibration_images: int = 2048
-    pruning_epochs: int = 10
-    pruning_images: int = 1024
-    shared_epochs: int = 10
-    round_epochs: int = 2
-    shared_networks: int = 2
+    optimizer: Annotated[str, AfterValidator(one_of("sgd", "adam", "adamw"))] = "sgd"
+    lr: Annotated[float, POSITIVE, FINITE] = 0.05
+    base_lr: Annotated[float, POSITIVE, FINITE] | None = None
+    momentum: Annotated[float, AT_LEAST_0, BELOW_1] = 0.9
+    weight_decay: Annotated[float, AT_LEAST_0, FINITE] = 5e-4
+    schedule: Annotated[str, AfterValidator(one_of("cosine", "step", "constant"))] = "cosine"
+    warmup: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
+    batch: Annotated[int, AT_LEAST_1] | None = None
+    amp: Annotated[str | None, AfterValidator(one_of("bfloat16", "float16"))] = None
+    clip: Annotated[float, POSITIVE, FINITE] | None = None
+    distillation: Annotated[float, AT_LEAST_0, BELOW_1] = 0.5
+    temperature: Annotated[float, POSITIVE, FINITE] = 4.0
+    base_epochs: Annotated[int, AT_LEAST_0] = 30
+    short_epochs: Annotated[int, AT_LEAST_0] = 1
+    long_epochs: Annotated[int, AT_LEAST_0] = 10
+    recalibration_images: Annotated[int, AT_LEAST_1] = 2048
+    pruning_epochs: Annotated[int, AT_LEAST_1] = 10
+    pruning_images: Annotated[int, AT_LEAST_1] = 1024
+    shared_epochs: Annotated[int, AT_LEAST_0] = 10
+    round_epochs: Annotated[int, AT_LEAST_0] = 2
+    shared_networks: Annotated[int, AT_LEAST_0] = 2
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could follow."""
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}")
-        for name, low, high, low_counts in _RANGES:
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} is {value!r}; expected a number")
-            if name in _WHOLE and not isinstance(value, int):
-                raise TypeError(f"{name} is {value!r}; expected a whole number")
-            if not (low <= value if low_counts else low < value) or not value < high:
-                raise ValueError(f"{name} is {value}; expected {'>=' if low_counts else '>'} {low}, < {high}")
+        check(self)
 
     def from_scratch(self) -> Training:
         """These settings with `base_lr` as the rate: for the base network."""
@@ -112,35 +102,6 @@ class Training:
         if self.schedule == "step":
             return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
-
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "optimizer": ("sgd", "adam", "adamw"),
-    "schedule": ("cosine", "step", "constant"),
-    "amp": (None, "bfloat16", "float16"),
-}
-_RANGES = [  # name, low, high (not reached), whether low itself is allowed
-    ("lr", 0, math.inf, False),
-    ("base_lr", 0, math.inf, False),
-    ("momentum", 0, 1, True),
-    ("weight_decay", 0, math.inf, True),
-    ("warmup", 0, 1, True),
-    ("batch", 1, math.inf, True),
-    ("clip", 0, math.inf, False),
-    ("distillation", 0, 1, True),
-    ("temperature", 0, math.inf, False),
-    ("base_epochs", 0, math.inf, True),
-    ("short_epochs", 0, math.inf, True),
-    ("long_epochs", 0, math.inf, True),
-    ("recalibration_images", 1, math.inf, True),
-    ("pruning_epochs", 1, math.inf, True),
-    ("pruning_images", 1, math.inf, True),
-    ("shared_epochs", 0, math.inf, True),
-    ("round_epochs", 0, math.inf, True),
-    ("shared_networks", 0, math.inf, True),
-]
-_OPTIONAL = ("base_lr", "batch", "clip")
-_WHOLE = tuple(name for name, *_ in _RANGES if name == "batch" or name.endswith(("_epochs", "_images", "_networks")))
 
 
 class Loop:
@@ -300,7 +261,9 @@ def train(
         seed=seed,
         placement=placement,
         callbacks=callbacks,
-        distillation=_distillation(task, training, teacher, placement) if epochs else None,
+        distillation=distillation_for(task, teacher, training.distillation, training.temperature, placement)
+        if epochs
+        else None,
     )
     _call(callbacks, "prepare", loop)
     if state is not None:
@@ -322,20 +285,6 @@ def _placement(model: nn.Module, device: torch.device | str | Placement | None) 
         return given
     where = device_of(model) if device is None or isinstance(device, Placement) else torch.device(device)
     return dataclasses.replace(given, devices=(where,))
-
-
-def _distillation(task: Task, training: Training, teacher: Teacher | None, placement: Placement) -> Distillation | None:
-    teacher = teacher_for(task, training.distillation, teacher)
-    if teacher is None:
-        return None
-    return Distillation(
-        task,
-        teacher,
-        weight=training.distillation,
-        temperature=training.temperature,
-        device=placement.devices[0],
-        parts=placement.accumulate,
-    )
 
 
 def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:

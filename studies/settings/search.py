@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator
 from torch import Tensor
 
 from ...evaluators import FIDELITIES, Evaluator, Latency, Training, checked_evaluator
+from ...evaluators.modes import floating_name
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import COSTS, Budget, Scores
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
@@ -64,13 +65,6 @@ def _scores(scores: Any) -> Any:
     return scores
 
 
-def _a_dtype(dtype: Any) -> Any:
-    name = None if dtype is None else str(dtype).removeprefix("torch.")
-    if name is not None and not getattr(getattr(torch, name, None), "is_floating_point", False):
-        raise ValueError("expected a floating one such as 'float32' or 'bfloat16'")
-    return name
-
-
 def _a_device(device: Any) -> str:
     try:
         found = torch.device(device)
@@ -121,7 +115,7 @@ class Search:
     seed: Annotated[int, AT_LEAST_0] = 0
     device: Annotated[str, PlainValidator(_a_device)] = "cpu"
     threads: Annotated[int, AT_LEAST_0] = 0
-    dtype: Annotated[str | None, PlainValidator(_a_dtype)] = None
+    dtype: Annotated[str | None, PlainValidator(floating_name)] = None
 
     def __post_init__(self) -> None:
         """Refuse what no study could follow."""

@@ -102,10 +102,10 @@ def test_dtype_reaches_weights_and_inputs_but_no_integers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch=0: expected an integer of at least 1"),
+        ({"batch": 0}, "batch=0: expected at least 1"),
         ({"threads": 0}, "threads=0"),
-        ({"repeats": True}, "repeats=True"),
-        ({"warmup": -1}, "warmup=-1: expected an integer of at least 0"),
+        ({"repeats": True}, "repeats=True: expected a whole number"),
+        ({"warmup": -1}, "warmup=-1: expected at least 0"),
         ({"dtype": "int8"}, "dtype='int8': expected a floating one"),
         ({"dtype": "single precision"}, "dtype='single precision'"),
     ],

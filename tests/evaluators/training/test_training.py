@@ -1,5 +1,8 @@
 import copy
 import io
+import json
+import pickle
+from dataclasses import asdict, replace
 
 import networks
 import pytest
@@ -228,32 +231,44 @@ def test_nothing_to_train_is_refused():
 
 
 WRONG = [
-    ({"optimizer": "lion"}, ValueError),
-    ({"schedule": "linear"}, ValueError),
-    ({"amp": "half"}, ValueError),
-    ({"lr": 0}, ValueError),
-    ({"lr": float("nan")}, ValueError),
-    ({"lr": "0.1"}, TypeError),
-    ({"momentum": 1}, ValueError),
-    ({"weight_decay": -1}, ValueError),
-    ({"warmup": 1}, ValueError),
-    ({"batch": 0}, ValueError),
-    ({"clip": 0}, ValueError),
-    ({"distillation": 1}, ValueError),
-    ({"distillation": -0.1}, ValueError),
-    ({"temperature": 0}, ValueError),
-    ({"short_epochs": 1.5}, TypeError),
-    ({"long_epochs": -1}, ValueError),
-    ({"recalibration_images": 0}, ValueError),
-    ({"base_lr": -1}, ValueError),
-    ({"base_epochs": True}, TypeError),
+    ({"optimizer": "lion"}, "expected one of sgd, adam, adamw"),
+    ({"schedule": "linear"}, "expected one of cosine, step, constant"),
+    ({"amp": "half"}, "expected one of bfloat16, float16"),
+    ({"lr": 0}, "expected more than 0"),
+    ({"lr": float("nan")}, "expected a finite number"),
+    ({"lr": float("inf")}, "expected a finite number"),
+    ({"lr": "0.1"}, "expected a number"),
+    ({"momentum": 1}, "expected less than 1"),
+    ({"weight_decay": -1}, "expected at least 0"),
+    ({"warmup": 1}, "expected less than 1"),
+    ({"batch": 0}, "expected at least 1"),
+    ({"clip": 0}, "expected more than 0"),
+    ({"distillation": 1}, "expected less than 1"),
+    ({"distillation": -0.1}, "expected at least 0"),
+    ({"temperature": 0}, "expected more than 0"),
+    ({"short_epochs": 1.5}, "expected a whole number"),
+    ({"long_epochs": -1}, "expected at least 0"),
+    ({"recalibration_images": 0}, "expected at least 1"),
+    ({"base_lr": -1}, "expected more than 0"),
+    ({"base_epochs": True}, "expected a whole number"),
 ]
 
 
-@pytest.mark.parametrize("given, error", WRONG)
-def test_wrong_settings_are_refused(given, error):
-    with pytest.raises(error, match=next(iter(given))):
+@pytest.mark.parametrize("given, expected", WRONG)
+def test_wrong_settings_are_refused(given, expected):
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=f"^{name}={value!r}: {expected}"):
         Training(**given)
+
+
+def test_settings_are_a_value():
+    training = Training(lr=1, batch=None, amp="bfloat16")
+    assert pickle.loads(pickle.dumps(training)) == training == replace(training) == Training(**asdict(training))
+    assert Training(**json.loads(json.dumps(asdict(training)))) == training
+    with pytest.raises(ValueError, match="lr=-1: expected more than 0"):
+        replace(training, lr=-1)
+    with pytest.raises(AttributeError):
+        training.lr = 2.0
 
 
 def test_base_rate():

@@ -23,15 +23,15 @@ class Result:
     """What came of one evaluation.
 
     Attributes:
-        error: Validation error at the last rung climbed, or what the proxy said there; NaN where it failed.
-        error_std: Standard error of `error` over the validation examples; None for a proxy's.
-        seconds: Time taken.
+        error: validation error at the last rung climbed, or what the proxy said there; NaN where it failed.
+        error_std: standard error of `error` over the validation examples; None for a proxy's.
+        seconds: time taken.
         state: "complete" or "failed".
-        reason: Why it failed, in a sentence; None where it did not.
-        attributes: What else was measured: `error_RUNG` of every rung climbed.
-        weights: The network's state dict after the last rung, on the CPU; None where it failed or none was built.
-        rung: The last rung climbed; None where it failed.
-        stopped: Whether it was told to end below the fidelity that was asked.
+        reason: why it failed, in a sentence; None where it did not.
+        attributes: what else was measured: `error_RUNG` of every rung climbed.
+        weights: the network's state dict after the last rung, on the CPU; None where it failed or none was built.
+        rung: the last rung climbed; None where it failed.
+        stopped: whether it was told to end below the fidelity that was asked.
     """
 
     error: float
@@ -55,8 +55,8 @@ class Context:
     """What surrounds an evaluation, for evaluators that train.
 
     Attributes:
-        callbacks: What watches every fine-tuning, as in `train`.
-        devices: What fine-tunings may be spread over, as in `train`; empty leaves it to the evaluator.
+        callbacks: what watches every fine-tuning, as in `train`.
+        devices: what fine-tunings may be spread over, as in `train`; empty leaves it to the evaluator.
     """
 
     callbacks: tuple[object, ...] = ()
@@ -84,13 +84,13 @@ class Evaluator(Protocol):
         """The result of one evaluation. The parameter `context` may be missing: it is then called without.
 
         Args:
-            build: Gives a fresh small network with its inherited weights.
-            candidate: Which one it is.
-            resolution: The side of its images; None as stored.
-            fidelity: How far it is trained before its error counts.
-            seed: Of training.
-            report: To be called with a fidelity's name and the error there; what is true ends the evaluation.
-            context: What watches trainings, and where they may run.
+            build: gives a fresh small network with its inherited weights.
+            candidate: which one it is.
+            resolution: the side of its images; None as stored.
+            fidelity: how far it is trained before its error counts.
+            seed: of training.
+            report: to be called with a fidelity's name and the error there; what is true ends the evaluation.
+            context: what watches trainings, and where they may run.
         """
         ...
 
@@ -99,7 +99,7 @@ def checked_evaluator(evaluator: Callable[..., Any]) -> Evaluator:
     """The evaluator, called as `Evaluator` says: one that has no parameter `context` is called without.
 
     Raises:
-        TypeError: It can't be called like that; the sentence names what is off.
+        TypeError: it can't be called like that; the sentence names what is off.
     """
     form = f"evaluator(build, *, {', '.join(_ARGUMENTS)}, {_CONTEXT}=...)"
     if not callable(evaluator):

@@ -63,13 +63,13 @@ class Ladder:
         """Keep the settings.
 
         Args:
-            task: Data, loss and error.
-            training: How networks are fine-tuned.
-            device: Where.
-            dtype: Of the networks; None computes in their own.
-            threads: Of PyTorch; None leaves their number.
-            teacher: What networks learn from beside the labels, in short and long fine-tuning.
-            proxy: From a candidate to a number to minimise, without building it; None leaves out the lowest rung.
+            task: data, loss and error.
+            training: how networks are fine-tuned.
+            device: where.
+            dtype: of the networks; None computes in their own.
+            threads: of PyTorch; None leaves their number.
+            teacher: what networks learn from beside the labels, in short and long fine-tuning.
+            proxy: from a candidate to a number to minimise, without building it; None leaves out the lowest rung.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
@@ -102,13 +102,13 @@ class Ladder:
         """The result of climbing to `fidelity`, or as far as `report` lets it.
 
         Args:
-            build: Gives a fresh small network with its inherited weights.
-            candidate: Which one it is; for the proxy and the log.
-            resolution: The side of its images; None as stored.
-            fidelity: The rung to stop at, one of `FIDELITIES`.
-            seed: Of training.
-            report: Called with every rung's name and error as soon as it is known; what is true ends the climb there.
-            context: What watches fine-tunings, and the devices they are spread over; recalibration and measuring take
+            build: gives a fresh small network with its inherited weights.
+            candidate: which one it is; for the proxy and the log.
+            resolution: the side of its images; None as stored.
+            fidelity: the rung to stop at, one of `FIDELITIES`.
+            seed: of training.
+            report: called with every rung's name and error as soon as it is known; what is true ends the climb there.
+            context: what watches fine-tunings, and the devices they are spread over; recalibration and measuring take
                 the first of these.
         """
         rungs, start = self.rungs(fidelity), time.perf_counter()

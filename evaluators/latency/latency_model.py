@@ -22,7 +22,7 @@ from .latency_terms import STEPS, Terms
 Array = npt.NDArray[np.float64]
 FOLDS = 50
 HELD = 0.8  # share of networks within the margin
-HUBER, REWEIGHTED = 1.345, 3  # deviations from which on an error counts less; how often that is settled
+HUBER, REWEIGHTED = 1.345, 3  # deviations from which on an error counts less; how often weights are found again
 TOLERANCE = 1.02  # times the best cross-validated error: what is no worse than that and simpler is taken
 
 

@@ -1,7 +1,7 @@
 """What a network's time is made of, by arithmetic: a few sums over its layers.
 
 A device takes channels in steps: a layer with 17 outputs costs what one with 32 does where the step is 16. So the
-multiply-adds of a layer are counted with its channels rounded up to a step `s`, which nobody knows beforehand.
+multiply-adds of a layer are counted with its channels rounded up to a step `s`, which is not known beforehand.
 
 Symbols: `n` candidates, `d` axes, `g` groups, `l` layers, `t` terms; `p` positions, `k` elements of a kernel,
 `i` and `o` input and output channels of a layer (inputs of one output, where it is grouped), `[o]` rounded up.

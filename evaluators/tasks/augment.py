@@ -14,11 +14,11 @@ class Augment:
     """How far each training example may be moved; all zeros moves nothing.
 
     Attributes:
-        shift: Largest shift along each axis, as a fraction of that side.
-        rotate: Largest turn, in degrees, in the plane of the last two axes.
-        scale: Largest relative zoom in or out.
-        flip: Whether half of the examples are mirrored along the last axis.
-        padding: What comes in from outside: "zeros", "border" or "reflection".
+        shift: largest shift along each axis, as a fraction of that side.
+        rotate: largest turn, in degrees, in the plane of the last two axes.
+        scale: largest relative zoom in or out.
+        flip: whether half of the examples are mirrored along the last axis.
+        padding: what comes in from outside: "zeros", "border" or "reflection".
     """
 
     shift: float = 0.0

@@ -34,12 +34,12 @@ class ImageTask:
     """Images and what is learned of them. `Classification` and `Segmentation` are its constructors.
 
     Attributes:
-        train: The training split as it was given; `validation` and `test` likewise.
-        batch: Images a batch.
-        augment: How training images are moved.
-        mean: One value a channel, of the scaled images; `std` likewise.
-        classes: Number of classes.
-        sizes: Number of images of each split.
+        train: the training split as it was given; `validation` and `test` likewise.
+        batch: images a batch.
+        augment: how training images are moved.
+        mean: one value a channel, of the scaled images; `std` likewise.
+        classes: number of classes.
+        sizes: number of images of each split.
     """
 
     def __init__(self, images: Images, learned: Labels | Masks) -> None:
@@ -162,15 +162,15 @@ class Classification(ImageTask):
         """Keep the splits where they are.
 
         Args:
-            train: What networks learn from, and what recalibrates them.
-            validation: What candidates are compared on.
-            test: What an exported network is measured on, once.
-            batch: Images a batch.
-            augment: How training images are moved.
-            mean: One value a channel, of the scaled images; None measures it on training images.
-            std: As `mean`.
-            classes: Number of classes; None takes the largest training label plus one.
-            label_smoothing: Share of the target spread over all classes, 0..1.
+            train: what networks learn from, and what recalibrates them.
+            validation: what candidates are compared on.
+            test: what an exported network is measured on, once.
+            batch: images a batch.
+            augment: how training images are moved.
+            mean: one value a channel, of the scaled images; None measures it on training images.
+            std: as `mean`.
+            classes: number of classes; None takes the largest training label plus one.
+            label_smoothing: share of the target spread over all classes, 0..1.
         """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
@@ -207,16 +207,16 @@ class Segmentation(ImageTask):
         """Keep the splits where they are: `(n, c, *sides)` images and `(n, *sides)` integer masks.
 
         Args:
-            train: What networks learn from, and what recalibrates them.
-            validation: What candidates are compared on.
-            test: What an exported network is measured on, once.
-            batch: Images a batch.
-            augment: How training images and their masks are moved.
-            mean: One value a channel, of the scaled images; None measures it on training images.
-            std: As `mean`.
-            classes: Number of classes; None takes the largest training label plus one.
+            train: what networks learn from, and what recalibrates them.
+            validation: what candidates are compared on.
+            test: what an exported network is measured on, once.
+            batch: images a batch.
+            augment: how training images and their masks are moved.
+            mean: one value a channel, of the scaled images; None measures it on training images.
+            std: as `mean`.
+            classes: number of classes; None takes the largest training label plus one.
             overlap: "iou" (mIoU) or "dice".
-            ignore: The label of pixels that count for nothing; None: every pixel counts.
+            ignore: the label of pixels that count for nothing; None: every pixel counts.
         """
         self.overlap, self.ignore = overlap, ignore
         images = Images(train=train, validation=validation, test=test, batch=batch, augment=augment, mean=mean, std=std)

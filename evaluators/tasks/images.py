@@ -55,12 +55,12 @@ class Batch:
     Attributes:
         inputs: `(n, c, *sides)` stored images.
         targets: `(n, ...)` stored targets.
-        split: Where they come from.
-        resolution: The side to resize to; None leaves the stored one.
-        seed: Of the augmentation; None augments nothing.
+        split: where they come from.
+        resolution: the side to resize to; None leaves the stored one.
+        seed: of the augmentation; None augments nothing.
         indices: `(n,)` places in the split; None where they are not known.
-        start: Where it begins in the batch that it is a part of.
-        whole: Examples of that batch; None where it is a batch itself.
+        start: where it begins in the batch that it is a part of.
+        whole: examples of that batch; None where it is a batch itself.
     """
 
     inputs: Tensor

@@ -31,8 +31,8 @@ class Teacher:
     """A network to learn from; it is never changed.
 
     Attributes:
-        model: The network.
-        resolution: The side of its images; None as stored.
+        model: the network.
+        resolution: the side of its images; None as stored.
         answers: `(n, classes)` outputs on all training examples, on the device of the training; None asks the model.
     """
 
@@ -66,10 +66,10 @@ def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1)
     """The teacher with its answers, where training shows every example as stored and the answers are few.
 
     Args:
-        task: Whose examples they are.
-        teacher: Without answers, or with.
-        device: Where it is asked.
-        parts: How many parts every batch is taken in.
+        task: whose examples they are.
+        teacher: without answers, or with.
+        device: where it is asked.
+        parts: how many parts every batch is taken in.
     """
     stored = abilities(task).stored
     batches = None if stored is None or teacher.answers is not None else stored(teacher.resolution)
@@ -90,8 +90,8 @@ class Distillation:
 
     Attributes:
         weight: a, of the teacher's part, 0..1.
-        temperature: Of both softmaxes.
-        resolution: The side of the teacher's images; None as stored.
+        temperature: of both softmaxes.
+        resolution: the side of the teacher's images; None as stored.
     """
 
     def __init__(

@@ -25,15 +25,15 @@ def measure_error(
     """The task's error accumulated over a whole split, in eval mode and without gradients; modes are put back.
 
     Args:
-        model: The network.
-        task: Data and error.
-        split: Of the task.
-        resolution: The side of the images; None as stored.
-        device: Where the model is moved to; None leaves it.
-        parts: How many parts every batch is taken in, to save memory.
+        model: the network.
+        task: data and error.
+        split: of the task.
+        resolution: the side of the images; None as stored.
+        device: where the model is moved to; None leaves it.
+        parts: how many parts every batch is taken in, to save memory.
 
     Raises:
-        Diverged: An output is not finite: an error computed from it would be a number all the same.
+        Diverged: an output is not finite: an error computed from it would be a number all the same.
     """
     if device is not None:
         model.to(device)

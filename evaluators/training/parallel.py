@@ -27,8 +27,8 @@ class Placement:
     """Where a training runs, and how much of a batch at once.
 
     Attributes:
-        devices: What shares every batch, see `Parallel`; the model is on the first. Empty: where the model is.
-        accumulate: In how many parts every batch is taken, one after another, to save memory: their gradients make one
+        devices: what shares every batch, see `Parallel`; the model is on the first. Empty: where the model is.
+        accumulate: in how many parts every batch is taken, one after another, to save memory: their gradients make one
             step, weighted by their examples. It is the step of the whole batch, to rounding, where the loss is a mean
             over examples and their outputs do not depend on one another: batch norms see the parts, and dropout is
             drawn again in each.

@@ -27,12 +27,12 @@ def recalibrate(
     leaves no trace.
 
     Args:
-        model: The network, changed in place; it is moved to `device`.
-        task: Whose training images, with the seed None: as stored.
-        images: How many, at least.
-        resolution: The side of the images; None as stored.
-        device: Where to compute; None where the model is.
-        parts: How many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
+        model: the network, changed in place; it is moved to `device`.
+        task: whose training images, with the seed None: as stored.
+        images: how many, at least.
+        resolution: the side of the images; None as stored.
+        device: where to compute; None where the model is.
+        parts: how many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
     """
     if images < 1:
         raise ValueError(f"images is {images}; expected at least 1")

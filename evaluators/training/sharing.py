@@ -44,13 +44,13 @@ class Sandwich:
         """Keep the settings.
 
         Args:
-            space: Traced from the network that is trained.
-            draw: Gives one candidate from a generator.
-            networks: How many are drawn in every step.
-            smallest: Trained in every step; the smallest of the space when None.
-            scores: Which units stay; the L2 norms of `Space.default_scores` when None.
-            distil: Whether sub-networks learn from the full one, where the task has `distill`; else from the labels.
-            seed: Of the draws.
+            space: traced from the network that is trained.
+            draw: gives one candidate from a generator.
+            networks: how many are drawn in every step.
+            smallest: trained in every step; the smallest of the space when None.
+            scores: which units stay; the L2 norms of `Space.default_scores` when None.
+            distil: whether sub-networks learn from the full one, where the task has `distill`; else from the labels.
+            seed: of the draws.
         """
         if networks < 0:
             raise ValueError(f"networks is {networks}; expected at least 0")

@@ -40,26 +40,26 @@ class Training:
 
     Attributes:
         optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
-        lr: Highest learning rate when a sub-network is fine-tuned.
-        base_lr: The same when the base network is trained from scratch; None takes `lr`.
-        momentum: Of SGD; Adam's beta1.
-        weight_decay: On weights; norms, biases and everything else of one dimension are spared.
+        lr: highest learning rate when a sub-network is fine-tuned.
+        base_lr: the same when the base network is trained from scratch; None takes `lr`.
+        momentum: of SGD; Adam's beta1.
+        weight_decay: on weights; norms, biases and everything else of one dimension are spared.
         schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
-        warmup: Share of the steps over which the rate rises linearly, 0..1.
-        batch: Images a batch; None leaves it to the task.
+        warmup: share of the steps over which the rate rises linearly, 0..1.
+        batch: images a batch; None leaves it to the task.
         amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
-        clip: Largest norm of the gradient; None clips nothing.
-        distillation: Share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
-        temperature: What the outputs of both are divided by before they are compared.
-        base_epochs: Epochs of the base network, where the study trains it.
-        short_epochs: Epochs of the short fine-tuning every trial is compared after.
-        long_epochs: Epochs of the long fine-tuning of what is exported.
-        recalibration_images: Training images that batch-norm statistics are taken from.
-        pruning_epochs: Epochs of the pruning phase of methods that prune while they train.
-        pruning_images: Training images that the other methods look at.
-        shared_epochs: Epochs of the first round of shared weights, of a full network and its parts.
-        round_epochs: Epochs of every later round.
-        shared_networks: Parts drawn at random in every step of a round, beside the full and the smallest network.
+        clip: largest norm of the gradient; None clips nothing.
+        distillation: share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
+        temperature: what the outputs of both are divided by before they are compared.
+        base_epochs: epochs of the base network, where the study trains it.
+        short_epochs: epochs of the short fine-tuning every trial is compared after.
+        long_epochs: epochs of the long fine-tuning of what is exported.
+        recalibration_images: training images that batch-norm statistics are taken from.
+        pruning_epochs: epochs of the pruning phase of methods that prune while they train.
+        pruning_images: training images that the other methods look at.
+        shared_epochs: epochs of the first round of shared weights, of a full network and its parts.
+        round_epochs: epochs of every later round.
+        shared_networks: parts drawn at random in every step of a round, beside the full and the smallest network.
     """
 
     optimizer: Annotated[str, AfterValidator(one_of("sgd", "adam", "adamw"))] = "sgd"
@@ -108,27 +108,27 @@ class Loop:
     """A training under way: what callbacks see, and may change.
 
     Attributes:
-        model: The network, trained in place.
-        task: Data and loss.
-        training: The settings.
-        optimizer: Made from the settings; a callback may add to it.
-        epochs: Epochs in all.
-        epoch: Epochs finished.
-        step: Steps finished.
-        steps: Steps in all.
-        lr: The rate of the present step.
-        batch: The present batch, as the task's loader gave it; None before the first.
-        outputs: The network's outputs on it, detached; None before the first.
-        loss: The loss of the present batch, detached.
-        losses: The mean loss of every finished epoch.
-        resolution: The side of the images; None as stored.
-        seed: Of order, augmentation and dropout.
-        device: Where the model is.
-        devices: What every batch is spread over; the first is `device`.
-        accumulate: Parts that every batch is taken in, one after another.
-        callbacks: What is called between the steps.
-        distillation: What a teacher adds to the loss; None without one.
-        network: What computes the outputs: the model, or the model on several devices.
+        model: the network, trained in place.
+        task: data and loss.
+        training: the settings.
+        optimizer: made from the settings; a callback may add to it.
+        epochs: epochs in all.
+        epoch: epochs finished.
+        step: steps finished.
+        steps: steps in all.
+        lr: the rate of the present step.
+        batch: the present batch, as the task's loader gave it; None before the first.
+        outputs: the network's outputs on it, detached; None before the first.
+        loss: the loss of the present batch, detached.
+        losses: the mean loss of every finished epoch.
+        resolution: the side of the images; None as stored.
+        seed: of order, augmentation and dropout.
+        device: where the model is.
+        devices: what every batch is spread over; the first is `device`.
+        accumulate: parts that every batch is taken in, one after another.
+        callbacks: what is called between the steps.
+        distillation: what a teacher adds to the loss; None without one.
+        network: what computes the outputs: the model, or the model on several devices.
     """
 
     def __init__(
@@ -228,24 +228,24 @@ def train(
     are left untouched.
 
     Args:
-        model: The network; it is moved to `device`. Frozen norms and parameters stay as they are.
-        task: Data and loss.
-        training: The settings.
-        epochs: How many; the schedule spans them.
-        resolution: The side of the images; None as stored.
-        seed: Of order, augmentation and dropout.
-        device: Where to train; None where the model is; a `Placement` for several devices or for batches in parts. The
+        model: the network; it is moved to `device`. Frozen norms and parameters stay as they are.
+        task: data and loss.
+        training: the settings.
+        epochs: how many; the schedule spans them.
+        resolution: the side of the images; None as stored.
+        seed: of order, augmentation and dropout.
+        device: where to train; None where the model is; a `Placement` for several devices or for batches in parts. The
             teacher is on the first.
-        callbacks: What happens between the steps.
-        state: A `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted. That the
+        callbacks: what happens between the steps.
+        state: a `Loop.state()` of the same training: goes on from there, bit by bit as if never interrupted. That the
             teacher is the same network is not checked.
-        teacher: A network to learn from beside the labels, where `training.distillation` is not 0 and the task has
+        teacher: a network to learn from beside the labels, where `training.distillation` is not 0 and the task has
             `distill`; it is copied to `device` and left as it is.
 
     Raises:
-        Diverged: The loss or a weight is no longer finite.
-        Unsplittable: A batch is to be taken in parts, and can't be.
-        ValueError: Nothing to train, or `state` is another training's.
+        Diverged: the loss or a weight is no longer finite.
+        Unsplittable: a batch is to be taken in parts, and can't be.
+        ValueError: nothing to train, or `state` is another training's.
     """
     check_task(task, "loader", "forward", "loss")
     placement = _placement(model, device)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
+
+from ...evaluators.modes import derived_seed
 
 
 @contextmanager
@@ -45,5 +46,5 @@ def present(name: str) -> torch.device:
 
 
 def seed_of(*parts: int) -> int:
-    """A 31-bit seed from several numbers: alike for like numbers, unrelated otherwise."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint32)[0] >> 1)
+    """As `derived_seed`, in the 31 bits that every sampler takes."""
+    return derived_seed(*parts) & 0x7FFFFFFF

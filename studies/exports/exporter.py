@@ -160,24 +160,50 @@ class Exporter:
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The network trained to the end, on the CPU, and its figures; from the study where it was trained before.
 
-        One that is only tried is not tested.
+        What is there is neither trained nor tested twice. One that is only tried is not tested; the test split is read
+        here and nowhere else.
         """
         small = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
-        found = finished(
+        folder = self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}"
+        folder.mkdir(parents=True, exist_ok=True)
+        done, weights = folder / "finished.json", folder / "finished.safetensors"
+        if done.exists():
+            kept = read_json(done)
+            small.load_state_dict(read_tensors(weights, kept["weights"]), strict=False)
+            figures: dict[str, Any] = kept["figures"]
+        else:
+            self._train(small, trial, epochs, folder, Watch(say, network))
+            splits = ("validation",) if tried else SPLITS
+            figures = {"epochs": epochs, **errors(small, self.task, self._side(trial), self.search.here, splits)}
+            tensors = state_of(small)
+            write_atomic(weights, save(tensors, metadata={"format": "pt"}))
+            write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
+            (folder / "state.pt").unlink(missing_ok=True)
+            small.cpu()
+        say(Trained(network=network, figures=figures))
+        return small, figures
+
+    def _train(self, small: nn.Module, trial: Trial, epochs: int, folder: Path, watch: Watch) -> None:
+        """Train a network in place; a killed training goes on from what `folder` keeps after every epoch."""
+        side, device = self._side(trial), self.search.here
+        images = self.training.recalibration_images
+        recalibrate(small, self.task, images=images, resolution=side, device=device)
+        checkpoint = TrainingCheckpoint(folder / "state.pt")
+        train(
             small,
             self.task,
             self.training,
-            teacher=self.teacher,
             epochs=epochs,
-            side=self.space.side(trial.candidate) or None,
+            resolution=side,
             seed=seed_of(self.search.seed, trial.number, 1),
-            device=self.search.here,
-            folder=self.study / EXPORTS / f"{_name(trial)}-{'tried-' if tried else ''}epochs-{epochs}",
-            network=network,
-            say=say,
-            splits=("validation",) if tried else SPLITS,
+            device=device,
+            callbacks=(checkpoint, watch),
+            state=checkpoint.kept(),
+            teacher=self.teacher,
         )
-        return small, found
+
+    def _side(self, trial: Trial) -> Side | None:
+        return self.space.side(trial.candidate) or None
 
     def _example(self, trial: Trial) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
@@ -205,60 +231,6 @@ class Exporter:
             "fingerprint": dict(self.fingerprint),
         }
         return own | dict(notes) | {"errors": errors | notes.get("errors", {})}
-
-
-def finished(
-    small: nn.Module,
-    task: Task,
-    training: Training,
-    *,
-    teacher: Teacher | None,
-    epochs: int,
-    side: Side | None,
-    seed: int,
-    device: torch.device,
-    folder: Path,
-    network: Network,
-    say: Listener,
-    splits: Sequence[str] = SPLITS,
-) -> dict[str, Any]:
-    """The figures a network ends with, after training it in place; it ends on the CPU.
-
-    The test split is read here and nowhere else. `folder` keeps the state after every epoch, then weights and figures:
-    what is in it is neither trained nor tested twice.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    done, weights = folder / "finished.json", folder / "finished.safetensors"
-    if done.exists():
-        kept = read_json(done)
-        small.load_state_dict(read_tensors(weights, kept["weights"]), strict=False)
-        figures: dict[str, Any] = kept["figures"]
-        say(Trained(network=network, figures=figures))
-        return figures
-    recalibrate(small, task, images=training.recalibration_images, resolution=side, device=device)
-    checkpoint = TrainingCheckpoint(folder / "state.pt")
-    state = checkpoint.kept()
-    watch = Watch(say, network)
-    train(
-        small,
-        task,
-        training,
-        epochs=epochs,
-        resolution=side,
-        seed=seed,
-        device=device,
-        callbacks=(checkpoint, watch),
-        state=state,
-        teacher=teacher,
-    )
-    figures = {"epochs": epochs, **errors(small, task, side, device, splits)}
-    tensors = state_of(small)
-    write_atomic(weights, save(tensors, metadata={"format": "pt"}))
-    write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
-    (folder / "state.pt").unlink(missing_ok=True)
-    small.cpu()
-    say(Trained(network=network, figures=figures))
-    return figures
 
 
 def errors(

@@ -1,4 +1,4 @@
-"""How the code stands: its sizes, who imports whom, and how many files one trip through it opens.
+"""How the code stands: its sizes, what imports what, and how many files one trip through it opens.
 
     python benchmarks/house.py [--verbose] [--page] [--root FOLDER] [--json]
 

@@ -315,6 +315,18 @@ With trials of a minute and `--async`, the driver costs at most one part in twen
 numbers of workers of the table: {said}. The least of all limits is {least.limit} ({least.mode}, {least.sampler},
 after {least.trials} trials). Longer trials move the limit in proportion: trials of ten minutes allow ten times as many.
 Batches wait for their longest trial, whatever the driver does; `--async` does not.
+
+## Why one driver is enough
+
+What is proposed next depends on every trial that was told. So several drivers of one study could not work side by
+side: each would wait for its turn to read, propose and write, and all of them would do together what one does. The
+table shows how far one gets: with trials of a minute, hundreds of workers are busy before it is the bottleneck, and
+trials that train longer allow more in proportion. What more drivers would cost is not in the table: each has to show
+that it is alive, and to take over the trials of one that is not.
+
+Where workers can't be reached by a runner of ours (the queue of a batch system, machines that share nothing but a
+database), bring a [loop of your own](own.md#a-loop): `Study.ask` and `Study.tell` are durable, and several processes
+may call them on one study.
 """
 
 

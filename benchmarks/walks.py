@@ -98,7 +98,8 @@ def walked(trip: Callable[[], object]) -> Walk:
 
     def call(frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        ours = code.co_filename.startswith(f"{root}/") and ".venv" not in code.co_filename
+        inside = code.co_filename.startswith(f"{root}/") and code.co_filename != __file__
+        ours = inside and ".venv" not in code.co_filename
         if event == "call" and ours and code.co_flags & inspect.CO_OPTIMIZED:  # neither a module nor a class body
             calls.append((code.co_filename[len(root) + 1 :], code.co_qualname))
 

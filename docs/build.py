@@ -2,9 +2,9 @@
 
     python docs/build.py            # into site/, as mkdocs.yml says
 
-README becomes the front page and CHANGELOG a page; links between files of the repository follow. What a page links to
-outside of `docs/` is copied beside the pages. The package is laid out by links, so that the API reference is made from
-the sources, whatever is installed and whatever the checkout is called.
+README becomes the front page, CONTRIBUTING and CHANGELOG pages; links between files of the repository follow. What a
+page links to outside of `docs/` is copied beside the pages. The package is laid out by links, so that the API
+reference is made from the sources, whatever is installed and whatever the checkout is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = "<!-- commands -->"  # of the page of the command line, where the help texts go
 ROOMS = ("spaces", "pruners", "evaluators", "search", "studies", "testing")
 
@@ -41,7 +41,8 @@ def lay_out(root: Path, to: Path) -> None:
             (package / name).symlink_to(root / name)
     pages = to / "pages"
     pages.mkdir()
-    for source in sorted([*(root / name for name in PLACES), *(root / "docs").rglob("*")]):
+    given = [root / name for name in PLACES if (root / name).exists()]
+    for source in sorted([*given, *(root / "docs").rglob("*")]):
         place = pages / _place(source.relative_to(root))
         if source.is_dir() or source.suffix in (".py", ".pyc"):
             continue

@@ -242,6 +242,8 @@ def check_secateur(arguments, whole):
 
 def check_python(arguments, whole):
     script, *given = arguments
+    if script == "-m":
+        return CHECKS[given[0]](given[1:], whole)
     flags, required = declared(ROOT / script)
     options = {word.partition("=")[0] for word in given if word.startswith("--")}
     assert options <= flags, f"{script} knows {sorted(flags)}"
@@ -286,12 +288,17 @@ def check_pytest(arguments, whole):
             assert (ROOT / word.partition("::")[0]).exists(), word
 
 
+def check_ruff(arguments, whole):
+    assert arguments[0] in ("check", "format")
+
+
 CHECKS = {
     "secateur": check_secateur,
     "python": check_python,
     "make": check_make,
     "pip": check_pip,
     "pytest": check_pytest,
+    "ruff": check_ruff,
 }
 
 

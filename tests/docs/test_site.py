@@ -21,7 +21,7 @@ def navigated(entries):
 
 
 def test_every_page_is_in_the_navigation_of_mkdocs_yml():
-    places = ["index.md", "changelog.md", *(page.removeprefix("docs/") for page in PAGES if page != "README.md")]
+    places = [build.PLACES.get(page, page.removeprefix("docs/")) for page in [*PAGES, "CHANGELOG.md"]]
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     there = list(navigated(settings["nav"]))
     assert len(there) == len(set(there))

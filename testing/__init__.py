@@ -16,6 +16,17 @@ networks and landscapes that suites try pieces on where you give none.
 from __future__ import annotations
 
 from .criteria import CriterionContract
+from .evaluators import EvaluatorContract
+from .pruners import PrunerContract
+from .runners import RunnerContract
 from .samplers import SamplerContract
+from .tasks import TaskContract
 
-__all__ = ["CriterionContract", "SamplerContract"]
+__all__ = [
+    "CriterionContract",
+    "EvaluatorContract",
+    "PrunerContract",
+    "RunnerContract",
+    "SamplerContract",
+    "TaskContract",
+]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..pruners import Criterion, Examples
 from ..spaces import Space, build, check_scores
-from .toys import tiny_net, tiny_space
+from .promises import refusal, untouched
+from .toys import tiny_subject
 
 
 class CriterionContract:
@@ -21,9 +20,7 @@ class CriterionContract:
 
     def subject(self) -> tuple[nn.Module, Space, Examples]:
         """What is scored: override it for another network, its space and examples that it takes."""
-        model = tiny_net().eval()
-        batches = [(torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4)]
-        return model, tiny_space(model), Examples(batches=batches, loss=nn.functional.cross_entropy)
+        return tiny_subject()
 
     def test_every_unit_gets_a_finite_score(self) -> None:
         """One a unit of every group, by which a network is built."""
@@ -41,10 +38,8 @@ class CriterionContract:
     def test_the_network_stays_as_it_was(self) -> None:
         """Its weights, statistics, modes, gradients and hooks; and the global generator."""
         model, space, examples = self.subject()
-        before, generator = list(_facts(model)), torch.get_rng_state()
-        self.criterion()(model, space, examples)
-        assert all(_same(one, two) for one, two in zip(before, _facts(model), strict=True))
-        assert torch.equal(generator, torch.get_rng_state())
+        with untouched(model):
+            self.criterion()(model, space, examples)
 
     def test_it_asks_for_what_it_needs(self) -> None:
         """In an error that says so, where examples or their loss are missing."""
@@ -58,23 +53,3 @@ class CriterionContract:
             assert "labels" in refusal(lambda: criterion(model, space, Examples(batches=examples.batches)))
         else:
             criterion(model, space, Examples(batches=examples.batches))
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The text of the ValueError that a call must raise."""
-    try:
-        found = call()
-    except ValueError as error:
-        return str(error)
-    raise AssertionError(f"expected a ValueError; got {found!r}")
-
-
-def _facts(model: nn.Module) -> Iterator[object]:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        yield from (name, tensor.detach().clone(), tensor.requires_grad, tensor.grad is None)
-    for module in model.modules():
-        yield from (module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
-
-
-def _same(one: object, two: object) -> bool:
-    return torch.equal(one, two) if isinstance(one, Tensor) and isinstance(two, Tensor) else one == two

@@ -6,14 +6,17 @@ stays, `(d,)` in 0..1, to an error in 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..spaces import Space
+from ..evaluators import Classification, Result
+from ..pruners import Examples
+from ..spaces import Candidate, Space
 
 
 class Block(nn.Module):
@@ -86,6 +89,28 @@ def line_space(model: nn.Module) -> Space:
     return Space.trace(model, torch.zeros(1, 4), divisor=2)
 
 
+def tiny_subject() -> tuple[nn.Module, Space, Examples]:
+    """A `TinyNet` as a pruning method is given it: with its space, and two batches of labelled images."""
+    model, generator = tiny_net().eval(), torch.Generator().manual_seed(0)
+    batches = [(torch.rand(8, 1, 12, 12, generator=generator), torch.arange(8) % 4) for _ in range(2)]
+    return model, tiny_space(model), Examples(batches=batches, loss=nn.functional.cross_entropy)
+
+
+def tiny_task(seed: int = 0, images: int = 64) -> Classification:
+    """Images whose class is the quadrant that is lit: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(count) % 4
+        pictures = 0.3 * torch.rand(count, 1, 12, 12, generator=generator)
+        for picture, label in zip(pictures, labels.tolist(), strict=True):
+            row, column = 6 * (label // 2), 6 * (label % 2)
+            picture[:, row : row + 6, column : column + 6] += 0.6
+        return (255 * pictures).byte(), labels
+
+    return Classification(train=split(images), validation=split(images), test=split(images), batch=32)
+
+
 def shares(space: Space, candidate: Sequence[int]) -> npt.NDArray[np.float64]:
     """`(d,)` position of each choice on its axis, 0 the least and 1 the full."""
     pairs = zip(space.axes, candidate, strict=True)
@@ -96,3 +121,43 @@ def bowl(x: npt.NDArray[np.float64]) -> float:
     """Every axis helps, each less than the one before."""
     weights = 0.7 ** np.arange(len(x))
     return float(0.05 + 0.8 * (weights * (1 - x) ** 2).sum() / weights.sum())
+
+
+def ridge(x: npt.NDArray[np.float64]) -> float:
+    """Axes help together: the least one decides."""
+    return float(0.1 + 0.5 * (1 - x.min()) + 0.3 * (1 - x.mean()))
+
+
+def cliffs(x: npt.NDArray[np.float64]) -> float:
+    """Steps and a flat top."""
+    return float(0.2 + 0.6 * (1 - np.floor(3 * x.mean()) / 3))
+
+
+LANDSCAPES = {"bowl": bowl, "ridge": ridge, "cliffs": cliffs}
+
+
+@dataclass(frozen=True)
+class Instant:
+    """An evaluator that answers at once: an error by formula, and by nothing but the candidate."""
+
+    space: Space
+    landscape: str = "bowl"
+
+    @property
+    def fingerprint(self) -> str:
+        """Which landscape it is."""
+        return f"instant:{self.landscape}"
+
+    def __call__(
+        self,
+        build: Callable[[], nn.Module],
+        *,
+        candidate: Candidate,
+        resolution: tuple[int, ...] | None,
+        fidelity: str,
+        seed: int,
+        report: object = None,
+    ) -> Result:
+        """The error that the landscape has there."""
+        error = LANDSCAPES[self.landscape](shares(self.space, candidate))
+        return Result(error=error, error_std=0.01, seconds=0.0, attributes={"seed": float(seed)})

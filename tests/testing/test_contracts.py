@@ -1,11 +1,15 @@
 """Each promise of a contract suite is one that a piece can break: then its test fails, and no other is needed."""
 
+import math
+import threading
+
 import optuna
 import pytest
 import torch
 
-from secateur.pruners import criterion, l2
-from secateur.testing import CriterionContract, SamplerContract
+from secateur.evaluators import Result
+from secateur.pruners import METHODS, Aofp, Proposal, criterion, l2
+from secateur.testing import CriterionContract, EvaluatorContract, PrunerContract, SamplerContract
 
 # --- samplers ---------------------------------------------------------------------------------------------------------
 
@@ -154,6 +158,152 @@ def test_a_criterion_that_breaks_a_promise_fails(bad, test):
         getattr(Bad(), test)()
 
 
+# --- pruning methods --------------------------------------------------------------------------------------------------
+
+
+class UniformContract(PrunerContract):
+    def method(self):
+        return METHODS["uniform"]()
+
+
+class Plain:
+    """The smallest network; each of those below breaks one promise."""
+
+    name, needs, allocates, selects, weights = "plain", "nothing", True, False, "inherited"
+
+    def propose(self, request):
+        return Proposal(candidate=request.space.smallest, scores=request.space.default_scores)
+
+
+class TooLarge(Plain):
+    def propose(self, request):
+        return Proposal(candidate=request.space.full, scores=request.space.default_scores)
+
+
+class Trains(Plain):
+    def propose(self, request):
+        request.model.train()
+        return super().propose(request)
+
+
+class SaysFresh(Plain):
+    weights = "fresh"
+
+
+class Dice(Plain):
+    def propose(self, request):
+        scores = {group.name: torch.rand(group.units) for group in request.space.groups}
+        return Proposal(candidate=request.space.smallest, scores=scores)
+
+
+class SaysImages(Plain):
+    needs = "images"
+
+
+class Forgets(Plain):
+    """Trains, and its state is lost with the process."""
+
+    needs, weights = "training", "trained"
+
+    def start(self, request):
+        phase = Aofp().start(request)
+        vars(phase).update(state=dict, restore=lambda state: None)
+        return phase
+
+
+@pytest.mark.parametrize(
+    ("bad", "test"),
+    [
+        (TooLarge, "test_its_network_keeps_every_promise"),
+        (Trains, "test_its_network_keeps_every_promise"),
+        (SaysFresh, "test_its_network_keeps_every_promise"),
+        (Dice, "test_equal_seeds_give_equal_proposals"),
+        (Plain, "test_a_budget_out_of_reach_is_refused"),
+        (SaysImages, "test_it_asks_for_what_it_needs"),
+        (Forgets, "test_a_training_that_is_cut_short_goes_on_bit_by_bit"),
+    ],
+)
+def test_a_method_that_breaks_a_promise_fails(bad, test):
+    class Bad(PrunerContract):
+        def method(self):
+            return bad()
+
+    getattr(UniformContract(), test)()
+    with pytest.raises(AssertionError):
+        getattr(Bad(), test)()
+
+
+# --- evaluators -------------------------------------------------------------------------------------------------------
+
+
+def good(build, *, candidate, resolution, fidelity, seed, report=None):
+    network = build()
+    stopped = report("recalibrated", 0.5)
+    return Result(
+        error=0.25 + seed / 100,
+        error_std=None,
+        seconds=0.0,
+        weights=network.state_dict(),
+        rung="recalibrated" if stopped else fidelity,
+        stopped=bool(stopped),
+    )
+
+
+def a_number(build, **asked):
+    return 0.5
+
+
+def no_number(build, **asked):
+    return Result(error=math.nan, error_std=None, seconds=0.0)
+
+
+def chance(build, **asked):
+    return Result(error=float(torch.rand(())), error_std=None, seconds=0.0)
+
+
+def of_another(build, **asked):
+    return Result(error=0.5, error_std=None, seconds=0.0, weights={"a": torch.zeros(1)})
+
+
+def deaf(build, *, report, **asked):
+    report("recalibrated", 0.5)
+    report("short", 0.5)
+    return Result(error=0.5, error_std=None, seconds=0.0, rung="short")
+
+
+class Locked:
+    """Holds what can't go to another process."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, build, **asked):
+        return Result(error=0.5, error_std=None, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "test"),
+    [
+        (a_number, "test_its_answer_is_a_result"),
+        (no_number, "test_its_answer_is_a_result"),
+        (chance, "test_equal_seeds_give_equal_errors"),
+        (chance, "test_the_full_network_stays_as_it_was"),
+        (of_another, "test_its_weights_are_those_of_the_network"),
+        (deaf, "test_it_ends_where_it_is_told_to"),
+        (Locked(), "test_it_travels"),
+    ],
+)
+def test_an_evaluator_that_breaks_a_promise_fails(bad, test):
+    def suite(evaluator):
+        found = EvaluatorContract()
+        found.evaluator = lambda: evaluator
+        return found
+
+    getattr(suite(good), test)()
+    with pytest.raises((AssertionError, RuntimeError, TypeError)):
+        getattr(suite(bad), test)()
+
+
 # --- what is to be overridden -----------------------------------------------------------------------------------------
 
 
@@ -162,3 +312,7 @@ def test_a_suite_says_what_is_missing():
         SamplerContract().test_every_call_makes_a_new_sampler()
     with pytest.raises(NotImplementedError, match="def criterion"):
         CriterionContract().test_every_unit_gets_a_finite_score()
+    with pytest.raises(NotImplementedError, match="def method"):
+        PrunerContract().test_a_budget_out_of_reach_is_refused()
+    with pytest.raises(NotImplementedError, match="def evaluator"):
+        EvaluatorContract().test_its_answer_is_a_result()

@@ -1,10 +1,12 @@
-"""A package that adds methods and samplers, as if it were installed: a module and its metadata in a folder."""
+"""A package that adds methods, samplers and readers, as if it were installed: a module and its metadata in a folder."""
 
 SOURCE = '''
 import optuna
+import torch
 
 from secateur.pruners import Proposal, criterion
 from secateur.spaces import unit_sums
+from secateur.studies.study_files.data import ImageSet
 
 
 class Thin:
@@ -29,6 +31,22 @@ def spin(seed, problem):
     return optuna.samplers.RandomSampler(seed=seed)
 
 
+def stripes(path=None):
+    labels = torch.arange(40) % 2
+    images = torch.zeros(40, 1, 8, 8)
+    images[labels == 0, :, ::2] = 1
+    images[labels == 1, :, :, ::2] = 1
+    return ImageSet(train=(images, labels))
+
+
+def no_images(path):
+    return [1, 2]
+
+
+def of_nothing():
+    return None
+
+
 class NoMethod:
     name, needs, weights = "no-method", "nothing", "inherited"
 
@@ -50,6 +68,12 @@ gone = not_there:Thin
 spin = mine:spin
 one-argument = mine:one_argument
 nothing = mine:POINT
+
+[secateur.readers]
+stripes = mine:stripes
+no-images = mine:no_images
+of-nothing = mine:of_nothing
+folder = mine:stripes
 """
 
 

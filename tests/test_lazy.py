@@ -6,6 +6,7 @@ import pytest
 from secateur.pruners import METHODS
 from secateur.search import SAMPLERS, sampler_factory
 from secateur.studies.proposals.pruning import method_named
+from secateur.studies.study_files.data import READERS, Data
 
 
 @pytest.fixture
@@ -14,11 +15,11 @@ def package(tmp_path, monkeypatch):
     installed.install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
-    for registry in (METHODS, SAMPLERS):
+    for registry in (METHODS, SAMPLERS, READERS):
         monkeypatch.delitem(vars(registry), "_added", raising=False)
         monkeypatch.setattr(registry, "_loaded", {})
     yield
-    for registry in (METHODS, SAMPLERS):
+    for registry in (METHODS, SAMPLERS, READERS):
         vars(registry).pop("_added", None)
 
 
@@ -31,6 +32,15 @@ def test_a_package_adds_methods_and_samplers_behind_ours(package):
     assert sampler_factory("spin")[0] == "spin"
     with pytest.raises(ValueError, match="thin has no setting 'stop'; expected one of start"):
         method_named("thin", {"stop": 1})
+
+
+def test_a_package_adds_readers_behind_ours(package):
+    assert Data(reader="stripes").task().sizes == {"train": 24, "validation": 8, "test": 8}
+    with pytest.raises(TypeError, match="the reader 'no-images' gave a list; expected an ImageSet"):
+        Data(reader="no-images").read()
+    with pytest.raises(ValueError, match="reader 'stripe' is not known; did you mean 'stripes'"):
+        Data(reader="stripe")
+    assert READERS["folder"].__module__.startswith("secateur.")
 
 
 def test_a_name_that_nothing_has_is_refused_with_the_nearest(package):
@@ -46,11 +56,12 @@ def test_a_name_that_nothing_has_is_refused_with_the_nearest(package):
         ("other-name", "makes the method 'thin'; expected 'other-name'"),
         ("one-argument", "does not take a seed and a problem, too many positional arguments"),
         ("nothing", "AttributeError: module 'mine' has no attribute 'POINT'"),
+        ("of-nothing", "TypeError: too many positional arguments"),
     ],
 )
 def test_an_entry_point_of_no_use_names_its_package(package, name, said):
     with pytest.raises(ImportError, match=rf"{name}' of the package mine 1.5 .*{said}.*mend that package"):
-        (METHODS if name in METHODS else SAMPLERS).named(name)
+        next(registry for registry in (METHODS, SAMPLERS, READERS) if name in registry).named(name)
     assert method_named("l1").name == "l1"
 
 

@@ -6,25 +6,29 @@ into an `ImageSet`; data that bring their own validation or test split keep it. 
 
 import gzip
 import importlib.util
+import inspect
 import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...evaluators import Augment, Classification
+from ...lazy import Registry
 from .image_files import ImageFiles, image_files
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
 Images = Tensor | ImageFiles
 Pair = tuple[Images, Tensor]
+Reader = Callable[[str | Path | None], "ImageSet"]
+"""From a file or folder, None for the reader's own place, to its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class Data:
     """Which images a study learns from: the settings of a reader, of the split, and of the task made of them.
 
     Attributes:
-        reader: One of `READERS`.
+        reader: One of `READERS`: ours, and those of installed packages.
         path: The file or folder; None takes the reader's own place, where it has one.
         side: Images of a folder are resized (shorter side) and cropped to it; None takes them as they are.
         lazy: Images of a folder are decoded anew at every use, rather than kept in memory.
@@ -79,9 +83,13 @@ class Data:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an unknown reader, and settings that only a folder has."""
-        if self.reader not in READERS:
-            raise ValueError(f"reader is {self.reader!r}; expected one of {', '.join(READERS)}")
+        """Refuse an unknown reader, and settings that only a folder has.
+
+        Raises:
+            ValueError: A reader of no such name, or a folder's settings for another.
+            ImportError: The package that adds this reader gives none.
+        """
+        READERS.named(self.reader)
         if self.reader != "folder" and (self.side is not None or self.lazy):
             raise ValueError(f"side and lazy are for the reader 'folder'; {self.reader!r} has images of one size")
 
@@ -89,7 +97,10 @@ class Data:
         """The images as they are stored."""
         if self.reader == "folder":
             return folder(self.path, side=self.side, lazy=self.lazy)
-        return READERS[self.reader](self.path)
+        found = READERS[self.reader](self.path)
+        if not isinstance(found, ImageSet):
+            raise TypeError(f"the reader {self.reader!r} gave a {type(found).__name__}; expected an ImageSet")
+        return found
 
     def task(self) -> Classification:
         """The images, split, as a task."""
@@ -210,13 +221,25 @@ def folder(path: str | Path | None, *, side: int | tuple[int, int] | None = None
     return ImageSet(train=splits["train"], validation=validation, test=splits.get("test"), names=names)
 
 
-READERS: Mapping[str, Callable[[str | Path | None], ImageSet]] = {
-    "mnist5k": mnist5k,
-    "fashion_mnist": fashion_mnist,
-    "folder": folder,
-    "npz": npz,
-    "idx": idx,
-}
+def check_reader(name: str, reader: Any) -> Reader:
+    """What an entry point names, where it can read.
+
+    Raises:
+        TypeError: It can't be called with a path.
+    """
+    if not callable(reader):
+        raise TypeError(f"{reader!r} cannot be called; expected a function from a path, or None, to an ImageSet")
+    inspect.signature(reader).bind(None)
+    return cast("Reader", reader)
+
+
+READERS: Registry[Reader] = Registry(
+    "reader",
+    {"mnist5k": mnist5k, "fashion_mnist": fashion_mnist, "folder": folder, "npz": npz, "idx": idx},
+    "secateur.readers",
+    check_reader,
+)
+"""Every reader that a study file may name."""
 
 
 def read_idx(path: str | Path) -> Tensor:

@@ -339,7 +339,7 @@ def test_settings_reach_the_task(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong, words", [({"reader": "cifar"}, "one of mnist5k"), ({"side": 32}, "for the reader 'folder'")]
+    "wrong, words", [({"reader": "cifar"}, "expected one of mnist5k"), ({"side": 32}, "for the reader 'folder'")]
 )
 def test_wrong_settings_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):

@@ -11,6 +11,8 @@ diverges or does not fit into memory is a failed `Result`, never an exception.
     train(model, task, training.from_scratch(), epochs=20)
     ladder = Ladder(task, training)
     print(ladder(lambda: build(model, space, candidate), candidate=candidate, resolution=(20, 20), fidelity="short"))
+
+Start reading at `ladder.py`.
 """
 
 from typing import TYPE_CHECKING

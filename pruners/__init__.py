@@ -8,6 +8,8 @@ budget at once (`Pruner.propose`), or while the network trains (`TrainingPruner.
     method = METHODS["taylor"]()
     proposal = method.propose(Request(model, space, {"macs": 2e6}, examples=examples))
     small = realised(model, space, proposal)
+
+Start reading at `proposal.py`; `methods.py` names every method and the file that it is in.
 """
 
 from typing import TYPE_CHECKING

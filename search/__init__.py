@@ -12,6 +12,8 @@ trials alone. The `Problem` says what our own samplers know in addition: the spa
     [True, True, False]
     >>> round(hypervolume(values, np.array([1.0, 5.0])), 6)
     2.5
+
+Start reading at `problem.py`; each paper's sampler has a folder of its own.
 """
 
 from typing import TYPE_CHECKING

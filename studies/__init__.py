@@ -8,6 +8,8 @@ keeps every trial on disk, so that it may be killed at any time and goes on wher
     print(study.front())
     folders = study.export("out", pick="best", finetune_epochs=5)
     net = load(folders[0], model=model)
+
+Start reading at `study.py`: `Study.run` is the whole loop.
 """
 
 from typing import TYPE_CHECKING

@@ -8,9 +8,9 @@ A suite is a class of tests. Derive from it in a test file, say how your piece i
         def sampler(self, seed, problem):
             return Mine(seed, problem)
 
-The pieces that come with Secateur pass the same suites. Each suite's docstring says what may be overridden besides: the
-networks or spaces it tries, and how long. Start reading at the suite of the piece you write; `toys` holds the small
-networks and landscapes that suites try pieces on where you give none.
+The pieces that come with Secateur pass the same suites. Each suite's docstring says what else may be overridden: the
+networks or spaces it tries, and how long. Start reading at `samplers.py`, or at the suite of the piece you write;
+`toys` holds the small networks and landscapes that suites try pieces on where you give none.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,12 @@ def test_arrows_point_down_and_are_relative(path):
             assert set(rooms) <= MAY_IMPORT[room] | {"__version__", "lazy"}, ast.unparse(node)
         else:
             assert 1 <= node.level <= 1 + len(inside), ast.unparse(node)
+
+
+@pytest.mark.parametrize("face", [path for path in FILES if path.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_every_folder_says_where_to_start_reading(face):
+    said = re.findall(r"[Ss]tart (?:reading\s+)?at\s+`([\w/]+\.py)`", ast.get_docstring(ast.parse(face.read_text())))
+    assert said and all((face.parent / path).exists() for path in said)
 
 
 def held(names):

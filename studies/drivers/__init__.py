@@ -1,1 +1,1 @@
-"""Who runs a search. Start at `driver.py`."""
+"""Who runs a search. Start at `run.py`."""

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..studies import Study
+from ..studies.trials.front import TIMES
+
 
 @contextmanager
 def untouched(model: nn.Module | None = None) -> Iterator[None]:
@@ -19,6 +22,12 @@ def untouched(model: nn.Module | None = None) -> Iterator[None]:
     for name, one, two in ((name, one, two) for (name, one), (_, two) in zip(before, _facts(model), strict=True)):
         same = torch.equal(one, two) if isinstance(one, Tensor) and isinstance(two, Tensor) else one == two
         assert same, f"{name} of the full network has changed"
+
+
+def assert_alike(one: Study, two: Study) -> None:
+    """Hold that two studies have the same trials, in all that does not depend on when they were done."""
+    mine, theirs = (study.trials().drop(columns=list(TIMES)) for study in (one, two))
+    assert mine.equals(theirs), f"these trials differ:\n{mine.compare(theirs) if mine.shape == theirs.shape else mine}"
 
 
 def refusal(call: Callable[[], object]) -> str:

@@ -15,6 +15,7 @@ from ..spaces import Budget
 from ..studies import Runner, Study
 from ..studies.runners.executor import Executor
 from ..studies.settings.search import Search
+from .promises import assert_alike
 from .toys import Instant, tiny_net, tiny_space, tiny_task
 
 
@@ -38,7 +39,7 @@ class RunnerContract:
                 straight, other = (_study(Path(folder) / name, evaluator) for name in ("a", "b"))
                 straight.run(self.trials)
                 other.run(self.trials, runner=self.runner())
-                _assert_alike(other, straight)
+                assert_alike(other, straight)
 
     def test_a_search_goes_on_with_it(self) -> None:
         """One after another, and after other runners."""
@@ -48,7 +49,7 @@ class RunnerContract:
             other.run(2, runner=self.runner())
             other.run(4)
             other.run(self.trials + 2, runner=self.runner())
-            _assert_alike(other, straight)
+            assert_alike(other, straight)
 
     def test_what_raises_is_one_failed_trial(self) -> None:
         """With its reason; the others are as they would have been."""
@@ -57,7 +58,7 @@ class RunnerContract:
             straight.run(self.trials)
             other.run(self.trials, runner=self.runner())
             assert set(other.trials().state) == {"complete", "failed"}
-            _assert_alike(other, straight)
+            assert_alike(other, straight)
 
     def test_it_leaves_nothing_behind(self) -> None:
         """No thread and no child process of its own."""
@@ -101,10 +102,3 @@ def _study(folder: Path, evaluator: str = "instant") -> Study:
         training=Training(lr=0.05, short_epochs=1, long_epochs=2, recalibration_images=64),
         search=Search(sampler="tpe", threads=1, evaluator=given[evaluator]),
     )
-
-
-def _assert_alike(one: Study, two: Study) -> None:
-    mine, theirs = (
-        study.trials()[["candidate", "source", "state", "reason", "error", "macs"]].astype(str) for study in (one, two)
-    )
-    assert mine.equals(theirs), f"its trials\n{mine}\nand those of a serial search\n{theirs}"

@@ -19,7 +19,7 @@ from ..search import Problem
 from ..spaces import Budget, Candidate, Space
 from ..studies import Study
 from ..studies.settings.search import Search
-from .promises import untouched
+from .promises import assert_alike, untouched
 from .toys import Instant, bowl, line_net, line_space, shares, tiny_net, tiny_space, tiny_task
 
 
@@ -101,8 +101,7 @@ class SamplerContract:
             studies[1].run(self.trials // 2)
             other = Study.open(Path(folder) / "b", **parts, evaluator=instant, sampler=self.sampler)
             other.run(self.trials)
-            one, two = (study.trials()[["candidate", "error", "macs"]].astype(str) for study in (studies[0], other))
-            assert one.equals(two), f"left alone\n{one}\nand opened again in the middle\n{two}"
+            assert_alike(other, studies[0])
 
     def _asked(
         self,

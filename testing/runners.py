@@ -12,9 +12,8 @@ from typing import Any
 
 from ..evaluators import Result, Training
 from ..spaces import Budget
-from ..studies import Runner, Study
+from ..studies import Runner, Search, Study
 from ..studies.runners.executor import Executor
-from ..studies.settings.search import Search
 from .promises import assert_alike
 from .toys import Instant, tiny_net, tiny_space, tiny_task
 

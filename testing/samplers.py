@@ -17,8 +17,7 @@ from optuna.trial import TrialState
 
 from ..search import Problem
 from ..spaces import Budget, Candidate, Space
-from ..studies import Study
-from ..studies.settings.search import Search
+from ..studies import Search, Study
 from .promises import assert_alike, untouched
 from .toys import Instant, bowl, line_net, line_space, shares, tiny_net, tiny_space, tiny_task
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from secateur.studies.settings.runner import Runner
+from secateur import Processes, Serial
 from secateur.testing import RunnerContract
 
 
 class TestRunners(RunnerContract):
-    @pytest.fixture(autouse=True, params=[Runner(), Runner(kind="processes", workers=2)], ids=["serial", "processes"])
+    @pytest.fixture(autouse=True, params=[Serial(), Processes(workers=2)], ids=["serial", "processes"])
     def chosen(self, request):
         self.chosen = request.param
 

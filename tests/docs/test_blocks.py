@@ -26,6 +26,7 @@ from secateur.pruners import methods
 from secateur.search import samplers
 from secateur.studies.settings.trackers import TRACKERS
 from secateur.studies.study_files import file as config
+from secateur.studies.study_files.data import READERS
 from secateur.studies.study_files.networks import resnet20
 
 LANGUAGES = {"python", "toml", "sh", "json", "text", ""}
@@ -170,7 +171,7 @@ def test_study_files_are_read(block, tmp_path):
     """Whole files as they stand; a table or a few get the two lines that every file has. A package's has its groups."""
     found = tomllib.loads(block.text)
     if "project" in found:
-        assert set(found["project"]["entry-points"]) == {methods.GROUP, samplers.GROUP, TRACKERS._group}
+        assert set(found["project"]["entry-points"]) == {methods.GROUP, samplers.GROUP, READERS._group, TRACKERS._group}
         return
     needed = {"model": 'model = "networks:net"\n', "data": 'data = "networks:task"\n'}
     (tmp_path / "study.toml").write_text("".join(needed[name] for name in needed if name not in found) + block.text)

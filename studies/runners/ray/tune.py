@@ -26,7 +26,8 @@ from ...settings.runner import Tune
 from ...trials.events import JobEnd, Lost, Message, Said, WorkerInfo
 from ..executor import Executor, Listen
 from .cluster import Cluster, check_installed, plan
-from .tune_loop import _experiment, _Loop, _Running, _scheduler
+from .tune_loop import _experiment, _Loop, _Running
+from .tune_scheduler import scheduler
 
 logger = logging.getLogger("secateur")
 
@@ -75,7 +76,7 @@ class TuneExecutor(Executor):
                 f"address={address!r} with kind='tune', whose loop runs in this process; expected 'auto' on a machine "
                 "of the cluster, or kind='ray'"
             )
-        self._work, packed, scheduler = work, work.pickled(), _scheduler(self._runner.scheduler)
+        self._work, packed, chosen = work, work.pickled(), scheduler(self._runner.scheduler)
         self._cluster = Cluster(address, objects=_OBJECTS + 2 * len(packed))
         try:
             needs, self.slots = plan(
@@ -94,7 +95,7 @@ class TuneExecutor(Executor):
                 needs=needs,
                 slots=self.slots,
                 axes=[axis.name for axis in work.evaluation.space.axes],
-                scheduler=scheduler,
+                scheduler=chosen,
                 folder=_experiment(Path(self._runner.folder or work.evaluation.artifacts.folder / FOLDER)),
             )
         except BaseException:
@@ -164,12 +165,3 @@ class TuneExecutor(Executor):
         if isinstance(said, JobEnd | Lost):
             self._slots[running.slot] = None
         return [Message(slot=running.slot, said=said)]
-
-
-# --- what a worker does -----------------------------------------------------------------------------------------------
-
-
-# --- classes of Tune's, made when Ray is there ------------------------------------------------------------------------
-
-
-# --- small things -----------------------------------------------------------------------------------------------------

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import logging
 import os
-import platform
 import queue
-import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 from ...outcomes.work import Job
 from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, Unable, WorkerInfo
 from ...trials.outcome import Stopped
-from .tune_worker import _SAID, WorkerThread
+from .tune_scheduler import guarded
+from .tune_worker import SAID, mailbox, trainable
 
 # Tune's settings are the environment's.
 _ENVIRONMENT = {
@@ -38,8 +37,7 @@ class _Running:
         name: in Tune's folders.
         job: what to do.
         dropped: whether it was cancelled.
-        trial: Tune's; None before there is one.
-        taking: what its worker answers to it; None once that is known.
+        worker: the handle of what does it; None until that is ready.
         where: process, host and GPUs of its worker.
         since: when its worker took it.
         epoch: the last of its training.
@@ -51,8 +49,7 @@ class _Running:
     name: str
     job: Job
     dropped: bool = False
-    trial: Any = None
-    taking: Any = None
+    worker: Any = None
     where: WorkerInfo = field(default_factory=WorkerInfo)
     since: float = field(default_factory=time.monotonic)
     epoch: Epoch | None = None
@@ -74,7 +71,8 @@ class _Loop:
         scheduler: of Tune.
         folder: of the experiment.
         running: jobs by the ids of Tune's trials.
-        controller: Tune's own loop; None before its first trial.
+        mailbox: where workers find their jobs; None before it runs.
+        begun: whether there was any trial.
         closing: whether everything is to end.
     """
 
@@ -87,22 +85,27 @@ class _Loop:
     scheduler: Any
     folder: Path
     running: dict[str, _Running] = field(default_factory=dict)
-    controller: Any = None
+    mailbox: Any = None
+    begun: bool = False
     closing: bool = False
 
     def run(self) -> None:
         """The whole experiment."""
+        import ray
         from ray import tune
 
+        name = f"secateur-{uuid.uuid4().hex}"
         try:
+            self.mailbox = mailbox(ray, name, self.work)
             with _quiet():
                 # Not a `Tuner`, which would leave itself pickled for `Tuner.restore` to run trials once more.
                 tune.run(
-                    _trainable(),
+                    trainable(name),
                     name=self.folder.name,
                     storage_path=str(self.folder.parent),
                     search_alg=_searcher(self),
-                    scheduler=_guarded(self),
+                    scheduler=guarded(self.scheduler),
+                    stop=_stopper(self),
                     callbacks=[_callback(self)],
                     num_samples=-1,
                     max_concurrent_trials=self.slots,
@@ -117,6 +120,8 @@ class _Loop:
             problem = "Ray Tune ended by itself"
         except BaseException as error:  # a thread has no one to raise to
             problem = f"Ray Tune ended with {type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):  # a cluster that is gone
+            ray.kill(self.mailbox)
         if not self.closing:
             self.messages.put((None, Unable(problem)))
 
@@ -125,15 +130,19 @@ class _Loop:
 
         Where nothing runs and there is no job, Tune would sleep a whole second.
         """
+        import cloudpickle
+        import ray
+
         while not self.closing:
             try:
                 running = self.jobs.get(block=not self.running)
             except queue.Empty:
                 break
             if running is not None and not running.dropped:
-                self.running[trial_id] = running
+                ray.get(self.mailbox.post.remote(running.name, cloudpickle.dumps(running.job)))
+                self.running[trial_id], self.begun = running, True
                 return _config(running, self.axes)
-        if self.closing and self.controller is None:
+        if self.closing and not self.begun:
             raise RuntimeError("nothing was to be done")  # Tune would sum up its own files, and unpickle them
         return None
 
@@ -141,34 +150,17 @@ class _Loop:
         """What must be looked at now and then."""
         import ray
 
-        if self.closing and self.controller is not None:
-            self.controller.request_stop_experiment()
-        for running in list(self.running.values()):
-            if running.dropped and running.trial is not None and not running.ended:
+        self._meet()
+        for running in self.running.values():
+            if running.dropped and running.worker is not None and not running.ended:
                 running.ended = True
-                ray.kill(_actor(running.trial))
-            elif running.taking is not None and ray.wait([running.taking], timeout=0)[0]:
-                self._taken(running)
-
-    def added(self, controller: Any, trial: Any) -> None:
-        """A trial waits for a worker."""
-        if self.controller is None:
-            self.controller = controller
-            # Tune ends workers that no trial waits for, all but one, and the driver proposes when a batch has ended.
-            controller._actor_cache.increase_max(trial.placement_group_factory, self.slots)
-
-    def started(self, trial: Any) -> None:
-        """A worker is ready for a trial, and was not told to train yet."""
-        running = self.running[trial.trial_id]
-        running.trial = trial
-        running.taking = _actor(trial).take.remote(running.job, [self.work], list(sys.path))
+                ray.kill(running.worker)
 
     def on_result(self, trial: Any, result: dict[str, Any]) -> None:
         """A trial says something."""
+        self._meet()
         running = self.running[trial.trial_id]
-        if running.taking is not None:
-            self._taken(running)
-        said, rung = result.pop(_SAID)
+        said, rung = result.pop(SAID)
         running.rung = rung or running.rung
         if isinstance(said, Happened) and isinstance(said.event, Epoch):
             running.epoch = said.event
@@ -179,73 +171,29 @@ class _Loop:
         """A trial ended by itself, or the scheduler stopped it."""
         running = self.running.pop(trial.trial_id, None)
         if running is not None and not running.ended:
-            if running.trial is not None:
-                _actor(trial).abandon.remote()
             self.messages.put((running, JobEnd(outcome=_stopped(running))))
 
     def failed(self, trial: Any) -> None:
         """The worker of a trial died."""
+        self._meet()  # a worker that dies of its job has begun it
         running = self.running.pop(trial.trial_id, None)
         if running is not None:
-            if running.taking is not None:
-                self._taken(running)  # a worker that dies of its job has begun it
             self.messages.put((running, Lost(_cause(trial))))
 
-    def _taken(self, running: _Running) -> None:
+    def _meet(self) -> None:
+        """Learn which workers are ready for their jobs."""
         import ray
 
-        taking, running.taking = running.taking, None
-        try:
-            answer: WorkerInfo | Unable = ray.get(taking)
-        except ray.exceptions.RayError:
-            return  # the worker died, which Tune finds out too
-        if isinstance(answer, Unable):
-            self.messages.put((running, answer))
-        else:
-            running.where, running.since = answer, time.monotonic()
+        waiting = {one.name: one for one in self.running.values() if one.worker is None}
+        if not waiting:
+            return
+        for name, (worker, process, host, gpus) in ray.get(self.mailbox.begun.remote()).items():
+            running = waiting.get(name)
+            if running is None:
+                continue
+            running.worker, running.since = worker, time.monotonic()
+            running.where = WorkerInfo(pid=process, host=host, gpus=tuple(gpus))
             self.messages.put((running, Begun()))
-
-
-def _trainable() -> Any:
-    from ray import tune
-
-    class Secateur(tune.Trainable):  # type: ignore[misc,unused-ignore]
-        """A warm worker."""
-
-        def setup(self, config: dict[str, Any]) -> None:
-            self.thread: WorkerThread | None = None
-
-        def take(self, job: Job, work: list[Any], path: list[str]) -> WorkerInfo | Unable:
-            import cloudpickle
-            import ray
-
-            gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-            try:
-                if self.thread is None:
-                    sys.path += [entry for entry in path if entry not in sys.path]
-                    self.thread = WorkerThread(cloudpickle.loads(ray.get(work[0])), gpus=len(gpus))  # from the driver
-            except Exception as error:
-                return Unable(f"{type(error).__name__}: {error}")
-            self.thread.take(job)
-            return WorkerInfo(pid=os.getpid(), host=platform.node(), gpus=tuple(gpus))
-
-        def step(self) -> dict[str, Any]:
-            if self.thread is None:
-                raise RuntimeError("a worker that can't do such work")
-            return self.thread.step()
-
-        def abandon(self) -> None:
-            if self.thread is not None:
-                self.thread.abandon()
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            return True
-
-        def cleanup(self) -> None:
-            if self.thread is not None:
-                self.thread.close()
-
-    return Secateur
 
 
 def _searcher(loop: _Loop) -> Any:
@@ -270,6 +218,24 @@ def _searcher(loop: _Loop) -> Any:
     return Jobs()
 
 
+def _stopper(loop: _Loop) -> Any:
+    from ray.tune import Stopper
+
+    class Ending(Stopper):  # type: ignore[misc,unused-ignore]
+        """Ends the experiment when the driver does."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return loop.closing
+
+        def __reduce__(self) -> Any:
+            return Stopper, ()  # in what Tune writes down
+
+    return Ending()
+
+
 def _callback(loop: _Loop) -> Any:
     from ray.tune import Callback
 
@@ -278,9 +244,6 @@ def _callback(loop: _Loop) -> Any:
 
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
             loop.poll()
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            loop.started(trial)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             loop.on_result(trial, result)
@@ -292,90 +255,6 @@ def _callback(loop: _Loop) -> Any:
             loop.failed(trial)
 
     return TuneCallback()
-
-
-def _guarded(loop: _Loop) -> Any:
-    """The scheduler, which sees trials but no trainings of shared weights, and numbers but no NaN."""
-    from ray.tune.schedulers import TrialScheduler
-
-    inner = loop.scheduler
-    doomed: set[str] = set()
-
-    def hidden(trial: Any) -> bool:
-        return bool(trial.config["training"])
-
-    def known(result: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in result.items() if name != _SAID and value == value}
-
-    class Guarded(TrialScheduler):  # type: ignore[misc,unused-ignore]
-        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-            loop.added(tune_controller._tune_controller, trial)
-            if not hidden(trial):
-                inner.on_trial_add(tune_controller, trial)
-
-        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            if not hidden(trial):
-                inner.on_trial_error(tune_controller, trial)
-
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            if hidden(trial):
-                return str(TrialScheduler.CONTINUE)
-            if trial.trial_id not in doomed:
-                decision = str(inner.on_trial_result(tune_controller, trial, known(result)))
-                if decision != TrialScheduler.STOP:
-                    return decision
-                doomed.add(trial.trial_id)
-            # The end of a training is too late: a trial that has only to be measured is, and no error is thrown away.
-            said, rung = result[_SAID]
-            late = _is_last(said, rung, loop.running[trial.trial_id].job.trial.fidelity)
-            return str(TrialScheduler.CONTINUE if late else TrialScheduler.STOP)
-
-        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-            if not hidden(trial):
-                inner.on_trial_complete(tune_controller, trial, known(result))
-
-        def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-            if not hidden(trial):
-                inner.on_trial_remove(tune_controller, trial)
-
-        def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            return inner.choose_trial_to_run(tune_controller)
-
-        def debug_string(self) -> str:
-            return str(inner.debug_string())
-
-    made: Any = Guarded  # Ray's constructors have no types
-    return made()
-
-
-def _scheduler(given: Any) -> Any:
-    """A scheduler of Tune's from what a user gave.
-
-    Raises:
-        ValueError: it is none, or does more than stop trials.
-    """
-    schedulers: Any = importlib.import_module("ray.tune.schedulers")
-    if given is None:
-        return schedulers.FIFOScheduler()
-    if given == "asha":
-        given = schedulers.ASHAScheduler(grace_period=1, max_t=2**30)  # which stops whatever comes so far
-    elif given == "median":
-        given = schedulers.MedianStoppingRule()
-    more = (
-        schedulers.HyperBandScheduler,
-        schedulers.PopulationBasedTraining,
-        schedulers.PopulationBasedTrainingReplay,
-        schedulers.ResourceChangingScheduler,
-    )
-    pauses = isinstance(given, schedulers.MedianStoppingRule) and not given._hard_stop
-    if not isinstance(given, schedulers.TrialScheduler) or isinstance(given, more) or pauses:
-        raise ValueError(
-            f"scheduler={given!r}: expected a scheduler of Ray Tune's that only stops trials, such as ASHAScheduler or "
-            "MedianStoppingRule; ours can't be paused or changed"
-        )
-    if given.metric is None:
-        given.set_search_properties("loss", "min")
-    return given
 
 
 def _experiment(folder: Path) -> Path:
@@ -397,25 +276,14 @@ def _config(running: _Running, axes: Sequence[str]) -> dict[str, Any]:
         "key": trial.candidate.key,
         "source": trial.source,
         "training": running.job.training,
+        "fidelity": trial.fidelity,
         "axes": dict(zip(axes, (int(value) for value in trial.candidate), strict=True)),
         "costs": {name: float(cost) for name, cost in trial.costs.items()},
     }
 
 
-def _is_last(said: Happened | JobEnd, rung: Rung | None, fidelity: str) -> bool:
-    """Whether a rung ends with this, the last one or one below."""
-    if isinstance(said, Happened) and isinstance(said.event, Epoch) and said.event.done == said.event.total:
-        return True
-    return rung is not None and rung.rung == fidelity
-
-
 def _name(trial: Any) -> str:
     return str(trial.config["name"])
-
-
-def _actor(trial: Any) -> Any:
-    """The handle of what runs a trial of Tune's (Ray 2.60)."""
-    return trial.temporary_state.ray_actor
 
 
 def _stopped(running: _Running) -> Stopped:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import platform
 import queue
+import sys
 import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from ...outcomes.work import Job, Work, Worker
-from ...trials.events import Epoch, Happened, JobEnd, Rung
+from ...trials.events import Epoch, Happened, JobEnd, Rung, Unable
 from ...trials.outcome import Failed
 
-_SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before it is logged
+SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before it is logged
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,84 @@ class _Abandoned(BaseException):
     """Raised in the middle of a trial that was stopped; no `except Exception` of a user's takes it for a failure."""
 
 
+def mailbox(ray: Any, name: str, work: Any) -> Any:
+    """An actor between the driver and the workers, which Tune alone starts: jobs one way, workers the other.
+
+    It imports nothing of ours.
+
+    Args:
+        ray: the module.
+        name: that workers find it by.
+        work: the pickled `Work`, in Ray's object store.
+    """
+
+    class Mailbox:
+        def __init__(self, work: list[Any], path: list[str]) -> None:
+            self.work, self.path = work, path
+            self.jobs: dict[str, bytes] = {}
+            self.workers: dict[str, Any] = {}
+
+        def post(self, name: str, job: bytes) -> None:
+            self.jobs[name] = job
+
+        def take(self, name: str) -> tuple[bytes, list[Any], list[str]]:
+            return self.jobs.pop(name), self.work, self.path
+
+        def begin(self, name: str, *worker: Any) -> None:
+            self.workers[name] = worker
+
+        def begun(self) -> dict[str, Any]:
+            found, self.workers = self.workers, {}
+            return found
+
+    return ray.remote(Mailbox).options(name=name, num_cpus=0).remote([work], list(sys.path))
+
+
+def trainable(mailbox: str) -> Any:
+    """The class of Tune's trials, whose jobs are in a mailbox of this name."""
+    from ray import tune
+
+    class Secateur(tune.Trainable):  # type: ignore[misc,unused-ignore]
+        """A warm worker."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.thread: WorkerThread | None = None
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.problem: Unable | None = None
+            try:
+                self._take(new_config["name"])
+            except Exception as error:
+                self.problem = Unable(f"{type(error).__name__}: {error}")
+            return True
+
+        def step(self) -> dict[str, Any]:
+            if self.problem is not None or self.thread is None:
+                return {SAID: (self.problem, None), "done": True}
+            return self.thread.step()
+
+        def cleanup(self) -> None:
+            if self.thread is not None:
+                self.thread.close()
+
+        def _take(self, name: str) -> None:
+            import cloudpickle
+            import ray
+
+            box = ray.get_actor(mailbox)
+            job, work, path = ray.get(box.take.remote(name))
+            gpus = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+            if self.thread is None:
+                sys.path += [entry for entry in path if entry not in sys.path]
+                self.thread = WorkerThread(cloudpickle.loads(ray.get(work[0])), gpus=len(gpus))  # from the driver
+            self.thread.take(cloudpickle.loads(job))
+            actor = ray.get_runtime_context().current_actor
+            ray.get(box.begin.remote(name, actor, os.getpid(), platform.node(), gpus))
+
+    return Secateur
+
+
 @final
 class WorkerThread:
     """Does jobs in a thread, at most one event ahead of the one that asks for them."""
@@ -36,6 +117,7 @@ class WorkerThread:
         self._jobs: queue.SimpleQueue[tuple[Job, Outbox]] = queue.SimpleQueue()
         self._outbox = Outbox()
         self._next: Job | None = None
+        self._costs: dict[str, float] = {}
         # One thread for all jobs: each new one would have PyTorch start threads of its own (OpenMP).
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -43,6 +125,7 @@ class WorkerThread:
         """Keep a job, which begins with the first step: the one that gave it knows by then that it was taken."""
         self.abandon()
         self._outbox, self._next = Outbox(), job
+        self._costs = {name: float(cost) for name, cost in job.trial.costs.items()}
 
     def step(self) -> dict[str, Any]:
         """The next thing that happens, as a result of Tune's."""
@@ -59,7 +142,7 @@ class WorkerThread:
         if isinstance(said, Broken):
             raise RuntimeError(said.why)
         said = replace(said, files={**files, **said.files})
-        return _numbers(said, rung) | {_SAID: (said, rung), "done": isinstance(said, JobEnd)}
+        return _numbers(said, rung) | {SAID: (said, rung), "done": isinstance(said, JobEnd), "costs": self._costs}
 
     def abandon(self) -> None:
         """Let the job end at its next event."""

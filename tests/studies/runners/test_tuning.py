@@ -53,6 +53,12 @@ class Impatient(schedulers.FIFOScheduler):
         return self.STOP if "loss" in result else self.CONTINUE
 
 
+class Pausing(Impatient):
+    """Would have every trial wait after its first epoch."""
+
+    STOP = schedulers.TrialScheduler.PAUSE
+
+
 def test_the_table_is_that_of_a_serial_run(tmp_path, cluster):
     straight, other = create(tmp_path / "a"), create(tmp_path / "b")
     straight.run(6)
@@ -62,6 +68,7 @@ def test_the_table_is_that_of_a_serial_run(tmp_path, cluster):
     assert list(logged) == [f"trial-{number:04d}" for number in range(6)]
     for name, lines in logged.items():
         config = lines[-1]["config"]
+        assert lines[-1]["costs"] == config["costs"] and "macs" in config["costs"]
         assert lines[-1]["error"] == other.trials().error[config["trial"]] and lines[-1]["done"]
         assert "secateur" not in lines[-1] and config["name"] == name
         assert set(config["axes"]) == {axis.name for axis in other.space.axes}
@@ -116,6 +123,13 @@ def test_a_trial_that_has_only_to_be_measured_is_not_stopped(tmp_path, cluster):
 
 
 @pytest.mark.slow
+def test_a_pause_is_a_stop(tmp_path, cluster):
+    study = create(tmp_path / "a", training=Training(lr=0.05, short_epochs=2))
+    study.run(3, runner=Tune(workers=2, scheduler=Pausing()))
+    assert (study.trials().state == "complete").all() and not study.trials().evaluated.any()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupt_finishes_what_runs_and_a_second_one_leaves(tmp_path, cluster, times):
     seconds = 4.0 if times == 1 else 300.0
@@ -145,7 +159,6 @@ def test_what_can_never_be_is_refused_at_once(tmp_path, cluster):
         (Tune(gpus_per_trial=1), "GPU=0"),
         (Tune(address="ray://head:10001"), "kind='ray'"),
         (Tune(workers=2, scheduler=schedulers.HyperBandScheduler()), "only stops trials"),
-        (Tune(workers=2, scheduler=schedulers.MedianStoppingRule(hard_stop=False)), "only stops trials"),
         (Tune(workers=2, scheduler=len), "only stops trials"),
     ]:
         with pytest.raises(ValueError, match=said):

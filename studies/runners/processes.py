@@ -25,10 +25,9 @@ import signal
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from multiprocessing import resource_tracker, util
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import ForkServerProcess
@@ -36,6 +35,7 @@ from typing import final
 
 import torch
 
+from ..disk.process_state import interrupts_held, without_main
 from ..disk.scratch import Scratch
 from ..outcomes.work import Job, Work
 from ..settings.runner import Processes
@@ -137,7 +137,7 @@ class ProcessExecutor(Executor):
             daemon=True,
         )
         try:
-            with _server(), _without_main(), _interrupts_held():
+            with _server(), without_main(), interrupts_held():
                 process.start()
         except BaseException as error:
             jobs.close()
@@ -351,29 +351,3 @@ def _server() -> Iterator[None]:
         util.Finalize(None, _folder.remove, exitpriority=-200)  # after -100, which removes the address
     with _folder.used():  # its address is a file, which a killed driver would leave behind
         yield
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep the processes started within from running the user's script once more.
-
-    Workers import the main module (Python 3.11), and run it all where it has no guard. Ours have no use for
-    it: what the user defined there travels by value.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep an interrupt from ending the processes started within before they can ignore it; it comes afterwards."""
-    resource_tracker.ensure_running()  # otherwise started within, which lets interrupts through (Python 3.11)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import inspect
 import logging
-import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ...evaluators import Classification, Diverged, Task, measure_error, train
 from ...spaces import Space
+from ..disk.process_state import importable
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, reproducible
 from ..trials.events import Listener, Watch
@@ -76,10 +76,7 @@ def _call(file: StudyFile, what: str, name: str, arguments: Mapping[str, Any]) -
 
 def named(file: StudyFile, what: str, name: str) -> Any:
     """What `package.module:name` names, installed or in the file's folder."""
-    if str(file.folder) not in sys.path:
-        sys.path.append(
-            str(file.folder)
-        )  # at the end: a user's random.py shadows nobody's; for good: imports may be late
+    importable(file.folder)
     module, _, attribute = name.partition(":")
     try:
         thing = importlib.import_module(module)

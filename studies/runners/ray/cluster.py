@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from ...disk.process_state import ray_unprinted
 from ...settings.runner import OnCluster
 from ..executor import cores
 
@@ -53,7 +53,7 @@ class Cluster:
             return
         self._environment = dict(os.environ)
         self._on_terminate = signal.getsignal(signal.SIGTERM)
-        self._hush = _hushed()
+        self._hush = ray_unprinted()
         self._hush.__enter__()
         try:
             quiet = {"include_dashboard": False} if self.own else {}
@@ -187,21 +187,3 @@ def _ping(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
         raise ValueError(f"nothing answers there ({error}); is it the address that `ray start --head` said?") from None
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Have Ray log what it prints to the terminal whenever a worker dies (2.60 has no setting for it)."""
-    module: Any = sys.modules.get("ray._private.worker")
-    printed = getattr(module, "print_to_stdstream", None)
-
-    def note(data: Mapping[str, Any], *_arguments: Any, **_named: Any) -> None:
-        logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
-
-    if printed is not None:
-        module.print_to_stdstream = note
-    try:
-        yield
-    finally:
-        if printed is not None:
-            module.print_to_stdstream = printed

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
-import os
 import queue
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...disk.process_state import environment
 from ...outcomes.work import Job
 from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, Unable, WorkerInfo
 from ...trials.outcome import Stopped
@@ -97,7 +96,7 @@ class _Loop:
         name = f"secateur-{uuid.uuid4().hex}"
         try:
             self.mailbox = mailbox(ray, name, self.work)
-            with _quiet():
+            with environment(_ENVIRONMENT, quiet="ray"):  # trials that fail are the study's to tell
                 # Not a `Tuner`, which would leave itself pickled for `Tuner.restore` to run trials once more.
                 tune.run(
                     trainable(name),
@@ -309,21 +308,3 @@ def _cause(trial: Any) -> str:
         text = ""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
     return lines[-1].partition(". ")[0].rstrip(".") if lines else "the worker was lost"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tune with its settings, and without what it prints."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    log = logging.getLogger("ray")
-    level = log.level
-    os.environ |= _ENVIRONMENT
-    log.setLevel(logging.CRITICAL)  # trials that fail are the study's to tell
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value

@@ -72,7 +72,8 @@ def guarded(inner: Any) -> Any:
                     return decision
                 doomed.add(trial.trial_id)
             # The end of a training is too late: a trial that has only to be measured is, and no error is thrown away.
-            late = _is_last(*result[SAID], trial.config["fidelity"])
+            said, rung = result[SAID]
+            late = _is_last(said, rung, str(trial.config["fidelity"]))
             return str(TrialScheduler.CONTINUE if late else TrialScheduler.STOP)
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

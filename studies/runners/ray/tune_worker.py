@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import platform
@@ -93,8 +94,8 @@ def trainable(mailbox: str) -> Any:
 
         def _take(self, name: str) -> None:
             import cloudpickle
-            import ray
 
+            ray: Any = importlib.import_module("ray")
             box = ray.get_actor(mailbox)
             job, work, path = ray.get(box.take.remote(name))
             gpus = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]

@@ -218,21 +218,15 @@ def _searcher(loop: _Loop) -> Any:
 
 
 def _stopper(loop: _Loop) -> Any:
+    """What ends the experiment when the driver does."""
     from ray.tune import Stopper
 
-    class Ending(Stopper):  # type: ignore[misc,unused-ignore]
-        """Ends the experiment when the driver does."""
-
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return loop.closing
-
-        def __reduce__(self) -> Any:
-            return Stopper, ()  # in what Tune writes down
-
-    return Ending()
+    methods = {
+        "__call__": lambda self, trial_id, result: False,
+        "stop_all": lambda self: loop.closing,
+        "__reduce__": lambda self: (Stopper, ()),  # in what Tune writes down
+    }
+    return type("Ending", (Stopper,), methods)()
 
 
 def _callback(loop: _Loop) -> Any:

@@ -168,16 +168,22 @@ class _Loop:
 
     def completed(self, trial: Any) -> None:
         """A trial ended by itself, or the scheduler stopped it."""
-        running = self.running.pop(trial.trial_id, None)
+        running = self._over(trial)
         if running is not None and not running.ended:
             self.messages.put((running, JobEnd(outcome=_stopped(running))))
 
     def failed(self, trial: Any) -> None:
         """The worker of a trial died."""
         self._meet()  # a worker that dies of its job has begun it
-        running = self.running.pop(trial.trial_id, None)
+        running = self._over(trial)
         if running is not None:
             self.messages.put((running, Lost(_cause(trial))))
+
+    def _over(self, trial: Any) -> _Running | None:
+        running = self.running.pop(trial.trial_id, None)
+        if running is not None:
+            self.mailbox.forget.remote(running.name)
+        return running
 
     def _meet(self) -> None:
         """Learn which workers are ready for their jobs."""

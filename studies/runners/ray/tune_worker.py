@@ -52,7 +52,10 @@ def mailbox(ray: Any, name: str, work: Any) -> Any:
             self.jobs[name] = job
 
         def take(self, name: str) -> tuple[bytes, list[Any], list[str]]:
-            return self.jobs.pop(name), self.work, self.path
+            return self.jobs[name], self.work, self.path  # Tune may give a trial to another worker than at first
+
+        def forget(self, name: str) -> None:
+            self.jobs.pop(name, None)
 
         def begin(self, name: str, *worker: Any) -> None:
             self.workers[name] = worker

@@ -24,10 +24,12 @@ _Amount = Annotated[float, Ge(0), Lt(math.inf)]
 class Runner:
     """What all kinds of runners have; the table of trials depends on none but for time-outs and `asynchronous`.
 
+    The first sentence on an attribute, here and below, is its help at the command line.
+
     Attributes:
-        kind: where trials run: "serial", in this process; "processes" on this machine; "ray", warm actors of a Ray
-            cluster; "tune", trials of Ray Tune.
-        timeout_s: seconds after which a trial is given up as failed; None waits for ever.
+        kind: where trials run: "serial", in this process; "processes", on this machine; "ray", in warm actors of a Ray
+            cluster; "tune", as trials of Ray Tune.
+        timeout_s: seconds after which a trial is given up as failed. None waits for ever.
         retries: how often a trial whose worker died is tried again.
         asynchronous: propose whenever a slot is free instead of a batch at a time: more throughput, and trials that
             depend on timing.
@@ -56,10 +58,10 @@ class _Workers(Runner):
     """What runners of several workers have.
 
     Attributes:
-        workers: how many trials run at a time; as many as the machine or the cluster has room for when None.
+        workers: how many trials run at a time; as many as there is room for unless given.
         cpus_per_trial: cores that a trial takes; when None the study's threads, or one beside a GPU on Ray.
         gpus_per_trial: GPUs that a trial takes, a share such as 0.5 or a whole number; one on CUDA and none elsewhere
-            when None.
+            unless given.
     """
 
     workers: Annotated[int, Ge(1)] | None = None
@@ -87,7 +89,7 @@ class OnCluster(_Workers):
 
     Attributes:
         resources: further resources of the Ray cluster that a trial takes, by name.
-        address: of a running Ray cluster (`"auto"`, `"ray://HOST:10001"`); a local one is started when None.
+        address: of a running Ray cluster, "auto" or "ray://HOST:10001"; a local one is started unless given.
     """
 
     resources: Mapping[str, _Amount] = field(default_factory=dict)
@@ -108,9 +110,9 @@ class Tune(OnCluster):
     """Trials as trials of Ray Tune.
 
     Attributes:
-        scheduler: of Ray Tune, which ends trials early: "asha" or "median", which compare the `loss` of every epoch, or
-            in Python one of Tune's that only stops trials. Results have `epoch`, `loss` and, after every rung, `error`.
-            None ends none.
+        scheduler: of Ray Tune, which ends trials early: "asha" or "median", by the loss of every epoch. In Python also
+            one of Tune's that only stops trials. Results have `epoch`, `loss` and, after every rung, `error`. None ends
+            none.
         folder: where Ray Tune writes its results, an experiment a run; `tune` in the study's folder when None.
     """
 

@@ -1,0 +1,364 @@
+"""The commands, from a command line to what they show; what they do is in `launch.py`.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ... import __version__
+from .options import (
+    Budgets,
+    Folder,
+    Json,
+    KeepGb,
+    LastEpochs,
+    Quiet,
+    Seed,
+    StudyFile,
+    Track,
+    Trials,
+    budget_of,
+    on_a_runner,
+    settings_of,
+)
+from .output import follow, messages, own_output, print_json, print_text, resumable, show
+
+_VERBATIM = "\b\n"  # before lines that are not to be wrapped
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join([f"{_VERBATIM}Examples:", *(f"  {line}" for line in lines)])
+
+
+app = typer.Typer(
+    rich_markup_mode=None,  # rich costs 80 ms at import
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
+    epilog=_examples(
+        "secateur trace mnist                   what may be searched",
+        "secateur search mnist --out runs/a     train the network, then search",
+        "secateur status runs/a                 how far it is",
+        "secateur front runs/a                  what was found",
+        "secateur export runs/a --to out/a      train it to the end, and write it",
+    ),
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"secateur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    short_help="Show what may be searched, and what a budget can reach.",
+    epilog=_examples(
+        "secateur trace mnist",
+        "secateur trace study.toml --budget macs=0.3 --budget params=50%",
+        "secateur trace study.toml --json > space.json",
+    ),
+)
+def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Show what may be searched: groups, stages, resolutions, what is frozen and why, and what any budget can reach.
+
+    The budget, of the file or of --budget, is held against it: whether any network meets each limit, and how many do.
+    """
+    with own_output(), messages(quiet):
+        from ...spaces.describe import describe, facts
+        from .. import launch
+        from ..study_files import file as config
+        from ..views.terminal import Style, headed
+
+        file = config.read(study).changed(budget=budget_of(budget))
+        space = launch.trace(file)
+    if as_json:
+        print_json(facts(space, file.budget))
+    else:
+        print_text(headed(describe(space, file.budget), Style.of(sys.stdout)))
+
+
+@app.command(
+    short_help="Start a study: train the network, then search.",
+    epilog=_examples(
+        "secateur search mnist --out runs/a",
+        "secateur search study.toml --out runs/b --budget latency_ms=3 --trials 100",
+        "secateur search study.toml --out runs/c --runner processes --workers 4",
+    ),
+)
+@on_a_runner
+def search(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
+    budget: Budgets = None,
+    trials: Trials = None,
+    seed: Seed = None,
+    *,
+    runner: dict[str, Any],
+    keep_gb: KeepGb = None,
+    track: Track = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start a study in a new folder: train the network if the file says so, then search. Safe to kill at any time."""
+    with own_output(), messages(quiet) as progress, resumable(out):
+        from .. import launch
+        from ..study_files import file as config
+
+        file = config.read(study).changed(
+            budget=budget_of(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
+        )
+        launch.search(file, out, progress=progress)
+    show(out, as_json, quiet=quiet)
+
+
+@app.command(
+    short_help="Go on with a study, to more trials, under another budget.",
+    epilog=_examples(
+        "secateur resume runs/a",
+        "secateur resume runs/a --trials 100 --budget macs=0.3",
+        "secateur resume runs/a --runner ray --address auto --track tensorboard",
+    ),
+)
+@on_a_runner
+def resume(
+    folder: Folder,
+    budget: Budgets = None,
+    trials: Trials = None,
+    *,
+    runner: dict[str, Any],
+    keep_gb: KeepGb = None,
+    track: Track = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a study, to its number of trials or to another total, under its budget or another, here or there."""
+    with own_output(), messages(quiet) as progress, resumable(folder):
+        from .. import launch
+
+        launch.resume(
+            folder,
+            budget=budget_of(budget),
+            trials=trials,
+            runner=runner,
+            keep_gb=keep_gb,
+            track=track,
+            progress=progress,
+        )
+    show(folder, as_json, quiet=quiet)
+
+
+@app.command(
+    short_help="Show how far a study is, what runs, what failed, the best.",
+    epilog=_examples(
+        "secateur status runs/a",
+        "secateur status runs/a --watch",
+        "secateur status runs/a --json",
+    ),
+)
+def status(
+    folder: Folder,
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Again and again (2), until the search ends."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far a study is, what runs now, what failed, and the best network so far."""
+    from ..views import text as report
+    from ..views import view
+    from ..views.terminal import Style
+
+    if watch is not None:
+        with contextlib.suppress(KeyboardInterrupt), messages(quiet=True):
+            follow(view.watch(folder, watch, logging.getLogger("secateur").warning), as_json)
+    elif as_json:
+        print_json(view.View(folder).status().as_dict())
+    else:
+        print_text(report.status_text(view.View(folder).status(), Style.of(sys.stdout)))
+
+
+@app.command(
+    short_help="Show the networks that no other one beats.",
+    epilog=_examples(
+        "secateur front runs/a",
+        "secateur front runs/a --csv > front.csv",
+    ),
+)
+def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Option("--csv")] = False) -> None:
+    """Show the networks that no other one beats within the budget, cheapest first."""
+    from ..views import view
+
+    if as_json and csv:
+        raise ValueError("--json and --csv are both given; keep one")
+    if csv:
+        print(view.View(folder).front().to_csv(index=False), end="")
+    else:
+        show(folder, as_json)
+
+
+@app.command(
+    short_help="Train networks of the front to the end and write them.",
+    epilog=_examples(
+        "secateur export runs/a --to out/best",
+        "secateur export runs/a --to out/all --pick all",
+        "secateur export runs/a --to out/small --pick macs=0.2,params=30000",
+    ),
+)
+def export(
+    folder: Folder,
+    to: Annotated[Path, typer.Option("--to", metavar="OUT", help="A new folder, with one folder a network.")],
+    pick: Annotated[
+        str, typer.Option(metavar="PICK", help="best, all, the number of a trial, or budgets such as macs=0.3.")
+    ] = "best",
+    finetune_epochs: LastEpochs = None,
+    finalists: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Train so many a little, the best of every resolution, and the better half longer."
+        ),
+    ] = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train picks of the front to the end and write them, each format reloaded and compared."""
+    with own_output(), messages(quiet) as progress, resumable(folder, "call it again; what is trained is kept"):
+        from .. import launch
+        from ..views import text as report
+        from ..views.terminal import Style
+
+        folders = launch.export(
+            folder, to, pick=pick, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
+        )
+    configs = [json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders]
+    if as_json:
+        print_json(configs)
+    else:
+        print_text(report.exported_text(configs, Style.of(sys.stdout)))
+
+
+@app.command(
+    short_help="Prune with one method of the literature, and write.",
+    epilog=_examples(
+        "secateur prune mnist --method ranp-f --budget macs=0.3 --out out/ranp",
+        "secateur prune runs/a --method resrep --epochs 20 --out out/resrep",
+        "secateur prune study.toml --method taylor --set normalise=none --out out/t",
+    ),
+)
+def prune(
+    study: StudyFile,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Such as ranp-f, epruner, resrep, l1.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the network.")],
+    budget: Budgets = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as normalise=none."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
+    ] = None,
+    finetune_epochs: LastEpochs = None,
+    seed: Seed = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prune with one method of the literature, fine-tune, and write the network.
+
+    STUDY.toml may also be the folder of a study, whose trained network is then taken. Safe to kill: call it again.
+    """
+    with own_output(), messages(quiet) as progress, resumable(out, "call it again; what is done is kept"):
+        from .. import prune as alone
+        from ..views import text as report
+        from ..views.terminal import Style
+
+        file, folder = alone.source(study)
+        file = file.changed(budget=budget_of(budget), seed=seed, pruning_epochs=epochs)
+        made = alone.prune(
+            file,
+            method,
+            out,
+            settings=settings_of(settings),
+            study=folder,
+            finetune_epochs=finetune_epochs,
+            progress=progress,
+        )
+    config = json.loads((made / "config.json").read_text())
+    if as_json:
+        print_json(config | {"folder": str(made)})
+    else:
+        print_text(report.pruned_text(config, Style.of(sys.stdout)))
+        print_text(str(made))
+
+
+@app.command(
+    short_help="Write what a study found, and how, as one HTML page.",
+    epilog=_examples(
+        "secateur report runs/a",
+        "secateur report runs/a --beside runs/b --to both.html --png pictures",
+    ),
+)
+def report(
+    folder: Folder,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE.html", help="The file, which replaces an earlier report; DIR/report.html."),
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", metavar="DIR2", help="Another study, laid beside it on the same page.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FOLDER", help="Write the charts there as PNG files too.")
+    ] = None,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Time the layers of two networks, for a few seconds.")
+    ] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what a study found, and how, as one HTML page that needs no network; at any time, also while it runs."""
+    with own_output(), messages(quiet):
+        from .. import pages
+
+        made = pages.report(folder, to, beside=beside, pictures=png, timed=timed)
+    if as_json:
+        print_json({"page": str(made.page), "pictures": [str(picture) for picture in made.pictures]})
+    else:
+        print(made.page, *made.pictures, sep="\n")
+
+
+@app.command(
+    short_help="Open Optuna's dashboard on a study.",
+    epilog=_examples(
+        "secateur dashboard runs/a",
+        "secateur dashboard runs/a --port 0 --host 0.0.0.0",
+    ),
+)
+def dashboard(
+    folder: Folder,
+    port: Annotated[int, typer.Option(metavar="N", help="Where it listens; 0 for any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines look too.")] = "127.0.0.1",
+) -> None:
+    """Open Optuna's dashboard on a study: to look at, while it runs or later. Ctrl-C ends it."""
+    from ..views import dashboard as board
+    from ..views import view
+
+    seen = view.View(folder)
+    with contextlib.suppress(KeyboardInterrupt):
+        board.serve(seen.database, seen.name, port=port, host=host, ready=lambda url: print(url, flush=True))

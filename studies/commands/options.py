@@ -1,0 +1,151 @@
+"""Arguments and options that several commands have; those of a runner are made from the settings that runners have."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from annotated_types import Ge
+
+from ...spaces.checked import near
+from ..settings.runner import KINDS
+
+if TYPE_CHECKING:
+    from ...spaces import Budget
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY.toml", help="A study file, or the name of a shipped one.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
+_BUDGET = (
+    "A limit on macs, params, peak_bytes or latency_ms: macs=0.5 and macs=50% are shares of the full network, "
+    "params=30000 is a number. May be repeated; replaces the study file's."
+)
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="NAME=LIMIT", help=_BUDGET),
+]
+Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything that is random.")]
+LastEpochs = Annotated[int | None, typer.Option("--finetune-epochs", metavar="N", help="Epochs of the last training.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Show trials in tensorboard, mlflow or wandb too; may be repeated. none ends it.",
+    ),
+]
+KeepGb = Annotated[
+    float | None,
+    typer.Option("--keep-gb", metavar="GB", help="What weights and rankings of trials may take in its folder."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
+
+_RUNNER = {  # settings of runners that are options: the option, and what its value is called
+    "workers": ("--workers", "N"),
+    "gpus_per_trial": ("--gpus-per-trial", "SHARE"),
+    "address": ("--address", "URL"),
+    "timeout_s": ("--timeout", "SECONDS"),
+    "retries": ("--retries", "N"),
+    "asynchronous": ("--async/--batches", None),
+    "scheduler": ("--scheduler", "NAME"),
+}
+
+
+def on_a_runner(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of a runner in the place of its argument `runner`, which gets those that are given.
+
+    Typer (0.29) reads options from a signature, so this makes one.
+    """
+    options = _runner_options()
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        runner = {name: value for name in options if (value := given.pop(name)) is not None}
+        command(**given, runner=runner)
+
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += options.values() if one.name == "runner" else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def budget_of(texts: list[str] | None) -> Budget | None:
+    """The budget that `["macs=0.5", "params=30000"]` says; None of nothing."""
+    from ...spaces import Budget
+
+    return Budget.parse(texts) if texts else None
+
+
+def settings_of(texts: list[str] | None) -> dict[str, Any]:
+    """What `["strength=15", "normalise=none"]` says: numbers and JSON are read, anything else is text.
+
+    Raises:
+        ValueError: a text is no NAME=VALUE, or a name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in found:
+            raise ValueError(f"--set {text!r}: expected NAME=VALUE, every name once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _runner_options() -> dict[str, inspect.Parameter]:
+    """An option for a runner's kind and for every setting in `_RUNNER`; its type and text are those of the field."""
+    hints: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for kind in KINDS.values():
+        hints |= typing.get_type_hints(kind, include_extras=True)
+        for one in kind.__mro__:
+            texts |= _texts(one)
+    options: dict[str, Any] = {
+        "kind": Annotated[
+            str | None, typer.Option("--runner", metavar="KIND", callback=_known_kind, help=texts.get("kind"))
+        ]
+    }
+    for name, (flag, metavar) in _RUNNER.items():
+        value, least = _value(hints[name])
+        options[name] = Annotated[value | None, typer.Option(flag, metavar=metavar, min=least, help=texts.get(name))]
+    return {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=option, default=None)
+        for name, option in options.items()
+    }
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """The first sentence on each of a class's attributes."""
+    listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("\nAttributes:\n")[2]
+    found = {name: " ".join(text.split()) for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.M)}
+    return {name: f"{text[0].upper()}{text[1:].split('. ')[0].removesuffix('.')}." for name, text in found.items()}
+
+
+def _value(hint: Any) -> tuple[Any, int | None]:
+    """What the annotation of a field says: the type of its value, and the least whole number that it may be.
+
+    Whatever else it may not be, the runner refuses.
+    """
+    members = typing.get_args(hint)
+    given = members[0] if type(None) in members else hint
+    value, *bounds = typing.get_args(given) or [given]
+    least: Any = next((one.ge for one in bounds if isinstance(one, Ge)), None) if value is int else None
+    return (str if value is Any else value), least
+
+
+def _known_kind(kind: str | None) -> str | None:
+    if kind is not None and kind not in KINDS:
+        said = f"{kind!r} is none of {', '.join(KINDS)}{near(kind, tuple(KINDS))}"
+        raise typer.BadParameter(said, param_hint="--runner")
+    return kind

@@ -11,13 +11,12 @@ group with one width; blocks that may be dropped form stages; several input side
     small = build(model, space, candidate)
 
 Start at `space.py`. Tracing goes through `tracing/` (which uses `graph/`, `channels/`, `cutting/` and `costs/`), a
-candidate's network through `networks/build.py`; `repair.py` and `allocation.py` find candidates within limits.
+candidate's network through `networks/build.py`; `limits.py` and `allocation.py` find candidates within limits.
 """
 
 from typing import TYPE_CHECKING
 
 from ..lazy import face
-from .repair import repair, within  # not late: the name `repair` would be found as the module's
 
 if TYPE_CHECKING:
     from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
     from .graph.network import as_call
+    from .limits import repair, within
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
     from .networks.masked import verify

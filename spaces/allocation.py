@@ -8,7 +8,7 @@ import numpy as np
 
 from .candidate import Candidate, Encoded
 from .cutting.tensors import Scores
-from .repair import check_limits, repair, within
+from .limits import check_limits, repair, within
 from .space import Space
 
 NORMALISATIONS = ("none", "mean", "max", "macs")

@@ -13,7 +13,7 @@ import numpy as np
 from .budget import Budget
 from .candidate import Axis
 from .graph.network import Side
-from .repair import Costed
+from .limits import Costed
 
 if TYPE_CHECKING:
     from .channels.layout import Group

@@ -9,7 +9,7 @@ import numpy as np
 from .allocation import normalised, threshold_family
 from .candidate import Candidate
 from .cutting.tensors import Scores
-from .repair import repair
+from .limits import repair
 from .space import Space
 
 Draw = Callable[[np.random.Generator], Candidate]

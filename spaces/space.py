@@ -21,7 +21,7 @@ from .cutting.tensors import Scores, check_scores, l2_scores
 from .describe import describe
 from .examples import ByName, fitted, made, nested
 from .graph.network import Examples, Side
-from .repair import check_limits, check_within, repair
+from .limits import check_limits, check_within, repair
 from .tracing.options import arguments as arguments_of
 from .tracing.options import checked, identity
 
@@ -355,7 +355,7 @@ class Space:
     def repair(
         self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
     ) -> Candidate:
-        """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
+        """The candidate, or the nearest smaller one within the limits; see `spaces.limits`."""
         return repair(self, candidate, limits, costs)
 
     def check_limits(self, limits: Mapping[str, float]) -> None:

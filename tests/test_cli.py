@@ -427,6 +427,14 @@ def test_the_study_file_survives_writing(folder, tmp_path):
         assert config.read(tmp_path / "study.toml") == file
 
 
+def test_odd_arguments_survive_writing(folder, tmp_path):
+    odd = {"a b": [1, 2.5, {"x": 'é"\\😀\n'}], "none": {}, "much": float("inf"), "little": 1e-7}
+    file = config.read(folder / "study.toml")
+    file = file.model_copy(update={"model": file.model.model_copy(update={"arguments": odd})})
+    (tmp_path / "study.toml").write_text(file.to_toml(), encoding="utf-8")
+    assert config.read(tmp_path / "study.toml").model.arguments == odd
+
+
 def test_shipped_study_files_are_found_by_name():
     assert config.shipped() == ["fashion-mnist", "mnist"]
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationError
 
 from ...evaluators import Latency, Training
@@ -38,7 +39,7 @@ from .data import Data
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, ser_json_inf_nan="constants")
 
 
 def _is_place(name: str) -> str:
@@ -239,12 +240,7 @@ class StudyFile(_Table):
         tables["runner"] = {"kind": self.runner.kind} | tables["runner"]
         if "storage" in tables["study"]:
             tables["study"]["storage"] = without_password(tables["study"]["storage"])
-        plain = {name: value for name, value in tables.items() if not isinstance(value, dict)}
-        lines = [f"{_key(name)} = {_toml(value)}" for name, value in plain.items()]
-        for name, table in tables.items():
-            if name not in plain and table:
-                lines += ["", f"[{name}]", *(f"{_key(key)} = {_toml(v)}" for key, v in table.items())]
-        return "\n".join(lines) + "\n"
+        return tomli_w.dumps({name: value for name, value in tables.items() if value != {}})
 
 
 def read(name: str | Path) -> StudyFile:
@@ -363,18 +359,3 @@ def _classes(hint: Any) -> Iterator[Any]:
         yield hint
     for inner in typing.get_args(hint):
         yield from _classes(inner)
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML; JSON's texts and numbers are TOML's."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(v)}" for key, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value)
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)

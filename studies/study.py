@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Never, final
+from typing import TYPE_CHECKING, Any, Never, final
 
-import pandas as pd
-from torch import nn
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
 
-from ..evaluators import Latency, Task, Training
-from ..pruners import Method
-from ..search import SamplerFactory
-from ..spaces import Budget, Space
-from .disk.weights import ModelSource
-from .drivers.exporting import Export
-from .drivers.limits import Limits
-from .drivers.making import Parts, check_moved, found, made
-from .drivers.own_loop import OwnLoop
-from .drivers.run import running
-from .look import Look
-from .proposals.pruning import method_named
-from .proposals.seeds import Aim, Seed
-from .runners.executor import Executor
-from .runners.kinds import executor
-from .settings.determinism import reproducible
-from .settings.runner import Runner
-from .settings.search import Search, settings_to_json
-from .trials.events import Listener
-from .trials.front import front_table, on_front, trial_table
-from .trials.outcome import Outcome
-from .trials.trial import Trial
-from .views.status import Status, status_of
+    from ..evaluators import Latency, Task, Training
+    from ..pruners import Method
+    from ..search import SamplerFactory
+    from ..spaces import Budget, Space
+    from .disk.weights import ModelSource
+    from .drivers.making import Parts
+    from .drivers.own_loop import OwnLoop
+    from .look import Look
+    from .proposals.seeds import Seed
+    from .runners.executor import Executor
+    from .settings.runner import Runner
+    from .settings.search import Search
+    from .trials.events import Listener
+    from .trials.outcome import Outcome
+    from .trials.trial import Trial
+    from .views.status import Status
 
-logger = logging.getLogger("secateur")
+# What a method needs is imported when it is called: the name `secateur.Study` alone loads a few files, not the house.
 
 
 @final
@@ -59,6 +52,8 @@ class Study:
 
     def __init__(self, parts: Parts) -> None:
         """Use `Study.create` or `Study.open`."""
+        from .drivers.limits import Limits
+
         engine = parts.engine
         self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
         self.search, self.training, self.latency = engine.search, engine.training, engine.latency
@@ -109,21 +104,22 @@ class Study:
             ValueError: a setting is off, a budget is out of reach, or the space is not of this model.
             TypeError: an argument of another type.
         """
+        from .drivers.making import check_moved, made
+
         check_moved(moved)
-        return cls(
-            made(
-                Path(path),
-                model=model,
-                task=task,
-                space=space,
-                budget=budget,
-                search=search,
-                training=training,
-                latency=latency,
-                storage=storage,
-                artifacts=artifacts,
-            )
+        parts = made(
+            Path(path),
+            model=model,
+            task=task,
+            space=space,
+            budget=budget,
+            search=search,
+            training=training,
+            latency=latency,
+            storage=storage,
+            artifacts=artifacts,
         )
+        return cls(parts)
 
     @classmethod
     def open(
@@ -154,17 +150,12 @@ class Study:
             FileNotFoundError: there is no study.
             ValueError: it is another study's folder, damaged or read-only, or the budget is out of reach.
         """
-        return cls(
-            found(
-                Path(path),
-                model=model,
-                task=task,
-                budget=budget,
-                sampler=sampler,
-                evaluator=evaluator,
-                storage=storage,
-            )
+        from .drivers.making import found
+
+        parts = found(
+            Path(path), model=model, task=task, budget=budget, sampler=sampler, evaluator=evaluator, storage=storage
         )
+        return cls(parts)
 
     @staticmethod
     def look(path: str | Path, *, storage: str | None = None) -> Look:
@@ -178,6 +169,8 @@ class Study:
             FileNotFoundError: there is no study.
             ValueError: it is damaged, or of another version.
         """
+        from .look import Look
+
         return Look(path, storage=storage)
 
     # --- searching ----------------------------------------------------------------------------------------------------
@@ -207,6 +200,9 @@ class Study:
             ConnectionError: the storage stayed away; nothing that was told is lost.
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
+        from .drivers.run import running
+        from .runners.kinds import executor
+
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
         limits = partial(self._limits_of.resolve, self.budget, progress)
@@ -274,6 +270,10 @@ class Study:
         Raises:
             ValueError: the method is unknown or can't do what is asked.
         """
+        from .proposals.pruning import method_named
+        from .proposals.seeds import Aim
+        from .settings.determinism import reproducible
+
         known = {name: limit for name, limit in self.limits().items() if name != "latency_ms"}
         aim = Aim(limits=known if limits is None else limits)
         asked = method_named(method) if isinstance(method, str) else method
@@ -290,6 +290,8 @@ class Study:
 
     @property
     def _own_loop(self) -> OwnLoop:
+        from .drivers.own_loop import OwnLoop
+
         if self._looping is None or self._looping.budget != self.budget:
             self._looping = OwnLoop(self._engine, self._limits_of, self.budget)
         return self._looping
@@ -302,17 +304,24 @@ class Study:
 
     def trials(self) -> pd.DataFrame:
         """A row a trial, in number order, running ones included."""
+        from .trials.front import trial_table
+
         self._ledger.refresh()
         return trial_table(self._ledger.trials, self.space.axes, self.limits())
 
     def front(self) -> pd.DataFrame:
         """The non-dominated trials within the budget, cheapest first; empty where none is."""
+        from .trials.front import front_table, on_front
+
         self._ledger.refresh()
         front = on_front(self._ledger.trials, self.search.objectives, self.limits())
         return front_table(front, self.space.axes)
 
     def status(self) -> Status:
         """Where the study stands; `as_dict` gives plain values."""
+        from .settings.search import settings_to_json
+        from .views.status import status_of
+
         self._ledger.refresh()
         return status_of(
             self.path,
@@ -381,6 +390,8 @@ class Study:
             FileExistsError: `to` exists; nothing was trained.
             ValueError: no trial fits the pick.
         """
+        from .drivers.exporting import Export
+
         export = Export(self._engine, self._limits_of, self.budget, self._mirror)
         return export(Path(to), pick, finetune_epochs, progress, formats, finalists, notes or {})
 

@@ -235,7 +235,7 @@ BAD_FILES = {
     '[model]\nfactory = "cli_tiny:Tiny"\ncheckpoint = "gone.pt"\n{data}': "gone.pt does not exist",
     '[model]\nfactory = "cli_tiny:Tiny"\ncheckpoint = "pickle.pt"\n{data}': "is not unpickled",
     'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "gone.npz"': "gone.npz does not exist",
-    'model = "cli_tiny:Tiny"\n[data]\nreader = "zip"': "reader is 'zip'; expected one of",
+    'model = "cli_tiny:Tiny"\n[data]\nreader = "zip"': "reader 'zip' is not known; expected one of mnist5k",
     'model = "cli_tiny:Tiny"\n[data]\naugment = {{ shitf = 1 }}': "[data] augment: unknown key 'shitf'; did you mean",
     'model = "cli_tiny:Tiny"\ndata = "cli_tiny:number"': "gave a int without fingerprint",
     'model = "cli_tiny:Tiny"\n[data]\nreader = "npz"\npath = "images.npz"\nclasses = 1': "label",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +44,7 @@ def face(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
 
 def homes(package: str) -> dict[str, str]:
     """The names under `if TYPE_CHECKING:` in a package's source, and the module that each is imported from."""
-    source = sys.modules[package].__spec__.loader.get_source(package)  # type: ignore[union-attr]
+    source = inspect.getsource(sys.modules[package])
     blocks = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
     found = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
     return {name.name: "." * node.level + (node.module or "") for node in found for name in node.names}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, Protocol, TypeGuard, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -243,4 +243,4 @@ def check_method(method: Any) -> Pruner | TrainingPruner:
         inspect.signature(getattr(method, call)).bind(None)
     except TypeError as error:
         raise TypeError(f"{kind}.{call} does not take one argument, the request: {error}") from None
-    return method  # type: ignore[no-any-return]
+    return cast("Pruner | TrainingPruner", method)

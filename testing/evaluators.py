@@ -64,7 +64,12 @@ class EvaluatorContract:
     def test_it_ends_where_it_is_told_to(self) -> None:
         """Where it reports rungs: an early stop is one, and says where."""
         seen: list[str] = []
-        result = self._result(report=lambda rung, error: not seen.append(rung))  # type: ignore[func-returns-value]
+
+        def report(rung: str, error: float) -> bool:
+            seen.append(rung)
+            return True
+
+        result = self._result(report=report)
         if seen:
             assert result.rung == seen[0] and len(seen) == 1, f"told to end at {seen[0]}, it went on to {seen[1:]}"
 

@@ -142,7 +142,7 @@ class OwnLoop:
         while self.epoch < self.epochs:
             for batch in self.examples.batches:
                 self.optimizer.zero_grad()
-                self.examples.loss_of(self.model, batch).backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(self.examples.loss_of(self.model, batch))
                 self._call("after_backward")
                 self.optimizer.step()
                 self.step += 1

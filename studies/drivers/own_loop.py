@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import SupportsFloat, final
 
 from ...spaces import Budget
 from ..outcomes.work import Job, perform
@@ -107,10 +107,9 @@ class OwnLoop:
 
 def _scored(error: object) -> Outcome:
     """The outcome that a bare error stands for."""
-    try:
-        value = float(error)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise TypeError(f"outcome is a {type(error).__name__}; expected an error to minimise, or an Outcome") from None
+    if not isinstance(error, SupportsFloat):
+        raise TypeError(f"outcome is a {type(error).__name__}; expected an error to minimise, or an Outcome")
+    value = float(error)
     if not math.isfinite(value):
         return Failed(reason=f"the error is {value}, not a finite number")
     return Scored(error=value)

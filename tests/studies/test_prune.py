@@ -102,7 +102,7 @@ def test_bad_usage_is_one_line(run, folder, tmp_path, capsys):
     prunes = ["prune", run, "--method", "l1", "--out", out]
     assert "reachable are" in refused(capsys, *prunes, "--budget", "macs=10")
     assert "finetune_epochs=-1" in refused(capsys, *prunes, "--finetune-epochs", "-1")
-    assert "pruning_epochs is 0" in refused(capsys, *prunes, "--epochs", "0")
+    assert "pruning_epochs=0: expected at least 1" in refused(capsys, *prunes, "--epochs", "0")
     assert "does not exist" in refused(capsys, "prune", "nowhere.toml", "--method", "l1", "--out", out)
     (folder / "free.toml").write_text(STUDY.format(module="prune_tiny").replace("macs = 0.6", ""))
     assert "l1 needs a budget" in refused(capsys, "prune", folder / "free.toml", "--method", "l1", "--out", out)

@@ -146,3 +146,17 @@ def test_real_training_in_a_loop_of_ones_own(tmp_path):
     loop(by_hand, 5)
     assert by_hand.trials()[SAME].equals(by_run.trials()[SAME])
     assert by_hand.tell(by_hand.ask(), Failed(reason="no power")).outcome == Failed(reason="no power")
+
+
+def test_what_a_method_proposes_is_tried_with_its_own_ranking_and_asked_once(tmp_path):
+    study = create(tmp_path / "s", sampler="random", seeds=("full",))
+    said = []
+    seed = study.propose("l1", progress=said.append)
+    assert seed == reopen(tmp_path / "s").propose("l1", progress=said.append) and len(said) == 1
+    assert SPACE.cost_table([seed.candidate])["macs"][0] <= study.limits()["macs"]
+    study.enqueue(seed)
+    trial = study.ask()
+    assert (trial.source, trial.candidate, trial.ranking) == ("enqueued", seed.candidate, seed.ranking)
+    assert trial.ranking.startswith("l1:")
+    study.tell(trial, 0.5)
+    assert Study.look(study.path).trials().ranking[0] == seed.ranking

@@ -94,7 +94,7 @@ class Study:
             latency: how networks are timed; `Latency()` when None: one example, the study's threads and dtype.
             storage: URL of where the trials are kept; an SQLite file in the folder when None. `"journal:PATH"` is a
                 file for network file systems, a relative path in the folder; `"postgresql://USER@HOST/DATABASE"` and
-                `mysql` are servers, which several drivers may share. A password in it is used and never written down.
+                `mysql` are servers, shared by `ask` and `tell`. A password in it is used and never written down.
             artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
                 are copied there too, and fetched from there where the folder lacks them.
             moved: nothing; what `Search` has now is refused.

@@ -93,7 +93,7 @@ class AskTell:
                     self._close(self._batch_of(trial.number))
 
     def batch_is_open(self) -> bool:
-        """Whether the next trial begins a batch while one before is not told: whoever waits makes no guess."""
+        """Whether the next trial begins a batch while one before is not told: a run then waits."""
         number = len(self._ledger.trials)
         return number % self._batch == 0 and not all(trial.told for trial in self._ledger.trials[-self._batch :])
 

@@ -278,7 +278,7 @@ class Study:
         aim = Aim(limits=known if limits is None else limits)
         asked = method_named(method) if isinstance(method, str) else method
         with reproducible(self.search.threads, self.search.torch_device):
-            return self._engine.planter(progress).ask(asked, aim)
+            return self._engine.seed_maker(progress).ask(asked, aim)
 
     def evaluate(self, trial: Trial | int) -> Outcome:
         """What becomes of a running trial, found here as `run` would; nothing is told.

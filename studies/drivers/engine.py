@@ -23,10 +23,10 @@ from ..outcomes.latency import Latencies, LatencyGate
 from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
 from ..outcomes.work import Work
-from ..proposals.planter import Planter
 from ..proposals.proposer import Proposer
 from ..proposals.proxies import RankingProxy, proxy_table
 from ..proposals.pruning import Pruning, method_named
+from ..proposals.seed_maker import SeedMaker
 from ..proposals.seeds import Aim, Seeds
 from ..settings.search import SHARED, Search
 from ..trials.events import Listener
@@ -138,19 +138,19 @@ class Engine:
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
-        planter = self.planter(progress)
+        seed_maker = self.seed_maker(progress)
         return Proposer(
             problem=self.problem(limits),
             factory=self.search.factory,
-            seeds=Seeds(self.search.seeds, self.space, limits, planter),
+            seeds=Seeds(self.search.seeds, self.space, limits, seed_maker),
             ranking=self.ranking,
             fidelity=self.search.fidelity,
             weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
         )
 
-    def planter(self, progress: Listener | None) -> Planter:
+    def seed_maker(self, progress: Listener | None) -> SeedMaker:
         """Makes seeds."""
-        return Planter(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
+        return SeedMaker(pruning=self.pruning, artifacts=self.artifacts, scores=self.scores, say=progress)
 
     def work(self, limits: Mapping[str, float]) -> Work:
         """What turns trials into outcomes, here or elsewhere."""

@@ -15,7 +15,7 @@ from ..disk.artifacts import INHERITED, PARENT
 from ..settings.determinism import seed_of
 from ..trials.outcome import Skipped
 from ..trials.trial import ENQUEUED, REFERENCE, Trial
-from .mirror import Mirror
+from .sampler_view import SamplerView
 from .seeds import Seed
 
 Kind = tuple[str, str, str]
@@ -48,7 +48,7 @@ class Proposer:
     ) -> None:
         self._problem = problem
         self._space = problem.space
-        self._mirror = Mirror(problem, factory)
+        self._view = SamplerView(problem, factory)
         self._seeds = seeds
         self._limits = dict(problem.limits)
         self._kind = (ranking, weights, fidelity)
@@ -64,30 +64,30 @@ class Proposer:
         """
         for source, asked, candidate, kind in self._wishes(number, enqueued):
             if not self._is_taken(candidate, kind):
-                memory = self._mirror.settle(number, candidate, forget=_untrue(source, asked, candidate))
+                memory = self._view.resolve(number, candidate, forget=_untrue(source, asked, candidate))
                 return self._keep(self._trial(number, source, asked, candidate, kind, memory))
         return None
 
     def recall(self, trial: Trial) -> Trial:
         """Take a trial of the ledger for one of the present batch."""
-        self._mirror.replay(trial)
+        self._view.replay(trial)
         return self._keep(trial)
 
     def after(self, trial: Trial) -> dict[str, object]:
         """What the sampler notes on a trial that just ended."""
-        return self._mirror.after(trial)
+        return self._view.after(trial)
 
     def close(self, batch: Iterable[Trial]) -> None:
         """A batch is told, whole: samplers see its outcomes from now on."""
         batch = list(batch)
         for trial in batch:
             self._keep(trial)
-        self._mirror.close(batch, self._limits)
+        self._view.close(batch, self._limits)
 
     def _wishes(self, number: int, enqueued: Sequence[Seed]) -> Iterator[tuple[str, Candidate, Candidate, Kind]]:
         """Source, asked and repaired candidate, and how it is built, best first."""
         # A sampler is asked even where a seed is tried: a genetic one enters its generations only this way.
-        asked = self._mirror.ask(number, 0)
+        asked = self._view.ask(number, 0)
         seed = self._seeds(number - self._enqueued)  # what was enqueued takes no seed's place
         for source, one in [*((ENQUEUED, one) for one in enqueued), *([] if seed is None else [("seed", seed)])]:
             candidate = one.candidate
@@ -96,12 +96,12 @@ class Proposer:
             yield f"seed:{one.name}" if source == "seed" else source, one.candidate, candidate, self._planted(one)
         for attempt in range(1, _ATTEMPTS + 1):
             # A reference teaches the sampler what lies beyond the budget; it never counts as found.
-            reference = self._mirror.noted(number, "reference")
+            reference = self._view.noted(number, "reference")
             candidate = self._space.canonical(asked) if reference else self._problem.repair(asked)
             source = REFERENCE if reference else "sampler"
             yield source, asked, candidate, self._asked_kind(number, asked == candidate)
             if attempt < _ATTEMPTS:
-                asked = self._mirror.ask(number, attempt)
+                asked = self._view.ask(number, attempt)
         random = np.random.default_rng(seed_of(self._problem.seed, number, _ATTEMPTS))
         kind = self._asked_kind(number, False)
         for near in self._around(self._problem.repair(asked), random):
@@ -115,7 +115,7 @@ class Proposer:
     def _asked_kind(self, number: int, as_asked: bool) -> Kind:
         """How the sampler wants its candidate built; a parent's weights fit what it asked for and nothing else."""
         ranking, weights, fidelity = self._kind
-        wanted = self._mirror.noted(number, "weights")
+        wanted = self._view.noted(number, "weights")
         if wanted is None or (wanted.startswith(PARENT) and not as_asked):
             return self._kind
         return ranking, wanted, fidelity

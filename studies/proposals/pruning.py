@@ -1,4 +1,4 @@
-"""Runs methods of the literature on a study's network and data: alone (`Pruning.propose`), or as seeds (`Planter`)."""
+"""Runs methods of the literature on a study's network and data: alone, or as seeds (`SeedMaker`)."""
 
 from __future__ import annotations
 

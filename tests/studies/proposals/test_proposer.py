@@ -10,8 +10,8 @@ from landscapes import tiny_net, tiny_space
 from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem
 from secateur.spaces import threshold_candidate, within
-from secateur.studies.proposals.mirror import Mirror
 from secateur.studies.proposals.proposer import Proposer
+from secateur.studies.proposals.sampler_view import SamplerView
 from secateur.studies.proposals.seeds import Seed, Seeds
 from secateur.studies.settings.determinism import seed_of
 from secateur.studies.trials.outcome import Scored
@@ -97,11 +97,11 @@ def test_each_attempt_and_each_proposal_finds_nothing_that_another_noted():
             study._storage.set_study_system_attr(study._study_id, "study", 1)
             study._storage.set_trial_system_attr(trial._trial_id, f"note {len(found)}", 1)
 
-    mirror = Mirror(Problem(space=SPACE), lambda seed, problem: Noting(seed=seed))
+    view = SamplerView(Problem(space=SPACE), lambda seed, problem: Noting(seed=seed))
     for attempt in range(3):
-        asked = mirror.ask(0, attempt)
-    assert mirror.settle(0, asked) == {"note 3": 1}
-    mirror.ask(1, 0)
+        asked = view.ask(0, attempt)
+    assert view.resolve(0, asked) == {"note 3": 1}
+    view.ask(1, 0)
     assert found == [({}, {})] * 4
 
 

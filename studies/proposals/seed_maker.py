@@ -18,7 +18,7 @@ from .seeds import Aim, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planter:
+class SeedMaker:
     """Makes a study's seeds, and keeps in its folder what methods proposed: nothing is asked twice.
 
     Attributes:

@@ -25,7 +25,7 @@ from ..trials.storage import quiet
 from ..trials.trial import Trial
 
 
-class Mirror:
+class SamplerView:
     """A sampler's view of a study; trials enter as running, in number order, and are closed a batch at a time."""
 
     def __init__(self, problem: Problem, factory: SamplerFactory) -> None:
@@ -36,7 +36,7 @@ class Mirror:
         self._distributions = distributions(self._axes)
         self._storage = _Forgetful()
         with quiet():
-            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "mirror")
+            self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "sampler view")
 
     def ask(self, number: int, attempt: int) -> Candidate:
         """What a fresh sampler wants to try as trial `number`, the next one; attempts count from 0."""
@@ -61,7 +61,7 @@ class Mirror:
         """What a sampler of ours noted under a key on the trial that was asked for; None where it did not."""
         return self._notes(self._trial_id(number)).get(NOTE + key)
 
-    def settle(self, number: int, candidate: Candidate, *, forget: str | None = None) -> dict[str, Any]:
+    def resolve(self, number: int, candidate: Candidate, *, forget: str | None = None) -> dict[str, Any]:
         """Give the trial that was asked for its final parameters; returns what the sampler noted on it.
 
         Args:
@@ -125,7 +125,7 @@ class Mirror:
     def _view(self, sampler: BaseSampler) -> Study:
         """A new object each time: Optuna caches the trials within one, and only its own ask and tell clear that."""
         self._storage.forget()
-        return optuna.load_study(study_name="mirror", storage=self._storage, sampler=sampler, pruner=NopPruner())
+        return optuna.load_study(study_name="sampler view", storage=self._storage, sampler=sampler, pruner=NopPruner())
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)

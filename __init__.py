@@ -11,7 +11,7 @@ from secateur.lazy import face
 if TYPE_CHECKING:
     from secateur.evaluators import Classification, Latency, Segmentation, Task, Training
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
-    from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load
+    from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.study_files import data, networks
 else:
     __getattr__, __dir__ = face(__name__)
@@ -41,5 +41,6 @@ __all__ = [
     "data",
     "load",
     "networks",
+    "save",
     "verify",
 ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .cutting.tensors import Scores, check_scores, copied, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
-    from .graph.network import as_call
+    from .graph.network import as_call, plain
     from .limits import repair, within
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
@@ -64,6 +64,7 @@ __all__ = [
     "inherited",
     "named_tensors",
     "normalised",
+    "plain",
     "repair",
     "stays",
     "threshold_candidate",

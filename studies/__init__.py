@@ -18,7 +18,7 @@ from ..lazy import face
 
 if TYPE_CHECKING:
     from .disk.files import FormatError
-    from .exports.model import load
+    from .exports.model import load, save
     from .look import Look
     from .settings.runner import Processes, Ray, Runner, Serial, Tune
     from .settings.search import Search
@@ -42,4 +42,5 @@ __all__ = [
     "Trackers",
     "Tune",
     "load",
+    "save",
 ]

@@ -378,7 +378,8 @@ class Study:
                 `Budget`: the best that meets it.
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
             progress: told of every `Epoch` and of every network `Trained` and `Exported`; see `trials/events.py`.
-            formats: some of `"safetensors"`, `"pt2"` (both always written) and `"onnx"`; all that can be when None.
+            formats: some of `"safetensors"` (always written), `"pt2"` and `"onnx"`; all that can be when None, and the
+                record of each network says why one is left out.
             finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for
                 `short_epochs`, the better half of them four times as long, and so on while that is no more than half
                 of the last training, to find the best of them. More than 1 is worth it where a search has scored

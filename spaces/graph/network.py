@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -115,6 +115,17 @@ def as_call(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(examples, (tuple, list)):
         return tuple(examples), {}
     raise TypeError(f"example_inputs is a {type(examples).__name__}; expected a tensor, or a tuple or dict of tensors")
+
+
+def plain(outputs: Any) -> Any:
+    """What a forward returns, in tuples, lists and dicts: of dataclasses and mappings of every kind their entries."""
+    if isinstance(outputs, Mapping):
+        return {name: plain(value) for name, value in outputs.items()}
+    if is_dataclass(outputs) and not isinstance(outputs, type):
+        return {field.name: plain(getattr(outputs, field.name)) for field in fields(outputs)}
+    if isinstance(outputs, (tuple, list)):
+        return (list if isinstance(outputs, list) else tuple)(plain(value) for value in outputs)
+    return outputs
 
 
 def flat_examples(examples: Examples) -> list[Tensor]:

@@ -20,6 +20,7 @@ from ...spaces import Budget, Space, build
 from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import new_folder, to_json, write
 from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
+from ..exports.conversion import rehearse
 from ..settings.identity import fingerprint, ranking_name
 from ..settings.search import EVALUATORS, LADDER, Search, evaluator_name, settings_from_json, settings_to_json
 from ..trials.folder import (
@@ -70,6 +71,8 @@ def made(
     mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
     model, base = copy.deepcopy(model), state_of(model)
     build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
+    if not space.as_graph:  # a graph is a program already
+        rehearse(model, space.inputs(model, space.full, batch=2))
     kept = fingerprint(base, space, task, search, training, latency)
     described = {
         "format": FORMAT,

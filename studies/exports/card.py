@@ -9,8 +9,8 @@ from typing import Any
 _FILES = {
     "config.json": "what was cut, costs, errors, preprocessing, versions, and how each file was verified",
     "model.safetensors": "weights, for `sc.load(folder, model=full_network)`: your own class, to train further",
-    "model.pt2": "the program with its weights, for `sc.load(folder)`: runs without your class, any batch",
-    "model.onnx": "the same for ONNX runtimes, weights inside, any batch",
+    "model.pt2": "the program with its weights, for `sc.load(folder)`: runs without your class",
+    "model.onnx": "the same for ONNX runtimes, weights inside",
 }
 
 
@@ -74,8 +74,10 @@ def _table(title: str, values: Any) -> list[str]:
 
 
 def _figure(verified: Mapping[str, Any], name: str) -> str:
-    found = verified.get(name.rpartition(".")[2])
-    if not isinstance(found, Mapping) or "left_out" in found:
+    found = dict(verified.get(name.rpartition(".")[2], {"left_out": ""}))
+    if "left_out" in found:
         return ""
+    fixed = found.pop("fixed_batch", None)
+    batch = "" if name == "model.safetensors" else "; any batch" if fixed is None else f"; a batch of {fixed} only"
     worst = max(found.values(), default=0.0)
-    return f" (differs from the network in memory by at most {worst:.1g} of the largest output)"
+    return f" (differs from the network in memory by at most {worst:.1g} of the largest output{batch})"

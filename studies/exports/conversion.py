@@ -1,13 +1,16 @@
-"""From a network to a program with a free batch: `torch.export`, and ONNX from that."""
+"""From a network to a program with a free batch, or a fixed one: `torch.export`, and ONNX from that."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +18,175 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...spaces import as_call
+from ...spaces import as_call, plain
 from ...spaces.graph.modes import DataAsDetached
+from ...spaces.graph.network import Examples
 from ..disk.files import write
-from .verification import Example, Verification
+from .program import read_program
+from .verification import BATCHES, Verification, batch_of, called
 
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PROGRAMS = ("pt2", "onnx")
+FORMATS = ("safetensors", *PROGRAMS)
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 _log = logging.getLogger("secateur")
 
 
-def export_program(network: nn.Module, example: Example) -> torch.export.ExportedProgram:
-    """The network as a program that takes any batch; `example` holds a batch of 2 (1 would be written in).
+@dataclass(frozen=True)
+class Converted:
+    """A network as a program of `torch.export`.
+
+    Attributes:
+        program: takes any batch, or `batch`.
+        batch: the only batch that it takes; None: any.
+        outputs: the names of its output tensors, in order, as the network returns them.
+    """
+
+    program: torch.export.ExportedProgram
+    batch: int | None
+    outputs: tuple[str, ...]
+
+
+def convert(network: nn.Module, example: Examples, batch: int | None) -> Converted:
+    """The network as a program; what it returns by name (a dataclass, a subclass of dict) is a plain dict there.
+
+    Args:
+        network: in eval mode.
+        example: inputs with a batch of 2.
+        batch: the batch that is written in; None: it is free.
 
     Raises:
-        ValueError: torch cannot export the network, or only with a fixed batch.
+        ValueError: torch cannot export the network, or not so.
     """
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, as_call(example))
-    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for tensor in pytree.tree_leaves((args, kwargs)):
-        if isinstance(tensor, Tensor) and tensor.ndim:
-            shapes[tensor] = {0: torch.export.Dim("batch")}
+    if batch is not None:
+        args, kwargs = batch_of((args, kwargs), batch, noise=False)
     try:
         with torch.no_grad(), warnings.catch_warnings(), DataAsDetached():
             # torch warns about its own deprecated pytree calls, and repeats the warnings of the user's forward.
             warnings.simplefilter("ignore")
-            dynamic = shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]
-            program = torch.export.export(network, args, kwargs, dynamic_shapes=dynamic)
+            plainly, names = _plainly(network, args, kwargs)
+            shapes = _free_batch(plainly, args, kwargs) if batch is None else None
+            program = torch.export.export(plainly, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # whatever the user's forward and the exporter raise
         raise ValueError(
-            f"{type(network).__name__} cannot be exported with a free batch by torch {torch.__version__}: "
-            f"{str(error).strip()[:500]}"
+            f"{type(network).__name__} cannot be exported with a {'free' if batch is None else 'fixed'} batch by torch "
+            f"{torch.__version__}: {str(error).strip()[:500]}"
         ) from error
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths and lines of the user's sources, in every file made from this
-    return program
+    return Converted(program, batch, names)
+
+
+class Programs:
+    """Writes a network's programs, each with a free batch where that can be, and with a fixed one where it cannot."""
+
+    def __init__(self, network: nn.Module, example: Examples, figures: Verification) -> None:
+        self._network, self._example, self._figures = network, example, figures
+        self._converted: dict[int | None, Converted] = {}
+
+    def write(self, path: Path, notes: Mapping[str, str], *, required: bool) -> None:
+        """Convert, write, read back and compare.
+
+        Args:
+            path: such as model.onnx.
+            notes: metadata of an ONNX file.
+            required: whether it is an error that the network cannot be converted; the record says so otherwise.
+
+        Raises:
+            ValueError: it is `required`, and cannot be converted.
+            RuntimeError: what was written gives other outputs.
+        """
+        kind = path.suffix.removeprefix(".")
+        errors: list[Exception] = []
+        for batch in (None, self._figures.batches[0]):
+            try:
+                made = self._of(batch)
+                write(path, program_bytes(made.program) if kind == "pt2" else onnx_model(made, notes))
+                run = called(read_program(path)) if kind == "pt2" else onnx_runner(path)
+                run(self._figures.inputs[self._figures.batches[0]])
+            except OSError:
+                raise
+            except Exception as error:  # of many kinds: an operator or dtype that a format lacks, 2 GiB exceeded
+                path.unlink(missing_ok=True)
+                errors.append(error)
+                continue
+            if batch is not None:
+                _log.warning("%s takes a batch of %d only (%s)", path.name, batch, _first_line(errors[0]))
+            self._figures.compare(kind, run, batch)
+            return
+        if required:
+            raise ValueError(
+                f"the network cannot be written as {kind} ({_first_line(errors[0])}); leave {kind} out of the formats"
+            ) from errors[0]
+        _log.warning("%s is left out (%s)", path.name, _first_line(errors[0]))
+        self._figures.found[kind] = {"left_out": _first_line(errors[0])}
+
+    def _of(self, batch: int | None) -> Converted:
+        if batch not in self._converted:
+            self._converted[batch] = convert(self._network, self._example, batch)
+        return self._converted[batch]
+
+
+def rehearse(model: nn.Module, example: Examples) -> None:
+    """Say before a search which formats its networks cannot be exported to, or only with a fixed batch.
+
+    Args:
+        model: the full network; it is left as it is.
+        example: its inputs, with a batch of 2.
+    """
+    network = copy.deepcopy(model).cpu().eval()
+    example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
+    reasons = []
+    for batch in (None, BATCHES[0]):
+        try:
+            convert(network, example, batch)
+            break
+        except ValueError as error:
+            reasons.append(_first_line(error))
+    if len(reasons) == 1:
+        _log.warning("networks will be exported with a batch of %d only to pt2 and onnx (%s)", BATCHES[0], reasons[0])
+    if len(reasons) == 2:
+        _log.warning("networks will be exported to safetensors only, without pt2 and onnx (%s)", reasons[0])
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+
+
+def _free_batch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in pytree.tree_leaves((args, kwargs)):
+        if isinstance(tensor, Tensor) and tensor.ndim:
+            shapes[tensor] = {0: torch.export.Dim("batch")}
+    return shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _plainly(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network, so that it returns tuples, lists and dicts only, and the names of its output tensors."""
+    outputs = network(*pytree.tree_map_only(Tensor, torch.clone, args), **kwargs)
+    same = plain(outputs)
+    leaves = pytree.tree_leaves_with_path(same)
+    names = tuple(_output_name(path) for path, leaf in leaves if isinstance(leaf, Tensor))
+    if pytree.tree_structure(outputs) == pytree.tree_structure(same):
+        return network, names
+    around = nn.Module()
+    around.network, around.training = network, network.training
+
+    @functools.wraps(network.forward)  # names of inputs are those of its arguments
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return plain(network(*args, **kwargs))
+
+    around.forward = forward
+    return around, names
+
+
+def _output_name(path: tuple[Any, ...]) -> str:
+    """Such as "logits", "features.0", "output_1" or "output"."""
+    parts = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
+    return ".".join(["output_" + parts[0] if parts[0].isdigit() else parts[0], *parts[1:]]) if parts else "output"
 
 
 def program_bytes(program: torch.export.ExportedProgram) -> memoryview:
@@ -65,33 +201,38 @@ def program_bytes(program: torch.export.ExportedProgram) -> memoryview:
 
 def onnx_installed() -> bool:
     """Whether the `onnx` extra is there."""
-    return all(importlib.util.find_spec(name) is not None for name in ONNX_PACKAGES)
+    return all(importlib.util.find_spec(name) is not None for name in _ONNX_PACKAGES)
 
 
-def write_onnx(
-    path: Path, program: torch.export.ExportedProgram, example: Example, figures: Verification, *, required: bool
-) -> None:
-    """Convert, write and compare; what cannot be converted or run is an error only where it is `required`."""
-    try:
-        with _hushed():
-            converted = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False)
-        assert converted is not None  # dynamo=True gives a program
-        proto = converted.model_proto
-        _name_batch(proto)
-        write(path, proto.SerializeToString())
-        run = _onnx_runner(path)
-        run(figures.inputs[0])
-    except OSError:
-        raise
-    except Exception as error:  # of many kinds: an operator or dtype that ONNX or its runtime lacks, 2 GiB exceeded
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
-        path.unlink(missing_ok=True)
-        if required:
-            raise ValueError(f"the network cannot be converted to ONNX ({reason}); leave onnx out") from error
-        _log.warning("%s: model.onnx is left out (%s)", path.parent, reason)
-        figures.found["onnx"] = {"left_out": reason}
+def check_formats(formats: Sequence[str] | None) -> None:
+    """Raise a ValueError where formats are named that do not exist, or need an extra that is not installed."""
+    if formats is None:
         return
-    figures.compare("onnx", run)
+    if isinstance(formats, str) or any(name not in FORMATS for name in formats):
+        raise ValueError(f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first one is always written")
+    if "onnx" in formats and not onnx_installed():
+        raise ValueError(
+            f"the format onnx needs {', '.join(_ONNX_PACKAGES)}: pip install 'secateur[onnx]', or leave onnx out"
+        )
+
+
+def onnx_model(made: Converted, notes: Mapping[str, str]) -> bytes:
+    """The program for ONNX runtimes, weights inside.
+
+    Args:
+        made: the program.
+        notes: metadata of the file, texts by name.
+    """
+    with _hushed():
+        names = list(made.outputs)
+        converted = torch.onnx.export(made.program, dynamo=True, external_data=False, verbose=False, output_names=names)
+    assert converted is not None  # dynamo=True gives a program
+    proto = converted.model_proto
+    _name_batch(proto)
+    for key, text in notes.items():
+        proto.metadata_props.add(key=key, value=text)
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 def _name_batch(proto: Any) -> None:
@@ -105,7 +246,8 @@ def _name_batch(proto: Any) -> None:
                 dim.dim_param = "batch"
 
 
-def _onnx_runner(path: Path) -> Callable[[Example], list[Tensor]]:
+def onnx_runner(path: Path) -> Callable[[Examples], list[Tensor]]:
+    """An ONNX file as a function from inputs to its outputs in order, on one thread of the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -114,7 +256,7 @@ def _onnx_runner(path: Path) -> Callable[[Example], list[Tensor]]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 
-    def run(inputs: Example) -> list[Tensor]:
+    def run(inputs: Examples) -> list[Tensor]:
         arrays = [leaf.numpy() for leaf in pytree.tree_leaves(as_call(inputs)) if isinstance(leaf, Tensor)]
         return [torch.as_tensor(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))]
 

@@ -29,15 +29,14 @@ from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
 from ..trials.front import front_table
 from ..trials.trial import Trial
+from .conversion import check_formats
 from .finalists import rounds
-from .model import write_model
+from .model import record_of, write_model
 from .plot import plot_front
 
 logger = logging.getLogger("secateur")
 
-FORMATS = ("safetensors", "pt2", "onnx")
 SPLITS = ("validation", "test")
-_ALWAYS = ("safetensors", "pt2")
 Side = tuple[int, ...]
 
 
@@ -117,7 +116,7 @@ class Exporter:
     ) -> list[Path]:
         """Train and write the picked trials; returns their folders, in the same order."""
         epochs = self._last(epochs)
-        onnx = _wants_onnx(formats)
+        check_formats(formats)
         say = progress or (lambda event: None)
         figures = {
             trial.number: self._finished(trial, epochs, _network(trial, place, len(picked)), say)
@@ -134,7 +133,7 @@ class Exporter:
                     example=self._example(trial),
                     cut=self.artifacts.cut(trial.candidate, trial.ranking),
                     record=self._record(trial, found, notes),
-                    onnx=onnx,
+                    formats=formats,
                 )
                 network = _network(trial, place, len(picked))
                 say(Exported(network=network, folder=str(to / name), verified=verified, figures=found))
@@ -211,20 +210,15 @@ class Exporter:
 
     def _record(self, trial: Trial, found: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
-        side = self.space.side(trial.candidate)
         errors = {"search_error": trial.error, "search_error_std": trial.error_std, **found}
         own = {
             "study": self.study.name,
             "trial": trial.number,
-            "key": trial.candidate.key,
-            "candidate": list(trial.candidate),
-            "axes": [axis.name for axis in self.space.axes],
-            "resolution": list(side) or None,
+            **record_of(self.space, trial.candidate),
             "ranking": trial.ranking,
             "weights": trial.weights,
             "fidelity": trial.fidelity,
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
-            "full_costs": dict(self.space.full_costs),
             "limits": dict(self.limits),
             "training": asdict(self.training) | {"epochs": found["epochs"]},
             "preprocessing": dict(self.task.preprocessing),
@@ -254,17 +248,6 @@ def _network(trial: Trial, place: int, count: int) -> Network:
 
 def _name(trial: Trial) -> str:
     return f"trial-{trial.number:04d}-{trial.candidate.key}"
-
-
-def _wants_onnx(formats: Sequence[str] | None) -> bool | None:
-    if formats is None:
-        return None
-    unknown = [name for name in formats if name not in FORMATS]
-    if isinstance(formats, str) or unknown:
-        raise ValueError(
-            f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first two are always written"
-        )
-    return "onnx" in formats
 
 
 def _front_csv(front: pd.DataFrame, figures: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:

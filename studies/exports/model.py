@@ -8,26 +8,30 @@ appears under its name only after each format was read back from the disk and co
 from __future__ import annotations
 
 import copy
+import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ... import __version__
-from ...spaces import Cut, assemble, named_tensors
+from ...spaces import Candidate, Cut, Scores, Space, assemble, cut, named_tensors
+from ...spaces.graph.network import Examples
 from ..disk.files import FormatError, new_folder, read_json, to_json, write
 from .card import card
-from .conversion import ONNX_PACKAGES, export_program, onnx_installed, program_bytes, write_onnx
+from .conversion import PROGRAMS, Programs, check_formats, onnx_installed
 from .program import read_program
-from .verification import Example, Verification, called
+from .verification import Verification, called
 
-__all__ = ["FormatError", "load", "write_model"]
+__all__ = ["FormatError", "load", "save", "write_model"]
 
 FORMAT = "secateur-model"
 VERSION = 1
@@ -38,10 +42,10 @@ def write_model(
     *,
     model: nn.Module,
     full: nn.Module,
-    example: Example,
+    example: Examples,
     cut: Cut,
     record: Mapping[str, Any],
-    onnx: bool | None = None,
+    formats: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write `model` as the new folder `folder`, verified; the figures of the verification.
 
@@ -52,19 +56,20 @@ def write_model(
         example: inputs of `model` with a batch of 2: a tensor, a tuple (positional) or a dict (by name) of tensors.
         cut: what was cut from `full`.
         record: more for config.json, as JSON: candidate, costs, errors, preprocessing, resolution, fingerprint, ...
-        onnx: whether to write model.onnx; None: where the extra is installed and the network can be converted.
+        formats: of `FORMATS`; safetensors is always written. Those that are named must be; None: all that can be, and
+            the record says why one is left out. A program whose batch cannot be free has a fixed one, also recorded.
 
     Returns:
-        `{"tolerance", "batches", format: {batch: difference / largest output}}`, as in config.json["verified"].
+        `{"tolerance", "batches", format: {batch: difference / largest output, "fixed_batch"}}`, or of a format that is
+        left out `{"left_out": reason}`: as in config.json["verified"].
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: `onnx=True` without the extra, or the network cannot be exported with a free batch.
+        ValueError: an unknown format, ONNX without the extra, or the network cannot be exported to a named format.
         RuntimeError: a format gives other outputs than the network in memory.
         OSError: the disk is full or read-only. Nothing is left in any of these cases.
     """
-    if onnx and not onnx_installed():
-        raise ValueError(f"onnx=True needs {', '.join(ONNX_PACKAGES)}: pip install 'secateur[onnx]', or leave onnx out")
+    check_formats(formats)
     network = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
     tensors, aliases = _own_storage(named_tensors(network))
@@ -88,19 +93,66 @@ def write_model(
         figures = Verification(network, example)
         write(aside / "config.json", to_json(config))
         with figures.timed("safetensors"):
-            write(aside / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-            figures.compare("safetensors", called(_read_back(aside, config, network, full)))
-        with figures.timed("pt2"):
-            program = export_program(network, example)
-            write(aside / "model.pt2", program_bytes(program))
-            figures.compare("pt2", called(read_program(aside / "model.pt2")))
-        if onnx or (onnx is None and onnx_installed()):
-            with figures.timed("onnx"):
-                write_onnx(aside / "model.onnx", program, example, figures, required=bool(onnx))
+            write(aside / "model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
+            figures.compare("safetensors", called(load(aside, full).cpu()))
+        programs = Programs(network, example, figures)
+        for name in PROGRAMS:
+            if name in formats if formats is not None else name == "pt2" or onnx_installed():
+                with figures.timed(name):
+                    programs.write(aside / f"model.{name}", _metadata(config), required=formats is not None)
         config["verified"] = figures.found
         write(aside / "config.json", to_json(config))
         write(aside / "README.md", card(config, [path.name for path in aside.iterdir()]))
     return figures.found
+
+
+def save(
+    folder: str | Path,
+    network: nn.Module,
+    *,
+    model: nn.Module,
+    space: Space,
+    candidate: Candidate,
+    scores: Scores | None = None,
+    formats: Sequence[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a network that `build` made, trained or not, as the new folder `folder`; `load` gives it back.
+
+    Args:
+        folder: where to; must not exist.
+        network: what `build(model, space, candidate, scores)` gave; it is exported in eval mode and left as it is.
+        model: the full network; only its class and shapes matter.
+        space: the traced space.
+        candidate: of the network.
+        scores: that it was built with.
+        formats: some of `"safetensors"` (always written), `"pt2"` and `"onnx"`; all that can be when None.
+        notes: further entries of config.json, plain values by name, such as `preprocessing` or `errors`.
+
+    Returns:
+        How far each format's outputs are from the network's: see `write_model`, as for the errors.
+
+    Raises:
+        ValueError: `network` has not the shapes of the candidate, or a named format cannot be written.
+    """
+    candidate = space.canonical(candidate)
+    changes = cut(space, candidate, scores)
+    _check_cut(network, model, changes)
+    costs = {name: float(column[0]) for name, column in space.cost_table([candidate]).items()}
+    own = record_of(space, candidate) | {"costs": costs} | dict(notes or {})
+    example = space.inputs(model, candidate, batch=2)
+    return write_model(folder, model=network, full=model, example=example, cut=changes, record=own, formats=formats)
+
+
+def record_of(space: Space, candidate: Candidate) -> dict[str, Any]:
+    """What config.json says of a candidate beside what was cut."""
+    return {
+        "key": candidate.key,
+        "candidate": list(candidate),
+        "axes": [axis.name for axis in space.axes],
+        "resolution": list(space.side(candidate)) or None,
+        "full_costs": dict(space.full_costs),
+    }
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -110,7 +162,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         folder: an exported folder.
         model: the full network, made by the user's own code, with any weights: the result is of its class and on its
             device, and can be trained. None: the exported program, which needs no code; it runs on the CPU, in eval.
-            A network that was rebuilt as a graph (`as_graph`) is always loaded as its program.
+            A network that was rebuilt as a graph (`as_graph`) is traced and rebuilt so.
 
     Raises:
         FileNotFoundError: no such folder, or a file of it is missing.
@@ -119,7 +171,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    if model is None or config.get("as_graph"):
+    if model is None:
+        left_out = config.get("verified", {}).get("pt2", {"left_out": "it was not asked for"}).get("left_out")
+        if left_out and not (folder / "model.pt2").exists():
+            raise FileNotFoundError(f"{folder} holds no program ({left_out}); give the full network: load(..., model=)")
         return read_program(folder / "model.pt2")
     _check_model(model, config["full_shapes"], folder)
     tensors = _read_tensors(folder, config)
@@ -127,6 +182,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     placed = {name: tensor.to(full[name].device) if name in full else tensor for name, tensor in tensors.items()}
     placed |= {name: placed[first] for name, first in config["aliases"].items()}
     try:
+        if config.get("as_graph"):
+            return _graph(model, placed, config).eval()
         return assemble(model, placed, config["attributes"], config["removed"]).eval()
     except (TypeError, AttributeError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
@@ -183,6 +240,23 @@ def _check_model(model: nn.Module, recorded: dict[str, list[int]], folder: Path)
         )
 
 
+def _check_cut(network: nn.Module, model: nn.Module, changes: Cut) -> None:
+    gone = tuple(f"{name}." for name in changes.removed)
+    wanted = {
+        name: [len(changes.kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(tensor.shape)]
+        for name, tensor in named_tensors(model).items()
+        if not name.startswith(gone)
+    }
+    own = {name: list(tensor.shape) for name, tensor in named_tensors(network).items()}
+    wrong = [name for name in [*wanted, *(own.keys() - wanted.keys())] if own.get(name) != wanted.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"the network is not that of the candidate: {name} is {own.get(name, 'missing')}, the candidate's is "
+            f"{wanted.get(name, 'missing')}; give the space, candidate and scores that it was built with"
+        )
+
+
 def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     path = folder / "model.safetensors"
     if not path.is_file():
@@ -203,17 +277,29 @@ def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_back(folder: Path, config: dict[str, Any], network: nn.Module, full: nn.Module) -> nn.Module:
-    """The network as its safetensors file holds it; of a graph a copy with all tensors from the file."""
-    if not config["as_graph"]:
-        return load(folder, full).cpu()
-    twin, tensors = copy.deepcopy(network), _read_tensors(folder, config)
-    with torch.no_grad():
-        for name, tensor in named_tensors(twin).items():
-            tensor.fill_(0)
-            if name in tensors:
-                tensor.copy_(tensors[name])
-    return twin
+def _graph(model: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> nn.Module:
+    """The network that was cut as a graph, rebuilt: traced at the exported side, with the channels that were kept."""
+    space = Space.trace(model, _example(config["inputs"]), as_graph=True, divisor=1)
+    assert space.writer is not None  # of a graph
+    kept = np.ones(space.units, bool)
+    for name, axes in space.slots.items():
+        for axis, units in axes.items():
+            stay = config["kept"].get(name, {}).get(str(axis))
+            if stay is not None:
+                kept[np.delete(units, stay)] = False
+    return space.writer.module(model, tensors, kept, config["removed"])
+
+
+def _example(described: Any) -> Any:
+    """Inputs with a batch of 1, as `_described` wrote them down: whole numbers are 0, others at random."""
+    if isinstance(described, dict) and described.keys() == {"shape", "dtype"}:
+        shape = [1 if size == "batch" else size for size in described["shape"]]
+        dtype = getattr(torch, described["dtype"])
+        random = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        return random.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+    if isinstance(described, dict):
+        return {name: _example(value) for name, value in described.items()}
+    return tuple(_example(value) for value in described) if isinstance(described, list) else described
 
 
 def _own_storage(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -240,7 +326,17 @@ def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
     return max(set(kinds), key=lambda kind: (kinds.count(kind), kind), default="float32")
 
 
+def _metadata(config: Mapping[str, Any]) -> dict[str, str]:
+    """What an ONNX file says of itself: texts, JSON where they are more than one word."""
+    said = {name: config[name] for name in ("key", "class", "resolution", "preprocessing", "study") if config.get(name)}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
+    return {f"secateur.{name}": text for name, text in {"version": __version__, **texts}.items()}
+
+
 def _described(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return {"shape": ["batch", *value.shape[1:]], "dtype": str(value.dtype).removeprefix("torch.")}
+    return {
+        "shape": ["batch", *value.shape[1:]] if value.ndim else [],
+        "dtype": str(value.dtype).removeprefix("torch."),
+    }

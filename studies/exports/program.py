@@ -72,7 +72,16 @@ class Program(nn.Module):
         return self.program(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Program:
-        """This program: an exported program has no training mode, and torch's own raises even on `eval()`."""
+        """This program, where `mode` is false: it has no training mode.
+
+        Raises:
+            RuntimeError: `mode` is true.
+        """
+        if mode:
+            raise RuntimeError(
+                "a program that was loaded without its network cannot be trained; "
+                "load it with sc.load(folder, model=full_network)"
+            )
         return self
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...spaces import as_call
+from ...spaces import as_call, plain
+from ...spaces.graph.network import BATCH, Examples
 
-Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 BATCHES = (1, 3)
 # Largest difference allowed, as a part of the largest output. Lower precisions round at every layer, and a runtime
 # that adds in another order rounds elsewhere: about ten to twenty units in the last place.
@@ -27,31 +27,38 @@ _log = logging.getLogger("secateur")
 class Verification:
     """The network's outputs at each batch size, and how far every format's are from them."""
 
-    def __init__(self, network: nn.Module, example: Example) -> None:
+    def __init__(self, network: nn.Module, example: Examples) -> None:
         """Run `network`, in eval mode on the CPU; a ValueError where its outputs are not finite."""
         run = called(network)
-        self.inputs = [_batch(example, size, noise=True) for size in BATCHES]
-        self.expected = [run(inputs) for inputs in self.inputs]
-        if not _finite(self.expected):  # noise was outside of what the network takes
-            self.inputs = [_batch(example, size, noise=False) for size in BATCHES]
-            self.expected = [run(inputs) for inputs in self.inputs]
-        if not _finite(self.expected):
+        self.batches = tuple(size for size in BATCHES if _takes(run, example, size)) or (BATCH,)
+        for noise in (True, False):  # noise may be outside of what the network takes
+            self.inputs = {size: batch_of(example, size, noise=noise) for size in self.batches}
+            self.expected = {size: run(inputs) for size, inputs in self.inputs.items()}
+            if finite := all(torch.isfinite(leaf).all() for leaves in self.expected.values() for leaf in leaves):
+                break
+        if not finite:
             raise ValueError("the network's outputs for its own example are NaN or infinite; it cannot be verified")
-        kinds = {tensor.dtype for tensor in [*network.parameters(), *self.expected[0]]}
+        kinds = {tensor.dtype for tensor in [*network.parameters(), *self.expected[self.batches[0]]]}
         self.tolerance = max((TOLERANCES.get(kind, TOLERANCE) for kind in kinds), default=TOLERANCE)
-        self.found: dict[str, Any] = {"tolerance": self.tolerance, "batches": list(BATCHES)}
+        self.found: dict[str, Any] = {"tolerance": self.tolerance, "batches": list(self.batches)}
 
-    def compare(self, name: str, run: Callable[[Example], list[Tensor]]) -> None:
-        """Record how far the outputs of `run` are from the network's; a RuntimeError where that is too far."""
-        found = {}
-        for size, inputs, expected in zip(BATCHES, self.inputs, self.expected, strict=True):
-            found[str(size)] = difference = _difference(run(inputs), expected)
+    def compare(self, name: str, run: Callable[[Examples], list[Tensor]], batch: int | None = None) -> None:
+        """Record how far the outputs of `run` are from the network's; a RuntimeError where that is too far.
+
+        Args:
+            name: of the format.
+            run: what was read back.
+            batch: the only batch that it takes; None: any.
+        """
+        found: dict[str, Any] = {}
+        for size in self.batches if batch is None else (batch,):
+            found[str(size)] = difference = _difference(run(self.inputs[size]), self.expected[size])
             if not difference <= self.tolerance:
                 raise RuntimeError(
                     f"the {name} export is wrong: at batch {size} its outputs differ by {difference:.2g} of the "
                     f"largest (allowed: {self.tolerance:g}); nothing was written"
                 )
-        self.found[name] = found
+        self.found[name] = found if batch is None else found | {"fixed_batch": batch}
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -61,19 +68,29 @@ class Verification:
         _log.debug("%s: written and verified in %.2f s", name, time.perf_counter() - start)
 
 
-def called(network: nn.Module) -> Callable[[Example], list[Tensor]]:
+def called(network: nn.Module) -> Callable[[Examples], list[Tensor]]:
     """The network as a function from inputs to its output tensors in order."""
 
-    def run(inputs: Example) -> list[Tensor]:
+    def run(inputs: Examples) -> list[Tensor]:
         # Clones: a forward may write to its inputs, and every format has to see the same ones.
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, as_call(inputs))
         with torch.no_grad():
-            return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            return [leaf for leaf in pytree.tree_leaves(plain(network(*args, **kwargs))) if isinstance(leaf, Tensor)]
 
     return run
 
 
-def _batch(example: Example, size: int, *, noise: bool) -> Example:
+def _takes(run: Callable[[Examples], list[Tensor]], example: Examples, size: int) -> bool:
+    """Whether the network can be called with a batch of this size: some have theirs written in."""
+    try:
+        run(batch_of(example, size, noise=False))
+    except Exception as error:  # whatever the user's forward raises
+        _log.debug("the network takes no batch of %d: %s", size, error)
+        return False
+    return True
+
+
+def batch_of(example: Any, size: int, *, noise: bool) -> Any:
     """`size` examples: those given in turn, floating ones with seeded noise of deviation 1 added."""
     generator = torch.Generator().manual_seed(size)
 
@@ -85,12 +102,7 @@ def _batch(example: Example, size: int, *, noise: bool) -> Example:
             tensor = tensor + torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
         return tensor
 
-    batch: Example = pytree.tree_map_only(Tensor, resize, example)
-    return batch
-
-
-def _finite(outputs: list[list[Tensor]]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensors in outputs for tensor in tensors)
+    return pytree.tree_map_only(Tensor, resize, example)
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:

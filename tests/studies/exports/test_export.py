@@ -6,6 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,7 +16,8 @@ from networks import network
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from secateur.spaces import Cut, Space, build, cut, named_tensors
+import secateur as sc
+from secateur.spaces import Cut, Space, build, cut, named_tensors, plain
 from secateur.spaces.graph.network import as_call
 from secateur.studies.disk.files import new_folder, read_json, to_json, write_atomic
 from secateur.studies.exports.conversion import onnx_installed
@@ -43,7 +47,7 @@ def pruned(name="plain", **ratios):
 
 def export(folder, made, **options):
     full, small, space, candidate, example = made
-    options = {"record": {"key": candidate.key}, "onnx": False, **options}
+    options = {"record": {"key": candidate.key}, "formats": ("pt2",), **options}
     return write_model(folder, model=small, full=full, example=example, cut=cut(space, candidate), **options)
 
 
@@ -88,7 +92,7 @@ def test_onnx_is_one_file_with_a_free_batch(name, tmp_path, capsys, caplog):
     import onnxruntime
 
     made = _, small, space, candidate, _ = pruned(name)
-    figures = export(tmp_path / "net", made, onnx=True)
+    figures = export(tmp_path / "net", made, formats=("pt2", "onnx"))
     assert max(figures["onnx"].values()) <= 1e-4
     assert not "".join(capsys.readouterr())
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
@@ -149,7 +153,7 @@ def test_nothing_that_was_given_is_changed(tmp_path):
 def test_the_program_is_a_module_in_eval_mode(exported):
     folder, _ = exported
     program = load(folder)
-    assert program.eval() is program and program.train() is program and not program.training
+    assert program.eval() is program and not program.training
     assert program(torch.rand(2, 3, 12, 12)).numpy().shape == (2, 5)
     with pytest.raises(RuntimeError, match="12"):
         program(torch.rand(2, 3, 13, 13))
@@ -180,7 +184,7 @@ def test_a_network_with_integer_and_scalar_inputs_and_odd_module_names(tmp_path)
     full = Odd()
     example = (torch.zeros(2, dtype=torch.long), torch.rand(2, 1, 4, 6))
     nothing = Cut(kept={}, attributes={}, removed=())
-    write_model(tmp_path / "odd", model=full, full=full, example=example, cut=nothing, record={}, onnx=False)
+    write_model(tmp_path / "odd", model=full, full=full, example=example, cut=nothing, record={}, formats=("pt2",))
     program = load(tmp_path / "odd")
     inputs = (torch.tensor([3, 0, 4]), torch.rand(3, 1, 4, 6))
     (one, nought), (two,) = program(*inputs)
@@ -193,7 +197,7 @@ def test_other_precisions_are_kept(dtype, tolerance, tmp_path, caplog):
     full, small, space, candidate, example = pruned("plain")
     made = full, small.to(dtype), space, candidate, tuple(tensor.to(dtype) for tensor in example)
     with caplog.at_level(logging.WARNING, "secateur"):
-        figures = export(tmp_path / "net", made, onnx=None)
+        figures = export(tmp_path / "net", made, formats=None)
     assert figures["tolerance"] == tolerance
     if "left_out" in figures.get("onnx", {}):  # a precision that the runtime lacks on the CPU
         assert not (tmp_path / "net" / "model.onnx").exists() and "left out" in caplog.text
@@ -224,27 +228,146 @@ def test_a_format_that_differs_is_no_export(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_of_a_fixed_batch_is_no_export(tmp_path):
-    class Fixed(nn.Module):
-        def forward(self, x):
-            return x.view(2, -1) if len(x) == 2 else x
+class Fixed(nn.Module):
+    """Its forward writes the batch down."""
 
-    with pytest.raises(ValueError, match="cannot be exported with a free batch"):
-        nothing = Cut(kept={}, attributes={}, removed=())
-        write_model(tmp_path / "a", model=Fixed(), full=Fixed(), example=torch.zeros(2, 3), cut=nothing, record={})
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return torch.cat([self.linear(row[None]) for row in x])
+
+
+@needs_onnx
+def test_a_batch_that_cannot_be_free_is_a_fixed_one_and_said(tmp_path, caplog):
+    full, nothing = Fixed(), Cut(kept={}, attributes={}, removed=())
+    with caplog.at_level(logging.WARNING, "secateur"):
+        found = write_model(
+            tmp_path / "a",
+            model=full,
+            full=full,
+            example=torch.rand(2, 3),
+            cut=nothing,
+            record={},
+            formats=("pt2", "onnx"),
+        )
+    assert (
+        found["pt2"]["fixed_batch"] == 1 == found["onnx"]["fixed_batch"] and "fixed_batch" not in found["safetensors"]
+    )
+    assert "a batch of 1 only" in caplog.text and "a batch of 1 only" in (tmp_path / "a" / "README.md").read_text()
+    inputs = torch.rand(1, 3)
+    torch.testing.assert_close(load(tmp_path / "a")(inputs), full(inputs))
+
+
+class Untraceable(nn.Module):
+    """No exporter can follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.linear(x) if float(x.sum()) > -1e9 else x
+
+
+def test_a_format_that_cannot_be_is_left_out_with_the_reason_and_the_weights_are_written(tmp_path):
+    full, nothing = Untraceable(), Cut(kept={}, attributes={}, removed=())
+    parts = {"model": full, "full": full, "example": torch.rand(2, 3), "cut": nothing, "record": {}}
+    with pytest.raises(ValueError, match="cannot be written as pt2 .*leave pt2 out of the formats"):
+        write_model(tmp_path / "a", **parts, formats=("pt2",))
     assert not list(tmp_path.iterdir())
+    found = write_model(tmp_path / "a", **parts)
+    assert "cannot be exported" in found["pt2"]["left_out"] and max(found["safetensors"].values()) == 0
+    assert not list((tmp_path / "a").glob("*.pt2"))
+    inputs = torch.rand(5, 3)
+    assert torch.equal(load(tmp_path / "a", model=Untraceable())(inputs), full(inputs))
+    with pytest.raises(FileNotFoundError, match="holds no program .*give the full network"):
+        load(tmp_path / "a")
+    write_model(tmp_path / "b", **parts, formats=())
+    with pytest.raises(FileNotFoundError, match="it was not asked for"):
+        load(tmp_path / "b")
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    features: torch.Tensor
+    note: str | None = None
+
+
+class Bag(OrderedDict):
+    """As many libraries return: a dict whose entries are attributes too."""
+
+    __getattr__ = OrderedDict.__getitem__
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (lambda one, two: Answer(one, two), ["logits", "features"]),
+        (lambda one, two: Bag(logits=one, more=Answer(two, two)), ["logits", "more.logits", "more.features"]),
+        (lambda one, two: {"a": one, "b": [two, None]}, ["a", "b.0"]),
+        (lambda one, two: Pair(one, two), ["output_0", "output_1"]),
+        (lambda one, two: two, ["output"]),
+    ],
+    ids=["dataclass", "dict_of_dataclass", "dict", "namedtuple", "tensor"],
+)
+def test_outputs_of_every_kind_are_exported_under_their_names(wrap, names, tmp_path):
+    import onnx
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, x):
+            features = self.linear(x)
+            return wrap(features.relu(), features)
+
+    full, nothing = Net(), Cut(kept={}, attributes={}, removed=())
+    parts = {"model": full, "full": full, "example": torch.rand(2, 3), "cut": nothing}
+    record = {"preprocessing": {"mean": [0.5]}, "key": "ab"}
+    write_model(tmp_path / "a", **parts, record=record, formats=("pt2", "onnx"))
+    inputs = torch.rand(5, 3)
+    found = pytree.tree_leaves(load(tmp_path / "a")(inputs))
+    expected = pytree.tree_leaves(plain(full(inputs)))
+    assert [leaf for leaf in expected if not isinstance(leaf, torch.Tensor)] == [
+        leaf for leaf in found if not isinstance(leaf, torch.Tensor)
+    ]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    proto = onnx.load(tmp_path / "a" / "model.onnx")
+    assert [value.name for value in proto.graph.output] == names and [v.name for v in proto.graph.input] == ["x"]
+    said = {entry.key: entry.value for entry in proto.metadata_props}
+    assert said["secateur.key"] == "ab" and json.loads(said["secateur.preprocessing"]) == {"mean": [0.5]}
+    assert "forward" not in vars(full)
+
+
+def test_a_loaded_program_says_that_it_cannot_be_trained(exported):
+    program = load(exported[0])
+    assert program.eval() is program
+    with pytest.raises(RuntimeError, match=r"load it with sc\.load\(folder, model=full_network\)"):
+        program.train()
 
 
 def test_onnx_without_its_extra(exported, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"pip install 'secateur\[onnx\]'"):
-        export(tmp_path / "net", exported[1], onnx=True)
-    assert "onnx" not in export(tmp_path / "net", exported[1], onnx=None)
+        export(tmp_path / "net", exported[1], formats=("pt2", "onnx"))
+    assert "onnx" not in export(tmp_path / "net", exported[1], formats=None)
 
 
 FILL = """
 import resource, sys
 import torch
+import secateur as sc
 from secateur.spaces import Cut
 from secateur.studies.exports.model import write_model
 model = torch.nn.Linear(64, 64)
@@ -372,3 +495,29 @@ def test_loading_into_another_model_says_what_differs(exported):
         load(folder, model=other)
     with pytest.raises(ValueError, match="is not the full network"):
         load(folder, model=nn.Linear(1, 1))
+
+
+def test_a_network_that_no_study_made_is_saved_and_loaded(tmp_path):
+    full, small, space, candidate, example = pruned("residual", depth=0.5)
+    scores = {name: 1 / (1 + score) for name, score in space.default_scores.items()}
+    small = build(full, space, candidate, scores)
+    with torch.no_grad():
+        next(small.parameters()).add_(1)  # trained
+    parts = {"model": full, "space": space, "candidate": candidate, "scores": scores}
+    found = sc.save(tmp_path / "net", small, **parts, formats=("pt2",), notes={"errors": {"test_error": 0.1}})
+    assert max(found["safetensors"].values()) == 0 and max(found["pt2"].values()) < 1e-4
+    config = read_json(tmp_path / "net" / "config.json")
+    assert config["key"] == candidate.key and config["errors"] == {"test_error": 0.1}
+    assert config["costs"]["macs"] == space.costs([candidate]).macs[0] < config["full_costs"]["macs"]
+    for loaded in (sc.load(tmp_path / "net"), sc.load(tmp_path / "net", full)):
+        for one, other in zip(outputs(loaded, example), outputs(small, example), strict=True):
+            torch.testing.assert_close(one, other)
+    with pytest.raises(FileExistsError, match="remove it or choose another"):
+        sc.save(tmp_path / "net", small, **parts)
+
+
+def test_a_network_of_another_candidate_is_not_saved(tmp_path):
+    full, small, space, candidate, _ = pruned("plain")
+    with pytest.raises(ValueError, match=r"the network is not that of the candidate: .* is \[\d.*built with"):
+        sc.save(tmp_path / "net", small, model=full, space=space, candidate=space.full)
+    assert not list(tmp_path.iterdir())

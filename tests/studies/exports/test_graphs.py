@@ -86,4 +86,10 @@ def test_a_study_of_graphs(tmp_path):
     assert again.space.fingerprint == space.fingerprint
     [folder] = again.export(tmp_path / "out", pick="best")
     x = torch.rand(3, 3, 8, 8)
-    assert torch.equal(load(folder)(x), load(folder, network())(x))
+    loaded = load(folder, network())
+    torch.testing.assert_close(load(folder)(x), loaded(x))
+    assert isinstance(loaded, GraphModule) and not loaded.training
+    before = loaded.norm.running_mean.clone()
+    loaded.train()(x).square().sum().backward()
+    assert not torch.equal(loaded.norm.running_mean, before)
+    assert all(parameter.grad is not None for parameter in loaded.parameters())

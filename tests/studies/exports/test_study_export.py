@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 from landscapes import tiny_net, tiny_space, tiny_task, tiny_training
+from torch import nn
 
-from secateur import Budget, Search, Study, load
+from secateur import Budget, Classification, Search, Space, Study, load
 from secateur.evaluators import measure_error
 from secateur.studies.exports.finalists import finalists, rounds
 from secateur.studies.trials.events import Epoch, Exported, Trained
@@ -57,6 +58,27 @@ def test_best_is_trained_written_and_loads_back(study, tmp_path):
     front = pd.read_csv(tmp_path / "out" / "front.csv")
     assert front.trial.tolist() == study.front().trial.tolist()
     assert front.set_index("trial").final_test_error.notna().sum() == 1
+
+
+class Looped(nn.Module):
+    """A network whose forward takes its examples one by one: no batch of it is free."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return torch.cat([self.net(one[None]) for one in x])
+
+
+def test_an_export_is_tried_before_the_search(tmp_path, caplog):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
+    task = Classification(train=(images, labels), validation=(images, labels), test=(images, labels), batch=4)
+    for number, (model, said) in enumerate(((net, ""), (Looped(net), "with a batch of 1 only to pt2 and onnx"))):
+        space = Space.trace(model, images[:1], divisor=1)
+        Study.create(tmp_path / str(number), model=model, task=task, space=space, budget=Budget(macs=0.9))
+        assert said in caplog.text and bool(said) == ("pt2" in caplog.text)
 
 
 @pytest.mark.parametrize(

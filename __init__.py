@@ -10,7 +10,7 @@ from secateur.lazy import face
 
 if TYPE_CHECKING:
     from secateur.evaluators import Classification, Latency, Segmentation, Task, Training
-    from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, verify
+    from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.study_files import data, networks
 else:
@@ -38,6 +38,7 @@ __all__ = [
     "Tune",
     "build",
     "channel_map",
+    "costs",
     "data",
     "load",
     "networks",

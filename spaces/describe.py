@@ -46,7 +46,11 @@ class Described(Costed, Protocol):
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Operators without a cost formula."""
+        """Operators that are in no sum of costs."""
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Operators for which there are no costs."""
 
 
 def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
@@ -56,7 +60,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         space: the traced space.
         budget: limits to hold against it.
     """
-    unknown = list(space.uncounted)
+    unknown = list(space.unpriced)
     found: dict[str, Any] = {
         "axes": {axis.name: list(axis.choices) for axis in space.axes},
         "groups": [
@@ -70,6 +74,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         "frozen": dict(space.frozen),
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
         "unknown": unknown,
+        "uncounted": list(space.uncounted),
     }
     if unknown:
         return found
@@ -207,14 +212,18 @@ def _frozen(frozen: Mapping[str, str]) -> list[str]:
 
 def _costs(found: Mapping[str, Any]) -> list[str]:
     if found["unknown"]:
-        return [f"costs unknown: operator {name} has no formula" for name in found["unknown"]]
+        unknown = (f"costs unknown: operator {name} has no formula; see costs.register" for name in found["unknown"])
+        return [line for text in unknown for line in _wrapped(text, "")]
     rows = [("", "smallest", "full", "ratio", *(f"<= {share:.0%}" for share in SHARES))]
     for name in BUDGETED:
         least, full = found["smallest"][name], found["full"][name]
         shares = (_percent(found["within"][name][str(share)]) for share in SHARES)
         rows.append((name, f"{least:,}", f"{full:,}", f"{least / max(full, 1):.2g}", *shares))
     note = f"<= 50%: of {found['sampled']:,} candidates drawn at random, how many cost at most half"
-    return ["costs of one example", *_table(rows, right=range(1, 7)), f"  ({note})"]
+    lines = ["costs of one example", *_table(rows, right=range(1, 7)), f"  ({note})"]
+    if found["uncounted"]:
+        lines += _wrapped(f"(in no sum of multiply-adds: {', '.join(found['uncounted'])})", "  ")
+    return lines
 
 
 def _limits(found: Mapping[str, Any]) -> list[str]:

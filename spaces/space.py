@@ -20,6 +20,7 @@ from .costs.breakdown import breakdown
 from .cutting.tensors import Scores, check_scores, l2_scores
 from .describe import describe
 from .examples import ByName, fitted, made, nested
+from .graph.blocks import Stage, reordered
 from .graph.network import Examples, Side
 from .limits import check_limits, check_within, repair
 from .tracing.options import arguments as arguments_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # a study that is opened need not load what traces
     from .channels.layout import Group, Layout, Slots
     from .costs.model import CostModel
     from .cutting.writer import GraphWriter
-    from .graph.blocks import Stage
     from .tracing.layers import Layer
 
 Candidates = Sequence[Candidate] | Encoded
@@ -154,25 +154,13 @@ class Space:
         Args:
             scores: `{stage: (blocks,) scores in the order of the network}`; stages not named keep their order.
         """
-        names = [stage.name for stage in self.stages]
-        for name in scores:
-            if name not in names:
-                raise ValueError(f"block order names {name!r}; the stages are {names}")
-        stages, new_orders = [], dict(self.settings["block_order"])
-        for stage in self.stages:
-            if stage.name in scores:
-                values = [float(value) for value in scores[stage.name]]
-                if len(values) != len(stage.blocks):
-                    raise ValueError(f"{stage.name} has {len(stage.blocks)} blocks; got {len(values)} scores")
-                ranked = sorted(range(len(values)), key=lambda i: (values[i], -i))
-                stage = replace(stage, order=tuple(stage.blocks[i] for i in ranked))
-                new_orders[stage.name] = list(stage.order)
-            stages.append(stage)
+        stages = reordered(self.stages, scores)
+        orders = {stage.name: list(stage.order) for stage in stages if stage.name in scores}
         gates = tuple(None if gate is None else gate.under(stages) for gate in self.cost_model.gates)
         return replace(
             self,
-            stages=tuple(stages),
-            settings={**self.settings, "block_order": new_orders},
+            stages=stages,
+            settings={**self.settings, "block_order": {**self.settings["block_order"], **orders}},
             cost_model=replace(self.cost_model, gates=gates),
         )
 
@@ -193,7 +181,12 @@ class Space:
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Operators that may multiply and have no cost formula; there are no costs where there is any."""
+        """Operators that may multiply and are in no sum: transforms, and those that nothing counts."""
+        return tuple(sorted({name for names in self.cost_model.uncounted.values() for name in names}))
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Operators without a cost formula that candidates change; there are no costs where there is any."""
         return self.cost_model.unknown
 
     @property
@@ -206,7 +199,7 @@ class Space:
         """Costs of the full network, by name, in the order of the columns of `costs`.
 
         Raises:
-            NotImplementedError: an operator multiplies and has no formula.
+            NotImplementedError: there is an operator of `unpriced`.
         """
         return {name: float(column[0]) for name, column in self.cost_table([self.full]).items()}
 
@@ -325,8 +318,11 @@ class Space:
 
         Args:
             candidates: a list of candidates, or an `(n, d)` array of them; an array is trusted to be legal.
+            `attrs["uncounted"]` of the table names operators that are in no sum.
         """
-        return pd.DataFrame(self.cost_table(candidates))
+        table = pd.DataFrame(self.cost_table(candidates))
+        table.attrs["uncounted"] = list(self.uncounted)
+        return table
 
     def cost_table(self, candidates: Candidates) -> dict[str, Encoded]:
         """As `costs`, as arrays `(n,)` by name."""
@@ -341,16 +337,17 @@ class Space:
         """Where a candidate's costs are: a row a module in the order of the forward; columns sum to `costs`.
 
         `peak_bytes` of a module are its parameters and what it gave that is alive when most bytes are. The module `""`
-        is the network itself, `"(input)"` what it is given.
+        is the network itself, `"(input)"` what it is given. Where operators are in no sum, a column `uncounted` names
+        them.
 
         Raises:
-            NotImplementedError: an operator multiplies and has no formula.
+            NotImplementedError: there is an operator of `unpriced`.
         """
         candidate = self.check(candidate)
         self.cost_table([candidate])
         encoded, side = self.encode([candidate]), candidate[-1] if self.resolutions else 0
         model = self.cost_model
-        return breakdown(model.parts, model.modules, model.monomials(encoded)[:, 0], side)
+        return breakdown(model.parts, model.modules, model.monomials(encoded)[:, 0], side, model.uncounted)
 
     def repair(
         self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
@@ -383,7 +380,7 @@ class Space:
             [[axis.name, axis.choices] for axis in self.axes],
             [[stage.name, stage.blocks, stage.order] for stage in self.stages],
             identity(self.settings),
-            self.uncounted or self.costs([self.full, self.smallest]).to_dict("list"),
+            self.unpriced or self.costs([self.full, self.smallest]).to_dict("list"),
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name in sorted(self.slots):

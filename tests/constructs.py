@@ -5,6 +5,7 @@ from constructs_functional import FUNCTIONAL
 from constructs_layers import LAYERS
 from constructs_movement import MOVEMENT
 from constructs_odd import ODD
+from constructs_operators import OPERATORS
 from constructs_wiring import WIRING
 
-CONSTRUCTS: dict[str, Construct] = {**WIRING, **LAYERS, **MOVEMENT, **FUNCTIONAL, **ODD}
+CONSTRUCTS: dict[str, Construct] = {**WIRING, **LAYERS, **MOVEMENT, **FUNCTIONAL, **ODD, **OPERATORS}

@@ -31,7 +31,7 @@ class Construct:
         mixes: `{module that normalises over channels: tensor whose axis 0 tells which of them stay}`.
         error: pattern of the error that tracing must raise, where it must.
         macs: whether PyTorch's counter knows all operators of the network.
-        unpriced: name of an operator that has no cost formula.
+        uncounted: names of operators that are in no sum of multiply-adds.
         cast: element type of the network and of the inputs.
         tolerance: relative error.
     """
@@ -45,7 +45,7 @@ class Construct:
     mixes: dict[str, str] = field(default_factory=dict)
     error: str = ""
     macs: bool = True
-    unpriced: str = ""
+    uncounted: tuple[str, ...] = ()
     cast: torch.dtype = torch.float64
     tolerance: float = 1e-10
 

@@ -186,7 +186,12 @@ def bilinear_layer(self, x):
     return self.out(self.bi(x, F.relu(self.b(x))))
 
 
-@construct(lambda: dict(a=conv(3, 8, 3), b=conv(8, 8, 3), out=conv(8, 2)), SMALL, prunable="b", unpriced="fft_rfft2")
+@construct(
+    lambda: dict(a=conv(3, 8, 3), b=conv(8, 8, 3), out=conv(8, 2)),
+    SMALL,
+    prunable="a b",
+    uncounted=("aten.fft_irfft2", "aten.fft_rfft2"),
+)
 def complex_spectrum(self, x):
     """A filter in the frequencies of space: complex numbers."""
     x = F.relu(self.a(x))

@@ -99,7 +99,7 @@ def _repeat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
     return squashed(labels).repeat(times).expand(shape)
 
 
-@rule("flip", "rot90", "repeat_interleave")
+@rule("flip", "flipud", "fliplr", "rot90", "repeat_interleave", "atleast_1d", "atleast_2d", "atleast_3d")
 @a_layer
 def _copied(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     return _run(node, args, kwargs)  # type: ignore[no-any-return]
@@ -125,39 +125,6 @@ def _roll(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Te
     return labels
 
 
-@rule("index_select")
-@a_layer
-def _index_select(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    labels: Tensor = args[0]
-    axis = int(arguments(node, args, kwargs)["dim"]) % labels.ndim
-    if not constant(labels, axis):
-        raise Unfollowed("its channels are picked by an index that does not follow them")
-    return labels.narrow(axis, 0, 1).expand(result_shape(flow, node))
-
-
-@rule("index")
-@a_layer
-def _index(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    labels, indices = args[0], args[1]
-    picked = [axis for axis, index in enumerate(indices) if index is not None]
-    if any(not constant(labels, axis) for axis in picked):
-        raise Unfollowed("its channels are picked by an index that does not follow them")
-    small = squashed(labels)
-    ranks = [len((index[0] if isinstance(index, Layers) else index).shape) for index in indices if index is not None]
-    zeros = torch.zeros((1,) * max(ranks), dtype=torch.long)
-    return small[tuple(slice(None) if index is None else zeros for index in indices)].expand(result_shape(flow, node))
-
-
-@rule("gather", "take_along_dim")
-@a_layer
-def _gather(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    labels: Tensor = args[0]
-    axis = int(arguments(node, args, kwargs)["dim"]) % labels.ndim
-    if varying(labels):
-        raise Unfollowed("its channels are picked by an index that does not follow them")
-    return labels.narrow(axis, 0, 1).expand(result_shape(flow, node))
-
-
 @rule("getitem")
 def _getitem(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return args[0][args[1]]
@@ -166,11 +133,14 @@ def _getitem(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) ->
 # --- parts and wholes -------------------------------------------------------------------------------------------------
 
 
-@rule("cat", "concatenate", "concat", "stack")
+_STACKED = {"aten.hstack": 1, "aten.vstack": 0, "aten.row_stack": 0, "aten.dstack": 2}
+
+
+@rule("cat", "concatenate", "concat", "stack", "hstack", "vstack", "row_stack", "dstack")
 def _cat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
     shape = result_shape(flow, node)
     call = arguments(node, args, kwargs)
-    axis = int(call.get("dim", 0)) % len(shape)
+    axis = int(call.get("dim", _STACKED.get(operator_name(node), 0))) % len(shape)
     if operator_name(node) != "aten.stack" and not all(is_blank(value) for value in args[0]):
         args = [[_labelled(flow, source, axis) for source in node.args[0]], *args[1:]]  # type: ignore[union-attr]
     parts = [flow.layers(value) for value in args[0]]
@@ -224,7 +194,7 @@ def _concatenated(parts: list[Tensor], axis: int, shape: tuple[int, ...]) -> Ten
     return compressed(torch.cat(narrowed, axis)).expand(shape)
 
 
-@rule("chunk", "tensor_split", "split", "split_with_sizes")
+@rule("chunk", "tensor_split", "split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes")
 @a_layer
 def _split(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Parts of equal size keep equal sizes, the same positions in each, unless the numbers in the forward follow."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..graph.network import operator_name
+from ..graph.network import is_pointwise, operator_name
 from .flow import MIXED, Flow, Rule, Unfollowed
 from .labels import BLANK, Labels, Layers, Source, blank, constant, flat, is_blank, nothing, packed, spread, squashed
 
@@ -34,10 +34,16 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def rule_for(node: Node) -> Rule | None:
-    """The rule of a node's operator, or None."""
+def rule_for(node: Node, steps: Sequence[str] = ()) -> Rule | None:
+    """The rule of a node's operator, or None.
+
+    Args:
+        node: the call.
+        steps: the operators that PyTorch runs for it, where that is known.
+    """
     found = _RULES.get(operator_name(node))
-    if found is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    tags = getattr(node.target, "tags", ())
+    if found is None and (torch.Tag.pointwise in tags or (steps and all(is_pointwise(step) for step in steps))):
         return elementwise
     return found
 
@@ -112,6 +118,9 @@ def elementwise(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
             if is_blank(value) and isinstance(value, Tensor) and tuple(value.shape) == shape:
                 flow.fill(source, result)
     return result
+
+
+rule("floor_divide")(elementwise)  # it lacks the tag
 
 
 def _operands(values: Sequence[Any]) -> list[Any]:
@@ -286,7 +295,8 @@ rule("upsample_trilinear3d")(_spatial(3))
 
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "max", "min", "norm", "linalg_vector_norm", "logsumexp", "argmax")
-@rule("prod", "any", "all", "argmin", "median", "std_mean", "var_mean", "count_nonzero")
+@rule("prod", "any", "all", "argmin", "median", "std_mean", "var_mean", "count_nonzero", "aminmax", "nanmean", "nansum")
+@rule("nanmedian", "frobenius_norm")
 def _reduction(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     call = arguments(node, args, kwargs)
     if "other" in call:
@@ -318,7 +328,8 @@ def _reduced(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) ->
     return [result.expand(one) if one is not None else None for one in shape]
 
 
-@rule("softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "sort", "topk", "logcumsumexp")
+@rule("softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "cummax", "cummin", "sort", "argsort", "topk")
+@rule("logcumsumexp", "kthvalue", "mode")
 @a_layer
 def _mixing(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     labels: Tensor = args[0]

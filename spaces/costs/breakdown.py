@@ -5,7 +5,7 @@ Symbols: `k` monomials.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,13 @@ class Part:
     end: int = 0
 
 
-def breakdown(parts: Sequence[Part], modules: Sequence[str], monomials: Array, side: int) -> pd.DataFrame:
+def breakdown(
+    parts: Sequence[Part],
+    modules: Sequence[str],
+    monomials: Array,
+    side: int,
+    uncounted: Mapping[str, Sequence[str]],
+) -> pd.DataFrame:
     """A row a module in the order of `modules`, with the costs of `Space.breakdown`.
 
     Args:
@@ -48,6 +54,7 @@ def breakdown(parts: Sequence[Part], modules: Sequence[str], monomials: Array, s
         modules: every module that a part names, in the order of the forward.
         monomials: `(k,)` values for one candidate.
         side: index of the side.
+        uncounted: operators of a module that are in no sum.
     """
     rows = {module: dict.fromkeys((*SUMS, "peak_bytes"), 0.0) for module in modules}
     alive = [part for part in parts if part.cost == "alive"]
@@ -59,7 +66,10 @@ def breakdown(parts: Sequence[Part], modules: Sequence[str], monomials: Array, s
         if part.cost == "param_bytes" or (part.cost == "alive" and part.start <= moment <= part.end):
             rows[part.module]["peak_bytes"] += found
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*SUMS, "peak_bytes"])
-    return table.rename_axis("module").round().astype(np.int64).reset_index()
+    table = table.rename_axis("module").round().astype(np.int64).reset_index()
+    if uncounted:
+        table["uncounted"] = [", ".join(uncounted.get(module, ())) for module in table["module"]]
+    return table
 
 
 def ordered(called: Iterable[str], parts: Iterable[Part]) -> tuple[str, ...]:

@@ -2,23 +2,29 @@
 
 A formula takes a `Call` and returns products of sizes; their sum is the operator's multiply-adds for the whole batch.
 Counted is what contracts: an inner product of two tensors along an axis, each multiply-add once. Elementwise
-operators, norms, reductions, pooling and interpolation, softmax and whatever only moves or makes data count as none,
-and only they: an operator that is in neither list raises when costs are asked for.
+operators, norms, reductions, pooling and interpolation, softmax and whatever only moves or makes data count as none.
+An operator that is in neither list is `Unpriced`; `model.py` says what comes of it. Start at `register` to add one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from ..graph.network import dispatched_name, is_pointwise, overloads
 from .free import FREE
 from .sizes import Size, Sizes
 
 Products = list[list[Size]]
+
+
+class Unpriced(Exception):
+    """An operator has no formula and is not known to be free of multiply-adds; the text is its name."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,49 @@ class Call:
         return self.sizes.axes(self.node)
 
 
-Formula = Callable[[Call], Products]
+Formula = Callable[[Call], Sequence[Sequence[Size | int | float]]]
+Ours = Callable[[Call], Products]
 _FORMULAS: dict[str, Formula] = {}
 
 
-def formula(*names: str) -> Callable[[Formula], Formula]:
+def register(operator: Any, formula: Formula) -> None:
+    """Say what an operator costs, in this process: in every space that is traced from now on.
+
+    A custom operator without one is a constant, by PyTorch's own counter where that knows it. Ours may be replaced.
+
+        sc.costs.register(torch.ops.mine.correlate, lambda call: [[*call.out, *call.axes("kernel")]])
+
+    Args:
+        operator: such as `torch.ops.mine.correlate`, one of its overloads, or its name, `"mine::correlate"`.
+        formula: from a `Call` to the multiply-adds of the whole batch, as a sum of products of sizes: those of
+            `call.out` and `call.axes("name of an argument")`, and plain numbers. `[]` is none.
+
+    Raises:
+        TypeError: the operator is none, or the formula cannot be called.
+    """
+    if isinstance(operator, str):
+        space, _, name = operator.partition("::")
+        found = getattr(getattr(torch.ops, space), name, None) if name else None
+    else:
+        found = operator
+    if not isinstance(found, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        raise TypeError(
+            f"costs.register takes an operator that PyTorch knows, such as torch.ops.mine.correlate or its name "
+            f"'mine::correlate'; got {operator!r}"
+        )
+    if not callable(formula):
+        raise TypeError(f"the formula of {operator} is a {type(formula).__name__}; expected a function of one call")
+    _FORMULAS[dispatched_name(found)] = formula
+
+
+def formula(*names: str) -> Callable[[Ours], Ours]:
     """Register a formula for ATen operators by name, without overload."""
 
-    def register(function: Formula) -> Formula:
+    def add(function: Ours) -> Ours:
         _FORMULAS.update({f"aten.{name}": function for name in names})
         return function
 
-    return register
+    return add
 
 
 def products(node: Node, sizes: Sizes, steps: Sequence[str] = ()) -> Products:
@@ -63,28 +100,31 @@ def products(node: Node, sizes: Sizes, steps: Sequence[str] = ()) -> Products:
         steps: the operators that PyTorch runs for it, where that is known.
 
     Raises:
-        NotImplementedError: the operator has no formula and is not known to be free of multiply-adds.
+        Unpriced: the operator has no formula and is not known to be free of multiply-adds.
     """
     name = sizes.network.names[node]
     if name in _FORMULAS:
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         arguments = {argument.name: argument.default_value for argument in schema}
         arguments |= dict(zip(arguments, node.args, strict=False))
-        return _FORMULAS[name](Call(node, sizes, arguments | dict(node.kwargs)))
-    if _is_free(node, name) or (steps and set(steps) <= FREE):
+        found = _FORMULAS[name](Call(node, sizes, arguments | dict(node.kwargs)))
+        return [[sizes.number(size) for size in product] for product in found]
+    if _is_free(name) or (steps and all(_is_free(step) for step in steps)):
         return []
-    raise NotImplementedError(name)
+    raise Unpriced(name)
 
 
-def _is_free(node: Node, name: str) -> bool:
+@cache
+def _is_free(name: str) -> bool:
     """Whether an operator is elementwise, only gives another view of its operand, or is in the list of `free.py`."""
     if name in FREE:
         return True
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    results = [result.alias_info for result in node.target._schema.returns]
-    views = bool(results) and all(alias is not None and not alias.is_write for alias in results)
-    return views or torch.Tag.pointwise in node.target.tags
+    return is_pointwise(name) or any(_is_view(overload) for overload in overloads(name))
+
+
+def _is_view(overload: torch._ops.OpOverload) -> bool:
+    results = [result.alias_info for result in overload._schema.returns]
+    return bool(results) and all(alias is not None and not alias.is_write for alias in results)
 
 
 # --- convolutions and linear layers -----------------------------------------------------------------------------------

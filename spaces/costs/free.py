@@ -1,4 +1,4 @@
-"""Operators that count as free of multiply-adds, by name; an operator without a formula that is not here is refused."""
+"""Operators that count as free of multiply-adds, by name; `TRANSFORMS` count as none too, and are named to the user."""
 
 from __future__ import annotations
 
@@ -56,3 +56,5 @@ _ELEMENTWISE = """
 """  # most elementwise operators carry PyTorch's tag; these do not
 _ALL = _MADE + _MOVED + _REDUCED + _NORMALISED + _RESAMPLED + _ELEMENTWISE
 FREE = {"getitem"} | {f"aten.{name}" for name in _ALL.split()}
+TRANSFORMS = {f"aten.fft_{kind}{rank}" for kind in "fft ifft rfft irfft hfft ihfft".split() for rank in ("", "2", "n")}
+"""Of `n log n` multiply-adds that are no inner product, and that no counter knows."""

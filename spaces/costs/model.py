@@ -26,7 +26,9 @@ from ..graph.blocks import Block, Stage, inside
 from ..graph.network import Network, Rehearsal
 from .alive import Span, Value, dtype, largest, owners, spans
 from .breakdown import INPUT, SUMS, Part, home, ordered
-from .formulas import products
+from .counted import counted
+from .formulas import Products, Unpriced, products
+from .free import TRANSFORMS
 from .sizes import Size, Sizes, batched
 
 Array = npt.NDArray[np.float64]
@@ -58,7 +60,9 @@ class CostModel:
         gates: stage and table of each gate; None is always 1.
         sums: `(sides, 4, k)` factors of the costs that are sums, in the order of `COSTS`.
         moments: for each side, `(t, m)` factors of the bytes alive, on the first `m` monomials.
-        unknown: operators without a formula; there are no costs where there is any.
+        unknown: operators without a formula that a candidate changes; there are no costs where there is any.
+        uncounted: `{module: operators}` that may multiply and are in no sum: transforms, and those that nothing counts
+            and no candidate changes.
         parts: every monomial of every cost with the module that it comes from.
         modules: those modules, in the order of the forward.
     """
@@ -72,6 +76,7 @@ class CostModel:
     sums: Array
     moments: tuple[Array, ...]
     unknown: tuple[str, ...] = ()
+    uncounted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: tuple[Part, ...] = field(default=(), repr=False)
     modules: tuple[str, ...] = field(default=(), repr=False)
 
@@ -83,12 +88,13 @@ class CostModel:
                 several.
 
         Raises:
-            NotImplementedError: an operator multiplies and has no formula.
+            NotImplementedError: an operator that candidates change may multiply and has no formula.
         """
         if self.unknown:
             raise NotImplementedError(
-                f"operator {self.unknown[0]} may multiply and has no cost formula; write it with convolutions, linear "
-                "layers, matmul, einsum or attention"
+                f"operator {self.unknown[0]} may multiply, has no cost formula, and its channels differ between "
+                "candidates; give it one by secateur.costs.register before the network is traced, or name its module "
+                "in `ignore`"
             )
         result = np.empty((len(COSTS), len(encoded)), np.int64)
         gates = [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates]
@@ -166,7 +172,7 @@ def cost_model(
     wide = len(record.terms.keys)
     record.activations(owners(network, storages))
     record.parameters(model, stages)
-    unknown = record.operators(rehearsal)
+    record.operators(rehearsal)
     terms, forms = record.terms, record.sizes.forms
     costs = CostModel(
         channels=np.array([group.unit for group in layout.groups], float),
@@ -177,7 +183,8 @@ def cost_model(
         gates=tuple(terms.gates),
         sums=np.stack([_summed((part for part in record.parts if part.cost == name), terms) for name in SUMS], axis=1),
         moments=(),
-        unknown=unknown,
+        unknown=tuple(record.unknown),
+        uncounted={module: tuple(names) for module, names in record.uncounted.items()},
         parts=tuple(record.parts),
         modules=ordered(record.called, record.parts),
     )
@@ -195,6 +202,9 @@ class _Record:
         terms: the monomials so far.
         called: the modules that call the operators, in order.
         parts: what was found.
+        unknown: operators without a formula that candidates change.
+        uncounted: by module, operators without a formula that they do not change and PyTorch's counter does not know,
+            and transforms.
     """
 
     def __init__(self, network: Network, sizes: Sizes, stages: Sequence[Stage], block_of: Mapping[Node, str]) -> None:
@@ -202,6 +212,8 @@ class _Record:
         self.terms = _Terms(stages, len(network.sides))
         self.called = [_caller(network, node) for node in network.operators]
         self.parts: list[Part] = []
+        self.unknown: dict[str, None] = {}
+        self.uncounted: dict[str, dict[str, None]] = {}
         self._block_of = block_of
 
     def lives(self, alive: Sequence[Span]) -> list[tuple[Found, Span]]:
@@ -226,19 +238,26 @@ class _Record:
             self.parts.append(Part("params", owner, *self.terms.found(axes, blocks)))
             self.parts.append(Part("param_bytes", owner, *self.terms.found([*axes, bytes_each], blocks)))
 
-    def operators(self, rehearsal: Rehearsal) -> tuple[str, ...]:
-        """The multiply-adds of all operators; gives the names of those without a formula."""
-        unknown: dict[str, None] = {}
+    def operators(self, rehearsal: Rehearsal) -> None:
+        """The multiply-adds of all operators."""
         for node, module in zip(self.network.operators, self.called, strict=True):
-            steps = [step.name for step in rehearsal.steps.get(node, ())]
             share = self.terms.scalar(1 / self.sizes.examples(node))
-            try:
-                for product in products(node, self.sizes, steps):
-                    found = self.terms.found([*product, share], self._blocks(node))
-                    self.parts.append(Part("macs", module, *found))
-            except NotImplementedError as error:
-                unknown[str(error)] = None
-        return tuple(unknown)
+            for product in self._products(node, module, [step.name for step in rehearsal.steps.get(node, ())]):
+                self.parts.append(Part("macs", module, *self.terms.found([*product, share], self._blocks(node))))
+
+    def _products(self, node: Node, module: str, steps: Sequence[str]) -> Products:
+        """As a formula gives them; those of an operator without one are a constant, or are noted as not known."""
+        try:
+            return products(node, self.sizes, steps)
+        except Unpriced as operator:
+            name = str(operator)
+            if name not in TRANSFORMS and self.sizes.depend(node):
+                self.unknown[name] = None
+                return []
+            constant = (0.0,) * len(self.network.sides) if name in TRANSFORMS else counted(self.network, node)
+            if not any(constant):
+                self.uncounted.setdefault(module, {})[name] = None
+            return [[Size(0, constant)]]
 
     def _stored(self, value: Value) -> list[Size]:
         bytes_each = dtype(self.network, value).itemsize / self.sizes.examples(value[0])

@@ -65,6 +65,21 @@ class Sizes:
         """How many examples a value of the graph holds."""
         return BATCH if node in self._batched else 1
 
+    def number(self, value: Size | int | float) -> Size:
+        """A plain number as a size."""
+        return value if isinstance(value, Size) else Size(0, (float(value),) * len(self.network.sides))
+
+    def depend(self, node: Node) -> bool:
+        """Whether the channels of an operator's operands or results differ between candidates."""
+        values = (node, *node.all_input_nodes)
+        return any(size.form for value in values for item in self._items(value) for size in self.axes(value, item))
+
+    def _items(self, node: Node) -> list[int | None]:
+        shapes = self.network.shapes[0].get(node)
+        if isinstance(shapes, tuple):
+            return [None]
+        return [number for number, shape in enumerate(shapes or ()) if shape is not None]
+
     def axes(self, node: Node, item: int | None = None) -> list[Size]:
         """Sizes of the axes of a value, or of one item of a value that is several tensors."""
         key = node, item

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from torch import Tensor
 from torch.fx import Node
 
 from .network import Network, operator_name
@@ -97,6 +98,32 @@ def chain(blocks: Sequence[Block]) -> list[Stage]:
         names = tuple(block.name for block in run)
         stages.append(Stage(name, names, names[::-1]))
     return stages
+
+
+def reordered(stages: Sequence[Stage], scores: Mapping[str, Sequence[float] | Tensor]) -> tuple[Stage, ...]:
+    """Stages in which the block with the lowest score goes first; the last of equal ones.
+
+    Args:
+        stages: as they are.
+        scores: `{stage: (blocks,) scores in the order of the network}`; stages not named keep their order.
+
+    Raises:
+        ValueError: another stage, or another number of scores than blocks.
+    """
+    names = [stage.name for stage in stages]
+    for name in scores:
+        if name not in names:
+            raise ValueError(f"block order names {name!r}; the stages are {names}")
+    found = []
+    for stage in stages:
+        if stage.name in scores:
+            values = [float(value) for value in scores[stage.name]]
+            if len(values) != len(stage.blocks):
+                raise ValueError(f"{stage.name} has {len(stage.blocks)} blocks; got {len(values)} scores")
+            ranked = sorted(range(len(values)), key=lambda i: (values[i], -i))
+            stage = replace(stage, order=tuple(stage.blocks[i] for i in ranked))
+        found.append(stage)
+    return tuple(found)
 
 
 def inside(blocks: Mapping[str, Block]) -> dict[Node, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -91,8 +91,28 @@ def operator_name(node: Node) -> str:
     """Such as `"aten.conv2d"`: without the overload and the underscore of the in-place form."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._opname.removesuffix('_')}"
+        return dispatched_name(target)
     return getattr(target, "__name__", str(target))
+
+
+def dispatched_name(operator: torch._ops.OpOverload | torch._ops.OpOverloadPacket) -> str:
+    """As `operator_name`, of an operator itself; `aten.__and__` is no in-place form."""
+    full = operator._schema.name if isinstance(operator, torch._ops.OpOverload) else operator._qualified_op_name
+    space, _, name = full.partition("::")
+    return f"{space}.{name if name.endswith('__') else name.removesuffix('_')}"
+
+
+@cache
+def is_pointwise(name: str) -> bool:
+    """Whether an operator of this name works element by element, as PyTorch's tag says."""
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads(name))
+
+
+def overloads(name: str) -> list[torch._ops.OpOverload]:
+    """The overloads of an operator, by a name as of `operator_name`; none where it is no operator."""
+    space, _, called = name.partition(".")
+    packet = getattr(getattr(torch.ops, space), called, None) if called else None
+    return [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
 
 
 def where(node: Node) -> str:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..cutting.tensors import named_tensors
 from ..graph.modes import quietly, unfused
-from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, resized
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, dispatched_name, resized
 
 _FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
 _SILENT = {
@@ -39,7 +39,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = f"{func.namespace}.{func._opname.removesuffix('_')}"
+        name = dispatched_name(func)
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
         if any(shapes) and name not in _SILENT:  # a single number is made in many ways

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from torch.fx import Node
 
-from ..channels import makers, movement, shuffles  # noqa: F401 - their rules are registered
+from ..channels import makers, movement, picking, shuffles, spectra  # noqa: F401 - their rules are registered
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange
@@ -56,7 +56,7 @@ def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     progress = _Progress()
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
-    flow, blocks = _followed(network, model, options)
+    flow, blocks = _followed(network, rehearsal, model, options)
     layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress)
     frozen = {**layout.frozen, **_unused(network)}
     blocks = _removable(surprise, layout, blocks, frozen)
@@ -89,7 +89,7 @@ def _captured(model: nn.Module, examples: Examples, options: Options) -> tuple[N
     return network, rehearsal
 
 
-def _followed(network: Network, model: nn.Module, options: Options) -> tuple[Flow, list[Block]]:
+def _followed(network: Network, rehearsal: Rehearsal, model: nn.Module, options: Options) -> tuple[Flow, list[Block]]:
     """The labels of all values, and the blocks that may be dropped."""
     ignored = tuple(f"{name}." for name in options.ignore)
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
@@ -99,7 +99,8 @@ def _followed(network: Network, model: nn.Module, options: Options) -> tuple[Flo
         if "depth" in options.dimensions
         and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in ignored)
     ]
-    flow = follow(network, shapes, rule_for, literals=options.as_graph)
+    names = {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()}
+    flow = follow(network, shapes, lambda node: rule_for(node, names.get(node, ())), literals=options.as_graph)
     if "width" not in options.dimensions:
         flow.leave_whole(lambda name: True, "widths are not searched")
     flow.leave_whole(lambda name: name.startswith(ignored), "it is named in ignore")

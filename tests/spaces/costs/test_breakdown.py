@@ -56,17 +56,3 @@ def test_rows_follow_the_forward():
     assert rows["macs"].tolist() == [0, 24, 0, 12]
     assert rows["params"].tolist() == [0, 30, 2, 14]
     assert rows["activation_bytes"].tolist() == [0, 4 * 6, 4 * 6 + 4 * 2, 4 * 2]
-
-
-def test_what_is_not_counted_is_refused():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return torch.linalg.inv(self.first(x).unflatten(-1, (2, 2)))
-
-    space = Space.trace(Odd(), torch.zeros(1, 4))
-    with pytest.raises(NotImplementedError, match="linalg_inv"):
-        space.breakdown(space.full)

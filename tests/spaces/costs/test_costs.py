@@ -13,7 +13,9 @@ from torch import nn
 from torch.fx import Interpreter
 from torch.utils.flop_counter import FlopCounterMode
 
+import secateur
 from secateur.spaces import COSTS, Space, build
+from secateur.spaces.costs import formulas
 from secateur.spaces.costs.alive import largest
 from secateur.spaces.graph.network import as_call, resized
 
@@ -306,20 +308,99 @@ class Add(nn.Module):
         return x + self.conv(x)
 
 
-def test_what_may_multiply_and_has_no_formula_is_named_when_costs_are_asked():
-    class Spectrum(nn.Module):
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        return torch.fft.fft2(self.conv(x)).abs()
+
+
+def test_what_no_candidate_changes_needs_no_formula_and_is_named():
+    space = Space.trace(Spectrum(), image(1, 3, 4, 4))
+    table = space.costs([space.full])
+    assert table.macs.tolist() == [4 * 4 * 3 * 8]  # the convolution alone
+    assert space.uncounted == ("aten.fft_fft2",) and table.attrs["uncounted"] == ["aten.fft_fft2"]
+    assert "(in no sum of multiply-adds: aten.fft_fft2)" in str(space)
+    assert len(space.fingerprint) == 64
+
+
+def test_what_pytorch_counts_is_counted_at_every_side():
+    class Power(nn.Module):
+        """`linalg_matrix_power` has no formula here; PyTorch runs it as products of matrices."""
+
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 8, 1)
 
         def forward(self, x):
-            return torch.fft.fft2(self.conv(x)).abs()
+            return torch.linalg.matrix_power(self.conv(x), 3)
 
-    space = Space.trace(Spectrum(), image(1, 3, 4, 4))
-    with pytest.raises(NotImplementedError, match="operator aten.fft_fft2 may multiply and has no cost formula"):
-        space.costs([space.full])
-    assert "operator aten.fft_fft2 has no formula" in str(space)
-    assert len(space.fingerprint) == 64
+    space = Space.trace(Power(), image(1, 3, 8, 8), resolutions=(8, 4))
+    macs = space.cost_table([[0], [1]])["macs"].tolist()  # two products of 8 squares
+    assert macs == [side**2 * 3 * 8 + 2 * 8 * side**3 for side in (4, 8)]
+    assert space.uncounted == ()
+
+
+def test_a_formula_can_be_registered(monkeypatch):
+    monkeypatch.setattr(formulas, "_FORMULAS", {k: v for k, v in formulas._FORMULAS.items() if k != "aten.linear"})
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+    space = Space.trace(model, image(1, 6))
+    assert space.unpriced == ("aten.linear",)
+    for ask in (lambda: space.costs([space.full]), lambda: space.breakdown(space.full)):
+        with pytest.raises(NotImplementedError, match=r"aten.linear .* give it one by secateur.costs.register"):
+            ask()
+    assert "costs unknown: operator aten.linear has no formula; see costs.register" in str(space)
+    secateur.costs.register(torch.ops.aten.linear, lambda call: [[2, *call.axes("input"), call.out[-1]]])
+    space = Space.trace(model, image(1, 6))
+    assert space.unpriced == () and space.costs([space.full]).macs.tolist() == [2 * (6 * 16 + 16 * 2)]
+    assert space.costs([[8]]).macs.tolist() == [2 * (6 * 8 + 8 * 2)]
+
+
+def test_a_custom_operator_is_a_constant_until_it_has_a_formula(monkeypatch):
+    monkeypatch.setattr(formulas, "_FORMULAS", dict(formulas._FORMULAS))
+
+    @torch.library.custom_op("secateur_tests::correlate", mutates_args=())
+    def correlate(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return x @ kernel
+
+    correlate.register_fake(lambda x, kernel: x.new_empty(*x.shape[:-1], kernel.shape[1]))
+
+    class Correlated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.kernel = nn.Linear(6, 16), nn.Parameter(torch.rand(16, 16))
+            self.last, self.head = nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.head(self.last(correlate(self.first(x), self.kernel)))
+
+    space = Space.trace(Correlated(), image(1, 6))
+    layers = 6 * 16 + 16 * 16 + 16 * 2
+    assert space.costs([space.full]).macs.tolist() == [layers]
+    assert space.uncounted == ("secateur_tests.correlate",)
+    assert "no rule" in space.frozen["first"] and "last" not in space.frozen
+    rows = space.breakdown(space.full).set_index("module")
+    assert rows["uncounted"].to_dict() == {module: "" for module in rows.index} | {"": "secateur_tests.correlate"}
+    secateur.costs.register("secateur_tests::correlate", lambda call: [[*call.out, call.axes("kernel")[0]]])
+    space = Space.trace(Correlated(), image(1, 6))
+    assert space.costs([space.full]).macs.tolist() == [layers + 16 * 16]
+    assert space.uncounted == () and "uncounted" not in space.breakdown(space.full)
+
+
+@pytest.mark.parametrize(
+    ("operator", "formula", "said"),
+    [
+        ("correlate", lambda call: [], "takes an operator that PyTorch knows"),
+        ("secateur_tests::none_such", lambda call: [], "got 'secateur_tests::none_such'"),
+        (torch.relu, lambda call: [], "takes an operator that PyTorch knows"),
+        (torch.ops.aten.relu, 5, "the formula of aten.relu is a int"),
+    ],
+)
+def test_a_formula_of_nothing_is_refused(operator, formula, said):
+    with pytest.raises(TypeError, match=said):
+        secateur.costs.register(operator, formula)
 
 
 def test_products_and_attention():

@@ -1,0 +1,114 @@
+"""Everyday operators beside the layers: masks, comparisons, picks, transforms, each between two convolutions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from constructs_base import Construct, image, writer
+from torch import Tensor, nn
+
+OPERATORS: dict[str, Construct] = {}
+construct = writer(OPERATORS)
+MAPS = image(2, 3, 4, 4)
+
+
+def between(name: str, function: Callable[[Tensor], Tensor], **expected: Any) -> None:
+    """A network that has the function between its first and second convolution."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = function(self.a(x))
+        return self.out(F.relu(self.b(y)))
+
+    forward.__name__ = name
+    parts = lambda: dict(a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 8, 1), out=nn.Conv2d(8, 2, 1))  # noqa: E731
+    construct(parts, MAPS, **{"prunable": "" if "frozen" in expected else "a", **expected})(forward)
+
+
+def written(y: Tensor, place: Any, value: Any) -> Tensor:
+    """A copy with a part assigned."""
+    y = y.clone()
+    y[place] = value
+    return y
+
+
+def masked_in_place(y: Tensor) -> Tensor:
+    """The mask is narrowed in place."""
+    mask = y > -1
+    mask &= y < 1
+    return y * mask
+
+
+def column(y: Tensor) -> Tensor:
+    """An index of the first column."""
+    return torch.zeros_like(y[..., :1], dtype=torch.long)
+
+
+# --- masks and comparisons --------------------------------------------------------------------------------------------
+
+between("and_of_masks", lambda y: y * ((y > 0) & (y < 1)))
+between("or_and_not_of_masks", lambda y: y * ~((y > 0) | (y < -1)))
+between("xor_of_masks", lambda y: y * ((y > 0) ^ (y < -1)))
+between("and_in_place", masked_in_place)
+between("where_with_a_number", lambda y: torch.where(y > 0, y, 0.0))
+between("where_with_a_number_first", lambda y: torch.where(y > 0, 0.0, y))
+between("where_with_numbers", lambda y: y * torch.where(y > 0, 1.0, 2.0))
+between("assigned_by_a_mask", lambda y: written(y, y < 0, 0.0))
+between("isclose", lambda y: y * torch.isclose(y, torch.zeros_like(y)).logical_not())
+between("isin", lambda y: y * torch.isin(y.round(), torch.tensor([0.0, 1.0])))
+between("floor_divide", lambda y: y - torch.floor_divide(y.detach(), 0.3))
+between("spelled_out_names", lambda y: torch.arctan2(y, torch.absolute(y) + 1).multiply(2.0))
+between("triangle_of_positions", lambda y: y.tril())
+between("triangle_of_channels", lambda y: y.transpose(1, 2).tril().transpose(1, 2), frozen={"a": "triangle"})
+
+# --- picked and placed ------------------------------------------------------------------------------------------------
+
+between("gather", lambda y: y.gather(3, torch.zeros_like(y, dtype=torch.long)))
+between("gather_some", lambda y: y.gather(3, column(y)))
+between("gather_channels", lambda y: y.gather(1, torch.zeros_like(y, dtype=torch.long)), frozen={"a": "picked"})
+between("take_along_dim", lambda y: torch.take_along_dim(y, y.argsort(-1), -1))
+between("scatter_a_number", lambda y: y.scatter(3, column(y), 0.0))
+between("scatter", lambda y: torch.zeros_like(y).scatter(3, column(y), y[..., :1]))
+between("scatter_add", lambda y: y.scatter_add(3, column(y), y[..., :1]))
+between("scatter_reduce", lambda y: y.scatter_reduce(3, column(y), y[..., :1], "sum"))
+between("scatter_channels", lambda y: y.scatter(1, column(y), 0.0), frozen={"a": "some of its channels"})
+between("index_put", lambda y: written(y, (slice(None), slice(None), torch.tensor([0, 2])), 0.0))
+between("index_add", lambda y: y.index_add(3, torch.tensor([0, 1]), y[..., :2]))
+between("index_copy", lambda y: y.index_copy(3, torch.tensor([0, 1]), y[..., 2:]))
+between("index_fill", lambda y: y.index_fill(2, torch.tensor([0]), 0.0))
+between("index_fill_channels", lambda y: y.index_fill(1, torch.tensor([0]), 0.0), frozen={"a": "picked"})
+between("one_hot", lambda y: y + F.one_hot(y.flatten(2).argmax(-1), 16).to(y.dtype).view_as(y))
+between("bucketize", lambda y: y + torch.bucketize(y, torch.linspace(-1, 1, 5)))
+between("searchsorted", lambda y: y + torch.searchsorted(torch.linspace(-1, 1, 5, dtype=y.dtype), y))
+between("diff", lambda y: y.diff(dim=-1))
+between("diff_of_channels", lambda y: torch.cat([y.diff(dim=1), y[:, :1]], 1), frozen={"a": "diff"})
+between("cummax", lambda y: y.cummax(-1)[0])
+between("aminmax", lambda y: y - torch.aminmax(y, dim=-1, keepdim=True)[0])
+between("hstack", lambda y: torch.hstack(y.chunk(2, 1)))
+
+# --- transforms and complex numbers -----------------------------------------------------------------------------------
+
+between("fft2", lambda y: torch.fft.ifft2(torch.fft.fft2(y)).real, uncounted=("aten.fft_fft2", "aten.fft_ifft2"))
+between("rfft", lambda y: torch.fft.irfft(torch.fft.rfft(y), n=4), uncounted=("aten.fft_irfft", "aten.fft_rfft"))
+between("fftn", lambda y: torch.fft.fftn(y, dim=(2, 3)).imag, uncounted=("aten.fft_fftn",))
+between("fftshift", lambda y: torch.fft.fftshift(torch.fft.fft2(y), dim=(2, 3)).abs(), uncounted=("aten.fft_fft2",))
+between("fft_of_channels", lambda y: torch.fft.fft(y, dim=1).real, frozen={"a": "mixed"}, uncounted=("aten.fft_fft",))
+between("complex_numbers", lambda y: torch.view_as_real(torch.complex(y, y)).sum(-1))
+between("view_as_complex", lambda y: torch.view_as_complex(torch.stack([y, y], -1)).abs())
+between("polar", lambda y: torch.polar(y.abs(), y).imag)
+
+# --- that nothing counts ----------------------------------------------------------------------------------------------
+
+between(
+    "inverse",
+    lambda y: torch.linalg.inv(y + 8 * torch.eye(4, dtype=y.dtype)),
+    frozen={"a": "linalg_inv"},
+    uncounted=("aten.linalg_inv",),
+)
+between(
+    "distances",
+    lambda y: y * torch.cdist(y.flatten(2), y.flatten(2)).mean(-1)[..., None, None],
+    frozen={"a": "cdist"},
+    uncounted=("aten.cdist",),
+    macs=False,
+)

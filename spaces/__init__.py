@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .budget import COSTS, Budget, CostTable
     from .candidate import Axis, Candidate, Encoded
     from .channels.layout import Group
-    from .cutting.surgery import Cut, assemble
-    from .cutting.tensors import Scores, check_scores, copied, named_tensors, unit_sums
+    from .cutting.surgery import Cut, assemble, copied
+    from .cutting.tensors import Scores, check_scores, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
     from .graph.network import as_call, plain

@@ -9,7 +9,6 @@ temperature               T                     what both are divided by
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...spaces import copied
 from ..tasks.splitting import in_parts
 from ..tasks.task import Side, Task, abilities
 from .parallel import Placement
@@ -131,4 +131,4 @@ class Distillation:
 
 def _still(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode: trials may train side by side, and the caller's network keeps its modes and its place."""
-    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+    return copied(model).to(device).eval().requires_grad_(False)

@@ -9,7 +9,6 @@ only, and the running statistics are those of the first.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...spaces import copied
 from ..tasks.splitting import cut, joined, mapped
 
 
@@ -52,7 +52,7 @@ class Parallel(nn.Module):
         self.model = model
         self.devices = tuple(devices)
         # Without weights: those are given to them in every step. In a tuple, so that they are no submodules.
-        self._copies = tuple(copy.deepcopy(model).to("meta") for _ in self.devices[1:])
+        self._copies = tuple(copied(model).to("meta") for _ in self.devices[1:])
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The network's outputs, on the first device.

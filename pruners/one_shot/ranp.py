@@ -6,7 +6,6 @@ is how many neurons each layer keeps, so it is a search over widths in one step.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Group, Layer, Scores, Space, build, stays, within
+from ...spaces import Candidate, Group, Layer, Scores, Space, build, copied, stays, within
 from ...spaces.checked import check, one_of
 from ..examples import Examples, gradients
 from ..fields import Count, Number, Part
@@ -132,7 +131,7 @@ class Ranp:
         """Final scores of the neurons, an array `(N_l,)` for each of `space.layers`; `notes` is added to."""
         notes = {} if notes is None else notes
         if self.initialise:
-            model = copy.deepcopy(model)
+            model = copied(model)
             notes["not_drawn"] = list(fresh(model, seed, draw=self.draw))
         try:
             means = self._means(model, examples, training=self.batch_statistics)
@@ -226,7 +225,7 @@ class Ranp:
             small = build(request.model, space, candidate, scores)
             notes["not_drawn"] = list(fresh(small, request.seed, draw=self.draw))
         else:  # a graph has no layers to draw by, so the full network is drawn and cut
-            full = copy.deepcopy(request.model)
+            full = copied(request.model)
             notes["not_drawn"] = list(fresh(full, request.seed, draw=self.draw))
             small = build(full, space, candidate, scores)
         return {name: tensor.detach().clone() for name, tensor in small.state_dict().items()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -31,21 +30,6 @@ class Slotted(Protocol):
     @property
     def slots(self) -> Slots:
         """Which unit each index belongs to."""
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy with its own memory, also of a network that keeps tensors with a history."""
-    return copy.deepcopy(model, _with_plain_tensors(model, {}))
-
-
-def _with_plain_tensors(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
-    """Copies of tensors that are neither parameters nor buffers: one with a history cannot be copied otherwise."""
-    for module in model.modules():
-        for value in vars(module).values():
-            for item in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(item, Tensor):
-                    memo.setdefault(id(item), item.detach().clone())
-    return memo
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

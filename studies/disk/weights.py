@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ...spaces import copied
 
 ModelSource = nn.Module | Callable[[], nn.Module]
 
@@ -120,7 +121,7 @@ def with_kept_weights(source: ModelSource, kept: Mapping[str, Tensor]) -> nn.Mod
             f"the model's weights differ from the study's base weights ({_some(other)}); a study refuses other weights "
             "than it started from: load its base.safetensors into the model, or pass a function that makes the model"
         )
-    return copy.deepcopy(model)
+    return copied(model)
 
 
 def _same_structure(kept: Mapping[str, str], given: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ... import __version__
 from ...evaluators import Latency, Task, Training, check_task
 from ...search import SamplerFactory, sampler_factory
-from ...spaces import Budget, Space, build
+from ...spaces import Budget, Space, build, copied
 from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import new_folder, to_json, write
 from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
@@ -69,7 +68,7 @@ def made(
     search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
     space.check_limits(budget.limits(space))
     mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
-    model, base = copy.deepcopy(model), state_of(model)
+    model, base = copied(model), state_of(model)
     build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
     if not space.as_graph:  # a graph is a program already
         rehearse(model, space.inputs(model, space.full, batch=2))

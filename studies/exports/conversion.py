@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import importlib.util
 import io
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...spaces import as_call, plain
+from ...spaces import as_call, copied, plain
 from ...spaces.graph.modes import DataAsDetached
 from ...spaces.graph.network import Examples
 from ..disk.files import write
@@ -136,7 +135,7 @@ def rehearse(model: nn.Module, example: Examples) -> None:
         model: the full network; it is left as it is.
         example: its inputs, with a batch of 2.
     """
-    network = copy.deepcopy(model).cpu().eval()
+    network = copied(model).cpu().eval()
     example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
     reasons = []
     for batch in (None, BATCHES[0]):

@@ -7,7 +7,6 @@ appears under its name only after each format was read back from the disk and co
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ... import __version__
-from ...spaces import Candidate, Cut, Scores, Space, assemble, cut, named_tensors
+from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, named_tensors
 from ...spaces.graph.network import Examples
 from ..disk.files import FormatError, new_folder, read_json, to_json, write
 from .card import card
@@ -70,7 +69,7 @@ def write_model(
         OSError: the disk is full or read-only. Nothing is left in any of these cases.
     """
     check_formats(formats)
-    network = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    network = copied(model).cpu().eval().requires_grad_(False)
     example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
     tensors, aliases = _own_storage(named_tensors(network))
     config = {

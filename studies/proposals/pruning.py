@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import nn
 
 from ...evaluators import Task, Training, train
 from ...pruners import METHODS, Examples, Method, Proposal, Pruner, Request, TrainingPruner, check_method, trains
-from ...spaces import Space, within
+from ...spaces import Space, copied, within
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, seed_of
 from ..trials.events import Listener, Watch
@@ -117,7 +116,7 @@ class Pruning:
         self.space.check_limits(aim.limits)
         pruner = check_method(method)
         request = Request(
-            copy.deepcopy(self.model).to(present(str(self.device))),
+            copied(self.model).to(present(str(self.device))),
             self.space,
             aim.limits,
             examples=None if pruner.needs in ("nothing", "training") else self._examples,

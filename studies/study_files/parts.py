@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib
 import inspect
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...evaluators import Classification, Diverged, Task, measure_error, train
-from ...spaces import Space
+from ...spaces import Space, copied
 from ..disk.process_state import importable
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..settings.determinism import present, reproducible
@@ -133,7 +132,7 @@ def example_inputs(model: nn.Module, task: Task) -> tuple[Tensor, ...] | dict[st
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args, kwargs))
 
-    probe = copy.deepcopy(model).eval()
+    probe = copied(model).eval()
     probe.register_forward_pre_hook(keep, with_kwargs=True)
     batch = next(iter(task.loader("train", None, None)))
     try:

@@ -44,7 +44,7 @@ from secateur.spaces import threshold_candidate
 from secateur.studies.proposals.proposer import Proposer
 from secateur.studies.proposals.seeds import Seed, Seeds
 from secateur.studies.settings.search import DEFAULT
-from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Scored
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "search_efficiency"

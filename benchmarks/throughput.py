@@ -33,8 +33,8 @@ from scripted import Sleeper, job  # noqa: E402
 from secateur import Budget, Search, Study  # noqa: E402
 from secateur.studies.outcomes.work import Job, Work  # noqa: E402
 from secateur.studies.proposals.proposer import Proposer  # noqa: E402
+from secateur.studies.runners.dispatch import executor
 from secateur.studies.runners.executor import Executor, Listen
-from secateur.studies.runners.kinds import executor  # noqa: E402
 from secateur.studies.settings.runner import runner_of
 from secateur.studies.trials.events import JobEnd, Message, TrialEnded
 from secateur.studies.trials.ledger import Ledger  # noqa: E402

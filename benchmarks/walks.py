@@ -82,13 +82,23 @@ def trips(folder: Path) -> dict[str, Walk]:
     )
     study.run(2)
     study.export(folder / "warm", pick="best", finetune_epochs=0)
-    return {
+
+    def own_loop() -> None:
+        trial = study.ask()
+        assert trial is not None
+        study.tell(trial, study.evaluate(trial))
+
+    walks = {
         "trace": walked(lambda: sc.Space.trace(model, example, divisor=2)),
         "build": walked(lambda: sc.build(model, space, space.uniform(0.5))),
         "one trial": walked(lambda: study.run(3)),
         "front": walked(study.front),
         "export": walked(lambda: study.export(folder / "out", pick="best", finetune_epochs=1)),
     }
+    study.run(5)
+    walks["one trial, the sixth"] = walked(lambda: study.run(6))
+    own_loop()
+    return walks | {"ask, evaluate, tell": walked(own_loop)}
 
 
 def walked(trip: Callable[[], object]) -> Walk:

@@ -20,19 +20,27 @@ from typing import TYPE_CHECKING
 from ..lazy import face
 
 if TYPE_CHECKING:
-    from .evaluator import Context, Evaluator, Result, checked_evaluator
-    from .ladder import FIDELITIES, Ladder
+    from .ladder import FIDELITIES, Context, Evaluator, Ladder, Result, checked_evaluator
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
     from .tasks.augment import Augment
     from .tasks.image_task import Classification, ImageTask, Segmentation
     from .tasks.images import Batch, LazyImages
-    from .tasks.metrics import ErrorRate, Metric, OverlapError
-    from .tasks.task import Distills, Rebatches, Resizes, Splits, Stores, Task, check_task
+    from .tasks.task import (
+        Distills,
+        ErrorRate,
+        Metric,
+        OverlapError,
+        Rebatches,
+        Resizes,
+        Splits,
+        Stores,
+        Task,
+        check_task,
+    )
     from .training.distillation import Teacher
-    from .training.measures import measure_error
+    from .training.measures import measure_error, recalibrate
     from .training.parallel import Placement
-    from .training.recalibration import recalibrate
     from .training.training import Diverged, Loop, Training, train
 else:
     __getattr__, __dir__ = face(__name__)

@@ -10,18 +10,20 @@ Symbols: `n` candidates, `d` axes, `m` objectives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spaces import Axis, Candidate, within
+from ..spaces import Axis, Candidate, repair, within
 
 if TYPE_CHECKING:
     from ..spaces import Encoded, Scores, Space
@@ -77,7 +79,7 @@ class Problem:
 
     def repair(self, candidate: Sequence[int]) -> Candidate:
         """The candidate in its canonical form, or the nearest smaller one within the limits."""
-        return self.space.repair(self.space.canonical(candidate), self.limits, self._feared)
+        return repair(self.space, candidate, self.limits, self._feared if self.latency else None)
 
     def positions(self, encoded: Encoded) -> Positions:
         """`(n, d)` positions among the choices, from 0, of `(n, d)` candidates."""
@@ -164,6 +166,17 @@ def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
 def positions(axes: Sequence[Axis], candidate: Sequence[int]) -> dict[str, int]:
     """Where the candidate stands on each axis, by axis name."""
     return {axis.name: axis.choices.index(value) for axis, value in zip(axes, candidate, strict=True)}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna from announcing on the terminal that a study was made; nothing here prints."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(level, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def _encoded(trials: Sequence[FrozenTrial], problem: Problem) -> Encoded:

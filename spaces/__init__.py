@@ -11,7 +11,7 @@ group with one width; blocks that may be dropped form stages; several input side
     small = build(model, space, candidate)
 
 Start at `space.py`. Tracing goes through `tracing/` (which uses `graph/`, `channels/`, `cutting/` and `costs/`), a
-candidate's network through `networks/build.py`; `limits.py` and `allocation.py` find candidates within limits.
+candidate's network through `networks/build.py`; `candidate.py` and `allocation.py` find candidates within limits.
 """
 
 from typing import TYPE_CHECKING
@@ -20,15 +20,13 @@ from ..lazy import face
 
 if TYPE_CHECKING:
     from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
-    from .budget import COSTS, Budget, CostTable
-    from .candidate import Axis, Candidate, Encoded
+    from .budget import COSTS, Budget
+    from .candidate import Axis, Candidate, CostTable, Encoded, repair, within
     from .channels.layout import Group
-    from .cutting.surgery import Cut, assemble, copied
-    from .cutting.tensors import Scores, check_scores, named_tensors, unit_sums
+    from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
     from .graph.network import as_call, plain
-    from .limits import repair, within
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
     from .networks.masked import verify

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .candidate import Candidate, Encoded
-from .cutting.tensors import Scores
-from .limits import check_limits, repair, within
+from .candidate import Candidate, Encoded, check_limits, repair, within
+from .cutting.surgery import Scores
 from .space import Space
 
 NORMALISATIONS = ("none", "mean", "max", "macs")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
-
-import numpy.typing as npt
-
-from .candidate import Encoded
 
 Limit = float | int | str | None
 COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
 """What is counted by arithmetic, in the order of the columns of `Space.costs`."""
-CostTable = Callable[[Encoded], Mapping[str, npt.NDArray[Any]]]
-"""`(n, d)` candidates to `(n,)` costs by name."""
 
 
 class HasFullCosts(Protocol):

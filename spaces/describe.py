@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .budget import Budget
-from .candidate import Axis
+from .candidate import Axis, Costed
 from .graph.network import Side
-from .limits import Costed
 
 if TYPE_CHECKING:
     from .channels.layout import Group

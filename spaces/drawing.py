@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .allocation import normalised, threshold_family
-from .candidate import Candidate
-from .cutting.tensors import Scores
-from .limits import repair
+from .candidate import Candidate, repair
+from .cutting.surgery import Scores
 from .space import Space
 
 Draw = Callable[[np.random.Generator], Candidate]

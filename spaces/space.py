@@ -14,15 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .budget import CostTable
-from .candidate import Axis, Candidate, Encoded
+from .candidate import Axis, Candidate, CostTable, Encoded, check_limits, check_within, repair
 from .costs.breakdown import breakdown
-from .cutting.tensors import Scores, check_scores, l2_scores
+from .cutting.surgery import Scores, check_scores, l2_scores
 from .describe import describe
 from .examples import ByName, fitted, made, nested
 from .graph.blocks import Stage, reordered
 from .graph.network import Examples, Side
-from .limits import check_limits, check_within, repair
 from .tracing.options import arguments as arguments_of
 from .tracing.options import checked, identity
 
@@ -352,7 +350,7 @@ class Space:
     def repair(
         self, candidate: Sequence[int], limits: Mapping[str, float], costs: CostTable | None = None
     ) -> Candidate:
-        """The candidate, or the nearest smaller one within the limits; see `spaces.limits`."""
+        """The candidate, or the nearest smaller one within the limits; see `spaces.repair`."""
         return repair(self, candidate, limits, costs)
 
     def check_limits(self, limits: Mapping[str, float]) -> None:

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..evaluators.modes import present
 from ..search import SamplerFactory
 from ..spaces import Budget, Space
 from .disk.artifact_mirror import ArtifactMirror
-from .disk.files import write_atomic
-from .disk.lock import locked
-from .runners.kinds import executor
-from .settings.determinism import present
+from .disk.files import locked, write_atomic
+from .runners.dispatch import executor
 from .settings.search import Search
 from .study import Study
 from .study_files.file import StudyFile, read

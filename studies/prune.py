@@ -13,23 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..evaluators.modes import present, reproducible
 from ..pruners import Even, Method, check_method, trains
 from ..spaces import Budget, Candidate
-from .disk.files import read_json, to_json, write_atomic
-from .disk.lock import locked
+from .disk.files import locked, read_json, to_json, write_atomic
 from .disk.weights import read_tensors
 from .exports.exporter import errors
 from .launch import create, opened
 from .outcomes.latency import Latencies
 from .proposals.pruning import method_named, settings_of
 from .proposals.seeds import Seed
-from .settings.determinism import present, reproducible
 from .settings.runner import Serial
 from .study import Study
 from .study_files.file import StudyFile, read
 from .trials.events import Exported, Listener, Network
 from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
-from .trials.outcome import Scored
+from .trials.trial import Scored
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency
 _MARGIN = 0.97  # of a latency budget that the search for multiply-adds aims at: a second measurement differs a little

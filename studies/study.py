@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, final
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from .settings.runner import Runner
     from .settings.search import Search
     from .trials.events import Listener
-    from .trials.outcome import Outcome
-    from .trials.trial import Trial
+    from .trials.trial import Outcome, Trial
     from .views.status import Status
 
 # What a method needs is imported when it is called: the name `secateur.Study` alone loads a few files, not the house.
@@ -52,15 +50,12 @@ class Study:
 
     def __init__(self, parts: Parts) -> None:
         """Use `Study.create` or `Study.open`."""
-        from .drivers.limits import Limits
-
         engine = parts.engine
         self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
         self.search, self.training, self.latency = engine.search, engine.training, engine.latency
         self.fingerprint = engine.fingerprint
         self.budget = parts.budget
         self._engine, self._ledger, self._mirror = engine, engine.ledger, parts.mirror
-        self._limits_of = Limits(engine)
         self._looping: OwnLoop | None = None
 
     # --- making and finding -------------------------------------------------------------------------------------------
@@ -201,13 +196,13 @@ class Study:
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
         from .drivers.run import running
-        from .runners.kinds import executor
+        from .runners.dispatch import executor
 
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
             raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
-        limits = partial(self._limits_of.resolve, self.budget, progress)
+        where = executor(runner)
         with running(
-            self._engine, limits, trials, executor(runner), mirror=self._mirror, progress=progress, keep_gb=keep_gb
+            self._engine, self.budget, trials, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
         ) as run:
             for left in run.unfinished():
                 run.submit(left)
@@ -270,14 +265,14 @@ class Study:
         Raises:
             ValueError: the method is unknown or can't do what is asked.
         """
+        from ..evaluators.modes import reproducible
         from .proposals.pruning import method_named
         from .proposals.seeds import Aim
-        from .settings.determinism import reproducible
 
         known = {name: limit for name, limit in self.limits().items() if name != "latency_ms"}
         aim = Aim(limits=known if limits is None else limits)
         asked = method_named(method) if isinstance(method, str) else method
-        with reproducible(self.search.threads, self.search.torch_device):
+        with reproducible(self.search.threads, self._engine.device):
             return self._engine.seed_maker(progress).ask(asked, aim)
 
     def evaluate(self, trial: Trial | int) -> Outcome:
@@ -293,12 +288,12 @@ class Study:
         from .drivers.own_loop import OwnLoop
 
         if self._looping is None or self._looping.budget != self.budget:
-            self._looping = OwnLoop(self._engine, self._limits_of, self.budget)
+            self._looping = OwnLoop(self._engine, self.budget)
         return self._looping
 
     def limits(self) -> dict[str, float]:
         """The budget in absolute numbers."""
-        return self._limits_of.of(self.budget)
+        return self._engine.limits(self.budget)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -329,7 +324,7 @@ class Study:
             self.budget,
             self.limits(),
             settings_to_json(self.search, self.training, self.latency),
-            self._ledger.notes().get("proxies", []),
+            self._ledger.notes.get("proxies", []),
         )
 
     def report(self, to: str | Path | None = None, *, pictures: str | Path | None = None) -> Path:
@@ -393,7 +388,7 @@ class Study:
         """
         from .drivers.exporting import Export
 
-        export = Export(self._engine, self._limits_of, self.budget, self._mirror)
+        export = Export(self._engine, self.budget, self._mirror)
         return export(Path(to), pick, finetune_epochs, progress, formats, finalists, notes or {})
 
     def __repr__(self) -> str:

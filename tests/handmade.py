@@ -1,8 +1,7 @@
 """Trials made by hand: an error, some multiply-adds, and nothing behind them."""
 
 from secateur.spaces import COSTS, Axis, Candidate
-from secateur.studies.trials.outcome import Failed, Scored, Stopped
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Failed, Scored, Stopped, Trial
 
 AXES = (Axis("width:conv", (2, 4, 6, 8)), Axis("depth:layer1", (0, 1)))
 OBJECTIVES = ("error", "macs")

@@ -17,8 +17,7 @@ from secateur.spaces import Candidate
 from secateur.studies.outcomes.work import Job, Work
 from secateur.studies.settings.runner import Ray
 from secateur.studies.trials.events import Epoch
-from secateur.studies.trials.outcome import Scored
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Scored, Trial
 
 EPOCH = Epoch(of="trial 0", done=1, total=1, loss=0.5)
 

@@ -15,17 +15,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...spaces import device_of, dtype_of
 from .augment import Augment
 from .images import Batch, Batches, Images, Split
-from .metrics import ErrorRate, OverlapError
-from .task import Side
+from .task import ErrorRate, OverlapError, Side
 
 _IGNORED = -100  # the label that PyTorch's losses leave out
 
@@ -99,7 +98,9 @@ class ImageTask:
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs and targets of a batch; outputs for masks are resized to these."""
-        inputs, targets = self.prepare(batch, device_of(model), dtype_of(model))
+        own = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
+        like = next(own, torch.empty(0))
+        inputs, targets = self.prepare(batch, like.device, like.dtype)
         outputs = model(inputs)
         if not isinstance(outputs, Tensor):
             raise TypeError(

@@ -71,8 +71,8 @@ def answered(task: Task, teacher: Teacher, device: torch.device, parts: int = 1)
         device: where it is asked.
         parts: how many parts every batch is taken in.
     """
-    stored = abilities(task).stored
-    batches = None if stored is None or teacher.answers is not None else stored(teacher.resolution)
+    stored = None if teacher.answers is not None else abilities(task).stored
+    batches = None if stored is None else stored(teacher.resolution)
     if batches is None:
         return teacher
     model, answers = _still(teacher.model, device), list[Tensor]()
@@ -105,14 +105,14 @@ class Distillation:
         parts: int = 1,
     ) -> None:
         """Have the teacher's answers, asked for in so many parts a batch, or a copy of it on `device`."""
-        distill = abilities(task).distill
-        if distill is None:
+        able = abilities(task)
+        if able.distill is None:
             raise TypeError(f"{type(task).__name__} has no distill(outputs, teacher_outputs, temperature); give it one")
         self.weight, self.temperature, self.resolution = weight, temperature, teacher.resolution
         teacher = answered(task, teacher, device, parts)
         self._answers = teacher.answers
         self._model = None if teacher.answers is not None else _still(teacher.model, device)
-        self._task, self._distill, self._at = task, distill, abilities(task).at
+        self._task, self._distill, self._at = task, able.distill, able.at
 
     def loss(self, loss: Tensor, outputs: Any, batch: Any) -> Tensor:
         """The loss to lower, given the task's own and the student's outputs."""

@@ -1,15 +1,13 @@
-"""What is measured on a finished network: its error on a split."""
+"""Passes over the data without training: a network's error on a split, and batch-norm statistics that fit it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ...spaces import device_of
-from ..modes import modes_restored
-from ..tasks.metrics import Metric
+from ..modes import modes_restored, norms_with_statistics
 from ..tasks.splitting import in_parts
-from ..tasks.task import Side, Task
+from ..tasks.task import Metric, Side, Task
 from .training import Diverged
 
 
@@ -37,7 +35,7 @@ def measure_error(
     """
     if device is not None:
         model.to(device)
-    error, finite = task.error(), torch.ones((), dtype=torch.bool, device=device_of(model))
+    error, finite = task.error(), list[Tensor]()
     # Not inference_mode: what a module caches in it could not be trained with afterwards.
     with modes_restored(model), torch.no_grad():
         model.eval()
@@ -45,8 +43,60 @@ def measure_error(
             for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                 outputs, targets = task.forward(model, batch)
                 if isinstance(outputs, Tensor):
-                    finite = finite & outputs.isfinite().all()
+                    finite.append(outputs.isfinite().all())
                 error.update(outputs, targets)
-    if not bool(finite):
+    if finite and not bool(torch.stack(finite).all()):
         raise Diverged(f"the outputs on the {split} split are not finite")
     return error
+
+
+def recalibrate(
+    model: nn.Module,
+    task: Task,
+    *,
+    images: int = 2048,
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+    parts: int = 1,
+) -> int:
+    """Number of images the running statistics were taken from, in place of those that `model` came with.
+
+    The statistics are reset, then averaged over un-augmented training images at the resolution, every batch counting
+    alike (momentum None), with all else in eval mode. Whole batches are taken until `images` are reached. Frozen norms
+    (no statistics, or eval mode and no gradient) are left; modes and momenta are put back. What the model held before
+    leaves no trace.
+
+    Args:
+        model: the network, changed in place; it is moved to `device`.
+        task: whose training images, with the seed None: as stored.
+        images: how many, at least.
+        resolution: the side of the images; None as stored.
+        device: where to compute; None where the model is.
+        parts: how many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
+    """
+    if images < 1:
+        raise ValueError(f"images is {images}; expected at least 1")
+    if device is not None:
+        model.to(device)
+    norms = norms_with_statistics(model)
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            for whole in task.loader("train", resolution, None):
+                for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
+                    _, targets = task.forward(model, batch)
+                    seen += len(targets)
+                if seen >= images:
+                    break
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return seen

@@ -37,11 +37,6 @@ class Placement:
     devices: tuple[torch.device, ...] = ()
     accumulate: int = 1
 
-    def __post_init__(self) -> None:
-        """Refuse parts of no batch."""
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate}; expected at least 1")
-
 
 class Parallel(nn.Module):
     """Gives the outputs of a network, computed on several devices."""

@@ -281,6 +281,8 @@ def train(
 
 def _placement(model: nn.Module, device: torch.device | str | Placement | None) -> Placement:
     given = device if isinstance(device, Placement) else Placement()
+    if given.accumulate < 1:
+        raise ValueError(f"accumulate is {given.accumulate}; expected at least 1")
     if given.devices:
         return given
     where = device_of(model) if device is None or isinstance(device, Placement) else torch.device(device)

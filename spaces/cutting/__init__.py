@@ -1,5 +1,5 @@
 """What a cut changes in a module tree or in a graph.
 
 Start at `surgery.py`: `plan` says which indices stay, `assemble` makes the module. `writer.py` does the same for a
-graph whose constants follow; `tensors.py` has tensors by name and the scores of units.
+graph whose constants follow.
 """

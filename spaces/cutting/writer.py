@@ -25,7 +25,7 @@ from ..channels.labels import constant, tensors_in
 from ..channels.layout import Layout
 from ..graph.blocks import Block
 from ..graph.network import Network, Shape
-from .tensors import named_tensors
+from .surgery import named_tensors
 
 logger = logging.getLogger("secateur")
 Kept = npt.NDArray[np.bool_]

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
-from ..cutting.surgery import Cut, assemble, plan
-from ..cutting.tensors import Scores, named_tensors
+from ..cutting.surgery import Cut, Scores, assemble, named_tensors, plan
 from ..space import Space
 
 

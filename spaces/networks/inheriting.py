@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ..candidate import Candidate
-from ..cutting.surgery import Cut
-from ..cutting.tensors import Scores
+from ..cutting.surgery import Cut, Scores
 from ..space import Space
 from .build import cut, stays
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..candidate import Candidate
-from ..cutting.surgery import copied
-from ..cutting.tensors import Scores, named_tensors
+from ..cutting.surgery import Scores, copied, named_tensors
 from ..graph.network import Examples, as_call
 from ..space import Space
 from .build import build, stays

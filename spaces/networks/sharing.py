@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
-from ..cutting.tensors import Scores, named_tensors
+from ..cutting.surgery import Scores, named_tensors
 from ..space import Space
 from .build import build, cut
 

@@ -15,8 +15,7 @@ from torch.fx import Node
 from ..channels.flow import Flow
 from ..channels.labels import constant, tensors_in
 from ..channels.layout import Group, Ids, Layout
-from ..cutting.surgery import Cut, assemble, plan
-from ..cutting.tensors import named_tensors
+from ..cutting.surgery import Cut, assemble, named_tensors, plan
 from ..cutting.writer import GraphWriter, Kept, shrunk
 from ..graph.blocks import Block
 from ..graph.capture import capture

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..cutting.tensors import named_tensors
+from ..cutting.surgery import named_tensors
 from ..graph.modes import quietly, unfused
 from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, dispatched_name, resized
 

@@ -17,8 +17,7 @@ from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange
 from ..channels.rules import joined, rule_for
 from ..costs.model import CostModel, cost_model
-from ..cutting.surgery import Cut
-from ..cutting.tensors import named_tensors
+from ..cutting.surgery import Cut, named_tensors
 from ..cutting.writer import GraphWriter
 from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture

@@ -1,4 +1,8 @@
-"""Writing that leaves a whole file or folder, or nothing: to the side, flushed to the disk, then renamed."""
+"""Files that are whole or not there, and the lock of the one process that writes a study's.
+
+What is written goes to the side, is flushed to the disk, then renamed. The lock is the kernel's: a killed process gives
+it back by dying.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .liveness import alive
+from filelock import FileLock, Timeout
 
 # EFBIG is what a quota by `ulimit -f` says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -148,3 +153,74 @@ def _sweep(path: Path) -> None:
 def _is_left(process: int) -> bool:
     """Whether nobody writes any more what has this process's number."""
     return process == os.getpid() or not alive(process)  # ours was left by an earlier process of that number
+
+
+def began(process: int) -> str | None:
+    """When a process began, in the kernel's own time: with its number, what tells it from all later ones.
+
+    None where it has ended, or on a system without `/proc`.
+    """
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    return None
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs, or may: another user's, on a system without `/proc`."""
+    if Path("/proc/self/stat").exists():
+        return began(process) is not None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@contextmanager
+def locked(folder: Path, *, also: Path | None = None, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the study in `folder`.
+
+    Args:
+        folder: of the study.
+        also: a file elsewhere that is held too: copies of a folder may share one storage.
+        wait_s: how long another process that holds it is waited for.
+
+    Raises:
+        ValueError: another process holds it, or the folder can't be written.
+    """
+    holder = folder / "driver.json"
+    with ExitStack() as held:
+        _acquire(held, folder / "lock", folder, lambda: f"{folder} is being run by {_describe(holder)}", wait_s)
+        if also is not None:
+            said = f"another process runs a copy of {folder}, whose trials are in the same storage"
+            _acquire(held, also, also, lambda: said, wait_s)
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
+        held.callback(_remove, holder)
+        yield
+
+
+def _acquire(held: ExitStack, path: Path, place: Path, said: Callable[[], str], wait_s: float) -> None:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise ValueError(f"{said()}; wait for it, or stop it and try again") from None
+    except OSError as error:
+        raise ValueError(f"{place} can't be written ({error.strerror}); give a folder that can") from error
+    held.callback(lock.release)
+
+
+def _remove(holder: Path) -> None:
+    with suppress(OSError):
+        holder.unlink(missing_ok=True)
+
+
+def _describe(holder: Path) -> str:
+    try:
+        found = json.loads(holder.read_text())
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process of unknown number"

@@ -6,8 +6,8 @@
     ray_unprinted      what Ray prints on the terminal, while it is connected
     importable         where modules are found: for good, because a user's code may import late
 
-Elsewhere, and put back as well: handlers of SIGINT and SIGTERM (`runners/interrupts.py`), the alarm of a time-out
-(`runners/serial.py`), threads and deterministic algorithms of PyTorch (`settings/determinism.py`), where temporary
+Elsewhere, and put back as well: handlers of SIGINT and SIGTERM (`runners/executor.py`), the alarm of a time-out
+(`runners/executor.py`), threads and deterministic algorithms of PyTorch (`evaluators/modes.py`), where temporary
 files go (`scratch.py`). The server that workers are forked from stays for the next run (`runners/processes.py`).
 """
 

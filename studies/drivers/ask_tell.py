@@ -16,8 +16,7 @@ from ...spaces import Candidate
 from ..proposals.proposer import Proposer
 from ..proposals.seeds import Seed
 from ..trials.ledger import Ledger
-from ..trials.outcome import Outcome, Skipped, Stopped
-from ..trials.trial import Trial
+from ..trials.trial import Outcome, Skipped, Stopped, Trial
 
 _ENQUEUED = "enqueued"  # the study's note of candidates that are tried before anything else
 
@@ -154,5 +153,5 @@ class AskTell:
         return statistics.median(known) if known else 1.0
 
     def _enqueued(self) -> list[Seed]:
-        found = self._ledger.notes().get(_ENQUEUED, [])
+        found = self._ledger.notes.get(_ENQUEUED, [])
         return [Seed(**one | {"candidate": Candidate(one["candidate"])}) for one in found]

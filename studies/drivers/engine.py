@@ -1,36 +1,41 @@
-"""What a study searches with, put together from its parts; a study asks here for what a run needs."""
+"""What a study searches with, put together from its parts, and held while it proposes or tells."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
-from ...search import Problem
-from ...spaces import Scores, Space
+from ...evaluators.modes import reproducible
+from ...search import Problem, SamplerFactory
+from ...spaces import Budget, Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
+from ..disk.files import locked
 from ..exports.exporter import Exporter
-from ..outcomes.evaluation import Evaluation
 from ..outcomes.latency import Latencies, LatencyGate
 from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
-from ..outcomes.work import Work
+from ..outcomes.work import Evaluation, Work
 from ..proposals.proposer import Proposer
 from ..proposals.proxies import RankingProxy, proxy_table
 from ..proposals.pruning import Pruning, method_named
 from ..proposals.seed_maker import SeedMaker
 from ..proposals.seeds import Aim, Seeds
 from ..settings.search import SHARED, Search
-from ..trials.events import Listener
+from ..trials.events import Calibrated, Listener
+from ..trials.folder import read_study_json, storage_lock
 from ..trials.ledger import Ledger
+from .lease import Lease
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +106,7 @@ class Engine:
             task=self.task,
             training=self.training,
             seed=self.search.seed,
-            device=self.search.torch_device,
+            device=self.device,
         )
 
     @cached_property
@@ -110,11 +115,66 @@ class Engine:
         return self.search.own_evaluator or Ladder(
             self.task,
             self.training,
-            device=self.search.torch_device,
+            device=self.device,
             threads=self.search.threads,
             teacher=self.teacher,
             proxy=RankingProxy(self.space, self.scores) if self.search.fidelity == "zero-shot" else None,
         )
+
+    @contextmanager
+    def held(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the study, with all of its trials read: nothing else proposes or tells while the block runs.
+
+        Args:
+            wait_s: how long another process that holds it is waited for.
+
+        Raises:
+            ValueError: another process holds it, or the folder can't be written.
+        """
+        with locked(self.path, also=self._storage_lock, wait_s=wait_s), reproducible(self.search.threads, self.device):
+            with Lease(self.ledger, wait_s=wait_s) if self.ledger.shared else nullcontext():
+                self.ledger.refresh()
+                yield
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are trained and measured."""
+        return self.search.torch_device
+
+    @cached_property
+    def full_latency_ms(self) -> float:
+        """Measured milliseconds of the full network, as the first run noted them."""
+        noted: float | None = self.ledger.notes.get("full_latency_ms")
+        if noted is not None:
+            return noted
+        with reproducible(self.search.threads, self.device):
+            return self.latencies.measure([self.space.full])[0].ms
+
+    def limits(self, budget: Budget) -> dict[str, float]:
+        """A budget in absolute numbers, by name; measures the full network where only its latency can tell."""
+        key = repr(budget)  # equal ones may differ: 1 is absolute and 1.0 a share
+        if key not in self._limits:
+            latency_ms = self.full_latency_ms if budget.needs_full("latency_ms") else None
+            self._limits[key] = budget.limits(self.space, latency_ms), budget.given()
+        return dict(self._limits[key][0])
+
+    def resolve(self, budget: Budget, progress: Listener | None) -> dict[str, float]:
+        """The same for the run that begins: remembers the budget, and measures what only now is limited."""
+        ledger, limits = self.ledger, self.limits(budget)
+        notes, given = ledger.notes, self._limits[repr(budget)][1]
+        if notes.get("budget") != given:
+            ledger.note("budget", given)
+        if "full_latency_ms" in self.__dict__ and "full_latency_ms" not in notes:
+            ledger.note("full_latency_ms", self.full_latency_ms)
+        if self.wants_latency(limits):
+            self.latencies.calibrate(seed=self.search.seed, progress=_calibration(progress))
+        if "latency_ms" in limits:
+            self.latencies.check_limit(limits["latency_ms"])
+            for trial in ledger.trials:
+                if trial.scored and "latency_ms" not in trial.measures:
+                    [timing] = self.latencies.measure([trial.candidate])
+                    ledger.note_latency(trial, timing.ms)
+        return limits
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
         """What samplers are asked to solve; latencies are predicted once enough were measured."""
@@ -126,7 +186,7 @@ class Engine:
             scores=self.search.scores,
             batch=self.search.batch,
             seed=self.search.seed,
-            trials=int(self.ledger.notes().get("trials", 100)),
+            trials=int(self.ledger.notes.get("trials", 100)),
             seconds=self._seconds,
             latency=None if predicted is None else predicted.predict,
             latency_margin=0.0 if predicted is None else predicted.margin,
@@ -141,7 +201,7 @@ class Engine:
         seed_maker = self.seed_maker(progress)
         return Proposer(
             problem=self.problem(limits),
-            factory=self.search.factory,
+            factory=self._factory,
             seeds=Seeds(self.search.seeds, self.space, limits, seed_maker),
             ranking=self.ranking,
             fidelity=self.search.fidelity,
@@ -162,7 +222,7 @@ class Engine:
             seed=self.search.seed,
             rounds=self._rounds(limits),
             stopping=self._stopping(),
-            keeps_weights=getattr(self.search.factory(0, self.problem(limits)), "names_parents", False),
+            keeps_weights=getattr(self._factory(0, self.problem(limits)), "names_parents", False),
         )
         return Work(evaluation=evaluation, threads=self.search.threads, device=self.search.device)
 
@@ -197,6 +257,19 @@ class Engine:
             rankings[name] = self.pruning.propose(method_named(name), whole).scores
         return proxy_table(self.ledger.trials, self.space, rankings)
 
+    @cached_property
+    def _limits(self) -> dict[str, tuple[dict[str, float], dict[str, float | int | str]]]:
+        """Budgets that were asked about: their limits, and how they are noted."""
+        return {}
+
+    @cached_property
+    def _storage_lock(self) -> Path | None:
+        return storage_lock(self.path, read_study_json(self.path))
+
+    @cached_property
+    def _factory(self) -> SamplerFactory:
+        return self.search.factory
+
     def _rounds(self, limits: Mapping[str, float]) -> Rounds:
         training = self.training
         # How long trials take is read from the ledger, which stays here when the rounds travel to a worker.
@@ -210,7 +283,7 @@ class Engine:
             first_epochs=training.shared_epochs,
             later_epochs=training.round_epochs,
             networks=training.shared_networks,
-            device=self.search.torch_device,
+            device=self.device,
         )
 
     def _stopping(self) -> Stopping | None:
@@ -227,3 +300,11 @@ class Engine:
         first = [trial for trial in self.ledger.trials[: self.search.batch] if trial.scored]
         known = [trial.outcome.seconds for trial in first if trial.outcome]
         return statistics.median(known) if len(first) == self.search.batch else math.inf
+
+
+def _calibration(progress: Listener | None) -> Callable[[int, int], None]:
+    def say(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Calibrated(done=done, total=total))
+
+    return say

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from ...evaluators.modes import reproducible
 from ...spaces import Budget
 from ..disk.artifact_mirror import ArtifactMirror
-from ..disk.lock import locked
+from ..disk.files import locked
 from ..exports.finalists import finalists as finalists_of
-from ..settings.determinism import reproducible
 from ..trials.events import Listener
 from ..trials.front import on_front
 from ..trials.trial import Trial
 from .engine import Engine
-from .limits import Limits
 
 logger = logging.getLogger("secateur")
 
@@ -29,13 +28,11 @@ class Export:
 
     Attributes:
         engine: what the study searches with.
-        limits: turn budgets into absolute numbers.
         budget: of the study.
         mirror: where artifacts are kept besides, if anywhere.
     """
 
     engine: Engine
-    limits: Limits
     budget: Budget
     mirror: ArtifactMirror | None
 
@@ -54,15 +51,15 @@ class Export:
             raise FileExistsError(f"{to} exists already; remove it or choose another folder")
         ledger, search = self.engine.ledger, self.engine.search
         ledger.refresh()
-        limits = self.limits.of(self.budget)
+        limits = self.engine.limits(self.budget)
         front = on_front(ledger.trials, search.objectives, limits)
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self.engine.exporter(limits)
-        wanted = self.limits.of(pick) if isinstance(pick, Budget) else pick
+        wanted = self.engine.limits(pick) if isinstance(pick, Budget) else pick
         picked = exporter.pick(ledger.trials, front, wanted)
         tried = self._finalists(finalists, limits if pick == "best" else wanted)
-        with locked(self.engine.path), reproducible(search.threads, search.torch_device):
+        with locked(self.engine.path), reproducible(search.threads, self.engine.device):
             if self.mirror is not None:
                 for trial in [*picked, *tried]:
                     self.mirror.pull(self.engine.artifacts.paths(trial.ranking, trial.weights))
@@ -84,7 +81,7 @@ class Export:
 
     def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
         """The trials of a front that are within the latency budget also when they are measured again."""
-        with locked(self.engine.path), reproducible(self.engine.search.threads, self.engine.search.torch_device):
+        with locked(self.engine.path), reproducible(self.engine.search.threads, self.engine.device):
             again = self.engine.latencies.measure([trial.candidate for trial in front])
         for trial, timing in zip(front, again, strict=True):
             if timing.ms > limit_ms:

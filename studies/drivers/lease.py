@@ -12,19 +12,14 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, final
 
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, text
 
-from ..disk.lock import locked
-from ..trials.folder import read_study_json, storage_lock
 from ..trials.ledger import Ledger
-from ..trials.storage import is_shared
 
 _NOTE = "driver"  # the study's note of the process that holds the lock, for messages
 _ASK_S = 0.05  # between two attempts to get the lock
@@ -33,30 +28,6 @@ _GRACE_S = 2.0  # how long it is asked for at least: a server takes a moment to 
 # After so many seconds of silence PostgreSQL asks whether the other end is still there: gone within 40 s. MySQL's
 # sessions have no such setting; there the server's own (`net_read_timeout` and the system's) decide.
 _PROBES = {"tcp_keepalives_idle": 20, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 4}
-
-
-@contextmanager
-def held(folder: Path, ledger: Ledger, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a study: nothing else proposes or tells its trials while the block runs.
-
-    Args:
-        folder: of the study.
-        ledger: its trials; what they are written with checks that the study is still held.
-        wait_s: how long another process that holds it is waited for.
-
-    Raises:
-        ValueError: another process holds it, or the folder can't be written.
-    """
-    with locked(folder, also=storage_lock(folder, read_study_json(folder)), wait_s=wait_s):
-        if not is_shared(ledger.storage):
-            yield
-            return
-        with Lease(ledger, wait_s=wait_s) as lease:
-            ledger.guard = lease.check
-            try:
-                yield
-            finally:
-                ledger.guard = lambda: None
 
 
 @final
@@ -89,12 +60,14 @@ class Lease:
                 raise ValueError(self._taken())
             time.sleep(_ASK_S)
         self._ledger.note(_NOTE, {"pid": os.getpid(), "host": platform.node()})
+        self._ledger.guard = self.check
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give it back."""
+        self._ledger.guard = lambda: None
         self._drop()
 
     def check(self) -> None:
@@ -144,7 +117,8 @@ class Lease:
             _end(connection)
 
     def _taken(self) -> str:
-        noted = self._ledger.notes().get(_NOTE) or {}
+        self._ledger.refresh()
+        noted = self._ledger.notes.get(_NOTE) or {}
         place = f"process {noted.get('pid', '?')} on {noted.get('host', 'another machine')}"
         return f"the study is being run by {place}; wait for it, or stop it and try again"
 

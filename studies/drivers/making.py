@@ -34,8 +34,7 @@ from ..trials.folder import (
     read_study_json,
     storage_url,
 )
-from ..trials.ledger import Ledger, make_ledger
-from ..trials.retry import Retry
+from ..trials.ledger import Ledger, Retry, make_ledger
 from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from ..trials.urls import without_password
 from .engine import Engine
@@ -122,7 +121,7 @@ def found(
     space = Space.from_settings(model, said["space"])
     check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)
     ledger = _ledger(path, said, space, search, storage)
-    budget = Budget(**ledger.notes()["budget"]) if budget is None else budget
+    budget = Budget(**ledger.notes["budget"]) if budget is None else budget
     space.check_limits(budget.limits(space))
     mirror = None if said.get("artifacts") is None else ArtifactMirror(path, said["artifacts"])
     return Parts(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)

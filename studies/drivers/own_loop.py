@@ -7,16 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import SupportsFloat, final
 
+from ...evaluators.modes import reproducible
 from ...spaces import Budget
 from ..outcomes.work import Job, perform
 from ..proposals.seeds import Seed
-from ..settings.determinism import reproducible
-from ..trials.outcome import Failed, Outcome, Scored
-from ..trials.trial import Trial
+from ..trials.trial import Failed, Outcome, Scored, Trial
 from .ask_tell import AskTell
 from .engine import Engine
-from .lease import held
-from .limits import Limits
 
 WAIT_S = 60.0  # how long a call waits for another process that holds the study
 
@@ -27,13 +24,12 @@ class OwnLoop:
 
     Args:
         engine: makes what the search is made of.
-        limits: turn the budget into absolute numbers.
         budget: of this study.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, budget: Budget) -> None:
+    def __init__(self, engine: Engine, budget: Budget) -> None:
         self.budget = budget
-        self._engine, self._ledger, self._limits = engine, engine.ledger, limits
+        self._engine, self._ledger = engine, engine.ledger
         self._asking: AskTell | None = None
 
     def ask(self) -> Trial | None:
@@ -59,10 +55,9 @@ class OwnLoop:
 
     def evaluate(self, trial: Trial | int) -> Outcome:
         """As `Study.evaluate`."""
-        search = self._engine.search
         with self._held() as asking:
             trial, earlier = self._running(trial), asking.before(self._running(trial))
-        with reproducible(search.threads, search.torch_device):
+        with reproducible(self._engine.search.threads, self._engine.device):
             gate = self._engine.gate(asking.limits)
             trial = trial if gate is None else gate(trial)
             if trial.outcome is not None:
@@ -75,16 +70,14 @@ class OwnLoop:
     @contextmanager
     def _held(self) -> Iterator[AskTell]:
         """What asks and tells, once it knows what other processes wrote; the study is held while the block runs."""
-        search = self._engine.search
-        with (
-            held(self._engine.path, self._ledger, wait_s=WAIT_S),
-            reproducible(search.threads, search.torch_device),
-        ):
-            self._ledger.refresh()
+        with self._engine.held(wait_s=WAIT_S):
             if self._asking is None:
-                limits = self._limits.resolve(self.budget, None)
+                limits = self._engine.resolve(self.budget, None)
                 self._asking = AskTell(
-                    self._ledger, lambda: self._engine.proposer(limits, None), batch=search.batch, limits=limits
+                    self._ledger,
+                    lambda: self._engine.proposer(limits, None),
+                    batch=self._engine.search.batch,
+                    limits=limits,
                 )
                 for _ in self._asking.unfinished(len(self._ledger.trials)):
                     pass  # a killed run's outcomes are told by this; what has none is the caller's to evaluate

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import final
 
+from ...evaluators.modes import present
+from ...spaces import Budget
 from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
-from ..proposals.proxies import known
+from ..proposals.proxies import LEAST, known
 from ..runners.dispatch import Dispatcher
-from ..runners.executor import Executor
-from ..runners.interrupts import Interrupts
+from ..runners.executor import Executor, Interrupts
 from ..runners.slots import SlotStatus
-from ..settings.determinism import reproducible
-from ..trials.events import Event, Listener
+from ..trials.events import Event, Listener, TrialEnded
 from ..trials.front import on_front
 from ..trials.ledger import Ledger
-from ..trials.outcome import Failed, Outcome
-from ..trials.progress import Progress
-from ..trials.trial import Trial
+from ..trials.trial import Failed, Outcome, Scored, Trial, better
 from .ask_tell import AskTell
 from .engine import Engine
-from .lease import held
 from .retention import Retention
 
 logger = logging.getLogger("secateur")
@@ -35,7 +33,7 @@ _HOPELESS = 3  # and so many first ones that all raised the same
 @contextmanager
 def running(
     engine: Engine,
-    limits: Callable[[], Mapping[str, float]],
+    budget: Budget,
     trials: int,
     where: Executor,
     *,
@@ -47,7 +45,7 @@ def running(
 
     Args:
         engine: makes what the search is made of.
-        limits: gives the budget in absolute numbers, once the study is held.
+        budget: what the networks may cost.
         trials: the number of trials in all at which the run ends.
         where: an executor, not yet open.
         mirror: where artifacts are kept besides, if anywhere.
@@ -56,12 +54,11 @@ def running(
     """
     search, ledger = engine.search, engine.ledger
     if not where.apart:
-        _ = search.here
-    with held(engine.path, ledger), reproducible(search.threads, search.torch_device):
-        ledger.refresh()
-        if "trials" not in ledger.notes():
+        present(search.device)
+    with engine.held():
+        if "trials" not in ledger.notes:
             ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
-        absolute = limits()
+        absolute = engine.resolve(budget, progress)
         slots = SlotStatus(engine.path, goal=trials)
         with Interrupts() as interrupts:
             dispatcher = Dispatcher(
@@ -74,21 +71,20 @@ def running(
                 interrupts=interrupts,
                 status=slots,
             )
-            retention = Retention(
-                engine.path,
-                keep_gb,
-                objectives=search.objectives,
-                ranking=engine.ranking,
-                parents=dispatcher.evaluation.keeps_weights,
-            )
-            tidy = _tidying(retention, ledger, absolute, mirror, progress)
+            tidy = progress
+            if keep_gb is not None or mirror is not None:
+                parents = dispatcher.evaluation.keeps_weights
+                retention = Retention(
+                    engine.path, keep_gb, objectives=search.objectives, ranking=engine.ranking, parents=parents
+                )
+                tidy = _tidying(retention, ledger, absolute, mirror, progress)
             run = Run(
                 ledger,
                 partial(AskTell, ledger, partial(engine.proposer, absolute, progress), limits=absolute),
                 dispatcher,
                 trials=trials,
                 batch=None if where.options.asynchronous else search.batch,
-                watch=Progress(tidy, trials, search.objectives, absolute, slots),
+                watch=Progress(tidy, trials, search.objectives, absolute, slots, ledger.trials[:trials]),
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
@@ -99,7 +95,8 @@ def running(
             finally:
                 slots.close()
                 dispatcher.close()
-        ledger.note("proxies", known(engine.proxies()))
+        if sum(isinstance(trial.outcome, Scored) for trial in ledger.trials) >= LEAST:  # below it, none has a number
+            ledger.note("proxies", known(engine.proxies()))
         if "latency_ms" in absolute and not on_front(ledger.trials, search.objectives, absolute):
             logger.warning("no network was within latency_ms=%g; the front is empty", absolute["latency_ms"])
 
@@ -131,9 +128,6 @@ class Run:
         self._in_batches = batch is not None
         self._asking = asking(batch=batch or 1, in_order=self._in_batches, told=self._told)
         self._exhausted = False
-        for trial in ledger.trials[:trials]:
-            if trial.told:
-                watch.recall(trial)
 
     def unfinished(self) -> Iterator[Trial]:
         """Trials that an earlier run left without an outcome."""
@@ -217,6 +211,58 @@ class Run:
                 f"all {len(outcomes)} trials so far failed alike, so the search stops: {reason}. Mend the model, the "
                 "task or the evaluator, and run again"
             )
+
+
+class Progress:
+    """Tells a listener of every trial that is told: `TrialEnded`."""
+
+    def __init__(
+        self,
+        listener: Listener | None,
+        total: int,
+        objectives: Sequence[str],
+        limits: Mapping[str, float],
+        slots: SlotStatus,
+        trials: Sequence[Trial],
+    ) -> None:
+        """Know the trials of earlier runs."""
+        self._listener = listener
+        self._total = total
+        self._objectives = objectives
+        self._limits = limits
+        self._slots = slots
+        self._best: Trial | None = None
+        self._started = time.perf_counter()
+        self._done: set[int] = set()
+        self._told = 0  # in this run: what an earlier one did says nothing of how fast this one is
+        for trial in trials if listener is not None else ():
+            if trial.told:
+                self._consider(trial)
+
+    def tell(self, trial: Trial) -> None:
+        """Announce a trial that was just told."""
+        self._slots.told()
+        if self._listener is None:
+            return
+        self._consider(trial)
+        self._told += 1
+        done = len(self._done)  # not the number: they end in any order where no one waits for a batch
+        each = (time.perf_counter() - self._started) / self._told
+        self._listener(
+            TrialEnded(
+                last=trial,
+                best=self._best,
+                done=done,
+                total=self._total,
+                running=self._slots.running,
+                eta=each * (self._total - done),
+            )
+        )
+
+    def _consider(self, trial: Trial) -> None:
+        self._done.add(trial.number)
+        if better(trial, self._best, self._objectives, self._limits):
+            self._best = trial
 
 
 def _raised(reason: str) -> bool:

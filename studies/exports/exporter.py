@@ -18,12 +18,12 @@ from safetensors.torch import save
 from torch import nn
 
 from ...evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
+from ...evaluators.modes import seed_of
 from ...spaces import Space
 from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..disk.weights import digest, read_tensors, state_of
-from ..settings.determinism import seed_of
 from ..settings.search import Search
 from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS

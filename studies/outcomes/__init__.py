@@ -1,1 +1,1 @@
-"""A trial in, an outcome out. Start at `evaluation.py`."""
+"""A trial in, an outcome out. Start at `work.py`."""

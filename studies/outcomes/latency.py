@@ -23,8 +23,7 @@ from ...evaluators.latency.latency import Latency, Timing, measure_latencies
 from ...evaluators.latency.latency_model import LatencyModel, calibration
 from ...spaces import Candidate, Space, build, dtype_of
 from ..disk.files import FormatError, read_json, to_json, write_atomic
-from ..trials.outcome import Skipped
-from ..trials.trial import REFERENCE, Trial
+from ..trials.trial import REFERENCE, Skipped, Trial
 
 FORMAT, VERSION = "secateur-latencies", 1
 COUNT = 48  # networks that are measured before the first trial

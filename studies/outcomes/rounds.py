@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ...evaluators import Task, Training, train
+from ...evaluators.modes import seed_of
 from ...evaluators.training.sharing import Sandwich
 from ...search import Problem
 from ...search.joint.joint import around
@@ -32,7 +33,6 @@ from ..disk.artifacts import ROUND
 from ..disk.files import write_atomic
 from ..disk.training_checkpoint import TrainingCheckpoint
 from ..disk.weights import read_described, read_description
-from ..settings.determinism import seed_of
 
 logger = logging.getLogger("secateur")
 

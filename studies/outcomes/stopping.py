@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...search import Halving
-from ..trials.outcome import Stopped
-from ..trials.trial import Trial
+from ..trials.trial import Stopped, Trial
 
 
 @dataclass(frozen=True, kw_only=True)

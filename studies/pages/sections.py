@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..trials.outcome import Skipped, Stopped
-from ..trials.trial import Trial
+from ..trials.trial import Skipped, Stopped, Trial
 from . import charts
 from .anatomy import QUANTITIES
 from .facts import DERIVED, Facts

@@ -18,7 +18,7 @@ from ..trials.trial import Trial
 
 Array = npt.NDArray[np.float64]
 
-_LEAST = 4  # trials that a correlation is computed from, at least
+LEAST = 4  # trials that a correlation is computed from, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,6 @@ def _ends(values: Sequence[float]) -> Iterable[float]:
 
 def _correlation(left: Array, right: Array) -> float:
     """Spearman's; NaN where there are too few trials, or all are alike."""
-    if len(left) < _LEAST or np.ptp(left) == 0 or np.ptp(right) == 0:
+    if len(left) < LEAST or np.ptp(left) == 0 or np.ptp(right) == 0:
         return float("nan")
     return float(spearmanr(left, right).statistic)

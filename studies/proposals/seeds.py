@@ -18,6 +18,7 @@ from ...spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
 _LOWER = (0.125, 0.0625)  # where `compound` goes on
+_AIMS = 6  # costs, depths and resolutions that `aims` names at most
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
 
@@ -70,9 +71,8 @@ class Seeds:
     """
 
     def __init__(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> None:
-        self._aims = list(aims(space, limits))
-        self._most = 1 + len(names) * (len(self._aims) + len(_LOWER))
-        self._left = self._planted(tuple(names), space, make)
+        self._most = 1 + len(names) * (_AIMS + len(_LOWER))
+        self._left = self._planted(tuple(names), space, limits, make)
         self._found: list[Seed] = []
 
     def __call__(self, number: int) -> Seed | None:
@@ -90,12 +90,13 @@ class Seeds:
                 self._found.append(seed)
         return self._found[number]
 
-    def _planted(self, names: Sequence[str], space: Space, make: Maker) -> Iterator[Seed]:
+    def _planted(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> Iterator[Seed]:
         if "full" in names:
             yield Seed(name="full", candidate=space.full)
         if not set(names) - {"full"}:
             return
-        for aim in self._aims:
+        found = list(aims(space, limits))
+        for aim in found:
             if not _reachable(space, aim.limits):
                 continue
             plain = (aim.depth, aim.resolution) == (1.0, 1.0)
@@ -103,7 +104,7 @@ class Seeds:
                 if name != "full" and (plain or not _is_fixed(name)):
                     yield make(name, aim)
         for level in _LOWER:
-            lower = Aim(limits={name: level * limit for name, limit in self._aims[0].limits.items()})
+            lower = Aim(limits={name: level * limit for name, limit in found[0].limits.items()})
             if "compound" in names and _reachable(space, lower.limits):
                 yield make("compound", lower)
 

@@ -10,13 +10,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import final
 
 from ..disk.artifacts import FOLDERS, STATE, place_artifact
 from ..disk.files import sweep_files, write_atomic
-from ..outcomes.evaluation import Evaluation
-from ..outcomes.work import Job, Work
+from ..outcomes.work import Evaluation, Job, Work
+from ..settings.runner import Runner, runner_of
 from ..trials.events import (
     Begun,
     Change,
@@ -28,11 +30,10 @@ from ..trials.events import (
     Message,
     SlotChanged,
     Unable,
+    WorkerInfo,
 )
-from ..trials.outcome import Evaluated, Failed, Outcome
-from ..trials.trial import Trial
-from .executor import Executor, timed_out
-from .interrupts import Interrupts
+from ..trials.trial import Evaluated, Failed, Outcome, Trial
+from .executor import Executor, Interrupts, timed_out
 
 logger = logging.getLogger("secateur")
 
@@ -40,6 +41,15 @@ _PATIENCE_S = 1.0  # how long at most nothing is looked at but messages
 _STILLBORN = 3  # so many workers a slot, in a row, that died before they began anything: there is no use in another
 _SLOW_S = 60.0  # a slot that takes longer to begin is worth a word
 _PROBE = ".probe"
+_NEWS: tuple[Change, ...] = ("open", "begun")  # when a slot may have another worker
+
+
+EXECUTORS = {
+    "serial": ("executor", "SerialExecutor"),
+    "processes": ("processes", "ProcessExecutor"),
+    "ray": ("ray.actors", "RayExecutor"),
+    "tune": ("ray.tune", "TuneExecutor"),
+}  # by the kind: its module, which is imported when it is needed, and its name there
 
 
 @dataclass(kw_only=True)
@@ -95,6 +105,7 @@ class Dispatcher:
         self._ended: deque[tuple[Trial, Outcome]] = deque()
         self._trained: deque[Failed | None] = deque()
         self._held: dict[int, set[str]] = {}
+        self._workers: dict[int, WorkerInfo] = {}
         self._proven: set[int] = set()  # slots whose worker has begun something
         self._stillborn = 0
         self._open = False
@@ -281,6 +292,7 @@ class Dispatcher:
 
     def _worker_died(self, slot: int, running: _Running | None, why: str) -> None:
         """A worker died."""
+        self._workers.pop(slot, None)
         self._held.pop(slot, None)
         if slot in self._proven:
             self._proven.discard(slot)
@@ -320,6 +332,7 @@ class Dispatcher:
         for slot, running in list(self._running.items()):
             if running.deadline is not None and now >= running.deadline:
                 self._executor.cancel(slot)
+                self._workers.pop(slot, None)
                 self._held.pop(slot, None)
                 self._proven.discard(slot)
                 self._end(slot, running.task, Failed(reason=timed_out(self._timeout_s), seconds=self._timeout_s or 0.0))
@@ -341,13 +354,40 @@ class Dispatcher:
                 attempt=running.task.attempts,
                 epoch=running.epoch,
             )
-        said = SlotChanged(slot=slot, change=change, worker=self._executor.describe(slot), doing=doing)
+        if change in _NEWS or slot not in self._workers:
+            self._workers[slot] = self._executor.describe(slot)
+        said = SlotChanged(slot=slot, change=change, worker=self._workers[slot], doing=doing)
         try:
             self._status(said)
         except OSError as error:  # a search does not end because it can't be looked at
             if not self._status_fails:
                 logger.warning("what the slots do can't be shown: %s", error)
             self._status_fails = True
+
+
+def executor(runner: str | Runner | Executor) -> Executor:
+    """An executor for a runner, not yet open.
+
+    Raises:
+        ValueError: a kind that is not known.
+        TypeError: what is given is no runner.
+    """
+    if isinstance(runner, Executor):
+        return runner
+    runner = _usual(runner) if isinstance(runner, str) else runner
+    if not isinstance(runner, Runner) or type(runner) is Runner:
+        raise TypeError(
+            f"runner is a {type(runner).__name__}; expected one of {', '.join(map(repr, EXECUTORS))}, or one with "
+            "settings, such as Processes(workers=4)"
+        )
+    module, name = EXECUTORS[runner.kind]
+    found: Executor = getattr(import_module(f".{module}", __package__), name)(runner)
+    return found
+
+
+@cache
+def _usual(kind: str) -> Runner:
+    return runner_of(kind)
 
 
 def _named(job: Job) -> str:

@@ -1,19 +1,34 @@
 """What every kind of runner can do: slots that take jobs, and the messages that come back.
 
-`dispatch.py` gives them jobs, and counts attempts and time.
+`SerialExecutor`, this process, is the plainest; `Interrupts` hears Ctrl-C. `dispatch.py` gives them jobs, and counts
+attempts and time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import signal
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, final
 
-from ..outcomes.work import Job, Work
+from ...evaluators.modes import present
+from ..outcomes.work import Evaluation, Job, Work, perform
 from ..settings.runner import Runner, Serial
-from ..trials.events import Message, WorkerInfo
+from ..trials.events import Epoch, Happened, JobEnd, Message, Rung, WorkerInfo
+from ..trials.trial import Failed
+
+logger = logging.getLogger("secateur")
 
 Listen = Callable[[Message], object]
+
+_AGAIN_S = 10.0  # between two alarms of a trial that takes too long
 
 
 class Executor(ABC):
@@ -83,3 +98,142 @@ def cores() -> int:
 def timed_out(limit_s: float | None) -> str:
     """Why a trial failed that took too long; the same on every runner."""
     return f"timed out: not finished within {limit_s:g} s"
+
+
+class _TimeOut(BaseException):
+    """Raised in the middle of a trial; no `except Exception` of a user's takes it for a failure of their own."""
+
+
+@final
+class SerialExecutor(Executor):
+    """Does a job when it is waited for, in the study's own folder.
+
+    A trial that takes too long is interrupted by a signal: in the main thread of a process on Unix only, and not before
+    Python gets its turn. Elsewhere time is not limited.
+    """
+
+    slots = 1
+    apart = False
+
+    def __init__(self, runner: Serial = Serial()) -> None:  # noqa: B008
+        """Give up a trial after the settings' time-out."""
+        self.options = runner
+        self._evaluation: Evaluation | None = None
+        self._listen: Listen = lambda message: None
+        self._job: Job | None = None
+
+    def check(self, *, threads: int, device: str) -> None:
+        """Refuse a device that is not here."""
+        present(device)
+
+    def open(self, work: Work, listen: Listen) -> None:
+        """Be ready."""
+        self._evaluation, self._listen = work.evaluation, listen
+
+    def submit(self, slot: int, job: Job) -> None:
+        """Remember the job."""
+        self._job = job
+
+    def wait(self, timeout_s: float | None) -> Sequence[Message]:
+        """Do the job, however long it takes."""
+        assert self._evaluation is not None and self._job is not None, "a job is submitted before it is waited for"
+        job, self._job = self._job, None
+
+        def say(event: Epoch | Rung) -> None:
+            self._listen(Message(slot=0, said=Happened(event=event)))
+
+        limit = None if job.training else self.options.timeout_s
+        try:
+            with _alarm(limit):
+                end = perform(self._evaluation, job, say)
+        except _TimeOut:
+            end = JobEnd(outcome=Failed(reason=timed_out(limit), seconds=limit or 0.0))
+        return [Message(slot=0, said=end)]
+
+    def cancel(self, slot: int) -> None:
+        """Forget the job."""
+        self._job = None
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    """Raise within the block when it takes too long; an alarm that was set before is put back with what is left."""
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    armed = True
+
+    def ring(_number: int, _frame: object) -> None:
+        if armed:
+            raise _TimeOut
+
+    start = time.monotonic()
+    before = signal.signal(signal.SIGALRM, ring)
+    # Again and again: Python drops what is raised while it collects garbage, and so does a bare `except`.
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_S)
+    try:
+        try:
+            yield
+        finally:
+            armed = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)
+
+
+@final
+class Interrupts:
+    """Ctrl-C once finishes what runs, twice leaves at once; SIGTERM, which a scheduler sends, leaves at once.
+
+    While the block runs, the first interrupt only sets `asked`; the next one is a KeyboardInterrupt.
+
+    SIGTERM is a SystemExit, so that workers are ended and locks given back before the time of grace is over, and the
+    exit code is 143. Trials that ran are redone when the study goes on.
+
+    Outside the main thread nothing changes, nor for signals that are ignored or that the caller handles: SIGINT is
+    left alone where it is ignored, SIGTERM wherever it does not have its default meaning.
+
+    Attributes:
+        asked: whether the user asked to stop.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        """Listen."""
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._hear)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._leave)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put things back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        _say("finishing the trials that run; interrupt once more to leave at once, and they are redone")
+
+    def _leave(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not strike while workers are ended
+        _say("asked to end: leaving at once; the trials that run are redone when the study goes on")
+        raise SystemExit(128 + number)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(RuntimeError):  # Python's, where the signal came while something else was being written
+        logger.warning(text)

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
-from ..disk.liveness import alive
-from ..trials.events import SlotChanged
+from ..disk.files import alive
+from ..trials.events import STATES, SlotChanged
 
 logger = logging.getLogger("secateur")
 
-DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see lock.py); how the files of drivers begin
+DRIVER_JSON, SLOTS = "driver.json", "slots"  # who holds the study (see files.py); how the files of drivers begin
 
 _EVERY_S = 1.0  # the file is written no more often
 _ALIVE_S = 5.0  # and no more seldom: who reads it elsewhere sees that the driver lives
@@ -60,7 +60,7 @@ class SlotStatus:
     def running(self) -> int:
         """How many slots do something."""
         with self._lock:
-            return sum(event.state == "busy" for event, _ in self._slots.values())
+            return sum(STATES[event.change] == "busy" for event, _ in self._slots.values())
 
     def __call__(self, event: SlotChanged) -> None:
         """Note what a slot does."""
@@ -68,7 +68,7 @@ class SlotStatus:
         with self._lock:
             before, since = self._slots.get(event.slot, (None, now))
             # A trial's time begins with its attempt, and goes on from epoch to epoch.
-            goes_on = event.change == "epoch" and before is not None and before.state == "busy"
+            goes_on = event.change == "epoch" and before is not None and STATES[before.change] == "busy"
             self._slots[event.slot] = event, since if goes_on else now
             self._changed = True
         if self._thread is None:

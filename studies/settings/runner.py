@@ -1,6 +1,6 @@
 """Where trials run: one frozen dataclass a kind of runner, with the settings that this kind has.
 
-`KINDS` has them by name; `runners/kinds.py` has the executor of each.
+`KINDS` has them by name; `runners/dispatch.py` has the executor of each.
 """
 
 from __future__ import annotations

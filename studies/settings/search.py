@@ -11,11 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator
 from torch import Tensor
 
 from ...evaluators import FIDELITIES, Evaluator, Latency, Training, checked_evaluator
-from ...evaluators.modes import floating_name
+from ...evaluators.modes import floating_name, present
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import COSTS, Budget, Scores
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
-from .determinism import present
 
 AUTO = "auto"
 OBJECTIVES = ("error", *COSTS, "latency_ms")

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .outcome import Evaluated, Failed
-from .trial import Trial
+from .trial import Evaluated, Failed, Trial
 from .words import count, duration, percent, shortened
 
 if TYPE_CHECKING:
@@ -333,6 +332,15 @@ class Doing:
 
 
 Change = Literal["open", "started", "begun", "epoch", "ended", "lost"]
+STATES: dict[Change, str] = {
+    "open": "free",
+    "started": "busy",
+    "begun": "busy",
+    "epoch": "busy",
+    "ended": "free",
+    "lost": "lost",
+}
+"""What a slot is after each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,12 +363,7 @@ class SlotChanged:
     @property
     def state(self) -> str:
         """`"free"`, `"busy"` or `"lost"`."""
-        match self.change:
-            case "open" | "ended":
-                return "free"
-            case "lost":
-                return "lost"
-        return "busy"
+        return STATES[self.change]
 
     def __str__(self) -> str:
         return f"slot {self.slot} {self.change}" + ("" if self.doing is None else f": {self.doing}")

@@ -10,8 +10,7 @@ import numpy as np
 
 from ...search import non_dominated
 from ...spaces import COSTS, Axis
-from .outcome import Skipped
-from .trial import Trial
+from .trial import Skipped, Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,36 +4,44 @@ One row a trial, in three writes: `add` (one transaction: a trial is proposed wh
 and `tell` (the outcome becomes final). A row that was added and not told is *running*; the next run evaluates it again.
 The Optuna parameters are the candidate's positions on the axes, as integers from 0.
 
-Every read and write waits for a storage that is away (`retry.py`). All of them may be repeated: an added row carries
+Every read and write waits for a storage that is away (`Retry`). All of them may be repeated: an added row carries
 a token by which it is found again where the storage broke off just after writing it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import random
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar, final
 
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ...search import distributions, positions
+from ...search.problem import quiet
 from ...spaces import Axis, Candidate
-from ..disk.files import FormatError
+from ..disk.files import FULL, FormatError
 from ..disk.names import check_name
-from .outcome import Failed, Outcome, outcome_from_json, outcome_to_json
-from .retry import Retry
-from .storage import quiet
-from .trial import Trial
+from .storage import is_shared
+from .trial import Failed, Outcome, Trial, outcome_from_json, outcome_to_json
+from .words import first_line
 
 logger = logging.getLogger("secateur")
 
 _CONSTRAINT = "constraints"  # how Optuna 5 begins the system attributes that hold `set_constraint`'s values
 _LATENCY = "latency_ms:"  # how study attributes begin that hold a latency measured later
+
+T = TypeVar("T")
+LIMIT_S = 120.0
+_FIRST_S, _LONGEST_S = 0.05, 5.0
+_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, *FULL)  # no use in waiting
 
 
 def make_ledger(storage: BaseStorage, name: str, objectives: Sequence[str], budget: Mapping[str, Any]) -> None:
@@ -57,7 +65,9 @@ class Ledger:
     Attributes:
         storage: as given.
         retry: as given.
+        shared: whether it is a database server, which several machines may use at once.
         study_id: of the Optuna study in it.
+        notes: what is remembered on the study itself, as of the last `refresh`.
         guard: called before anything is written about a trial; raises where that is not ours to do any more.
 
     Raises:
@@ -83,9 +93,11 @@ class Ledger:
             raise ValueError(
                 f"the storage holds no study called {name!r}; was it moved, or another one given?"
             ) from None
+        self.shared = is_shared(storage)
         self._distributions = distributions(self.axes)
         self._ids: list[int] = []
         self.trials: list[Trial] = []
+        self.notes: dict[str, Any] = {}
         self.guard: Callable[[], object] = lambda: None
         self.refresh()
 
@@ -152,15 +164,12 @@ class Ledger:
     def note(self, name: str, value: Any) -> None:
         """Remember a JSON value on the study itself."""
         self.retry(lambda: self.storage.set_study_user_attr(self.study_id, name, value))
+        self.notes[name] = value
 
     def note_latency(self, trial: Trial, latency_ms: float) -> None:
         """Remember what a trial's network takes, measured after the trial was told."""
         self.note(f"{_LATENCY}{trial.number}", latency_ms)  # Optuna lets no one write on a trial that is told
         self.trials[trial.number] = replace(trial, timed_ms=latency_ms)
-
-    def notes(self) -> dict[str, Any]:
-        """Everything that `note` remembers."""
-        return self.retry(self._notes)
 
     def _refresh(self) -> None:
         if self.trials:
@@ -169,7 +178,8 @@ class Ledger:
             rows = self.storage.get_all_trials(self.study_id, deepcopy=False)
         for row in sorted(rows, key=lambda row: row.number):
             self._enter(row)
-        for name, value in self._notes().items():
+        self.notes = dict(self.storage.get_study_user_attrs(self.study_id))
+        for name, value in self.notes.items():
             if name.startswith(_LATENCY):
                 self._enter_latency(name.removeprefix(_LATENCY), value)
 
@@ -225,9 +235,6 @@ class Ledger:
             self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, trial.values(self.objectives))
         return True
 
-    def _notes(self) -> dict[str, Any]:
-        return dict(self.storage.get_study_user_attrs(self.study_id))
-
     def _constrain(self, trial: Trial, trial_id: int, limits: Mapping[str, float]) -> None:
         """As Optuna's `set_constraint`, without reading the whole trial for each."""
         constraints = trial.constraints(limits)
@@ -268,3 +275,63 @@ class Ledger:
 
 def _seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
+
+
+@final
+class Retry:
+    """Does things again until a storage answers: a server restarts, a network fails, a file system is not mounted.
+
+    Storages say so by an `OSError` (`storage.py` sees to it). What is tried again may be done twice, or says how to
+    find out that it was done: a connection may break just after the server wrote what it was asked to.
+
+    Args:
+        where: the storage, for messages; no password in it.
+        seconds: how long it may be away.
+        sleep: waits.
+    """
+
+    def __init__(self, where: str, *, seconds: float = LIMIT_S, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._where = where
+        self._seconds = seconds
+        self._sleep = sleep
+
+    def __call__(self, do: Callable[[], T], *, done: Callable[[], T | None] = lambda: None) -> T:
+        """What `do` returns, as soon as it does.
+
+        Args:
+            do: what is wanted; tried again where it raises an `OSError`.
+            done: asked before every new attempt: what an earlier one came to, if it was carried out after all.
+
+        Raises:
+            ConnectionError: the storage stayed away.
+            OSError: it is full or must not be written, which no waiting mends.
+        """
+        start, wait, attempts = time.monotonic(), _FIRST_S, 0
+        while True:
+            try:
+                found = done() if attempts else None
+                result = do() if found is None else found
+            except OSError as error:
+                if error.errno in _LASTING:
+                    raise
+                attempts += 1
+                away = time.monotonic() - start
+                if away + wait > self._seconds:
+                    raise ConnectionError(self._gave_up(away, error)) from error
+                if attempts == 3:  # a connection that was idle for long is often dead, and the next one good
+                    logger.warning("%s; trying again for up to %.0f s", self._said(error), self._seconds)
+                self._sleep(wait * random.uniform(0.5, 1.0))  # several drivers must not ask all at once
+                wait = min(2 * wait, _LONGEST_S)
+            else:
+                if attempts >= 3:
+                    logger.warning("the storage %s is back after %.0f s", self._where, time.monotonic() - start)
+                return result
+
+    def _said(self, error: OSError) -> str:
+        return f"the storage {self._where} is away ({first_line(error)})"
+
+    def _gave_up(self, away: float, error: OSError) -> str:
+        return (
+            f"{self._said(error)}, for {away:.0f} s now; nothing that was told is lost: see that it runs and can be "
+            "reached, and go on with the study"
+        )

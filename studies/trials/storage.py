@@ -12,17 +12,16 @@ import errno
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from ...search.problem import quiet
 from .journal import JournalFile
 from .urls import SERVERS, is_journal, is_server, journal_path, masked, parsed, without_password
 from .words import first_line
@@ -123,17 +122,6 @@ def check_sqlite(path: Path, *, said: Path | None = None) -> None:
         found = str(error)
     if found != "ok":
         raise ValueError(f"{said or path} is damaged ({found}); restore it from a copy or start a new study")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna from announcing on the terminal that a study was made; nothing here prints."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(level, optuna.logging.WARNING))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 class _Translation:

@@ -10,9 +10,7 @@ from typing import Any
 
 from ...spaces import Budget
 from ..trials.front import on_front
-from ..trials.outcome import Failed, Skipped, Stopped
-from ..trials.progress import better, described
-from ..trials.trial import Trial
+from ..trials.trial import Failed, Skipped, Stopped, Trial, better, described
 from .insight import foresight, history, seeds_worth
 
 _LAST = 5  # trials that are named beside a reason

@@ -28,7 +28,7 @@ from typing import Protocol, final
 from ..settings.trackers import TRACKERS, check_trackers
 from ..trials.events import Event, Listener, TrialEnded
 from ..trials.folder import read_study_json
-from ..trials.progress import described
+from ..trials.trial import described
 
 logger = logging.getLogger("secateur")
 

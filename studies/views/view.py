@@ -15,8 +15,7 @@ from ..runners.slots import drivers
 from ..trials.archive import open_to_look
 from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
 from ..trials.front import front_table, on_front, trial_table
-from ..trials.ledger import Ledger
-from ..trials.retry import Retry
+from ..trials.ledger import Ledger, Retry
 from ..trials.trial import Trial
 from .gpus import gpu_use
 from .status import Status, status_of
@@ -91,7 +90,7 @@ class View:
         self._ledger = Ledger(self.database, self.name, self.axes, self.objectives, retry=retry)
 
     def _look(self) -> None:
-        self.notes = notes = self._ledger.notes()
+        self.notes = notes = self._ledger.notes
         self.budget = Budget(**notes["budget"])
         self.all_trials: Sequence[Trial] = tuple(self._ledger.trials)
         self._proxies = notes.get("proxies", [])

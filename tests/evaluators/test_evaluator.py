@@ -5,7 +5,7 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny
 
 from secateur import Budget, Study
 from secateur.evaluators import Context, Ladder, Result, checked_evaluator
-from secateur.evaluators.evaluator import ALONE
+from secateur.evaluators.ladder import ALONE
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)

@@ -4,7 +4,7 @@ import pytest
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
-from secateur.studies.trials.outcome import Failed
+from secateur.studies.trials.trial import Failed
 
 MODEL, TASK = tiny_net(), tiny_task()
 SPACE = tiny_space(MODEL)
@@ -64,7 +64,7 @@ def test_asking_waits_for_no_batch_and_two_handles_ask_for_different_trials(tmp_
     two = reopen(tmp_path / "s")
     asked = [handle.ask() for _ in range(5) for handle in (one, two)]
     assert [trial.number for trial in asked] == [*range(10)]
-    assert len({trial.identity for trial in asked}) == 10
+    assert len({(trial.candidate, trial.ranking, trial.weights, trial.fidelity) for trial in asked}) == 10
     for trial in reversed(asked):
         two.tell(trial, one.evaluate(trial))
     assert (one.trials().state == "complete").all()

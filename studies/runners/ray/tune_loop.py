@@ -15,7 +15,7 @@ from typing import Any
 from ...disk.process_state import environment
 from ...outcomes.work import Job
 from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, Unable, WorkerInfo
-from ...trials.outcome import Stopped
+from ...trials.trial import Stopped
 from .tune_scheduler import guarded
 from .tune_worker import SAID, mailbox, trainable
 

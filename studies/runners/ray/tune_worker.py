@@ -15,7 +15,7 @@ from typing import Any, final
 
 from ...outcomes.work import Job, Work, Worker
 from ...trials.events import Epoch, Happened, JobEnd, Rung, Unable
-from ...trials.outcome import Failed
+from ...trials.trial import Failed
 
 SAID = "secateur"  # what a result of Tune's carries to the driver; taken out before it is logged
 

@@ -9,8 +9,7 @@ from landscapes import searching, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Study
 from secateur.studies.drivers.retention import Retention
-from secateur.studies.trials.outcome import Scored
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Scored, Trial
 
 MODEL, TASK = tiny_net(), tiny_task()
 SPACE = tiny_space(MODEL)

@@ -8,7 +8,7 @@ from landscapes import LANDSCAPES, searching, shares, tiny_net, tiny_space, tiny
 from secateur import Budget, Search, Study
 from secateur.evaluators import Result
 from secateur.studies.outcomes.stopping import Stopping
-from secateur.studies.trials.outcome import Stopped
+from secateur.studies.trials.trial import Stopped
 
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)

@@ -7,7 +7,7 @@ from scripted import Sleeper, Wide, create, job
 
 from secateur.studies.disk.artifacts import place_artifact
 from secateur.studies.outcomes.work import Work, Worker
-from secateur.studies.runners.serial import SerialExecutor
+from secateur.studies.runners.executor import SerialExecutor
 from secateur.studies.settings.runner import Serial
 from secateur.studies.trials.events import Lost
 

@@ -7,14 +7,13 @@ import optuna
 import pytest
 from landscapes import tiny_net, tiny_space
 
+from secateur.evaluators.modes import seed_of
 from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem
 from secateur.spaces import threshold_candidate, within
-from secateur.studies.proposals.proposer import Proposer
-from secateur.studies.proposals.sampler_view import SamplerView
+from secateur.studies.proposals.proposer import Proposer, SamplerView
 from secateur.studies.proposals.seeds import Seed, Seeds
-from secateur.studies.settings.determinism import seed_of
-from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Scored
 
 SPACE = tiny_space(tiny_net())
 FULL = SPACE.full_costs

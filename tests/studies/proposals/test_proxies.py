@@ -9,8 +9,7 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 from secateur import Budget, Search, Study
 from secateur.pruners import retained
 from secateur.studies.proposals.proxies import proxy_table
-from secateur.studies.trials.outcome import Scored
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Scored, Trial
 from secateur.studies.views.text import status_text
 
 SPACE = tiny_space(tiny_net())

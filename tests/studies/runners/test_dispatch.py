@@ -10,11 +10,9 @@ from secateur import Candidate
 from secateur.studies.outcomes.work import Work
 from secateur.studies.runners import dispatch
 from secateur.studies.runners.dispatch import Dispatcher
-from secateur.studies.runners.executor import Executor
-from secateur.studies.runners.interrupts import Interrupts
+from secateur.studies.runners.executor import Executor, Interrupts
 from secateur.studies.trials.events import Begun, Epoch, Happened, JobEnd, Lost, Message, Unable
-from secateur.studies.trials.outcome import Failed, Scored
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Failed, Scored, Trial
 
 DONE = Scored(error=0.25, seconds=0.1)
 

@@ -23,7 +23,7 @@ from secateur.studies.outcomes.work import Job
 from secateur.studies.runners.ray.tune import TuneExecutor
 from secateur.studies.runners.ray.tune_worker import WorkerThread
 from secateur.studies.settings.runner import Tune
-from secateur.studies.trials.outcome import Scored
+from secateur.studies.trials.trial import Scored
 
 ray = pytest.importorskip("ray")
 schedulers = pytest.importorskip("ray.tune.schedulers")

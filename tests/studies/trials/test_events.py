@@ -25,7 +25,7 @@ from secateur.studies.trials.events import (
     Watch,
     WorkerInfo,
 )
-from secateur.studies.trials.outcome import Failed
+from secateur.studies.trials.trial import Failed
 
 NETWORK = Network(place=2, networks=3, trial=7, key="aaa32b51")
 FIGURES = {"validation_error": 0.02, "validation_error_std": 0.001, "validation_size": 100, "epochs": 4}

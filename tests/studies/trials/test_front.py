@@ -7,7 +7,7 @@ from secateur.search import non_dominated
 from secateur.spaces import COSTS, Candidate
 from secateur.studies.exports.plot import plot_front
 from secateur.studies.trials.front import front_table, on_front, trial_table
-from secateur.studies.trials.progress import better
+from secateur.studies.trials.trial import better
 
 TRIALS = [
     trial(0, 0.01, 100),  # the full network: over the limit

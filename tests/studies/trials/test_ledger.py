@@ -5,9 +5,8 @@ import pytest
 from landscapes import tiny_net, tiny_space
 
 from secateur.studies.trials.ledger import Ledger, make_ledger, positions
-from secateur.studies.trials.outcome import Failed, Scored
 from secateur.studies.trials.storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Failed, Scored, Trial
 
 SPACE = tiny_space(tiny_net())
 OBJECTIVES = ("error", "macs")
@@ -106,7 +105,7 @@ def test_notes_and_later_latencies_come_back(storage):
     mine.note_latency(told, 1.5)
     assert mine.trials[0].measures["latency_ms"] == 1.5
     assert ledger(storage).trials == mine.trials
-    assert ledger(storage).notes()["budget"] == {"macs": 0.25}
+    assert ledger(storage).notes["budget"] == {"macs": 0.25}
 
 
 def test_sqlite_keeps_a_write_ahead_log_and_waits(storage, tmp_path):

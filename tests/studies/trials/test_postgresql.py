@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from secateur import Budget, Study
 from secateur.studies.drivers.lease import Lease
-from secateur.studies.trials.retry import Retry
+from secateur.studies.trials.ledger import Retry
 from secateur.studies.trials.storage import disconnect
 from secateur.studies.views.view import View
 

@@ -17,11 +17,9 @@ from optuna.storages import JournalStorage
 from secateur import Budget, Study
 from secateur.studies.disk.files import FormatError
 from secateur.studies.trials.journal import JournalFile
-from secateur.studies.trials.ledger import Ledger, make_ledger
-from secateur.studies.trials.outcome import Scored
-from secateur.studies.trials.retry import Retry
+from secateur.studies.trials.ledger import Ledger, Retry, make_ledger
 from secateur.studies.trials.storage import connect, disconnect, make_sqlite, sqlite_url
-from secateur.studies.trials.trial import Trial
+from secateur.studies.trials.trial import Scored, Trial
 from secateur.studies.trials.urls import completed, is_server, journal_path, masked, parsed, without_password
 from secateur.studies.views.view import View
 
@@ -286,7 +284,7 @@ def test_nothing_is_lost_or_doubled_when_a_storage_comes_back(storage, after):
     assert flaky.broken >= 10 and len(waits) >= 10
     found = ledger_in(storage)
     assert [one.number for one in found.trials] == [0, 1, 2] and all(one.told for one in found.trials)
-    assert found.trials == ledger.trials and found.notes()["name"] == 1
+    assert found.trials == ledger.trials and found.notes["name"] == 1
 
 
 def test_a_storage_that_stays_away_is_one_clear_error(storage, caplog):

@@ -8,7 +8,7 @@ import pytest
 from handmade import trial
 
 from secateur.studies.trials.events import TrialEnded
-from secateur.studies.trials.outcome import Failed
+from secateur.studies.trials.trial import Failed
 from secateur.studies.views.gpus import parsed
 from secateur.studies.views.status import Reason, Status
 from secateur.studies.views.terminal import Style

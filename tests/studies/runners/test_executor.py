@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from killing import study_in, table
 
-from secateur.studies.runners.interrupts import Interrupts
+from secateur.studies.runners.executor import Interrupts
 from secateur.studies.settings.runner import Serial
 
 TRIALS = 12

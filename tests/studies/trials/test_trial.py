@@ -3,7 +3,7 @@ import json
 import pytest
 
 from secateur.evaluators import Result
-from secateur.studies.trials.outcome import (
+from secateur.studies.trials.trial import (
     Failed,
     Scored,
     Skipped,

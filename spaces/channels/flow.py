@@ -40,6 +40,7 @@ _SILENCE = {  # operators that turn zeros into zeros
         "_to_copy batch_norm group_norm layer_norm rms_norm view reshape _unsafe_view flatten unflatten squeeze "
         "unsqueeze permute transpose t expand slice select narrow unbind chunk split split_with_sizes movedim "
         "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
+        "norm linalg_vector_norm var std amax amin "
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
         "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
     ).split()
@@ -119,6 +120,7 @@ class Flow:
         values: of every node: label tensors, a `Source`, a list of label tensors of several results, or a number.
         weights: parameters that an operator takes.
         silent: nodes whose values are zero wherever a channel's weights are zero.
+        statistics: nodes that a norm over channels makes of statistics alone; they hold no channel.
         filled: values that got the labels of what was written into them or met them.
         constraints: what the rules found of labels.
     """
@@ -134,6 +136,7 @@ class Flow:
     values: dict[Node, Any] = field(default_factory=dict)
     weights: dict[Node, list[str]] = field(default_factory=dict)
     silent: set[Node] = field(default_factory=set)
+    statistics: set[Node] = field(default_factory=set)
     filled: set[Node] = field(default_factory=set)
     constraints: Constraints = field(default_factory=Constraints)
 
@@ -319,7 +322,10 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
 
 
 def _note_silence(flow: Flow, node: Node, result: Any) -> None:
-    """Note whether a value is silent; one that is written over no longer is."""
+    """Note whether a value is silent, or made of statistics alone; one that is written over no longer is silent."""
+    given = [source for source in node.all_input_nodes if source in flow.moving]
+    if given and flow.statistics.issuperset(given) and not _axes_of(result):
+        flow.statistics.add(node)
     if _is_silent(flow, node, result):
         flow.silent.add(node)
         return
@@ -342,11 +348,14 @@ def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
     quiet = [source in flow.silent and carried <= _axes_of(flow.values[source]) for source in data]
     if name in ("aten.add", "aten.sub", "aten.cat", "aten.stack"):
         scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]
-        return bool(data) and all(quiet) and len(data) == len(node.all_input_nodes) and not scalars
+        there = [silent or source in flow.statistics for silent, source in zip(quiet, data, strict=True)]
+        return any(quiet) and all(there) and len(data) == len(node.all_input_nodes) and not scalars
     if name == "aten.mul":
         return any(quiet)
     if name == "aten.div":
         return bool(data) and data[0] is node.args[0] and quiet[0]
+    if name == "aten.pow":
+        return bool(data) and quiet[0] and isinstance(node.args[1], (int, float)) and node.args[1] > 0
     return name in _SILENCE and bool(data) and node.args[0] in flow.silent
 
 

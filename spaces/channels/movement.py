@@ -87,6 +87,8 @@ def _moved(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> A
 @a_layer
 def _expand(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels: Tensor = args[0]
+    if node.args[0] in flow.statistics and not varying(labels):
+        return blank(result_shape(flow, node))
     return labels.expand(result_shape(flow, node))
 
 

@@ -19,6 +19,7 @@ from torch.fx import Node
 from ..graph.network import is_pointwise, operator_name
 from .flow import MIXED, Flow, Rule, Unfollowed
 from .labels import BLANK, Labels, Layers, Source, blank, constant, flat, is_blank, nothing, packed, spread, squashed
+from .statistics import is_statistic
 
 _RULES: dict[str, Rule] = {}
 
@@ -296,13 +297,15 @@ rule("upsample_trilinear3d")(_spatial(3))
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "max", "min", "norm", "linalg_vector_norm", "logsumexp", "argmax")
 @rule("prod", "any", "all", "argmin", "median", "std_mean", "var_mean", "count_nonzero", "aminmax", "nanmean", "nansum")
-@rule("nanmedian", "frobenius_norm")
+@rule("nanmedian", "frobenius_norm", "linalg_norm")
 def _reduction(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     call = arguments(node, args, kwargs)
     if "other" in call:
         return elementwise(flow, node, args, kwargs)
     name = operator_name(node).removeprefix("aten.")
     dims = call.get("dim")
+    if name == "linalg_norm" and not isinstance(dims, int) and (dims is None or len(dims) > 1):
+        raise Unfollowed("a norm of matrices mixes its channels")
     return _reduced(flow, node, args, {"dims": dims, "keepdim": call.get("keepdim", False), "name": name})
 
 
@@ -315,6 +318,9 @@ def _reduced(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) ->
     axes = sorted({axis % labels.ndim for axis in ([dims] if isinstance(dims, int) else dims)}) if labels.ndim else []
     shape = flow.network.shapes[flow.side][node]
     lost = any(not constant(labels, axis) for axis in axes)
+    if lost and node in flow.moving and is_statistic(flow, node, labels, axes, kwargs["name"]):
+        flow.statistics.add(node)
+        return nothing(shape) if isinstance(shape, tuple) else [nothing(one) for one in shape]
     if lost and node not in flow.moving:  # of weights: computed again from those that stay
         return nothing(shape) if isinstance(shape, tuple) else [nothing(one) for one in shape]
     flow.tie(labels, axes, f"{kwargs['name']} mixes its channels")

@@ -8,7 +8,7 @@ Which those are is read off the norm's own weight, or, where it has none, off th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..candidate import Candidate
 from ..cutting.surgery import Scores, copied, named_tensors
@@ -37,6 +38,10 @@ _CAUGHT = {
 _ACTIVATIONS = set(
     "relu relu6 hardtanh hardswish threshold clamp clamp_min clip gelu silu mish elu celu selu hardshrink softshrink "
     "leaky_relu prelu rrelu".split()
+)
+_ELEMENTWISE = set(
+    "add sub rsub subtract mul multiply div truediv rtruediv true_divide pow square abs neg float double half to "
+    "type_as clone contiguous".split()
 )
 
 
@@ -172,6 +177,8 @@ class _KeptOnly(TorchFunctionMode):
     A norm's own weight tells by its identity which channels are removed. Otherwise the lines of the input that are all
     zero tell, which takes two runs before: one with nothing masked, for lines that are zero anyhow, and one with all
     removed elements zero. In both of them activations leak, so that no line is zero because its inputs are negative.
+    What is made element by element of a tensor that was normalised so has the same lines, also where a mean that was
+    subtracted would fill those that are removed: a norm may be written out.
 
     Args:
         known: kept indices of each tensor of the model, by `id`.
@@ -189,6 +196,7 @@ class _KeptOnly(TorchFunctionMode):
         self._given_found = None if found is None else iter(found)
         self.zeros: list[Tensor] = []
         self.found: list[Tensor | None] = []
+        self._lines_of: MutableMapping[Tensor, Kept] = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -200,7 +208,22 @@ class _KeptOnly(TorchFunctionMode):
             if first.is_floating_point():
                 leak = first * 0.01
                 return func(*args, **kwargs).add_(leak)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name.strip("_") in _ELEMENTWISE and isinstance(result, Tensor):
+            result = self._like(result, args[:2], in_place=name.endswith("_") and name[0] != "_")
+        return result
+
+    def _like(self, result: Tensor, operands: Sequence[Any], in_place: bool) -> Tensor:
+        """An elementwise result without the lines that its operand lacks."""
+        operand = next((one for one in operands if isinstance(one, Tensor) and one.shape == result.shape), None)
+        if operand is None:
+            return result
+        kept = self._lines_of.setdefault(operand, {})
+        if kept:
+            masked = _scattered(_gathered(result, kept), kept, result.shape)
+            result = result.copy_(masked) if in_place else masked
+        self._lines_of[result] = kept
+        return result
 
     def removed(self, x: Tensor, axes: Sequence[int]) -> Kept:
         """The kept lines along each of these axes of which some are removed."""
@@ -277,8 +300,10 @@ class _KeptOnly(TorchFunctionMode):
         """Mean, variance, deviation: of the kept lines along the axes that vanish."""
         dims = rest[0] if rest and not isinstance(rest[0], bool) else kw.get("dim", kw.get("axis"))
         dims = range(input.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
-        kept = self.removed(input, [axis % input.ndim for axis in dims])
-        return func(_gathered(input, kept), *rest, **kw)
+        axes = {axis % input.ndim for axis in dims}
+        known = self._lines_of.setdefault(input, {})
+        known.update(self.removed(input, sorted(axes)) | known)
+        return func(_gathered(input, {axis: known[axis] for axis in axes & known.keys()}), *rest, **kw)
 
     def weight_norm(self, func: Any, input: Tensor, *rest: Any, **kw: Any) -> Any:
         """A row of zeros has no direction: it stays zero instead of becoming NaN."""

@@ -196,7 +196,7 @@ class _KeptOnly(TorchFunctionMode):
         self._given_found = None if found is None else iter(found)
         self.zeros: list[Tensor] = []
         self.found: list[Tensor | None] = []
-        self._lines_of: MutableMapping[Tensor, Kept] = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._lines_of: MutableMapping[Tensor, Kept] = WeakIdKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 
-from .modes import DataAsDetached, evaluating, quietly
+from .modes import DataAsDetached, evaluating, keeping, quietly
 from .network import BATCH, PYTORCH, Examples, Network, Side, as_call, operator_name, resized, spatial_side, where
 
 _MEND = (
@@ -66,7 +66,8 @@ def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgr
         failure: Exception | None = None
         for strict in (False, True):
             try:
-                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
+                with keeping(model):
+                    program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
                 if not any(isinstance(value, FakeTensor) for value in program.constants.values()):
                     return program
                 failure = failure or RuntimeError("a value of the forward became a constant")

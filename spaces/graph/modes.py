@@ -18,32 +18,47 @@ from torch.overrides import TorchFunctionMode
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in eval mode; each module's own flag, and what its forward keeps in attributes, is put back."""
     flags = [(module, module.training) for module in model.modules()]
-    kept = [(module, _attributes(module)) for module in model.modules()]
-    model.eval()
+    with keeping(model):
+        model.eval()
+        try:
+            with unfused():
+                yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+
+
+Kept = dict[str, tuple[Any, Any]]
+"""Attributes of a module by name, each with a copy of its contents where it is a list or a dictionary."""
+_INTERNAL = vars(nn.Module()).keys() - {"_buffers"}
+
+
+@contextlib.contextmanager
+def keeping(model: nn.Module) -> Iterator[None]:
+    """What forwards leave in attributes of modules is put back: a traced one may leave tensors without values."""
+    kept = [(module, attributes(module)) for module in model.modules()]
     try:
-        with unfused():
-            yield
+        yield
     finally:
-        for module, attributes in kept:
-            _restore(module, attributes)
-        for module, flag in flags:
-            module.training = flag
+        for module, before in kept:
+            restore(module, before)
 
 
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attributes of a module, with the contents of lists and dictionaries: a traced forward may leave its tensors."""
+def attributes(module: nn.Module) -> Kept:
+    """What a forward may change: attributes that are not PyTorch's own, and which tensors are buffers."""
     return {
         name: (value, value.copy() if isinstance(value, (list, dict)) else None)
         for name, value in vars(module).items()
-        if not name.startswith("_")
+        if name not in _INTERNAL
     }
 
 
-def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+def restore(module: nn.Module, before: Kept) -> None:
+    """Give a module these attributes, and no others."""
     held = module.__dict__
-    for name in [name for name in held if not name.startswith("_") and name not in attributes]:
+    for name in [name for name in held if name not in _INTERNAL and name not in before]:
         del held[name]
-    for name, (value, contents) in attributes.items():
+    for name, (value, contents) in before.items():
         held[name] = value
         if isinstance(value, list):
             value[:] = contents

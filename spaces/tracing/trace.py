@@ -23,6 +23,7 @@ from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
+from .caches import made_again
 from .dryrun import Surprise, at_random, culprits, of_graph, of_module, sketch
 from .layers import Layer, find_layers
 from .options import Options
@@ -52,6 +53,11 @@ def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
         ValueError: a side that the network cannot take, a network that cannot be exported, a plain block that changes
             the shape.
     """
+    with made_again(model, examples, options.sides[-1]):
+        return _traced(model, examples, options)
+
+
+def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     progress = _Progress()
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")

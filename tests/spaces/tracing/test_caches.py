@@ -1,0 +1,105 @@
+"""What a forward keeps from call to call: tracing sees it made, whatever the network was run on before."""
+
+import pytest
+import torch
+from networks import image
+from torch import nn
+
+from secateur import Space, build, verify
+
+
+class Grid(nn.Module):
+    """Adds the sum of coordinates; what it keeps is marked with what it was made for."""
+
+    shape = None
+    grid = torch.empty(0)
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.of_side, self.grids, self.listed, self._scale = how, None, {}, [torch.empty(0)], None
+        self.calls = 0
+        self.conv = nn.Conv2d(12, 8, 1)
+
+    def made(self, x):
+        rows, columns = (torch.arange(size).type_as(x) for size in x.shape[2:])
+        return (rows[:, None] + columns) / 8
+
+    def forward(self, x):
+        self.calls += 1
+        side = tuple(x.shape[2:])
+        if self.how == "by shape":
+            if self.shape != x.shape:
+                self.grid, self.shape = self.made(x), x.shape
+            return self.conv(x) + self.grid
+        if self.how == "by side":
+            if self.of_side is None or self.of_side.shape != side:
+                self.of_side = self.made(x)
+            return self.conv(x) + self.of_side
+        if self.how == "in a dictionary":
+            if side not in self.grids:
+                self.grids[side] = self.made(x)
+            return self.conv(x) + self.grids[side]
+        if self.how == "in a list":
+            if self.listed[0].shape != side:
+                self.listed[0] = self.made(x)
+            return self.conv(x) + self.listed[0]
+        if self.how == "of channels":
+            if self._scale is None or self._scale.shape[1:] != x.shape[1:]:
+                self._scale = torch.ones_like(x[:1]) * self.made(x)
+            return self.conv(x * self._scale)
+        self.last = self.conv(x)
+        return self.last
+
+
+HOW = ["by shape", "by side", "in a dictionary", "in a list", "of channels", "the last result"]
+
+
+def network(how, ran=None):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.ReLU(), Grid(how)).double().eval()
+    if ran is not None:
+        model(image(*ran).double())
+    return model
+
+
+def held(model):
+    return [(name, value) for name, value in vars(model[2]).items() if name[0] != "_" or name == "_scale"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("ran", [(1, 3, 16, 16), (2, 3, 16, 16), (2, 3, 24, 24), (3, 3, 20, 20)])
+def test_a_network_that_has_run_is_traced_as_a_fresh_one(how, ran):
+    x = image(1, 3, 24, 24).double()
+    model = network(how, ran)
+    before, contents = held(model), dict(model[2].grids)
+    space = Space.trace(model, x, resolutions=(16, 24), divisor=1)
+    assert [(name, id(value)) for name, value in held(model)] == [(name, id(value)) for name, value in before]
+    assert model[2].grids == contents and model[2].calls == 1
+    fresh = Space.trace(network(how), x, resolutions=(16, 24), divisor=1)
+    assert space.fingerprint == fresh.fingerprint and len(space.axes) == 2
+    for side in (16, 24):
+        for candidate in (space.uniform(0.5), space.smallest):
+            assert verify(model, space, candidate, image(2, 3, side, side).double()) < 1e-12
+    small = build(model, space, space.uniform(0.5))
+    assert small(image(2, 3, 16, 16).double()).shape == (2, 8, 8, 8)
+
+
+def test_what_is_kept_once_and_for_all_stays():
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.scale = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 2, 1), None
+
+        def forward(self, x):
+            x = self.first(x)
+            if self.scale is None:
+                self.scale = torch.full(x.shape[2:], 2.0, dtype=x.dtype)
+            return self.last(x * self.scale)
+
+    model, x = Once().double().eval(), image(2, 3, 8, 8).double()
+    model(x)
+    kept = model.scale
+    space = Space.trace(model, x, divisor=1)
+    assert model.scale is kept and len(space.groups) == 1
+    assert verify(model, space, space.uniform(0.5), x) < 1e-12

@@ -11,8 +11,9 @@ demo: .venv/demo
 	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
 
 # One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
+# Two processes, each with whole files: what a file sets up once stays set up.
 test: lint types docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ from secateur import Budget, Search, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, recalibrate, train
 from secateur.search import compound
 from secateur.spaces import build
-from secateur.studies.exports.finalists import finalists, rounds
+from secateur.studies.exports.exporter import finalists, rounds
 
 KEPT = Path(__file__).parents[1] / "build" / "end_to_end"
 SHARES, EPOCHS, SHARED, TRIALS, FINALISTS = (0.5, 0.25, 0.1, 0.03), 32, 2, 40, 4

@@ -47,7 +47,7 @@ from secateur import Classification, Space, Training, build
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.evaluators.training.sharing import Sandwich
 from secateur.spaces import threshold_family
-from secateur.spaces.drawing import mixture
+from secateur.spaces.allocation import mixture
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "landscape"

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from .ladder import FIDELITIES, Context, Evaluator, Ladder, Result, checked_evaluator
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
-    from .tasks.augment import Augment
     from .tasks.image_task import Classification, ImageTask, Segmentation
-    from .tasks.images import Batch, LazyImages
+    from .tasks.images import Augment, Batch, LazyImages
     from .tasks.task import (
         Distills,
         ErrorRate,

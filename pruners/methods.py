@@ -34,7 +34,7 @@ CRITERIA: Registry[Criterion] = Registry(
         "synflow": _late("criteria.synflow", "synflow"),
         "obd": _late("criteria.gradients", "obd"),
         "hrank": _late("criteria.features", "hrank"),
-        "anpyc": _late("criteria.anpyc", "anpyc"),
+        "anpyc": _late("criteria.gradients", "anpyc"),
         "random": _late("criteria.criteria", "unseeded"),
     },
 )

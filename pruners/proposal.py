@@ -12,16 +12,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import torch
+from annotated_types import Le
 from torch import Tensor, nn
 
 from ..spaces import Candidate, Scores, Space, build, check_scores
+from ..spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE
 from .examples import Examples
 
 Needs = Literal["nothing", "images", "labels", "training"]
 Weights = Literal["inherited", "trained", "merged", "reset", "fresh"]
+Count = Annotated[int, AT_LEAST_1]
+Number = Annotated[float, AT_LEAST_0, FINITE]
+Positive = Annotated[float, POSITIVE, FINITE]
+Share = Annotated[float, POSITIVE, Le(1)]
+"""In (0, 1]."""
+Part = Annotated[float, AT_LEAST_0, BELOW_1]
+"""In [0, 1)."""
 
 
 @dataclass(frozen=True)

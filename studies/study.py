@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..search import SamplerFactory
     from ..spaces import Budget, Space
     from .disk.weights import ModelSource
+    from .drivers.ask_tell import OwnLoop
     from .drivers.making import Parts
-    from .drivers.own_loop import OwnLoop
     from .look import Look
     from .proposals.seeds import Seed
     from .runners.executor import Executor
@@ -285,7 +285,7 @@ class Study:
 
     @property
     def _own_loop(self) -> OwnLoop:
-        from .drivers.own_loop import OwnLoop
+        from .drivers.ask_tell import OwnLoop
 
         if self._looping is None or self._looping.budget != self.budget:
             self._looping = OwnLoop(self._engine, self.budget)

@@ -41,9 +41,9 @@ INSIDE = {
     },
     "pruners": {
         "criteria": {"examples.py", "proposal.py"},
-        "one_shot": {"criteria", "examples.py", "fields.py", "proposal.py"},
-        "resrep": {"fields.py", "proposal.py"},
-        "training": {"criteria", "examples.py", "fields.py", "proposal.py"},
+        "one_shot": {"criteria", "examples.py", "proposal.py"},
+        "resrep": {"proposal.py"},
+        "training": {"criteria", "examples.py", "proposal.py"},
     },
     "spaces": {
         "graph": set(),

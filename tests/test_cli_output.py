@@ -25,8 +25,7 @@ from secateur.__main__ import app, main
 from secateur.spaces.describe import describe
 from secateur.studies import launch
 from secateur.studies.study_files import file as config
-from secateur.studies.trials.archive import open_to_look
-from secateur.studies.trials.folder import read_study_json
+from secateur.studies.trials.folder import open_to_look, read_study_json
 from secateur.studies.trials.storage import disconnect
 from secateur.studies.views.view import View
 

@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .augment import Augment
-from .images import Batch, Batches, Images, Split
+from .images import Augment, Batch, Batches, Images, Split
 from .task import ErrorRate, OverlapError, Side
 
 _IGNORED = -100  # the label that PyTorch's losses leave out

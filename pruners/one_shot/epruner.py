@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ...spaces import Candidate, Scores, Space, build, threshold_family
 from ...spaces.checked import check
 from ..criteria.filters import filters, first_within, layers_of, legal_widths
-from ..fields import Count, Positive
-from ..proposal import Needs, Proposal, Request, Weights
+from ..proposal import Count, Needs, Positive, Proposal, Request, Weights
 from .exemplars import DAMPINGS, Exemplars, Floats, exemplars, merits, similarities
 
 logger = logging.getLogger("secateur")

@@ -13,8 +13,7 @@ from torch import Tensor, from_numpy
 from ...spaces import threshold_candidate
 from ...spaces.checked import check
 from ..criteria.filters import filters, first_within, legal_widths
-from ..fields import Count, Positive
-from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
+from ..proposal import Count, Needs, Positive, Proposal, Request, Weights, checked, examples_for
 from .patterns import contributions, patterns
 
 logger = logging.getLogger("secateur")

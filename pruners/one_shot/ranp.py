@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from ...spaces import Candidate, Group, Layer, Scores, Space, build, copied, stays, within
 from ...spaces.checked import check, one_of
 from ..examples import Examples, gradients
-from ..fields import Count, Number, Part
-from ..proposal import Needs, Proposal, Request, Weights, checked, examples_for
+from ..proposal import Count, Needs, Number, Part, Proposal, Request, Weights, checked, examples_for
 from .fresh import Draw, fresh
 from .neurons import Array, balanced, kept_by, mask_gradients, neuron_scores, rank_of, resources, reweighted, threshold
 

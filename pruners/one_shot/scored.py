@@ -12,8 +12,7 @@ from pydantic import AfterValidator, PlainValidator
 from ...spaces import NORMALISATIONS, Candidate, threshold_candidate, within
 from ...spaces.checked import check, one_of
 from ..criteria.criteria import Criterion, check_criterion, shuffled
-from ..fields import Count
-from ..proposal import Needs, Proposal, Request, Weights, checked
+from ..proposal import Count, Needs, Proposal, Request, Weights, checked
 
 _RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Even` tries, widest first
 

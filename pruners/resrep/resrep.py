@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, copied, stays, within
 from ...spaces.checked import check
-from ..fields import Count, Number, Part
-from ..proposal import Needs, Proposal, Request, Weights, checked
+from ..proposal import Count, Needs, Number, Part, Proposal, Request, Weights, checked
 from .compactors import Compacted, row_norms
 from .folding import folded
 from .insertion import Plan, planned

@@ -12,8 +12,7 @@ import torch
 from ...spaces import Candidate, Scores, copied
 from ...spaces.checked import check
 from ..criteria.criteria import l2
-from ..fields import Count, Part, Share
-from ..proposal import Needs, Proposal, Request, Weights, checked
+from ..proposal import Count, Needs, Part, Proposal, Request, Share, Weights, checked
 from .masks import Masks, reachable, trained
 from .schedules import cosine, cubic
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ...spaces import Candidate, Layer, Scores, Space, copied
 from ...spaces.checked import check
-from ..fields import Count, Number, Share
-from ..proposal import Needs, Proposal, Request, Weights, checked
+from ..proposal import Count, Needs, Number, Proposal, Request, Share, Weights, checked
 from .masks import Masks, reachable, trained
 
 logger = logging.getLogger("secateur")

@@ -22,7 +22,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ...spaces import Candidate
-from ...spaces.drawing import Draw
+from ...spaces.allocation import Draw
 from ..problem import NOTE, Array, Problem, distributions, note, told
 from .ratios import Ratios
 

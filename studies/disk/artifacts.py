@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from ...pruners import Proposal
 from ...spaces import Candidate, Cut, Scores, Space, build, cut, inherited
-from .files import read_json, to_json, write_atomic
-from .names import check_name, path_of
+from .files import check_name, path_of, read_json, to_json, write_atomic
 from .weights import digest, read_described, read_tensors
 
 INHERITED = "inherited"

@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 
 # EFBIG is what a quota by `ulimit -f` says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NUMBERED = re.compile(r"(trial|round):(0|[1-9][0-9]{0,8})")
+_NAME = re.compile(r"\w[^/\\\x00-\x1f]{0,199}")  # of one folder, and no hidden file
 
 
 class FormatError(ValueError):
@@ -224,3 +226,27 @@ def _describe(holder: Path) -> str:
         return f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process of unknown number"
+
+
+def path_of(kind: str, named: str) -> str:
+    """The file, as a path in the study, of a name in a trial.
+
+    Raises:
+        FormatError: it is no name.
+    """
+    check_name(named)
+    return f"{kind}/{named.replace(':', '-')}.safetensors"
+
+
+def check_name(named: object) -> None:
+    """Refuse what cannot name a ranking or weights, above all what would lead out of their folder.
+
+    Raises:
+        FormatError: it is no name, so nothing of ours wrote it.
+    """
+    numbered = isinstance(named, str) and named.startswith(("trial:", "round:"))
+    if not isinstance(named, str) or not (_NUMBERED if numbered else _NAME).fullmatch(named):
+        raise FormatError(
+            f"{named!r:.80} in the study names no ranking or weights; expected such as 'inherited', 'trial:3' or "
+            "'l1:0123abcd': restore the trials from a copy"
+        )

@@ -1,8 +1,9 @@
-"""The weights a study starts from: kept in its folder, recognised by digest, refused where they differ."""
+"""The weights a study starts from, kept in its folder, recognised by digest; and a training that survives a kill."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...evaluators import Loop
 from ...spaces import copied
+from .files import FormatError, write_atomic
 
 ModelSource = nn.Module | Callable[[], nn.Module]
 
@@ -142,3 +145,27 @@ def _some(names: list[str]) -> str:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+class TrainingCheckpoint:
+    """Keeps a training's state after every epoch, so that a killed one goes on from there."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep it in the file `path`."""
+        self._path = path
+
+    def after_epoch(self, loop: Loop) -> None:
+        """Write the state, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(loop.state(), buffer)
+        write_atomic(self._path, buffer.getvalue())
+
+    def kept(self) -> dict[str, Any] | None:
+        """The state after the last whole epoch, if there is one."""
+        if not self._path.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(self._path, weights_only=True)
+        except Exception as error:  # torch.load raises almost anything on a damaged file
+            raise FormatError(f"{self._path} is damaged ({error}); remove it to train that network again") from error
+        return found

@@ -12,7 +12,7 @@ from ...evaluators.modes import reproducible
 from ...spaces import Budget
 from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import locked
-from ..exports.finalists import finalists as finalists_of
+from ..exports.exporter import finalists as finalists_of
 from ..trials.events import Listener
 from ..trials.front import on_front
 from ..trials.trial import Trial

@@ -20,8 +20,16 @@ from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import new_folder, to_json, write
 from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 from ..exports.conversion import rehearse
-from ..settings.identity import fingerprint, ranking_name
-from ..settings.search import EVALUATORS, LADDER, Search, evaluator_name, settings_from_json, settings_to_json
+from ..settings.search import (
+    EVALUATORS,
+    LADDER,
+    Search,
+    evaluator_name,
+    fingerprint,
+    ranking_name,
+    settings_from_json,
+    settings_to_json,
+)
 from ..trials.folder import (
     BASE,
     DATABASE,

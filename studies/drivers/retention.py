@@ -18,7 +18,7 @@ from typing import final
 
 from ...search import NOTE
 from ..disk.artifacts import FOLDERS, STATE
-from ..disk.names import path_of
+from ..disk.files import path_of
 from ..trials.folder import EXPORTS
 from ..trials.front import on_front
 from ..trials.trial import Trial

@@ -28,11 +28,10 @@ from ...evaluators.training.sharing import Sandwich
 from ...search import Problem
 from ...search.joint.joint import around
 from ...spaces import copied
-from ...spaces.drawing import Draw, mixture
+from ...spaces.allocation import Draw, mixture
 from ..disk.artifacts import ROUND
 from ..disk.files import write_atomic
-from ..disk.training_checkpoint import TrainingCheckpoint
-from ..disk.weights import read_described, read_description
+from ..disk.weights import TrainingCheckpoint, read_described, read_description
 
 logger = logging.getLogger("secateur")
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from ..trials.trial import Skipped, Stopped, Trial
 from . import charts
 from .anatomy import QUANTITIES
+from .charts import AXES, comparable
 from .facts import DERIVED, Facts
 from .pieces import Block, Section, Table, Text
-from .rows import AXES, comparable
 from .words import UNITS, amount, percent, place
 
 

@@ -17,7 +17,7 @@ from ...evaluators import Task, Training, train
 from ...evaluators.modes import present, seed_of
 from ...pruners import METHODS, Examples, Method, Proposal, Pruner, Request, TrainingPruner, check_method, trains
 from ...spaces import Space, copied, within
-from ..disk.training_checkpoint import TrainingCheckpoint
+from ..disk.weights import TrainingCheckpoint
 from ..trials.events import Listener, Watch
 from .seeds import Aim
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
@@ -10,11 +12,12 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 from torch import Tensor
 
-from ...evaluators import FIDELITIES, Evaluator, Latency, Training, checked_evaluator
+from ...evaluators import FIDELITIES, Evaluator, Latency, Task, Training, checked_evaluator
 from ...evaluators.modes import floating_name, present
 from ...search import SamplerFactory, sampler_factory
-from ...spaces import COSTS, Budget, Scores
+from ...spaces import COSTS, Budget, Scores, Space
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
+from ..disk.weights import digest, structure
 
 AUTO = "auto"
 OBJECTIVES = ("error", *COSTS, "latency_ms")
@@ -206,3 +209,24 @@ def settings_from_json(values: Mapping[str, Any], **objects: Any) -> tuple[Searc
         raise ValueError(
             f"the study's settings are damaged ({error}); restore study.json or start a new study"
         ) from error
+
+
+def fingerprint(
+    base: Mapping[str, Tensor], space: Space, task: Task, search: Search, training: Training, latency: Latency
+) -> dict[str, Any]:
+    """All that must be the same for a study to go on, part by part; budget, number of trials and runner are not."""
+    shapes = json.dumps(structure(base), sort_keys=True).encode()
+    return {
+        "model": hashlib.sha256(shapes).hexdigest()[:16],
+        "weights": digest(base),
+        "space": space.fingerprint,
+        "ranking": ranking_name(space, search.scores),
+        "task": task.fingerprint,
+        **settings_to_json(search, training, latency),
+        "device": search.torch_device.type,  # which of a machine's GPUs is no matter
+    }
+
+
+def ranking_name(space: Space, scores: Scores | None) -> str:
+    """Name and digest of what says which channels stay."""
+    return f"l2:{digest(space.default_scores)[:8]}" if scores is None else f"given:{digest(scores)[:8]}"

@@ -18,7 +18,7 @@ from ...evaluators import Classification, Diverged, Task, measure_error, train
 from ...evaluators.modes import present, reproducible
 from ...spaces import Space, copied
 from ..disk.process_state import importable
-from ..disk.training_checkpoint import TrainingCheckpoint
+from ..disk.weights import TrainingCheckpoint
 from ..trials.events import Listener, Watch
 from .checkpoints import load_checkpoint
 from .data import Data

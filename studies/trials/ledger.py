@@ -27,8 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ...search import distributions, positions
 from ...search.problem import quiet
 from ...spaces import Axis, Candidate
-from ..disk.files import FULL, FormatError
-from ..disk.names import check_name
+from ..disk.files import FULL, FormatError, check_name
 from .storage import is_shared
 from .trial import Failed, Outcome, Trial, outcome_from_json, outcome_to_json
 from .words import first_line

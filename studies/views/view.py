@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from ...spaces import Axis, Budget
 from ..runners.slots import drivers
-from ..trials.archive import open_to_look
-from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
+from ..trials.folder import STUDY_JSON, described_storage, open_to_look, part_of, read_study_json
 from ..trials.front import front_table, on_front, trial_table
 from ..trials.ledger import Ledger, Retry
 from ..trials.trial import Trial
-from .gpus import gpu_use
 from .status import Status, status_of
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 _RETRY_S = 10.0  # only to look, storage that is away is not waited for long
 _SHARE = 4  # so many times as long as a look took, none follows
+_QUERY = "index,uuid,name,utilization.gpu,memory.used,memory.total"
+_TIMEOUT_S = 10.0
 
 
 @final
@@ -180,3 +181,45 @@ def _left(found: Status, goal: int | None, trials: Sequence[Trial]) -> float | N
         elif known and sum(known) > 0:
             pace += busy * len(known) / sum(known)
     return max(0, goal - found.told) / pace if pace else None
+
+
+def gpu_use(names: Collection[str] = ()) -> list[dict[str, Any]]:
+    """A row a GPU: `{"gpu", "name", "busy" (0 to 1), "used_bytes", "total_bytes"}`; none where none can be seen.
+
+    Args:
+        names: those that are asked for, as `CUDA_VISIBLE_DEVICES` names them; all when empty. Numbers are those of
+            `CUDA_DEVICE_ORDER=PCI_BUS_ID`, which differ from CUDA's own only where a machine has unlike GPUs.
+    """
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return parsed(said.stdout, names) if said.returncode == 0 else []
+
+
+def parsed(text: str, names: Collection[str] = ()) -> list[dict[str, Any]]:
+    r"""The rows that `nvidia-smi` wrote; what it does not know is None.
+
+    >>> parsed("0, GPU-5a, NVIDIA H200, 87, 1024, 143771\n1, GPU-5b, NVIDIA H200, [N/A], 0, 143771", ["1"])
+    [{'gpu': '1', 'name': 'NVIDIA H200', 'busy': None, 'used_bytes': 0, 'total_bytes': 150754820096}]
+    """
+    rows = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != len(_QUERY.split(",")):
+            continue
+        index, uuid, name, *figures = cells
+        if names and not any(index == asked or uuid.startswith(asked) for asked in names):
+            continue
+        busy, used, total = (int(figure) if figure.isdecimal() else None for figure in figures)
+        rows.append(
+            {
+                "gpu": index,
+                "name": name,
+                "busy": None if busy is None else busy / 100,
+                "used_bytes": None if used is None else used * 2**20,
+                "total_bytes": None if total is None else total * 2**20,
+            }
+        )
+    return rows

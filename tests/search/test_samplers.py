@@ -8,8 +8,8 @@ import pytest
 from landscapes import LANDSCAPES, shares, tiny_net, tiny_space
 
 from secateur.search import SAMPLERS, Problem, sampler_factory
-from secateur.search.auto import choose
 from secateur.search.polynomial.polynomial import PolynomialSampler
+from secateur.search.samplers import choose
 from secateur.testing import SamplerContract
 
 SPACE = tiny_space(tiny_net())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from landscapes import line_net, line_space, tiny_net, tiny_space
 
-from secateur.spaces.drawing import mixture
+from secateur.spaces.allocation import mixture
 
 SPACE = tiny_space(tiny_net())
 FULL_MACS = SPACE.full_costs["macs"]

@@ -11,7 +11,7 @@ from landscapes import tiny_net, tiny_space, tiny_task
 from secateur.evaluators import Training, measure_error, recalibrate, train
 from secateur.evaluators.training.sharing import Sandwich
 from secateur.spaces import build
-from secateur.spaces.drawing import mixture
+from secateur.spaces.allocation import mixture
 
 TRAINING = Training(lr=0.05, recalibration_images=64)
 

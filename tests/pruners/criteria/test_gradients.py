@@ -11,10 +11,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from secateur.pruners import Examples
-from secateur.pruners.criteria.anpyc import anpyc, entropy
 from secateur.pruners.criteria.gradients import (
     _differences,
     _twice,
+    anpyc,
+    entropy,
     grasp,
     mean_gradient,
     optimal_brain_damage,

@@ -7,9 +7,8 @@ from pruning import Loop, examples_for, flat
 from torch import nn
 
 from secateur.pruners import Request
-from secateur.pruners.training.aofp import Aofp
+from secateur.pruners.training.aofp import Aofp, Search
 from secateur.pruners.training.followers import Followers, damage
-from secateur.pruners.training.halving import Search
 from secateur.spaces import Space
 
 

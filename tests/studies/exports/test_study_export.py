@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur import Budget, Classification, Search, Space, Study, load
 from secateur.evaluators import measure_error
-from secateur.studies.exports.finalists import finalists, rounds
+from secateur.studies.exports.exporter import finalists, rounds
 from secateur.studies.trials.events import Epoch, Exported, Trained
 
 MODEL = tiny_net()

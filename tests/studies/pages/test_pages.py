@@ -21,7 +21,7 @@ from secateur.evaluators import Result
 from secateur.spaces import Axis, Candidate
 from secateur.studies.exports.chart import Chart, Points, Scale, wide
 from secateur.studies.exports.plot import draw
-from secateur.studies.pages import anatomy, charts, learned, rows
+from secateur.studies.pages import anatomy, charts, learned
 from secateur.studies.pages.figures import figure
 
 pytest.importorskip("plotly", reason="the report extra is not installed")
@@ -317,7 +317,7 @@ def test_two_studies_whose_folders_have_one_name(small, tmp_path):
 def test_two_studies_that_minimise_different_things(found):
     """Each has a hypervolume of its own."""
     other = replace(found, status=replace(found.status, objectives=["error", "params", "macs"]))
-    one, two = rows.curves([found, other])
+    one, two = charts.curves([found, other])
     assert one[-1]["share"] == two[-1]["share"] == 1
     assert "differ in the objectives" in page([found, other])
 
@@ -409,8 +409,8 @@ def test_what_is_not_known_is_not_drawn(found):
 
 
 def test_a_long_study_is_thinned_out(found, monkeypatch):
-    monkeypatch.setattr(rows, "MOST_POINTS", 5)
-    kept = rows.thinned(found)
+    monkeypatch.setattr(charts, "MOST_POINTS", 5)
+    kept = charts.thinned(found)
     assert len(kept) < len(found.scored)
     numbers = {one.number for one in kept}
     assert found.on_front <= numbers

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from handmade import OBJECTIVES, trial
 
-from secateur.studies.views.insight import foresight, history, seeds_worth
+from secateur.studies.views.status import foresight, history, seeds_worth
 
 
 def planted(number, error, macs, source="seed:uniform", **changes):

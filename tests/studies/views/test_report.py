@@ -9,10 +9,10 @@ from handmade import trial
 
 from secateur.studies.trials.events import TrialEnded
 from secateur.studies.trials.trial import Failed
-from secateur.studies.views.gpus import parsed
 from secateur.studies.views.status import Reason, Status
 from secateur.studies.views.terminal import Style
 from secateur.studies.views.text import exported_text, front_text, pruned_text, status_line, status_text
+from secateur.studies.views.view import parsed
 
 SLOT = {"slot": 0, "state": "busy", "trial": 12, "training": False, "attempt": 1, "seconds": 35.0}
 DRIVER = {"pid": 42, "host": "box", "state": "running", "heard_s": 1.0, "elapsed_s": 700.0, "goal": 200, "told": 9}

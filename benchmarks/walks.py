@@ -5,6 +5,10 @@
 Prints, for each trip of a small network, the files that it opens, the functions that it calls, and how often it moves
 from one file to another; and how many modules `secateur.Study` loads. `--show` names a trip's functions in the order of
 their first call: the way to read along. benchmarks/house.py puts the figures into its table.
+
+"one trial" is a whole run of the third trial: taking the lock, reading two trials, asking, building, training, telling,
+giving the lock back. The sixth has more trials to read, and enough of them for rank correlations at its end. "ask,
+evaluate, tell" is a trial in a loop of one's own, by three calls.
 """
 
 from __future__ import annotations

@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from .candidate import Axis, Candidate, CostTable, Encoded, check_limits, check_within, repair
 from .costs.breakdown import breakdown
 from .cutting.surgery import Scores, check_scores, l2_scores
 from .describe import describe
-from .examples import ByName, fitted, made, nested
-from .graph.blocks import Stage, reordered
-from .graph.network import Examples, Side
+from .examples import ByName, completed, fitted, made, nested, of_graph
+from .graph.blocks import Stage, places, reordered
+from .graph.network import Examples, Side, as_call, flat_examples
 from .tracing.options import arguments as arguments_of
-from .tracing.options import checked, identity
+from .tracing.options import check_module, checked, identity
 
 if TYPE_CHECKING:  # a study that is opened need not load what traces
     from .channels.layout import Group, Layout, Slots
@@ -77,12 +78,14 @@ class Space:
         plain_blocks: Iterable[str] = (),
         as_graph: bool = False,
         dimensions: Iterable[str] = ("width", "depth"),
+        example_kwargs: Mapping[str, Any] | None = None,
     ) -> Space:
         """Follow a network's channels once; nothing of `model` is changed.
 
         Args:
             model: any module that `torch.export` takes.
             example_inputs: a tensor, or a tuple or dict of tensors, as the forward takes them; axis 0 is the batch.
+                Plain values among them (True, None, "mean") stay as they are in every call.
             resolutions: input sides to search: integers for square inputs, or tuples with one number an axis.
             divisor: widths are multiples of it (and of the unit) where a group allows.
             ignore: names of modules to leave whole.
@@ -91,6 +94,7 @@ class Space:
             as_graph: let channel numbers that the forward writes as constants follow; the networks built are then
                 `torch.fx.GraphModule`s, not of the user's class.
             dimensions: what is searched beside the resolutions: `"width"`, `"depth"`, both or neither.
+            example_kwargs: what the forward takes by name beside `example_inputs`: tensors and plain values.
 
         Raises:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
@@ -98,9 +102,11 @@ class Space:
         """
         from .tracing.trace import traced
 
+        check_module(model)
+        examples = completed(model, example_inputs, example_kwargs)
         options = checked(
             model,
-            example_inputs,
+            examples,
             resolutions=resolutions,
             divisor=divisor,
             ignore=ignore,
@@ -108,7 +114,7 @@ class Space:
             as_graph=as_graph,
             dimensions=dimensions,
         )
-        found = traced(model, example_inputs, options)
+        found = traced(model, examples, options)
         sides = options.resolutions
         axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
         axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
@@ -136,15 +142,8 @@ class Space:
         """Trace again with the settings of another space of the same network."""
         examples, arguments = arguments_of(model, settings)
         space = cls.trace(model, examples, **arguments)
-        orders = settings.get("block_order") or {}
-        if not orders:
-            return space
-        scores = {
-            stage.name: [float(orders[stage.name].index(block)) for block in stage.blocks]
-            for stage in space.stages
-            if stage.name in orders
-        }
-        return space.with_block_order(scores)
+        orders = settings.get("block_order")
+        return space.with_block_order(places(space.stages, orders)) if orders else space
 
     def with_block_order(self, scores: Mapping[str, Sequence[float] | Tensor]) -> Space:
         """A new space in which the block with the lowest score goes first; the last of equal ones.
@@ -266,14 +265,16 @@ class Space:
             candidate: whose side they have.
             batch: number of examples.
         """
-        return nested(fitted(self.example(candidate, batch), network), self.settings["names"])
+        found = nested(fitted(self.example(candidate, batch), network), self.settings)
+        return of_graph(found) if self.as_graph and isinstance(network, GraphModule) else found
 
     def call(
         self, network: nn.Module, candidate: Sequence[int], *, batch: int = 1
     ) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The network as one that takes its inputs in order, and such inputs; arguments as of `inputs`."""
-        names = self.settings["names"]
-        return (ByName(network, names) if names else network), fitted(self.example(candidate, batch), network)
+        inputs, names = self.inputs(network, candidate, batch=batch), self.settings["names"] or ()
+        fixed = {name: value for name, value in as_call(inputs)[1].items() if name not in names}
+        return (ByName(network, names, fixed) if names else network), tuple(flat_examples(inputs))
 
     def uniform(self, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0) -> Candidate:
         """The candidate nearest to these ratios of the full network on every axis."""

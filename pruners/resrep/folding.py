@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...spaces import Candidate, Layer, Scores, Space, as_call, build, copied, named_tensors, stays
+from ...spaces import Candidate, Layer, Scores, Space, as_call, build, copied, named_tensors, plain, stays
 from .compactors import owners
 
 _EXAMPLES = 4
@@ -68,7 +68,7 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     """All output tensors, in eval mode; modes and generators are put back."""
     with torch.no_grad(), _eval(model):
         args, kwargs = as_call(inputs)
-        return _flat(model(*args, **kwargs))
+        return _flat(plain(model(*args, **kwargs)))
 
 
 def difference(got: list[Tensor], wanted: list[Tensor]) -> float:

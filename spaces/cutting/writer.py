@@ -115,12 +115,17 @@ class GraphWriter:
         gone = {node for name in removed for node in self.blocks[name].nodes}
         graph, copies = Graph(), {}
         for node in network.graph.nodes:
-            if node in network.inputs:
+            if node in network.inputs and node in network.shapes[0]:  # plain values are written into the graph
                 copies[node] = graph.placeholder(node.name)
         for node in network.graph.nodes:
             if node in exits:
                 copies[node] = copies[exits[node]]
-            elif node in gone or node in copies or network.names[node].startswith("aten._assert"):
+            elif (
+                node in gone
+                or node in copies
+                or node in network.inputs
+                or network.names[node].startswith("aten._assert")
+            ):
                 continue
             elif node in network.sources:
                 if not network.sources[node].startswith(tuple(f"{name}." for name in removed)):

@@ -126,6 +126,15 @@ def reordered(stages: Sequence[Stage], scores: Mapping[str, Sequence[float] | Te
     return tuple(found)
 
 
+def places(stages: Sequence[Stage], orders: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    """Scores by which blocks go in these orders, `{stage: blocks}`; of the stages that they name."""
+    return {
+        stage.name: [float(orders[stage.name].index(block)) for block in stage.blocks]
+        for stage in stages
+        if stage.name in orders
+    }
+
+
 def inside(blocks: Mapping[str, Block]) -> dict[Node, str]:
     """The name of the removable block that a node is in."""
     return {node: name for name, block in blocks.items() for node in block.nodes}

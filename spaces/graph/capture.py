@@ -20,9 +20,24 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
 
-from .modes import DataAsDetached, evaluating, keeping, quietly
-from .network import BATCH, PYTORCH, Examples, Network, Side, as_call, operator_name, resized, spatial_side, where
+from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly
+from .network import (
+    BATCH,
+    PYTORCH,
+    Examples,
+    Network,
+    Side,
+    as_call,
+    flat_examples,
+    operator_name,
+    plain,
+    resized,
+    spatial_side,
+    unknown_leaves,
+    where,
+)
 
 _MEND = (
     "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
@@ -66,7 +81,7 @@ def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgr
         failure: Exception | None = None
         for strict in (False, True):
             try:
-                with keeping(model):
+                with keeping(model), returning_plainly(model):
                     program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
                 if not any(isinstance(value, FakeTensor) for value in program.constants.values()):
                     return program
@@ -80,15 +95,20 @@ def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgr
 
 
 def _refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What to say where the network does not take the examples at all; nothing where it does."""
+    """What to say where the network does not take the examples at all, or gives what is no tensor; else nothing."""
     try:
-        model(*args, **kwargs)
+        odd = unknown_leaves(plain(model(*args, **kwargs)))
     except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in flat_examples(kwargs or args))
         said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
         return (
             f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: "
             f"{said}{_place(error)}; give one as its forward takes it, the batch first: (1, channels, *sides)"
+        )
+    if odd:
+        return (
+            f"{type(model).__name__} returns a {type(odd[0]).__name__}; expected tensors and plain values, in tuples, "
+            "lists, dicts, mappings and dataclasses; return its tensors, or trace the part of the network before it"
         )
     return ""
 
@@ -118,7 +138,9 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
     side = spatial_side(example)
     moving = [axis for axis in range(len(side)) if len({s[axis] for s in sides}) > 1]
 
-    def dims(tensor: Tensor) -> dict[int, Any] | None:
+    def dims(tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            return pytree.tree_map(lambda _: None, tensor)
         free: dict[int, Any] = {0: Dim.AUTO} if any_batch and tensor.ndim and tensor.shape[0] == BATCH else {}
         if tensor.ndim == 2 + len(side) and tuple(tensor.shape[2:]) == side:
             free |= {2 + axis: Dim.AUTO for axis in moving}

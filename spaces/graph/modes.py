@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .network import plain, unknown_leaves
+
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -65,6 +67,16 @@ def restore(module: nn.Module, before: Kept) -> None:
         elif isinstance(value, dict):
             value.clear()
             value.update(contents)
+
+
+@contextlib.contextmanager
+def returning_plainly(model: nn.Module) -> Iterator[None]:
+    """The model gives dicts in the place of dataclasses and mappings that an export does not know."""
+    hook = model.register_forward_hook(lambda _, given, result: plain(result) if unknown_leaves(result) else result)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

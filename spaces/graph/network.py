@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
 
 BATCH = 2
 Side = tuple[int, ...]
@@ -148,13 +149,17 @@ def plain(outputs: Any) -> Any:
     return outputs
 
 
+def unknown_leaves(outputs: Any) -> list[Any]:
+    """What a forward returns that is neither tensor nor plain value, in the containers that PyTorch knows."""
+    known = (Tensor, bool, int, float, complex, str, torch.dtype, torch.device, type(None))
+    symbols = (torch.SymInt, torch.SymFloat, torch.SymBool)
+    return [leaf for leaf in pytree.tree_leaves(outputs) if not isinstance(leaf, (*known, *symbols))]
+
+
 def flat_examples(examples: Examples) -> list[Tensor]:
-    """The tensors of the example, in order; anything else in it is refused."""
+    """The tensors of the example, in order; plain values beside them are left out."""
     args, kwargs = as_call(examples)
-    tensors = [*args, *kwargs.values()]
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"example_inputs holds a {type(tensor).__name__}; expected tensors only")
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if not tensors:
         raise ValueError("example_inputs is empty; give at least one tensor, as the forward takes it")
     return tensors
@@ -170,7 +175,9 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
     old = spatial_side(examples)
     size = flat_examples(examples)[0].shape[0] if flat_examples(examples)[0].ndim else 0
 
-    def fit(tensor: Tensor) -> Tensor:
+    def fit(tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            return tensor
         if tensor.ndim and tensor.shape[0] == size:
             tensor = tensor[:1].expand(batch, *tensor.shape[1:])
         if side is not None and tensor.ndim == 2 + len(old) and tuple(tensor.shape[2:]) == old and side != old:
@@ -179,7 +186,8 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
         return tensor.contiguous()
 
     if isinstance(examples, Tensor):
-        return fit(examples)
+        one: Tensor = fit(examples)
+        return one
     if isinstance(examples, Mapping):
         return {name: fit(tensor) for name, tensor in examples.items()}
     return tuple(fit(tensor) for tensor in examples)

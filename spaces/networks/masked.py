@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..candidate import Candidate
 from ..cutting.surgery import Scores, copied, named_tensors
-from ..graph.network import Examples, as_call
+from ..examples import of_graph, with_constants
+from ..graph.network import Examples, as_call, plain
 from ..space import Space
 from .build import build, stays
 
@@ -81,8 +83,9 @@ def verify(
         if name in slots
     }
     with torch.no_grad():
-        examples = _two(whole, example_inputs)
-        return relative_error(_run(small, examples), masked_outputs(whole, kept, examples))
+        examples = _two(whole, with_constants(example_inputs, space.settings))
+        given = of_graph(examples) if space.as_graph else examples
+        return relative_error(_run(small, given), masked_outputs(whole, kept, examples))
 
 
 def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Examples) -> list[Tensor]:
@@ -145,15 +148,7 @@ def _two(model: nn.Module, examples: Examples) -> Examples:
 
 def _run(model: nn.Module, examples: Examples) -> list[Tensor]:
     args, kwargs = as_call(examples)
-    return _flat(model(*args, **kwargs))
-
-
-def _flat(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (list, tuple)):
-        return [tensor for output in outputs for tensor in _flat(output)]
-    return [outputs] if isinstance(outputs, Tensor) else []
+    return [leaf for leaf in pytree.tree_leaves(plain(model(*args, **kwargs))) if isinstance(leaf, Tensor)]
 
 
 def _scattered(value: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from ..channels.flow import Flow
 from ..channels.labels import constant, tensors_in
@@ -170,7 +171,7 @@ def of_graph(
     network: Network, flow: Flow, whole: frozenset[Node], blocks: Sequence[Block], model: nn.Module, examples: Examples
 ) -> Surprise:
     """The graph whose constants follow."""
-    args, kwargs = as_call(resized(examples, network.sides[-1] or None, BATCH))
+    leaves = pytree.tree_leaves(as_call(resized(examples, network.sides[-1] or None, BATCH)))
     by_name = {block.name: block for block in blocks}
 
     def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
@@ -180,7 +181,7 @@ def of_graph(
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with fake:
             tensors = sketched(model, plan(layout, stays, names), None)
-            inputs = [empty_like(tensor) for tensor in (*args, *kwargs.values())]
+            inputs = [empty_like(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
         module = writer.written(model, tensors, graph, copies).eval()
         with quietly(), torch.no_grad(), fake:
             shapes, failed = writer.run(module, copies, inputs)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..examples import described, device_of, made, nested
+from ..examples import constants, described, device_of, made, nested
 from ..graph.network import Examples, Side, as_call, flat_examples, spatial_side
 
 DIMENSIONS = ("width", "depth")
@@ -23,6 +25,7 @@ class Options:
 
     Attributes:
         inputs: the example inputs, described; `names` where the forward takes them by name.
+        constants: plain values that the forward takes beside them, by name.
         single: whether the example is one tensor.
         own: spatial side of the example.
     """
@@ -35,6 +38,7 @@ class Options:
     dimensions: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
     names: tuple[str, ...]
+    constants: dict[str, Any]
     single: bool
     own: Side
 
@@ -54,9 +58,37 @@ class Options:
             **({} if set(self.dimensions) == set(DIMENSIONS) else {"dimensions": list(self.dimensions)}),
             "inputs": list(self.inputs),
             "names": list(self.names) or None,
+            **({"constants": self.constants} if self.constants else {}),
             "single": self.single,
             "block_order": {},
         }
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise where a network cannot be traced, whatever it is given.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: it has no forward in Python, or no weights yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{type(model).__name__} is scripted or traced by torch.jit, which torch.export does not take; trace the "
+            "module that it was made of, with its weights"
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} has no shape yet, because its layer is lazy; call the network once on an example before it is "
+                "traced"
+            )
+        if tensor.device.type == "meta":
+            raise ValueError(
+                f"{name} is on the meta device and holds no numbers; load the weights first, as by "
+                "model.to_empty(device='cpu') and load_state_dict, or load_state_dict(..., assign=True)"
+            )
 
 
 def checked(
@@ -73,11 +105,9 @@ def checked(
     """The arguments of `Space.trace`, if they fit the network.
 
     Raises:
-        TypeError: the model is no module, or the examples are no tensors.
+        TypeError: the resolutions are no numbers.
         ValueError: a divisor below 1, an unknown dimension or module, or a resolution that is none.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
     ignore, plain_blocks, dimensions = _texts(ignore), _texts(plain_blocks), _texts(dimensions)
@@ -95,7 +125,8 @@ def checked(
         as_graph=as_graph,
         dimensions=dimensions,
         inputs=tuple(described(tensor, own) for tensor in flat_examples(examples)),
-        names=tuple(as_call(examples)[1]),
+        names=tuple(name for name, value in as_call(examples)[1].items() if isinstance(value, Tensor)),
+        constants=constants(examples),
         single=isinstance(examples, Tensor),
         own=own,
     )
@@ -105,7 +136,7 @@ def arguments(model: nn.Module, settings: Mapping[str, Any]) -> tuple[Examples, 
     """Example inputs and the other arguments of `Space.trace` that settings hold."""
     device = device_of(model)
     tensors = [made(one, None, 1).to(device) for one in settings["inputs"]]
-    examples = tensors[0] if settings["single"] else nested(tensors, settings["names"])
+    examples = tensors[0] if settings["single"] else nested(tensors, settings)
     return examples, {
         "resolutions": [tuple(side) for side in settings["resolutions"]],
         "divisor": settings["divisor"],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..cutting.surgery import named_tensors
@@ -60,8 +61,7 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     side = network.sides[-1] if network.sides and network.sides[-1] else None
     state = named_tensors(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    args, kwargs = as_call(resized(examples, side, BATCH))
-    given = iter([*args, *kwargs.values()])
+    given = iter(pytree.tree_leaves(as_call(resized(examples, side, BATCH))))
     values: dict[Node, Any] = {}
     steps: dict[Node, list[Step]] = {}
     storages: dict[Node, Node] = {}
@@ -98,8 +98,10 @@ def _like(value: Any) -> Any:
     return value
 
 
-def empty_like(tensor: Tensor, device: str | None = None) -> Tensor:
-    """A tensor of the same shape, strides and type; fake where fake tensors are made."""
+def empty_like(tensor: Any, device: str | None = None) -> Any:
+    """A tensor of the same shape, strides and type; fake where fake tensors are made. A plain value is itself."""
+    if not isinstance(tensor, Tensor):
+        return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device or tensor.device)
 
 

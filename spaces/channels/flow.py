@@ -15,7 +15,7 @@ Symbols: a *slot* is a pair (tensor name, axis) of the model with one label an i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,7 @@ class Flow:
         shapes: of all parameters and buffers.
         literals: whether numbers written in the forward will follow the channels.
         moving: nodes whose values depend on the inputs.
+        weighed: nodes whose values depend on parameters or buffers.
         side: index of the side that is walked.
         count: labels in use.
         slots: labels of the indices of an axis of a parameter or buffer.
@@ -129,6 +130,7 @@ class Flow:
     shapes: dict[str, tuple[int, ...]]
     literals: bool
     moving: set[Node]
+    weighed: set[Node]
     side: int = 0
     count: int = BLANK + 1
     slots: dict[tuple[str, int], Labels] = field(default_factory=dict)
@@ -256,7 +258,9 @@ def follow(
         rule_for: the rule of a node's operator, or None.
         literals: whether numbers written in the forward will follow the channels.
     """
-    flow = Flow(network, shapes, literals, depending(network))
+    sources = set(network.sources)
+    flow = Flow(network, shapes, literals, depending(network, network.inputs), depending(network, sources))
+    flow.silent |= sources
     for node in network.graph.nodes:
         if node.op == "placeholder":
             name = network.sources.get(node)
@@ -280,9 +284,9 @@ def follow(
     return flow
 
 
-def depending(network: Network) -> set[Node]:
-    """The nodes whose values depend on the values of the inputs."""
-    found = set(network.inputs)
+def depending(network: Network, starts: Iterable[Node]) -> set[Node]:
+    """The nodes whose values depend on the values of these."""
+    found = set(starts)
     for node in network.graph.nodes:
         if network.names[node] not in _BY_SHAPE and any(source in found for source in node.all_input_nodes):
             found.add(node)
@@ -344,7 +348,7 @@ def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
     if name in _WEIGHED:
         return True
     carried = _axes_of(result)
-    data = [source for source in node.all_input_nodes if source in flow.moving]
+    data = [one for one in node.all_input_nodes if one in (flow.moving if node in flow.moving else flow.weighed)]
     quiet = [source in flow.silent and carried <= _axes_of(flow.values[source]) for source in data]
     if name in ("aten.add", "aten.sub", "aten.cat", "aten.stack"):
         scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]

@@ -196,7 +196,7 @@ def _product(
     for letter, sides in found.items():
         size = max(len(labels) for labels, _ in sides)
         full = [(labels, source) for labels, source in sides if len(labels) == size]
-        if letter in out or any(source not in flow.moving or source in flow.silent for _, source in full):
+        if letter in out or any(source in flow.weighed - flow.moving or source in flow.silent for _, source in full):
             for labels, _ in full[1:]:
                 flow.join(full[0][0], labels)
         else:

@@ -321,7 +321,7 @@ def _reduced(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) ->
     if lost and node in flow.moving and is_statistic(flow, node, labels, axes, kwargs["name"]):
         flow.statistics.add(node)
         return nothing(shape) if isinstance(shape, tuple) else [nothing(one) for one in shape]
-    if lost and node not in flow.moving:  # of weights: computed again from those that stay
+    if lost and node not in flow.moving and node.args[0] in flow.silent:  # of weights: computed again from the rest
         return nothing(shape) if isinstance(shape, tuple) else [nothing(one) for one in shape]
     flow.tie(labels, axes, f"{kwargs['name']} mixes its channels")
     result = labels

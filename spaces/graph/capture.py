@@ -7,6 +7,7 @@ else once a side. `Network` then answers, for each node, its shape at each side.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from .known import reading_items
 from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly
 from .network import (
     BATCH,
@@ -75,13 +77,15 @@ def capture(
     return _check_batch(_joined(networks))
 
 
-def _export(model: nn.Module, examples: Examples, dynamic: Any) -> ExportedProgram:
+def _export(model: nn.Module, examples: Examples, dynamic: Any, *, buffers: bool = True) -> ExportedProgram:
+    """The program; items of the forward's own constants are numbers in it, and those of buffers if wanted."""
     args, kwargs = as_call(examples)
     with quietly(), torch.no_grad(), DataAsDetached():
         failure: Exception | None = None
         for strict in (False, True):
             try:
-                with keeping(model), returning_plainly(model):
+                items = contextlib.nullcontext() if strict else reading_items(model, buffers=buffers)
+                with keeping(model), returning_plainly(model), items:
                     program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
                 if not any(isinstance(value, FakeTensor) for value in program.constants.values()):
                     return program
@@ -149,7 +153,7 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
     args, kwargs = as_call(example)
     dynamic: Any = {name: dims(t) for name, t in kwargs.items()} if kwargs else tuple(dims(t) for t in args)
     try:
-        program = _export(model, example, dynamic)
+        program = _export(model, example, dynamic, buffers=not any_batch)  # a graph reads buffers as they are then
     except ValueError:
         return None
     for node in _user_inputs(program):

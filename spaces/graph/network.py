@@ -17,6 +17,8 @@ BATCH = 2
 Side = tuple[int, ...]
 Shape = tuple[int, ...]
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
+Number = tuple[int, Any]
+"""The size of the axis along which a plain value counts, 0 where it counts along none, and the value."""
 PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
 """Where the files of PyTorch itself are."""
 
@@ -68,11 +70,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Step:
-    """One dispatched operator: its name, the shapes of its results, the numbers it calculates with."""
+    """One dispatched operator: its name, the shapes of its results, the plain values it calculates with."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
-    numbers: tuple[float, ...]
+    numbers: tuple[Number, ...]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from torch.utils import _pytree as pytree
 from ..channels.flow import Flow
 from ..channels.labels import constant, tensors_in
 from ..channels.layout import Group, Ids, Layout
-from ..cutting.surgery import Cut, assemble, named_tensors, plan
+from ..cutting.surgery import Cut, plan
 from ..cutting.writer import GraphWriter, Kept, shrunk
 from ..graph.blocks import Block
 from ..graph.capture import capture
 from ..graph.modes import quietly
-from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, as_call, resized
-from .probe import empty_like, first_difference, first_surprise, run
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Shape, Side, Step, as_call, resized
+from .probe import empty_like, first_difference, first_surprise, results, run, sketch, sketched
 
 logger = logging.getLogger("secateur")
 
@@ -127,44 +128,94 @@ def _units(layout: Layout, labels: torch.Tensor) -> Ids:
 # --- what is run ------------------------------------------------------------------------------------------------------
 
 
-def of_module(network: Network, rehearsal: Rehearsal, flow: Flow, model: nn.Module, examples: Examples) -> Surprise:
-    """The user's own module with fewer channels."""
-    constants = frozenset(node for node in network.operators if node not in flow.moving)
+@dataclass(frozen=True, eq=False)
+class OfModule:
+    """The user's own module with fewer channels.
 
-    @functools.cache
-    def works_quickly(side: Side | None) -> bool:
-        """Whether the whole network can be run on the meta device, so that a smaller one that fails there fails."""
-        return run(lambda device: sketch(model, Cut({}, {}, ()), device), examples, side, quick=True)[1] is None
+    Attributes:
+        network: the captured graph.
+        rehearsal: its run.
+        flow: the labels of its values.
+        model: the full network.
+        examples: example inputs.
+        runs: of the full network, kept.
+    """
 
-    def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
-        changes = plan(layout, stays, tuple(block.name for block in removed))
-        full = network.shapes[-1]
-        predicted = {
-            node: shrunk(layout, stays, full[node], flow.values[node])
-            for node in network.operators
-            if isinstance(full[node], tuple)
-        }
-        skipped = frozenset(node for block in removed for node in block.nodes)
-        side = network.sides[-1] or None
-        failure: Exception | None = None
-        for quick in (True, False):
-            steps, failure = run(lambda device: sketch(model, changes, device), examples, side, quick=quick)
-            if failure is not None and quick and not works_quickly(side):
-                continue
+    network: Network
+    rehearsal: Rehearsal
+    flow: Flow
+    model: nn.Module
+    examples: Examples
+    runs: dict[bool, tuple[list[Step], Exception | None]] = field(default_factory=dict)
+
+    @cached_property
+    def constants(self) -> frozenset[Node]:
+        """Nodes whose values do not depend on the inputs."""
+        return frozenset(node for node in self.network.operators if node not in self.flow.moving)
+
+    def full(self, quick: bool) -> tuple[list[Step], Exception | None]:
+        """A run of the full network; where it fails on the meta device, others cannot be run there either."""
+        if quick not in self.runs:
+            self.runs[quick] = run(self.model, Cut({}, {}, ()), self.examples, self.side, quick=quick)
+        return self.runs[quick]
+
+    @property
+    def side(self) -> Side | None:
+        """The largest side."""
+        return self.network.sides[-1] or None
+
+    def surprise(self, whole: frozenset[Node]) -> Surprise:
+        """What it does not do as predicted.
+
+        Args:
+            whole: grouped operators that lose whole blocks.
+        """
+
+        def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
+            changes = plan(layout, stays, tuple(block.name for block in removed))
+            predicted = _predicted(self.network, self.flow, layout, whole, stays)
+            skipped = frozenset(node for block in removed for node in block.nodes)
+            failure: Exception | None = None
+            for quick in (True, False):
+                full, cannot = self.full(quick)
+                if cannot is not None and quick:
+                    continue
+                steps, failure = run(self.model, changes, self.examples, self.side, quick=quick)
+                try:
+                    compared = () if removed else full
+                    return first_surprise(
+                        self.network, self.rehearsal, steps, failure, predicted, skipped, self.constants, compared
+                    )
+                except LookupError as error:
+                    logger.debug("the dry run cannot be compared: %s", error)
+                    parting: Node = error.args[1]
+            if failure is not None:
+                return parting
             try:
-                return first_surprise(network, rehearsal, steps, failure, predicted, skipped, constants)
-            except LookupError as error:
-                logger.debug("the dry run cannot be compared: %s", error)
-                parting: Node = error.args[1]
-        if failure is not None:
-            return parting
-        try:
-            other = capture(sketch(model, changes, None), examples, network.sides[-1:])
-        except ValueError:
-            return parting
-        return first_difference(network, other, predicted, skipped)
+                other = capture(sketch(self.model, changes, None), self.examples, self.network.sides[-1:])
+            except ValueError:
+                return parting
+            return first_difference(self.network, other, predicted, skipped)
 
-    return surprise
+        return surprise
+
+
+def _predicted(
+    network: Network, flow: Flow, layout: Layout, whole: frozenset[Node], stays: Kept
+) -> dict[Node, tuple[Shape, ...]]:
+    """Shapes of what each operator gives when only some units stay; of a group norm's statistics too."""
+    found = {}
+    for node in network.operators:
+        shapes = results(network, node)
+        values = [flow.values[node]] if len(shapes) == 1 else [one for one in flow.values[node] if one is not None]
+        small = tuple(shrunk(layout, stays, shape, value) for shape, value in zip(shapes, values, strict=True))
+        if network.names[node] == "aten.group_norm":
+            groups, channels = int(str(node.args[1])), shapes[0][1]
+            if node in whole or groups == channels:
+                groups = groups * small[0][1] // channels
+            small = (*small, (shapes[0][0], groups))
+        found[node] = small
+    return found
 
 
 def of_graph(
@@ -195,24 +246,3 @@ def of_graph(
         return failed
 
     return surprise
-
-
-def sketch(model: nn.Module, changes: Cut, device: str | None) -> nn.Module:
-    """The smaller network with tensors of the right shapes and no contents."""
-    return assemble(model, sketched(model, changes, device), changes.attributes, changes.removed)
-
-
-def sketched(model: nn.Module, changes: Cut, device: str | None) -> dict[str, torch.Tensor]:
-    """Tensors of the right shapes and no contents, by name."""
-    prefixes = tuple(f"{name}." for name in changes.removed)
-    sketches: dict[int, torch.Tensor] = {}
-    tensors = {}
-    for name, tensor in named_tensors(model).items():
-        if not name.startswith(prefixes):
-            shape = list(tensor.shape)
-            for axis, indices in changes.kept.get(name, {}).items():
-                shape[axis] = len(indices)
-            if id(tensor) not in sketches:
-                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
-            tensors[name] = sketches[id(tensor)]
-    return tensors

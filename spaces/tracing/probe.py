@@ -9,7 +9,8 @@ run the same way, tells which of them belong to which node.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,13 +18,32 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from ..cutting.surgery import named_tensors
+from ..cutting.surgery import Cut, assemble, named_tensors
+from ..graph.known import Known
 from ..graph.modes import quietly, unfused
-from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, dispatched_name, resized
+from ..graph.network import (
+    BATCH,
+    Examples,
+    Network,
+    Number,
+    Rehearsal,
+    Shape,
+    Side,
+    Step,
+    as_call,
+    dispatched_name,
+    resized,
+)
 
-_FILLS = {"full", "new_full", "full_like", "fill_", "fill"}
+_FOLLOW = {  # sizes: the shapes of results say the same
+    *("size", "sizes", "shape", "self_size", "split_size", "split_sizes", "normalized_shape", "repeats", "chunks"),
+    *("length", "indices_or_sections", "sections", "N", "C", "HxW", "unflattened_size"),
+}
+_GROUPS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
+_STRIDED = {"as_strided", "empty_strided", "new_empty_strided", "_reshape_alias"}
+_PLACES = {"start", "end", "index"}  # along an axis
 _SILENT = {
     f"aten.{name}"
     for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
@@ -32,28 +52,81 @@ _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"} 
 
 
 class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps every dispatched operator."""
+    """Keeps every dispatched operator; what single numbers and tensors are made of goes with the next one."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self._waiting: list[Number] = []
+
+    def note(self, value: Tensor) -> None:
+        """Keep a value that the forward did not calculate."""
+        with _disable_current_modes():
+            held = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        self._waiting.append((0, (str(value.dtype), tuple(value.shape), hash(held))))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = dispatched_name(func)
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
+        self._waiting += numbers_of(func, args, kwargs or {})
         if any(shapes) and name not in _SILENT:  # a single number is made in many ways
-            self.steps.append(Step(_VIEWS.get(name, name), shapes, _numbers(func, args, kwargs or {})))
+            self.steps.append(Step(_VIEWS.get(name, name), shapes, tuple(self._waiting)))
+            self._waiting = []
         return result
 
+    def ended(self) -> list[Step]:
+        """The steps of a whole run."""
+        if self._waiting and self.steps:
+            last = self.steps.pop()
+            self.steps.append(replace(last, numbers=(*last.numbers, *self._waiting)))
+        return self.steps
 
-def _numbers(func: Any, args: Any, kwargs: Any) -> tuple[float, ...]:
-    """The plain numbers an operator calculates with; those of other operators are sizes."""
-    if torch.Tag.pointwise not in func.tags and func._opname not in _FILLS:
-        return ()
-    given = [value for value in args if not isinstance(value, (list, tuple))] + [kwargs.get("fill_value")]
-    return tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
+
+def numbers_of(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], shape: Callable[[Any], Any] = lambda value: value.shape
+) -> Iterator[Number]:
+    """The plain values that an operator calculates with; those that are sizes only are left out.
+
+    Args:
+        func: the operator.
+        args: its operands.
+        kwargs: those given by name.
+        shape: the shape of an operand.
+    """
+    if not isinstance(func, torch._ops.OpOverload) or func._opname in _STRIDED:
+        return
+    call: dict[str, Any] = {}
+    for place, argument in enumerate(func._schema.arguments):
+        if place < len(args):
+            call[argument.name] = args[place]
+        else:
+            call[argument.name] = kwargs.get(argument.name, argument.default_value)
+    for name, value in call.items():
+        if name in _FOLLOW or (name == "groups" and func._opname in _GROUPS) or name in ("group", "num_groups"):
+            continue
+        if name in _PLACES and isinstance(call.get("dim"), int) and (value is None or isinstance(value, int)):
+            size = int(shape(args[0])[call["dim"]])
+            bound = size if value is None and name == "end" else value or 0
+            yield size, min(bound + size if bound < 0 else bound, size)
+        elif name == "pad" and func._opname in ("constant_pad_nd", "pad"):
+            for place, amount in enumerate(value):
+                yield int(shape(args[0])[-1 - place // 2]), amount
+        else:
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(one, (int, float, complex, str)):
+                    yield 0, one
+
+
+def _differ(numbers: Sequence[Number], others: Sequence[Number]) -> bool:
+    """Whether two calls of an operator calculate with other numbers; those along an axis that was cut may differ."""
+    if len(numbers) != len(others):
+        return True
+    return any(
+        size == other_size and number != other and (number == number or other == other)
+        for (size, number), (other_size, other) in zip(numbers, others, strict=True)
+    )
 
 
 def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
@@ -106,17 +179,19 @@ def empty_like(tensor: Any, device: str | None = None) -> Any:
 
 
 def run(
-    sketch: Callable[[str | None], nn.Module],
+    model: nn.Module,
+    changes: Cut,
     examples: Examples,
     side: Side | None,
     *,
     quick: bool = False,
     record: bool = True,
 ) -> tuple[list[Step], Exception | None]:
-    """Run a network without arithmetic; the steps it took, and what it raised if it did.
+    """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
 
     Args:
-        sketch: makes the network, its tensors on a device, or on the model's own for None; they are fake.
+        model: the full network.
+        changes: what is smaller.
         examples: example inputs, brought to `side`.
         side: spatial side, or None for the example's own.
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
@@ -127,18 +202,46 @@ def run(
     device = "meta" if quick else None
     mode = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
-    early = sketch(device).eval() if quick else None
+    with mode:
+        tensors = sketched(model, changes, device)
+    small = assemble(model, tensors, changes.attributes, changes.removed).eval()
     recorder = _Record()
+    known = Known(recorder.note)
     with quietly(), torch.no_grad(), unfused(), mode, recorder if record else contextlib.nullcontext():
-        model = early if early is not None else sketch(device).eval()
+        known.know(small.named_buffers(), dict(model.named_buffers()))
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
         recorder.steps.clear()
         try:
-            model(*fakes, **named)
+            with known:
+                small(*fakes, **named)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             failure = error
-    return recorder.steps, failure
+    return recorder.ended(), failure
+
+
+def sketch(model: nn.Module, changes: Cut, device: str | None) -> nn.Module:
+    """The smaller network with tensors of the right shapes and no contents."""
+    return assemble(model, sketched(model, changes, device), changes.attributes, changes.removed)
+
+
+def sketched(model: nn.Module, changes: Cut, device: str | None) -> dict[str, Tensor]:
+    """Tensors of the right shapes and no contents, by name."""
+    prefixes = tuple(f"{name}." for name in changes.removed)
+    sketches: dict[int, Tensor] = {}
+    tensors = {}
+    for name, tensor in named_tensors(model).items():
+        if not name.startswith(prefixes):
+            shape = list(tensor.shape)
+            for axis, indices in changes.kept.get(name, {}).items():
+                shape[axis] = len(indices)
+            if id(tensor) not in sketches:
+                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
+            tensors[name] = sketches[id(tensor)]
+    return tensors
+
+
+# --- two runs, held against each other --------------------------------------------------------------------------------
 
 
 def first_surprise(
@@ -146,20 +249,23 @@ def first_surprise(
     rehearsal: Rehearsal,
     steps: Sequence[Step],
     failure: Exception | None,
-    predicted: Mapping[Node, tuple[int, ...]],
+    predicted: Mapping[Node, tuple[Shape, ...]],
     skipped: frozenset[Node],
     constants: frozenset[Node] = frozenset(),
+    full: Sequence[Step] = (),
 ) -> Node | None:
-    """The first node whose result has another shape than predicted, or at which the run stopped.
+    """The first node with a result of another shape than predicted, other numbers, or at which the run stopped.
 
     Args:
         network: the captured graph.
         rehearsal: its run.
         steps: the run that is compared.
         failure: what ended it.
-        predicted: shapes by node.
+        predicted: shapes of the results, by node.
         skipped: nodes that are not run.
         constants: nodes whose values do not depend on the inputs.
+        full: a run of the full network, whose numbers are those that the forward writes down; none where blocks are
+            gone, which leave no number behind.
 
     Raises:
         LookupError: the run took other operators than the graph, so the two cannot be compared; the second argument is
@@ -168,6 +274,7 @@ def first_surprise(
     position = 0
     nodes = [node for node in network.operators if node not in skipped and rehearsal.steps.get(node)]
     names = [[step.name for step in rehearsal.steps[node]] for node in nodes]
+    others, parting = _compared(steps, full)
     for number, node in enumerate(nodes):
         expected = rehearsal.steps[node]
         here = steps[position : position + len(expected)]
@@ -178,16 +285,34 @@ def first_surprise(
             if len(here) == len(expected) or failure is None:
                 raise LookupError(f"the run took {here} where the graph has {expected}", node)
             return node
-        if any(one.numbers != other.numbers for one, other in zip(here, expected, strict=True)):
+        if not others.isdisjoint(range(position, position + len(expected))):
             return node
-        shape = network.shapes[-1][node]
-        full = expected[-1].shapes
-        if node in predicted and full[:1] == (shape,) and here[-1].shapes[:1] != (predicted[node],):
+        if parting < position + len(expected):
+            raise LookupError("the run took other operators than that of the full network", node)
+        own, foreseen = results(network, node), predicted.get(node, ())
+        if expected[-1].shapes[: len(own)] == own and here[-1].shapes[: len(foreseen)] != foreseen:
             return node
         position += len(expected)
     if failure is not None or position != len(steps):
         raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}", network.operators[-1])
     return None
+
+
+def results(network: Network, node: Node) -> tuple[Shape, ...]:
+    """Shapes of the tensors that an operator gives, at the largest side."""
+    shapes = network.shapes[-1][node]
+    return (shapes,) if isinstance(shapes, tuple) else tuple(shape for shape in shapes if shape is not None)
+
+
+def _compared(steps: Sequence[Step], full: Sequence[Step]) -> tuple[set[int], float]:
+    """Where a run calculates with other numbers than that of the full network, and where it takes other operators."""
+    others = set[int]()
+    for place, (one, other) in enumerate(zip(steps, full, strict=False)):
+        if one.name != other.name:
+            return others, place
+        if _differ(one.numbers, other.numbers):
+            others.add(place)
+    return others, float("inf")
 
 
 def _resumed(steps: Sequence[Step], position: int, names: list[str]) -> int:
@@ -199,7 +324,7 @@ def _resumed(steps: Sequence[Step], position: int, names: list[str]) -> int:
 
 
 def first_difference(
-    network: Network, other: Network, predicted: Mapping[Node, tuple[int, ...]], skipped: frozenset[Node]
+    network: Network, other: Network, predicted: Mapping[Node, tuple[Shape, ...]], skipped: frozenset[Node]
 ) -> Node | None:
     """As `first_surprise`, from a second capture of the smaller network instead of a run."""
     theirs = iter(other.operators)
@@ -209,6 +334,15 @@ def first_difference(
         twin = next(theirs, None)
         if twin is None or other.names[twin] != network.names[node]:
             return node
-        if node in predicted and other.shapes[-1][twin] != predicted[node]:
+        if node in predicted and results(other, twin) != predicted[node][: len(results(other, twin))]:
+            return node
+        if not skipped and _differ(_written(network, node), _written(other, twin)):
             return node
     return None
+
+
+def _written(network: Network, node: Node) -> list[Number]:
+    """The plain values and constants that an operator of a graph calculates with."""
+    constants = [network.constants[source.name] for source in node.all_input_nodes if source.name in network.constants]
+    values = [(0, (str(one.dtype), tuple(one.shape), one.tolist())) for one in constants]
+    return [*numbers_of(node.target, node.args, node.kwargs, network.shapes[-1].__getitem__), *values]

@@ -24,7 +24,7 @@ from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
 from .caches import made_again
-from .dryrun import Surprise, at_random, culprits, of_graph, of_module, sketch
+from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
 from .layers import Layer, find_layers
 from .options import Options
 from .probe import first_surprise, rehearse, run
@@ -129,14 +129,14 @@ def _grouped(
     What a dry run disproves is frozen, or must keep all its blocks, and everything is grouped again.
     """
     network = flow.network
-    own = of_module(network, rehearsal, flow, model, examples)
+    own = OfModule(network, rehearsal, flow, model, examples)
     aliases = _aliases(model)
     aligned: frozenset[Node] = frozenset()
     while True:
         found = components(flow, aligned)
         layout = arrange(flow, found, divisor=options.divisor, aliases=aliases, model=model)
         whole = frozenset(block.node for block in found.whole)
-        surprise = own
+        surprise = own.surprise(whole)
         if options.as_graph:
             surprise = of_graph(network, flow, whole, blocks, model, examples)
         disproved = culprits(network, flow, layout, surprise)
@@ -186,7 +186,7 @@ def _multiple(model: nn.Module, examples: Examples) -> int:
         if not own or min(side) < 1:
             break
         for quick in (True, False):
-            _, failure = run(lambda device: sketch(model, whole, device), examples, side, quick=quick, record=False)
+            _, failure = run(model, whole, examples, side, quick=quick, record=False)
             if failure is None:
                 return multiple
     return 0
@@ -202,9 +202,9 @@ def _unused(network: Network) -> dict[str, str]:
 def _holds_at_all_sides(network: Network, rehearsal: Rehearsal, runs: Sequence[list[Step]]) -> bool:
     """Whether runs at the network's sides take the operators and shapes that were captured."""
     for shapes, steps in zip(network.shapes, runs, strict=False):
-        predicted = {node: shapes[node] for node in network.operators if isinstance(shapes[node], tuple)}
+        predicted = {node: (shapes[node],) for node in network.operators if isinstance(shapes[node], tuple)}
         try:
-            if first_surprise(network, rehearsal, steps, None, predicted, frozenset()) is not None:
+            if first_surprise(network, rehearsal, steps, None, predicted, frozenset(), full=runs[-1]) is not None:
                 return False
         except LookupError:
             return False
@@ -222,7 +222,7 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
     fails: list[tuple[Side, Exception]] = []
     whole = Cut({}, {}, ())
     for side in sides:
-        steps, failure = run(lambda device: sketch(model, whole, device), examples, side)
+        steps, failure = run(model, whole, examples, side)
         runs.append(steps)
         if failure is None:
             works.append(side)

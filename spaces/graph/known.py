@@ -1,0 +1,133 @@
+"""Values of the tensors that a forward makes of plain numbers, where it runs on tensors that have none.
+
+An export and a dry run have shapes only. What a forward makes of numbers alone (strides, anchors, a table of scales)
+has values all the same: they are kept beside, so that the forward can read an item of them, and so that two runs can be
+held against each other: a number of channels that was made into a tensor is a number of channels all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
+
+LARGEST = 1 << 16  # elements of a tensor whose value is kept
+_OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
+_OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye", "empty", "new_full", "full_like"}
+_READS = {"item", "tolist", "__float__", "__int__", "__index__", "__bool__", "__complex__", "is_nonzero"}
+
+
+class Known(TorchFunctionMode):
+    """Keeps the values of tensors that are made of numbers, and reads items of them.
+
+    Args:
+        note: called with each value that the forward did not calculate: data that it writes down, tensors that it holds
+            beside parameters and buffers.
+    """
+
+    def __init__(self, note: Callable[[Tensor], None] = lambda value: None) -> None:
+        super().__init__()
+        self._note = note
+        self._values: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
+
+    def know(self, tensors: Iterable[tuple[str, Tensor]], values: Mapping[str, Tensor]) -> None:
+        """Say that tensors without values stand for those of the same names and shapes."""
+        for name, tensor in tensors:
+            value = values.get(name)
+            if value is not None and value.shape == tensor.shape and value.numel() <= LARGEST:
+                self._values[tensor] = self._apply(_cloned, (value,), {})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch; keep the value of what it makes, where all that it takes is known."""
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "__iter__" and args[0].ndim:
+            return iter(self.__torch_function__(Tensor.unbind, types, args[:1]))
+        given = _tensors((args, kwargs))
+        values = [self._value(tensor) for tensor in given]
+        if name in _OF_NUMBERS and given:  # an item as a fill value or as a bound
+            args, kwargs = pytree.tree_map_only(Tensor, self._number, (args, kwargs))
+        known = all(value is not None for value in values)
+        if given and known and name in _READS:
+            read = self._apply(func, args, kwargs)
+            return func(*args, **kwargs) if read is None else read
+        result = func(*args, **kwargs)
+        if name in _OF_DATA:
+            self._written(result, args[1:] if name == "new_tensor" else args)
+        elif known and (given or name in _OF_NUMBERS) and all(one.numel() <= LARGEST for one in _tensors(result)):
+            for tensor, value in zip(_tensors(result), _tensors(self._apply(func, args, kwargs)), strict=False):
+                self._values[tensor] = value
+        elif name == "__setitem__" or "out" in kwargs or (name.endswith("_") and not name.endswith("__")):
+            self._forget([value for value in values if value is not None])
+        return result
+
+    def _value(self, tensor: Tensor) -> Tensor | None:
+        """What is known of a tensor; a real one that is no parameter stands for itself."""
+        value = self._values.get(tensor)
+        real = type(tensor) is Tensor and tensor.device.type != "meta" and not torch._is_functional_tensor(tensor)
+        if value is None and real:
+            self._note(tensor)
+            if tensor.numel() <= LARGEST:
+                value = self._values[tensor] = self._apply(_cloned, (tensor,), {})
+        return value
+
+    def _number(self, tensor: Tensor) -> Any:
+        """The number that a tensor is; the tensor where it is none, or not known."""
+        value = self._value(tensor)
+        return tensor if value is None or value.ndim else self._apply(Tensor.item, (value,), {})
+
+    def _written(self, result: Tensor, data: tuple[Any, ...]) -> None:
+        """Keep and note what the forward wrote down as data."""
+        if data and all(self._value(tensor) is not None for tensor in _tensors(data[0])):
+            value = self._apply(torch.tensor, data[:1], {"dtype": result.dtype})
+            if value is not None:
+                self._values[result] = value
+                self._note(value)
+
+    def _forget(self, values: list[Tensor]) -> None:
+        """Something unknown was written into one of these, and into all that share its memory."""
+        touched = {value.untyped_storage()._cdata for value in values}
+        for tensor, value in list(self._values.items()):
+            if value.untyped_storage()._cdata in touched:
+                del self._values[tensor]
+
+    def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A function of values; None where it fails."""
+        args, kwargs = pytree.tree_map_only(Tensor, lambda one: self._values.get(one, one), (args, kwargs))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": None}
+        with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+            try:
+                result = func(*args, **kwargs)
+            except Exception:  # noqa: BLE001 - what the forward calls may need more than values
+                return None
+        return None if any(one.device.type == "meta" for one in _tensors(result)) else result
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+@contextlib.contextmanager
+def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
+    """While a forward may read items of tensors that it makes of numbers; of the model's buffers too, if wanted.
+
+    An export has tensors without values in the place of buffers by the time that the forward is called.
+    """
+    values, known = dict(model.named_buffers()) if buffers else {}, Known()
+    hook = model.register_forward_pre_hook(lambda module, _: known.know(module.named_buffers(), values))
+    try:
+        with known:
+            yield
+    finally:
+        hook.remove()

@@ -20,8 +20,7 @@ from ..cutting.surgery import Cut
 from ..examples import device_of
 from ..graph.modes import Kept, attributes, keeping, quietly, unfused
 from ..graph.network import BATCH, Examples, Side, as_call, resized
-from .dryrun import sketch
-from .probe import empty_like
+from .probe import empty_like, sketch
 
 logger = logging.getLogger("secateur")
 

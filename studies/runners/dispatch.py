@@ -219,6 +219,8 @@ class Dispatcher:
                 task.attempts += 1
                 self._running[slot] = _Running(task=task, submitted=time.monotonic())
                 self._executor.submit(slot, self._supplied(slot, task.job))
+                if slot not in self._proven:
+                    self._workers.pop(slot, None)  # it may have another worker than when this was last asked
                 self._tell("started", slot)
 
     def _supplied(self, slot: int, job: Job) -> Job:

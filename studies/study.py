@@ -343,7 +343,7 @@ class Study:
         return report(self.path, to, model=self.model, pictures=pictures).page
 
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
-        """How well rankings predict the errors of the trials so far, best first; see `proxies.proxy_table`.
+        """How well rankings predict the errors of the trials so far, best first; see `pruners.criteria.retained`.
 
         A ranking's guess for a network is the share of all scores that it retains, known without building it.
 

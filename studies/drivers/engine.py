@@ -17,6 +17,7 @@ from torch import nn
 
 from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
 from ...evaluators.modes import reproducible
+from ...pruners.criteria.retained import RankingProxy, proxy_table
 from ...search import Problem, SamplerFactory
 from ...spaces import Budget, Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
@@ -27,7 +28,6 @@ from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
 from ..outcomes.work import Evaluation, Work
 from ..proposals.proposer import Proposer
-from ..proposals.proxies import RankingProxy, proxy_table
 from ..proposals.pruning import Pruning, method_named
 from ..proposals.seed_maker import SeedMaker
 from ..proposals.seeds import Aim, Seeds
@@ -35,6 +35,7 @@ from ..settings.search import SHARED, Search
 from ..trials.events import Calibrated, Listener
 from ..trials.folder import read_study_json, storage_lock
 from ..trials.ledger import Ledger
+from ..trials.trial import Scored
 from .lease import Lease
 
 
@@ -255,7 +256,10 @@ class Engine:
         whole = Aim(limits={"macs": self.space.full_costs["macs"]})
         for name in methods:
             rankings[name] = self.pruning.propose(method_named(name), whole).scores
-        return proxy_table(self.ledger.trials, self.space, rankings)
+        scored = [trial for trial in self.ledger.trials if isinstance(trial.outcome, Scored) and trial.told]
+        costs = {name: [trial.costs[name] for trial in scored] for name in ("macs", "params")}
+        errors = [trial.outcome.error for trial in scored if isinstance(trial.outcome, Scored)]
+        return proxy_table(self.space, rankings, [trial.candidate for trial in scored], errors, costs)
 
     @cached_property
     def _limits(self) -> dict[str, tuple[dict[str, float], dict[str, float | int | str]]]:

@@ -10,9 +10,9 @@ from functools import partial
 from typing import final
 
 from ...evaluators.modes import present
+from ...pruners.criteria.retained import LEAST, known
 from ...spaces import Budget
 from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
-from ..proposals.proxies import LEAST, known
 from ..runners.dispatch import Dispatcher
 from ..runners.executor import Executor, Interrupts
 from ..runners.slots import SlotStatus

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
+from ...pruners.criteria.retained import correlation
 from ...search import NOTE, hypervolume
 from ...spaces import Axis
 from ..trials.trial import Trial
@@ -21,7 +22,6 @@ Array = npt.NDArray[np.float64]
 
 LEAST_IMPORTANCE = 20  # trials that importances are computed from, at least
 MOST_IMPORTANCE = 1000  # and at most: the newest
-_LEAST_CORRELATION = 4
 _FOLDS, _TREES, _SHUFFLES = 5, 50, 5
 
 
@@ -95,14 +95,12 @@ def proxies(trials: Sequence[Trial], noted: Sequence[Mapping[str, Any]]) -> list
     """
     found: dict[str, dict[str, Any]] = {}
     scored = [trial for trial in trials if trial.scored]
-    error = [trial.measures["error"] for trial in scored]
+    better = -np.array([trial.measures["error"] for trial in scored])
     rows = [dict(row) for row in noted if row["proxy"] not in ("macs", "params")]
-    if len(scored) >= _LEAST_CORRELATION and np.ptp(error) > 0:
-        for name in ("macs", "params"):
-            cost = [trial.costs[name] for trial in scored]
-            if np.ptp(cost) > 0:
-                correlation = float(spearmanr(cost, np.negative(error)).statistic)
-                rows.append({"proxy": name, "correlation": correlation, "trials": len(scored)})
+    for name in ("macs", "params"):
+        ranked = correlation(np.array([trial.costs[name] for trial in scored], float), better)
+        if not math.isnan(ranked):
+            rows.append({"proxy": name, "correlation": ranked, "trials": len(scored)})
     for row in sorted(rows, key=lambda row: -row["correlation"]):
         found.setdefault(row["proxy"].partition(":")[0], row)
     return [row | {"proxy": name} for name, row in found.items()]

@@ -8,19 +8,15 @@ from landscapes import Instant, tiny_net, tiny_space, tiny_task, tiny_training
 
 from secateur import Budget, Search, Study
 from secateur.pruners import retained
-from secateur.studies.proposals.proxies import proxy_table
-from secateur.studies.trials.trial import Scored, Trial
+from secateur.pruners.criteria.retained import proxy_table
 from secateur.studies.views.text import status_text
 
 SPACE = tiny_space(tiny_net())
 
 
-def trial(number, candidate, error):
-    costs = {name: int(column[0]) for name, column in SPACE.cost_table([candidate]).items()}
-    outcome = Scored(error=error)
-    kind = {"ranking": "l2", "weights": "inherited", "fidelity": "short"}
-    asked = {"asked": candidate, "source": "sampler", "costs": costs}
-    return Trial(number=number, candidate=candidate, outcome=outcome, told=True, **asked, **kind)
+def tabled(candidates, errors, scores):
+    costs = {name: SPACE.cost_table(candidates)[name].tolist() for name in ("macs", "params")}
+    return proxy_table(SPACE, {"mine": scores}, candidates, errors, costs)
 
 
 def test_a_proxy_that_orders_the_trials_as_their_errors_do_has_correlation_one():
@@ -28,20 +24,16 @@ def test_a_proxy_that_orders_the_trials_as_their_errors_do_has_correlation_one()
     scores = {group.name: torch.arange(1.0, group.units + 1) for group in SPACE.groups}
     kept = retained(SPACE, scores, candidates)
     assert len(set(kept)) > 8
-    table = proxy_table(
-        [trial(i, c, 1 - k) for i, (c, k) in enumerate(zip(candidates, kept, strict=True))], SPACE, {"mine": scores}
-    )
+    table = tabled(candidates, 1 - kept, scores)
     assert table.proxy[0] == "mine" and table.correlation[0] == pytest.approx(1) and table.trials.tolist() == [12] * 3
-    table = proxy_table(
-        [trial(i, c, k) for i, (c, k) in enumerate(zip(candidates, kept, strict=True))], SPACE, {"mine": scores}
-    )
+    table = tabled(candidates, kept, scores)
     assert dict(zip(table.proxy, table.correlation, strict=True))["mine"] == pytest.approx(-1)
 
 
 def test_too_few_trials_and_negative_scores_give_no_number():
     candidates = SPACE.sample(3)
     scores = {group.name: -torch.ones(group.units) for group in SPACE.groups}
-    table = proxy_table([trial(i, c, 0.1 * i) for i, c in enumerate(candidates)], SPACE, {"mine": scores})
+    table = tabled(candidates, [0.1 * i for i in range(len(candidates))], scores)
     assert table.proxy.tolist() == ["macs", "params"] and all(map(math.isnan, table.correlation))
 
 

@@ -45,6 +45,7 @@ _MEND = (
     "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
     "operations, or trace the part of the network that needs pruning"
 )
+_SLICE = re.compile(r"((^|\.)slice\([^()]*\))+\.(?P<item>\d+)")
 _ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
@@ -67,13 +68,13 @@ def capture(
         if (len(sides) > 1 or any_batch) and not each:
             program = _symbolic(model, examples, sides, any_batch)
             if program is not None:
-                return _check_batch(_read(program, tuple(sides)))
+                return _check_batch(_read(program, tuple(sides), model))
         if any_batch:
             raise ValueError(
                 f"as_graph=True: {type(model).__name__} does not export as one graph for any batch size and all "
                 f"resolutions {[list(side) for side in sides]}; give one resolution, or leave as_graph out"
             )
-        networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,)) for side in sides]
+        networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,), model) for side in sides]
     return _check_batch(_joined(networks))
 
 
@@ -181,12 +182,12 @@ def _user_inputs(program: ExportedProgram) -> list[Node]:
     return [node for node in placeholders if kinds.get(node.name) == InputKind.USER_INPUT]
 
 
-def _read(program: ExportedProgram, sides: tuple[Side, ...]) -> Network:
+def _read(program: ExportedProgram, sides: tuple[Side, ...], model: nn.Module) -> Network:
     module = program.graph_module
     _inline(module)
     nodes = list(module.graph.nodes)
     sources, inputs, constants = _placeholders(program, module)
-    calls = {node: _callers(node) for node in nodes}
+    calls = {node: _callers(node, model) for node in nodes}
     shapes, numbers = _at_sides(module.graph, inputs, sides)
     result = next(node for node in nodes if node.op == "output")
     returned = list(result.args[0]) if isinstance(result.args[0], (list, tuple)) else [result.args[0]]
@@ -231,9 +232,28 @@ def _placeholders(
     return sources, inputs, constants
 
 
-def _callers(node: Node) -> list[str]:
+def _callers(node: Node, model: nn.Module) -> list[str]:
     """Paths of the modules that a node was called in, outermost first; `path@1` is the second call of a module."""
-    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return [_unsliced(path, model) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
+def _unsliced(path: str, model: nn.Module) -> str:
+    """The path of a module that the forward took out of a slice of its parent.
+
+    Torch 2.13 writes `blocks.slice(1, None, None).0` for it where modules are shared; a `ModuleList` counts its slice
+    anew, a `Sequential` does not.
+    """
+    found = _SLICE.search(path)
+    if found is None:
+        return path
+    parent, item = model.get_submodule(path[: found.start()]), found["item"]
+    if isinstance(parent, nn.ModuleList):
+        left = range(len(parent))
+        for bounds in re.findall(r"slice\((.*?), (.*?), (.*?)\)", found[0]):
+            left = left[slice(*(None if bound == "None" else int(bound) for bound in bounds))]
+        item = str(left[int(item)])
+    name = f"{path[: found.start()]}.{item}{path[found.end() :]}"
+    return _unsliced(name.removeprefix("."), model)
 
 
 def _dtypes(nodes: Sequence[Node]) -> dict[Node, torch.dtype]:

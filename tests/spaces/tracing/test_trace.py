@@ -214,3 +214,63 @@ def test_data_of_a_tensor_is_followed():
 def test_an_example_that_the_network_does_not_take(example, said):
     with pytest.raises(ValueError, match=said):
         Space.trace(nn.Conv2d(3, 8, 1), example)
+
+
+class Residual(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), activation, nn.Conv2d(12, 8, 1))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def called(layers, x):
+    return layers[-1](layers[:-1](x))
+
+
+def iterated(layers, x):
+    for layer in layers[:-1]:
+        x = layer(x)
+    return layers[-1](x)
+
+
+def backwards(layers, x):
+    x = layers[0](x)
+    for layer in reversed(layers[1:-1]):
+        x = layer(x)
+    return layers[-1](x)
+
+
+def sliced_twice(layers, x):
+    x = layers[0](x)
+    for part in (layers[1:][:2], layers[1:-1][2:]):
+        for layer in part:
+            x = layer(x)
+    return layers[-1](x)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kind", [nn.ModuleList, nn.Sequential])
+@pytest.mark.parametrize("how", [called, iterated, backwards, sliced_twice])
+def test_layers_of_a_slice_keep_their_names(how, kind, shared):
+    """Where a module has several names, export has names of its own for what is taken out of a slice."""
+    if kind is nn.ModuleList and how is called:
+        pytest.skip("a ModuleList is not called")
+    one = nn.SiLU()
+    layers = [nn.Conv2d(3, 8, 3), *(Residual(one if shared else nn.SiLU()) for _ in range(4)), nn.Conv2d(8, 2, 1)]
+
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = kind(layers) if kind is nn.ModuleList else kind(*layers)
+
+        def forward(self, x):
+            return how(self.layers, x)
+
+    model, x = Sliced().double().eval(), image(2, 3, 8, 8).double()
+    space = Space.trace(model, x, divisor=4)
+    names = ["layers.1", "layers.2", "layers.3", "layers.4"]
+    assert sorted(space.stages[0].blocks) == names and len(space.stages) == 1
+    assert {group.name for group in space.groups} == {"layers.0", *(f"{name}.body.0" for name in names)}
+    assert verify(model, space, space.uniform(0.5, depth=0.5), x) < 1e-12

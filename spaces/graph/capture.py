@@ -23,6 +23,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from .callers import callers
 from .known import reading_items
 from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly
 from .network import (
@@ -45,7 +46,6 @@ _MEND = (
     "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
     "operations, or trace the part of the network that needs pruning"
 )
-_SLICE = re.compile(r"((^|\.)slice\([^()]*\))+\.(?P<item>\d+)")
 _ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
@@ -187,7 +187,7 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...], model: nn.Module) -
     _inline(module)
     nodes = list(module.graph.nodes)
     sources, inputs, constants = _placeholders(program, module)
-    calls = {node: _callers(node, model) for node in nodes}
+    calls = {node: callers(node, model) for node in nodes}
     shapes, numbers = _at_sides(module.graph, inputs, sides)
     result = next(node for node in nodes if node.op == "output")
     returned = list(result.args[0]) if isinstance(result.args[0], (list, tuple)) else [result.args[0]]
@@ -230,30 +230,6 @@ def _placeholders(
         elif node.op == "get_attr" and isinstance(constant := getattr(module, str(node.target), None), Tensor):
             constants[node.name] = constant
     return sources, inputs, constants
-
-
-def _callers(node: Node, model: nn.Module) -> list[str]:
-    """Paths of the modules that a node was called in, outermost first; `path@1` is the second call of a module."""
-    return [_unsliced(path, model) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def _unsliced(path: str, model: nn.Module) -> str:
-    """The path of a module that the forward took out of a slice of its parent.
-
-    Torch 2.13 writes `blocks.slice(1, None, None).0` for it where modules are shared; a `ModuleList` counts its slice
-    anew, a `Sequential` does not.
-    """
-    found = _SLICE.search(path)
-    if found is None:
-        return path
-    parent, item = model.get_submodule(path[: found.start()]), found["item"]
-    if isinstance(parent, nn.ModuleList):
-        left = range(len(parent))
-        for bounds in re.findall(r"slice\((.*?), (.*?), (.*?)\)", found[0]):
-            left = left[slice(*(None if bound == "None" else int(bound) for bound in bounds))]
-        item = str(left[int(item)])
-    name = f"{path[: found.start()]}.{item}{path[found.end() :]}"
-    return _unsliced(name.removeprefix("."), model)
 
 
 def _dtypes(nodes: Sequence[Node]) -> dict[Node, torch.dtype]:

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
@@ -56,6 +57,30 @@ class Odd:
             sys.exit("enough")
         if seed % 4 == 2:
             raise ValueError("a bad network")
+        return self.instant(build, candidate=candidate, resolution=resolution, fidelity=fidelity, seed=seed)
+
+
+@dataclass(frozen=True)
+class Chatty:
+    """Says three epochs, then answers by formula, or ends as the next of `ends` says; leaves marks in a folder."""
+
+    instant: Instant
+    folder: Path
+    ends: tuple[str, ...] = ()
+    fingerprint: str = "chatty"
+
+    def __call__(self, build, *, candidate, resolution, fidelity, seed, context, report=None) -> Result:
+        before = len(list(self.folder.glob("began-*")))
+        (self.folder / f"began-{candidate.key}").touch()
+        for epoch in range(1, 4):
+            for one in context.callbacks:
+                one.after_epoch(SimpleNamespace(epoch=epoch, epochs=3, losses=[1.0 / epoch]))
+        end = self.ends[before] if before < len(self.ends) else ""
+        if end == "raise":
+            raise ValueError("a bad network")
+        if end == "exit":
+            sys.exit("enough")
+        (self.folder / f"ended-{candidate.key}").touch()
         return self.instant(build, candidate=candidate, resolution=resolution, fidelity=fidelity, seed=seed)
 
 

@@ -2,8 +2,7 @@
 
     without_main       the main module, while a worker is forked
     interrupts_held    whether SIGINT comes through, while a worker is forked
-    environment        environment variables and the level of a logger, while Ray Tune runs
-    ray_unprinted      what Ray prints on the terminal, while it is connected
+    environment        environment variables and the level of a logger, while Ray is imported and Ray Tune runs
     importable         where modules are found: for good, because a user's code may import late
 
 Elsewhere, and put back as well: handlers of SIGINT and SIGTERM (`runners/executor.py`), the alarm of a time-out
@@ -22,9 +21,6 @@ import types
 from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
-
-logger = logging.getLogger("secateur")
 
 
 @contextlib.contextmanager
@@ -69,24 +65,6 @@ def environment(variables: Mapping[str, str], *, quiet: str) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def ray_unprinted() -> Iterator[None]:
-    """Have Ray log what it prints to the terminal whenever a worker dies (2.60 has no setting for it)."""
-    module: Any = sys.modules.get("ray._private.worker")
-    printed = getattr(module, "print_to_stdstream", None)
-
-    def note(data: Mapping[str, Any], *_arguments: Any, **_named: Any) -> None:
-        logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
-
-    if printed is not None:
-        module.print_to_stdstream = note
-    try:
-        yield
-    finally:
-        if printed is not None:
-            module.print_to_stdstream = printed
 
 
 def importable(folder: Path) -> None:

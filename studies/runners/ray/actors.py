@@ -36,14 +36,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from ...disk.scratch import sweep
 from ...outcomes.work import Job, Work, Worker
 from ...settings.runner import Ray
 from ...trials.events import Begun, JobEnd, Lost, Message, Ready, Said, Unable, WorkerInfo
 from ..executor import Executor, Listen
-from .cluster import _OBJECTS, Cluster, check_installed, plan
+from .cluster import _OBJECTS, Cluster, check_installed
 
 _GRACE_S = 5.0  # how long workers that were asked to leave may take
 
@@ -89,17 +87,9 @@ class RayExecutor(Executor):
     def open(self, work: Work, listen: Listen) -> None:
         """Connect, or start a cluster, and start an actor a slot."""
         packed = work.pickled()
-        cuda = torch.device(work.device).type == "cuda"
         self._cluster = Cluster(self._runner.address, objects=_OBJECTS + 2 * len(packed))
         try:
-            request, self.slots = plan(
-                self._runner,
-                threads=work.threads,
-                cuda=cuda,
-                nodes=self._cluster.nodes(),
-                free=None if self._cluster.own else self._cluster.free(),
-                own=self._cluster.own,
-            )
+            request, self.slots = self._cluster.plan(self._runner, work)
             self._kind = self._cluster.ray.remote(_Actor).options(
                 num_cpus=request.get("CPU", 0),
                 num_gpus=request.get("GPU", 0),

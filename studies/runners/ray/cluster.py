@@ -13,7 +13,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from ...disk.process_state import ray_unprinted
+import torch
+
+from ...disk.process_state import environment
+from ...outcomes.work import Work
 from ...settings.runner import OnCluster
 from ..executor import cores
 
@@ -24,6 +27,12 @@ _CONNECT_S = 5.0  # how long a head node may take to answer at all; Ray itself t
 
 
 _OBJECTS = 2**28  # bytes of a local cluster's object store, beside the work itself
+
+# What Ray itself prints of the workers and nodes of a run, also where no worker's output is wanted: the study says it.
+_SKIP = "RAY_DEDUP_LOGS_SKIP_REGEX"
+_UNSAID = (
+    r"A worker died or was killed|Workers \(tasks / actors\) killed|cannot be scheduled right now|has been marked dead"
+)
 
 
 @final
@@ -43,18 +52,13 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, *, objects: int) -> None:
-        try:
-            self.ray: Any = importlib.import_module("ray")
-        except ImportError as error:
-            raise ValueError(f"Ray can't be imported ({error}); install it with: pip install 'secateur[ray]'") from None
+        self.ray = imported("ray")
         self._found = bool(self.ray.is_initialized())
         self.own = not self._found and address is None
         if self._found:
             return
         self._environment = dict(os.environ)
         self._on_terminate = signal.getsignal(signal.SIGTERM)
-        self._hush = ray_unprinted()
-        self._hush.__enter__()
         try:
             quiet = {"include_dashboard": False} if self.own else {}
             size = {"num_cpus": cores(), "object_store_memory": objects} if self.own else {}
@@ -78,6 +82,17 @@ class Cluster:
         """What is free now, by name."""
         return dict(self.ray.available_resources())
 
+    def plan(self, runner: OnCluster, work: Work) -> tuple[dict[str, float], int]:
+        """What each worker asks for, and how many there are; see `plan`."""
+        return plan(
+            runner,
+            threads=work.threads,
+            cuda=torch.device(work.device).type == "cuda",
+            nodes=self.nodes(),
+            free=None if self.own else self.free(),
+            own=self.own,
+        )
+
     def close(self) -> None:
         """Disconnect, and end what was started."""
         if self._found:
@@ -88,12 +103,26 @@ class Cluster:
 
     def _put_back(self) -> None:
         """Ray leaves a signal handler and environment variables behind."""
-        self._hush.__exit__(None, None, None)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_terminate)
         for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT"):
             if name not in self._environment:
                 os.environ.pop(name, None)
+
+
+def imported(module: str) -> Any:
+    """A module of Ray's.
+
+    Raises:
+        ValueError: it can't be imported.
+    """
+    try:
+        # Ray reads this when it is first imported.
+        with environment({_SKIP: os.environ.get(_SKIP, _UNSAID)}, quiet="ray"):
+            return importlib.import_module(module)
+    except ImportError as error:
+        what = f"{module} can't be imported ({error})"
+        raise ValueError(f"{what}; install it with: pip install 'secateur[ray]'") from None
 
 
 def check_installed() -> None:

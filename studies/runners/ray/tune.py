@@ -1,40 +1,62 @@
 """Trials as trials of Ray Tune, for people who live in its result folders, TensorBoard logs and schedulers.
 
-Tune runs what it is given and nothing else: proposals, retries and results stay with the study's ledger. Every run of a
-study is a new experiment of Tune with the trials that the ledger lacks. What Tune leaves on the disk is for people: it
-is never read here, because its own way to go on with an experiment unpickles.
+Tune drives its experiment: it asks a searcher for trials, runs each as a function, and lets a scheduler end it. The
+searcher gives what the study asked, and what the function finds is told to the study. Proposals, attempts and results
+stay with the study's ledger. Every run is a new experiment with the trials that the ledger lacks. What Tune leaves on
+the disk is for people: it is never read here, because its own way to go on with an experiment unpickles.
 
-Tune's loop has a thread of its own. The methods of `TuneExecutor` are called by the driver's; those of `_Loop` by
-Tune's; they talk through two queues. Start reading at `TuneExecutor`; `WorkerThread` is what a worker does.
+Tune's loop has a thread of its own (`tune_loop.py`), and trials are on other machines (`tune_worker.py`). All that is
+said, by both, comes through one mailbox, an actor. Start reading at `TuneExecutor`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
-import threading
-from collections.abc import Sequence
-from dataclasses import replace
+import itertools
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-import torch
+import cloudpickle
 
 from ...outcomes.work import Job, Work
 from ...settings.runner import Tune
-from ...trials.events import JobEnd, Lost, Message, Said, WorkerInfo
+from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Message, Ready, Rung, Unable, WorkerInfo
+from ...trials.trial import Stopped
 from ..executor import Executor, Listen
-from .cluster import Cluster, check_installed, plan
-from .tune_loop import _experiment, _Loop, _Running
-from .tune_scheduler import scheduler
-
-logger = logging.getLogger("secateur")
+from .cluster import _OBJECTS, Cluster, check_installed, imported
+from .tune_loop import Experiment
+from .tune_worker import mailbox
 
 FOLDER = "tune"  # in a study's
 
-_OBJECTS = 2**28  # bytes of a local cluster's object store, beside the work itself
-_LEAVING_S = 30.0  # how long Tune may take to put its files in order
+
+@dataclass(kw_only=True, eq=False)
+class _Running:
+    """A job on its way.
+
+    Attributes:
+        name: in Tune's folders.
+        job: what to do.
+        actor: the handle of what does it; None until it has begun.
+        where: process, host and GPUs of its worker.
+        since: when it began.
+        epoch: the last of its training.
+        rung: the last that it reached.
+    """
+
+    name: str
+    job: Job
+    actor: Any = None
+    where: WorkerInfo = field(default_factory=WorkerInfo)
+    since: float = field(default_factory=time.monotonic)
+    epoch: Epoch | None = None
+    rung: Rung | None = None
 
 
 @final
@@ -52,11 +74,11 @@ class TuneExecutor(Executor):
         """Take a runner's settings; nothing is started yet."""
         self.options = self._runner = runner
         self._cluster: Cluster | None = None
-        self._thread: threading.Thread | None = None
-        self._jobs: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
-        self._messages: queue.SimpleQueue[tuple[_Running | None, Said]] = queue.SimpleQueue()
+        self._experiment: Experiment | None = None
+        self._mailbox: Any = None
+        self._hearing: Future[list[Any]] | None = None
         self._slots: list[_Running | None] = []
-        self._names: set[str] = set()
+        self._names: Counter[str] = Counter()
 
     def check(self, *, threads: int, device: str) -> None:
         """Refuse to go on without Ray; a cluster is asked when it is opened."""
@@ -64,84 +86,73 @@ class TuneExecutor(Executor):
 
     def open(self, work: Work, listen: Listen) -> None:
         """Find or start a cluster, and begin an experiment."""
-        try:
-            from ray import tune  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                f"Ray Tune can't be imported ({error}); install it with: pip install 'secateur[ray]'"
-            ) from None
-        address = self._runner.address
+        chosen, address = _scheduler(self._runner.scheduler), self._runner.address
         if address is not None and address.startswith("ray://"):
             raise ValueError(
                 f"address={address!r} with kind='tune', whose loop runs in this process; expected 'auto' on a machine "
                 "of the cluster, or kind='ray'"
             )
-        self._work, packed, chosen = work, work.pickled(), scheduler(self._runner.scheduler)
+        self._work, packed = work, work.pickled()
         self._cluster = Cluster(address, objects=_OBJECTS + 2 * len(packed))
         try:
-            needs, self.slots = plan(
-                self._runner,
-                threads=work.threads,
-                cuda=torch.device(work.device).type == "cuda",
-                nodes=self._cluster.nodes(),
-                free=None if self._cluster.own else self._cluster.free(),
-                own=self._cluster.own,
-            )
+            needs, self.slots = self._cluster.plan(self._runner, work)
             self._slots = [None] * self.slots
-            self._loop = _Loop(
-                jobs=self._jobs,
-                messages=self._messages,
-                work=self._cluster.ray.put(packed),
+            name, ray = f"secateur-{uuid.uuid4().hex}", self._cluster.ray
+            self._mailbox = mailbox(ray, name, ray.put(packed))
+            self._experiment = Experiment(
+                name,
+                lambda trial, said: ray.get(self._mailbox.say.remote(trial, cloudpickle.dumps(said))),
                 needs=needs,
                 slots=self.slots,
-                axes=[axis.name for axis in work.evaluation.space.axes],
                 scheduler=chosen,
-                folder=_experiment(Path(self._runner.folder or work.evaluation.artifacts.folder / FOLDER)),
+                folder=_folder(Path(self._runner.folder or work.evaluation.artifacts.folder / FOLDER)),
             )
         except BaseException:
             self.close()
             raise
-        self._thread = threading.Thread(target=self._loop.run, name="secateur-tune", daemon=True)
-        self._thread.start()
 
     def submit(self, slot: int, job: Job) -> None:
-        """Queue the job, with everything that its worker must have."""
+        """Put the job, with everything that its worker must have, into the mailbox, and have Tune begin it."""
+        assert self._experiment is not None and self._cluster is not None, "an executor is opened before it is used"
         evaluation, folder = self._work.evaluation, self._work.evaluation.artifacts.folder
         needs = evaluation.needs(job.trial, training=job.training)
         files = {name: (folder / name).read_bytes() for name in needs if (folder / name).exists()}
         job = replace(job, needs=tuple(needs), files=files)
-        running = _Running(slot=slot, name=self._named(job), job=job)
-        self._slots[slot] = running
-        self._jobs.put(running)
+        running = self._slots[slot] = _Running(name=self._named(job), job=job)
+        self._cluster.ray.get(self._mailbox.post.remote(running.name, cloudpickle.dumps(job)))
+        self._experiment.begin(self._config(running))
 
     def wait(self, timeout_s: float | None) -> Sequence[Message]:
         """What trials say."""
-        found: list[Message] = []
-        with contextlib.suppress(queue.Empty):
-            found += self._message(*self._messages.get(timeout=timeout_s))
-            while True:
-                found += self._message(*self._messages.get_nowait())
-        return found
+        if self._hearing is None:
+            self._hearing = self._mailbox.hear.remote().future()
+        try:
+            found = self._hearing.result(timeout_s)
+        except TimeoutError:
+            return []
+        except Exception as error:  # Ray's, where the mailbox is gone
+            return [Message(slot=0, said=Unable(f"the Ray cluster can't be reached: {error}"))]
+        self._hearing = None
+        return [message for said in found for message in self._messages(*said)]
 
     def cancel(self, slot: int) -> None:
-        """Have the slot's worker killed, which Tune calls a failed trial."""
+        """Kill the slot's worker, which Tune calls a failed trial."""
         running, self._slots[slot] = self._slots[slot], None
-        if running is not None:
-            running.dropped = True
+        if running is not None and running.actor is not None and self._cluster is not None:
+            with suppress(Exception):  # it may be dead already
+                self._cluster.ray.kill(running.actor)
 
     def close(self) -> None:
         """Kill the workers that work, let Tune finish its files, and end the cluster where it was started here."""
         for slot in range(len(self._slots)):
             self.cancel(slot)
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._loop.closing = True
-            self._jobs.put(None)
-            thread.join(_LEAVING_S)
-            if thread.is_alive():
-                logger.warning("Ray Tune did not end within %g s; its folder may lack the last results", _LEAVING_S)
+        experiment, self._experiment = self._experiment, None
+        if experiment is not None:
+            experiment.close()
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
+            with suppress(Exception):  # a cluster that is gone
+                cluster.ray.kill(self._mailbox)
             cluster.close()
 
     def describe(self, slot: int) -> WorkerInfo:
@@ -152,16 +163,97 @@ class TuneExecutor(Executor):
     def _named(self, job: Job) -> str:
         """A name that no trial of this experiment has: one that is tried again gets another."""
         name = job.trial.weights.replace(":", "-") if job.training else f"trial-{job.trial.number:04d}"
-        names = (name if attempt == 1 else f"{name}-attempt-{attempt}" for attempt in range(1, len(self._names) + 2))
-        found = next(name for name in names if name not in self._names)
-        self._names.add(found)
-        return found
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}-attempt-{self._names[name]}"
 
-    def _message(self, running: _Running | None, said: Said) -> list[Message]:
-        if running is None:
-            return [Message(slot=0, said=said)]
-        if self._slots[running.slot] is not running:
-            return []
+    def _config(self, running: _Running) -> dict[str, Any]:
+        """What Tune shows of a job."""
+        trial = running.job.trial
+        axes = (axis.name for axis in self._work.evaluation.space.axes)
+        return {
+            "name": running.name,
+            "trial": trial.number,
+            "key": trial.candidate.key,
+            "source": trial.source,
+            "training": running.job.training,
+            "fidelity": trial.fidelity,
+            "axes": dict(zip(axes, (int(value) for value in trial.candidate), strict=True)),
+            "costs": {name: float(cost) for name, cost in trial.costs.items()},
+        }
+
+    def _messages(self, name: str, packed: bytes, *actor: Any) -> Iterator[Message]:
+        """What a trial said, or was said of it, where it is still waited for."""
+        said = cloudpickle.loads(packed)  # from our own trials
+        slot = next((slot for slot, one in enumerate(self._slots) if one is not None and one.name == name), None)
+        running = None if slot is None else self._slots[slot]
+        if slot is None or running is None:
+            if isinstance(said, Unable):
+                yield Message(slot=0, said=said)
+            return
+        match said:
+            case Ready(worker=where):
+                (running.actor,), running.where, running.since = actor, where, time.monotonic()
+                said = Begun()
+            case Happened(event=Epoch() as epoch):
+                running.epoch = epoch
+            case Happened(event=Rung() as rung):
+                running.rung = rung
+            case None:  # without a word, so not by itself
+                said = JobEnd(outcome=_stopped(running))
         if isinstance(said, JobEnd | Lost):
-            self._slots[running.slot] = None
-        return [Message(slot=running.slot, said=said)]
+            self._slots[slot] = None
+        yield Message(slot=slot, said=said)
+
+
+def _folder(folder: Path) -> Path:
+    """A new folder for an experiment."""
+    for number in itertools.count(1):
+        path = folder.expanduser().absolute() / f"run-{number:03d}"
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
+
+
+def _scheduler(given: Any) -> Any:
+    """A scheduler of Tune's from what a user gave.
+
+    Raises:
+        ValueError: it is none, or does more than stop trials.
+    """
+    schedulers = imported("ray.tune.schedulers")
+    if given is None:
+        return schedulers.FIFOScheduler()
+    if given == "asha":
+        given = schedulers.ASHAScheduler(grace_period=1, max_t=2**30)  # which stops whatever comes so far
+    elif given == "median":
+        given = schedulers.MedianStoppingRule()
+    more = (
+        schedulers.HyperBandScheduler,
+        schedulers.PopulationBasedTraining,
+        schedulers.PopulationBasedTrainingReplay,
+        schedulers.ResourceChangingScheduler,
+    )
+    if not isinstance(given, schedulers.TrialScheduler) or isinstance(given, more):
+        raise ValueError(
+            f"scheduler={given!r}: expected a scheduler of Ray Tune's that only stops trials, such as ASHAScheduler or "
+            "MedianStoppingRule; ours can't be paused or changed"
+        )
+    if given.metric is None:
+        given.set_search_properties("loss", "min")
+    return given
+
+
+def _stopped(running: _Running) -> Stopped:
+    """What is told of a trial that a scheduler stopped: its last error is predicted to be its final one."""
+    epoch, rung = running.epoch, running.rung
+    place = "" if epoch is None else f" after epoch {epoch.done} of {epoch.total}, where its loss was {epoch.loss:.4f}"
+    error = None if rung is None else rung.error
+    return Stopped(
+        reason=f"stopped by Tune's scheduler{place}",
+        rung="tune" if rung is None else rung.rung,
+        error=error,
+        predicted=error,
+        seconds=time.monotonic() - running.since,
+        latency_ms=running.job.trial.latency_ms,
+    )

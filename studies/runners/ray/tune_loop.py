@@ -1,23 +1,23 @@
-"""Ray Tune's own loop, in a thread: what it is asked, and what it says back."""
+"""Ray Tune's own loop, in a thread: the searcher that gives it trials, and the scheduler that sees how they end."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import logging
 import queue
-import time
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from ...disk.process_state import environment
-from ...outcomes.work import Job
-from ...trials.events import Begun, Epoch, Happened, JobEnd, Lost, Rung, Said, Unable, WorkerInfo
-from ...trials.trial import Stopped
-from .tune_scheduler import guarded
-from .tune_worker import SAID, mailbox, trainable
+from ...trials.events import Lost, Unable
+from .tune_worker import trial
+
+logger = logging.getLogger("secateur")
+
+_LEAVING_S = 30.0  # how long Tune may take to put its files in order
 
 # Tune's settings are the environment's.
 _ENVIRONMENT = {
@@ -27,91 +27,96 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(kw_only=True, eq=False)
-class _Running:
-    """A job on its way.
+@final
+class Experiment:
+    """One experiment of Tune's, with the trials that it is given until it is closed.
 
-    Attributes:
-        slot: where.
-        name: in Tune's folders.
-        job: what to do.
-        dropped: whether it was cancelled.
-        worker: the handle of what does it; None until that is ready.
-        where: process, host and GPUs of its worker.
-        since: when its worker took it.
-        epoch: the last of its training.
-        rung: the last that it reached.
-        ended: whether its report has come.
-    """
-
-    slot: int
-    name: str
-    job: Job
-    dropped: bool = False
-    worker: Any = None
-    where: WorkerInfo = field(default_factory=WorkerInfo)
-    since: float = field(default_factory=time.monotonic)
-    epoch: Epoch | None = None
-    rung: Rung | None = None
-    ended: bool = False
-
-
-@dataclass(kw_only=True, eq=False)
-class _Loop:
-    """Tune's thread: starts an experiment, gives it jobs and passes on what comes back, until there are no more.
-
-    Attributes:
-        jobs: to do; None ends it.
-        messages: what is said of jobs; of none in particular where there is no job.
-        work: the pickled `Work`, in Ray's object store.
+    Args:
+        mailbox: the name of the trials' mailbox.
+        say: told, in Tune's thread, of a trial by its name: None when it ended by itself or was stopped, `Lost` when
+            its worker died; and `Unable`, with no name, when Tune itself did.
         needs: of a trial, by Ray's names of resources.
         slots: how many trials run at a time.
-        axes: their names.
-        scheduler: of Tune.
-        folder: of the experiment.
-        running: jobs by the ids of Tune's trials.
-        mailbox: where workers find their jobs; None before it runs.
-        begun: whether there was any trial.
-        closing: whether everything is to end.
+        scheduler: of Tune's.
+        folder: a new one.
+
+    Attributes:
+        slots: as given.
+        live: Tune's trials that have not ended, by its own names for them.
+        closing: whether all is to end.
     """
 
-    jobs: queue.SimpleQueue[_Running | None]
-    messages: queue.SimpleQueue[tuple[_Running | None, Said]]
-    work: Any
-    needs: Mapping[str, float]
-    slots: int
-    axes: Sequence[str]
-    scheduler: Any
-    folder: Path
-    running: dict[str, _Running] = field(default_factory=dict)
-    mailbox: Any = None
-    begun: bool = False
-    closing: bool = False
+    def __init__(
+        self,
+        mailbox: str,
+        say: Callable[[str, Lost | Unable | None], object],
+        *,
+        needs: Mapping[str, float],
+        slots: int,
+        scheduler: Any,
+        folder: Path,
+    ) -> None:
+        self._mailbox, self._say, self._needs, self.slots = mailbox, say, needs, slots
+        self._scheduler, self._folder = scheduler, folder
+        self._configs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.live: dict[str, Any] = {}
+        self._begun = self.closing = False
+        self._thread = threading.Thread(target=self._run, name="secateur-tune", daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
-        """The whole experiment."""
-        import ray
+    def begin(self, config: dict[str, Any]) -> None:
+        """Have a trial run; `config` is what Tune shows of it, and has its `name`."""
+        self._configs.put(config)
+
+    def close(self) -> None:
+        """Have what still runs stopped, and Tune's files finished."""
+        self.closing = True
+        self._configs.put(None)
+        self._thread.join(_LEAVING_S)
+        if self._thread.is_alive():
+            logger.warning("Ray Tune did not end within %g s; its folder may lack the last results", _LEAVING_S)
+
+    def suggest(self) -> dict[str, Any] | None:
+        """The next trial; None where there is none now, or there will be no more.
+
+        Waits for one while nothing runs, where Tune would sleep a whole second.
+        """
+        for one in list(self.live.values()):
+            if one.status == one.ERROR:  # looked at here: of a process that can't be used again Tune tells no one
+                self.ended(one, Lost(_cause(one)))
+        if not self.closing and len(self.live) < self.slots:
+            try:
+                config = self._configs.get(block=not self.live)
+            except queue.Empty:
+                return None
+            self._begun = self._begun or config is not None
+            return config
+        if self.closing and not self._begun:
+            raise RuntimeError("nothing was to be done")  # Tune would sum up its own files, and unpickle them
+        return None
+
+    def ended(self, trial: Any, said: Lost | None = None) -> None:
+        """A trial did: by itself or stopped by a scheduler, or with its worker."""
+        if self.live.pop(trial.trial_id, None) is not None:
+            self._say(_name(trial), said)
+
+    def _run(self) -> None:
         from ray import tune
 
-        name = f"secateur-{uuid.uuid4().hex}"
         try:
-            self.mailbox = mailbox(ray, name, self.work)
             with environment(_ENVIRONMENT, quiet="ray"):  # trials that fail are the study's to tell
                 # Not a `Tuner`, which would leave itself pickled for `Tuner.restore` to run trials once more.
                 tune.run(
-                    trainable(name),
-                    name=self.folder.name,
-                    storage_path=str(self.folder.parent),
+                    partial(trial, mailbox=self._mailbox),
+                    name=self._folder.name,
+                    storage_path=str(self._folder.parent),
                     search_alg=_searcher(self),
-                    scheduler=guarded(self.scheduler),
-                    stop=_stopper(self),
-                    callbacks=[_callback(self)],
+                    scheduler=_guarded(self, self._scheduler),
                     num_samples=-1,
                     max_concurrent_trials=self.slots,
-                    resources_per_trial=tune.PlacementGroupFactory([dict(self.needs)]),
+                    resources_per_trial=tune.PlacementGroupFactory([dict(self._needs)]),
                     reuse_actors=True,
                     raise_on_failed_trial=False,
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
                     verbose=0,
@@ -119,185 +124,90 @@ class _Loop:
             problem = "Ray Tune ended by itself"
         except BaseException as error:  # a thread has no one to raise to
             problem = f"Ray Tune ended with {type(error).__name__}: {error}"
-        with contextlib.suppress(Exception):  # a cluster that is gone
-            ray.kill(self.mailbox)
         if not self.closing:
-            self.messages.put((None, Unable(problem)))
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next job as Tune likes to see it, or None; waits for one while nothing runs, until all is to end.
-
-        Where nothing runs and there is no job, Tune would sleep a whole second.
-        """
-        import cloudpickle
-        import ray
-
-        while not self.closing:
-            try:
-                running = self.jobs.get(block=not self.running)
-            except queue.Empty:
-                break
-            if running is not None and not running.dropped:
-                ray.get(self.mailbox.post.remote(running.name, cloudpickle.dumps(running.job)))
-                self.running[trial_id], self.begun = running, True
-                return _config(running, self.axes)
-        if self.closing and not self.begun:
-            raise RuntimeError("nothing was to be done")  # Tune would sum up its own files, and unpickle them
-        return None
-
-    def poll(self) -> None:
-        """What must be looked at now and then."""
-        import ray
-
-        self._meet()
-        for running in self.running.values():
-            if running.dropped and running.worker is not None and not running.ended:
-                running.ended = True
-                ray.kill(running.worker)
-
-    def on_result(self, trial: Any, result: dict[str, Any]) -> None:
-        """A trial says something."""
-        self._meet()
-        running = self.running[trial.trial_id]
-        said, rung = result.pop(SAID)
-        running.rung = rung or running.rung
-        if isinstance(said, Happened) and isinstance(said.event, Epoch):
-            running.epoch = said.event
-        running.ended = running.ended or isinstance(said, JobEnd)
-        self.messages.put((running, said))
-
-    def completed(self, trial: Any) -> None:
-        """A trial ended by itself, or the scheduler stopped it."""
-        running = self._over(trial)
-        if running is not None and not running.ended:
-            self.messages.put((running, JobEnd(outcome=_stopped(running))))
-
-    def failed(self, trial: Any) -> None:
-        """The worker of a trial died."""
-        self._meet()  # a worker that dies of its job has begun it
-        running = self._over(trial)
-        if running is not None:
-            self.messages.put((running, Lost(_cause(trial))))
-
-    def _over(self, trial: Any) -> _Running | None:
-        running = self.running.pop(trial.trial_id, None)
-        if running is not None:
-            self.mailbox.forget.remote(running.name)
-        return running
-
-    def _meet(self) -> None:
-        """Learn which workers are ready for their jobs."""
-        import ray
-
-        waiting = {one.name: one for one in self.running.values() if one.worker is None}
-        if not waiting:
-            return
-        for name, (worker, process, host, gpus) in ray.get(self.mailbox.begun.remote()).items():
-            running = waiting.get(name)
-            if running is None:
-                continue
-            running.worker, running.since = worker, time.monotonic()
-            running.where = WorkerInfo(pid=process, host=host, gpus=tuple(gpus))
-            self.messages.put((running, Begun()))
+            with suppress(Exception):  # a cluster that is gone, as the driver sees by itself
+                self._say("", Unable(problem))
 
 
-def _searcher(loop: _Loop) -> Any:
+def _searcher(experiment: Experiment) -> Any:
     from ray.tune.search import Searcher
 
     class Jobs(Searcher):  # type: ignore[misc,unused-ignore]
-        """Hands over what the driver proposed; keeps nothing."""
+        """Hands over what the study asked; what is told goes to the study alone."""
+
+        def set_max_concurrency(self, max_concurrent: int) -> bool:
+            return True  # `suggest` keeps to it
 
         def suggest(self, trial_id: str) -> Any:
-            found = loop.suggest(trial_id)
-            return Searcher.FINISHED if found is None and loop.closing else found
+            found = experiment.suggest()
+            return Searcher.FINISHED if experiment.closing else found
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             pass
 
-        def save_to_dir(self, checkpoint_dir: str, session_str: str = "") -> None:
-            pass
-
-        def restore_from_dir(self, checkpoint_dir: str) -> None:
-            raise RuntimeError("a search goes on by `secateur resume`, never by Ray Tune")
-
     return Jobs()
 
 
-def _stopper(loop: _Loop) -> Any:
-    """What ends the experiment when the driver does."""
-    from ray.tune import Stopper
+def _guarded(experiment: Experiment, inner: Any) -> Any:
+    """The scheduler, which sees trials but no trainings of shared weights, and numbers but no NaN.
 
-    methods = {
-        "__call__": lambda self, trial_id, result: False,
-        "stop_all": lambda self: loop.closing,
-        "__reduce__": lambda self: (Stopper, ()),  # in what Tune writes down
-    }
-    return type("Ending", (Stopper,), methods)()
+    A trial that it would pause is stopped: ours can't go on later.
+    """
+    from ray.tune.schedulers import TrialScheduler
 
+    doomed: set[str] = set()
 
-def _callback(loop: _Loop) -> Any:
-    from ray.tune import Callback
+    def hidden(trial: Any) -> bool:
+        return bool(trial.config["training"])
 
-    class TuneCallback(Callback):  # type: ignore[misc,unused-ignore]
-        """Passes on what Tune says."""
+    def known(result: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in result.items() if value == value}
 
-        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-            loop.poll()
+    class Guarded(TrialScheduler):  # type: ignore[misc,unused-ignore]
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            experiment.live[trial.trial_id] = trial
+            if not hidden(trial):
+                inner.on_trial_add(tune_controller, trial)
 
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            loop.on_result(trial, result)
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            if not hidden(trial):
+                inner.on_trial_error(tune_controller, trial)
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            loop.completed(trial)
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if hidden(trial):
+                return str(TrialScheduler.CONTINUE)
+            if trial.trial_id not in doomed:
+                decision = str(inner.on_trial_result(tune_controller, trial, known(result)))
+                if decision not in (TrialScheduler.STOP, TrialScheduler.PAUSE):
+                    return decision
+                doomed.add(trial.trial_id)
+            # The end of a training is too late: a trial that has only to be measured is, and no error is thrown away.
+            return str(TrialScheduler.CONTINUE if result["epoch"] == result["epochs"] else TrialScheduler.STOP)
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            loop.failed(trial)
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            if not hidden(trial):
+                inner.on_trial_complete(tune_controller, trial, known(result))
+            experiment.ended(trial)
 
-    return TuneCallback()
+        def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+            if not hidden(trial):
+                inner.on_trial_remove(tune_controller, trial)
+            experiment.ended(trial)
 
+        def choose_trial_to_run(self, tune_controller: Any) -> Any:
+            for one in list(experiment.live.values()) if experiment.closing else ():
+                tune_controller.stop_trial(one)
+            return inner.choose_trial_to_run(tune_controller)
 
-def _experiment(folder: Path) -> Path:
-    """A new folder for an experiment."""
-    for number in itertools.count(1):
-        path = folder.expanduser().absolute() / f"run-{number:03d}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            break
-    return path
+        def debug_string(self) -> str:
+            return str(inner.debug_string())
 
-
-def _config(running: _Running, axes: Sequence[str]) -> dict[str, Any]:
-    """What Tune shows of a job."""
-    trial = running.job.trial
-    return {
-        "name": running.name,
-        "trial": trial.number,
-        "key": trial.candidate.key,
-        "source": trial.source,
-        "training": running.job.training,
-        "fidelity": trial.fidelity,
-        "axes": dict(zip(axes, (int(value) for value in trial.candidate), strict=True)),
-        "costs": {name: float(cost) for name, cost in trial.costs.items()},
-    }
+    made: Any = Guarded  # Ray's constructors have no types
+    return made()
 
 
 def _name(trial: Any) -> str:
     return str(trial.config["name"])
-
-
-def _stopped(running: _Running) -> Stopped:
-    """What is told of a trial that a scheduler stopped: its last error is predicted to be its final one."""
-    epoch, rung = running.epoch, running.rung
-    place = "" if epoch is None else f" after epoch {epoch.done} of {epoch.total}, where its loss was {epoch.loss:.4f}"
-    error = None if rung is None else rung.error
-    return Stopped(
-        reason=f"stopped by Tune's scheduler{place}",
-        rung="tune" if rung is None else rung.rung,
-        error=error,
-        predicted=error,
-        seconds=time.monotonic() - running.since,
-        latency_ms=running.job.trial.latency_ms,
-    )
 
 
 def _cause(trial: Any) -> str:

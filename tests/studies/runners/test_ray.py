@@ -23,6 +23,7 @@ from secateur.studies.runners.ray.actors import RayExecutor
 from secateur.studies.runners.ray.cluster import Cluster, plan
 from secateur.studies.settings.runner import Ray
 from secateur.studies.trials.events import Begun, Happened, JobEnd, Lost, Unable, WorkerInfo
+from secateur.testing import RunnerContract
 
 ray = pytest.importorskip("ray")
 
@@ -219,3 +220,13 @@ def test_interrupts_on_a_cluster_of_its_own(tmp_path, times):
     straight.run(12)
     study.run(12)
     pd.testing.assert_frame_equal(table(straight), table(study))
+
+
+@pytest.mark.slow
+class TestContract(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def on(self, cluster):
+        """Ray is there."""
+
+    def runner(self):
+        return Ray(workers=2)

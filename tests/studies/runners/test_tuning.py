@@ -8,22 +8,19 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pandas as pd
 import pytest
 from killing import table
 from landscapes import Instant, tiny_net, tiny_space, tiny_task
-from tune_parts import Napping, Odd, create
+from tune_parts import Chatty, Napping, Odd, create
 
 from secateur import Study, Training
-from secateur.studies.outcomes.work import Job
 from secateur.studies.runners.ray.tune import TuneExecutor
-from secateur.studies.runners.ray.tune_worker import WorkerThread
 from secateur.studies.settings.runner import Tune
-from secateur.studies.trials.trial import Scored
+from secateur.testing import RunnerContract
 
 ray = pytest.importorskip("ray")
 schedulers = pytest.importorskip("ray.tune.schedulers")
@@ -237,71 +234,43 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
     assert [path.name for path in sorted((tmp_path / "b" / "tune").iterdir())] == ["run-001", "run-002", "run-003"]
 
 
-# --- without Ray ------------------------------------------------------------------------------------------------------
+def test_a_result_an_epoch_and_a_last_one_with_the_outcome(tmp_path, cluster):
+    """What is wrong fails the trial, and what would end a process loses the worker; each on a worker used before."""
+    study = create(
+        tmp_path / "a", evaluator=Chatty(Instant(tiny_space(tiny_net())), tmp_path, ends=("", "raise", "exit"))
+    )
+    study.run(4, runner=Tune(workers=1, retries=0))
+    logged, trials = results(study), study.trials()
+    for number, lines in enumerate(logged.values()):
+        assert [line["epoch"] for line in lines[:3]] == [1, 2, 3] and {line["epochs"] for line in lines[:3]} == {3}
+        assert [line["loss"] for line in lines[:3]] == [1.0, 1 / 2, 1 / 3]
+        assert [line["done"] for line in lines] == [False] * 3 + [True] * (number != 2)
+        assert [line["training_iteration"] for line in lines] == list(range(1, len(lines) + 1))
+        kept = [set(line) - {"state", "attributes"} for line in lines]
+        assert all(columns == kept[0] for columns in kept)  # one header for Tune's CSV
+    assert [lines[-1].get("state") for lines in logged.values()] == ["complete", "failed", None, "complete"]
+    assert logged["trial-0000"][-1]["error"] == trials.error[0]
+    assert trials.reason[1] == "ValueError: a bad network"
+    assert trials.reason[2].startswith("its worker died 1 times: ") and "enough" in trials.reason[2]
+    pids = [{line["pid"] for line in lines} for lines in logged.values()]
+    assert pids[0] == pids[1] == pids[2] != pids[3] and len(pids[0]) == 1
 
 
-class Chatty:
-    """Says three things, then answers; ends badly where it is told to."""
-
-    fingerprint = "chatty"
-
-    def __init__(self, instant):
-        self.instant, self.end, self.ended = instant, None, 0
-
-    def __call__(self, build, *, context, **asked):
-        for epoch in range(1, 4):
-            for one in context.callbacks:
-                one.after_epoch(SimpleNamespace(epoch=epoch, epochs=3, losses=[1.0 / epoch]))
-        if self.end is not None:
-            raise self.end
-        self.ended += 1
-        return self.instant(build, **asked)
+def test_a_trial_that_is_stopped_ends_at_its_last_result_and_its_worker_goes_on(tmp_path, cluster):
+    study = create(tmp_path / "a", evaluator=Chatty(Instant(tiny_space(tiny_net())), tmp_path))
+    study.run(3, runner=Tune(workers=1, scheduler=Impatient()))
+    lines = results(study)
+    assert [len(one) for one in lines.values()] == [1, 1, 1]
+    assert len({one[0]["pid"] for one in lines.values()}) == 1
+    assert set(study.trials().reason) == {"stopped by Tune's scheduler after epoch 1 of 3, where its loss was 1.0000"}
+    assert len(list(tmp_path.glob("began-*"))) == 3 and not list(tmp_path.glob("ended-*"))
 
 
-def bench(tmp_path):
-    chatty = Chatty(Instant(tiny_space(tiny_net())))
-    study = create(tmp_path / "a", evaluator=chatty)
-    study.run(1)
-    trial = study._ledger.trials[0]
-    made = WorkerThread(study._engine.work({}), gpus=0)
-    chatty.ended = 0
-    return made, chatty, Job(trial=replace(trial, outcome=None))
+@pytest.mark.slow
+class TestContract(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def on(self, cluster):
+        """Ray is there."""
 
-
-def test_a_result_an_epoch_and_a_last_one_with_the_report(tmp_path):
-    made, _, job = bench(tmp_path)
-    for _ in range(2):  # workers are used again
-        made.take(job)
-        found = [made.step() for _ in range(4)]
-        assert [one["epoch"] for one in found[:3]] == [1, 2, 3] and [one["done"] for one in found] == [False] * 3 + [
-            True
-        ]
-        assert [one["loss"] for one in found[:3]] == [1.0, 1 / 2, 1 / 3]
-        end, _ = found[3]["secateur"]
-        assert end.outcome.error == found[3]["error"] and isinstance(end.outcome, Scored)
-        assert len({frozenset(one) - {"state", "attributes"} for one in found}) == 1  # one header for Tune's CSV
-    made.close()
-
-
-def test_a_job_that_is_abandoned_ends_at_its_next_event_and_another_begins(tmp_path):
-    made, chatty, job = bench(tmp_path)
-    made.take(job)
-    assert made.step()["epoch"] == 1
-    made.abandon()
-    made.take(job)
-    assert [made.step()["done"] for _ in range(4)] == [False, False, False, True] and chatty.ended == 1
-    made.close()
-
-
-def test_what_would_end_a_process_loses_the_worker_and_what_is_wrong_fails_the_trial(tmp_path):
-    made, chatty, job = bench(tmp_path)
-    for chatty.end, lost in [(ValueError("a bad network"), False), (SystemExit("enough"), True)]:
-        made.take(job)
-        for _ in range(3):
-            made.step()
-        if lost:
-            with pytest.raises(RuntimeError, match="SystemExit: enough"):
-                made.step()
-        else:
-            assert made.step()["secateur"][0].outcome.reason == "ValueError: a bad network"
-    made.close()
+    def runner(self):
+        return TWO

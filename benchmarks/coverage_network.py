@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from secateur.spaces import Space, build, verify
+from secateur.spaces.cutting.masked import relative_error
 from secateur.spaces.graph.modes import DataAsDetached
-from secateur.spaces.networks.masked import relative_error
 
 LARGE = 200_000_000  # parameters; above it, trace and costs only
 

@@ -16,7 +16,7 @@ from coverage_network import LARGE, doubled, liven, smallest_side, stage, tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.spaces import Space, named_tensors
-from secateur.spaces.networks.masked import masked_outputs, relative_error
+from secateur.spaces.cutting.masked import masked_outputs, relative_error
 
 DIVISOR = 8
 TRIES = 12

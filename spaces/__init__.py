@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .graph.network import as_call, plain
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
-    from .networks.masked import verify
+    from .networks.verifying import verify
     from .space import Space
     from .tracing.layers import Layer, Norm
 else:

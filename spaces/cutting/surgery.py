@@ -70,6 +70,26 @@ def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, 
     return Cut(kept, attributes, removed)
 
 
+def smaller(tensors: Mapping[str, Tensor], changes: Cut) -> dict[str, Tensor]:
+    """Contiguous copies of a network's tensors with the indices that stay; tensors of several names stay shared."""
+    gone = tuple(f"{name}." for name in changes.removed)
+    done: dict[int, Tensor] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(gone):
+            if id(tensor) not in done:
+                done[id(tensor)] = _sliced(tensor.detach(), changes.kept.get(name, {}))
+            found[name] = done[id(tensor)]
+    return found
+
+
+def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """A contiguous copy with its own memory, of the indices that stay."""
+    for axis, indices in sorted(kept.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+        tensor = tensor.index_select(axis, indices.to(tensor.device))
+    return tensor if kept else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def assemble(
     model: nn.Module,
     tensors: Mapping[str, Tensor],

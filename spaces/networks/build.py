@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
-from ..cutting.surgery import Cut, Scores, assemble, named_tensors, plan
+from ..cutting.surgery import Cut, Scores, assemble, named_tensors, plan, smaller
 from ..space import Space
 
 
@@ -70,8 +69,8 @@ def build(
         )
     changes = cut(space, candidate, scores)
     gone = tuple(f"{name}." for name in changes.removed)
-    tensors: dict[str, Tensor] = {}
-    done: dict[int, Tensor] = {}
+    taken: dict[str, Tensor] = {}
+    first: dict[int, Tensor] = {}
     for name, tensor in named_tensors(model).items():
         if name.startswith(gone):
             continue
@@ -80,14 +79,15 @@ def build(
                 f"model does not fit the space: {name} is {tuple(tensor.shape)}, the traced network's is "
                 f"{space.shapes.get(name)}; build from the network that was traced"
             )
-        if id(tensor) not in done:
+        if id(tensor) not in first:
             own = tensor if weights is None else weights.get(name, tensor)
             if own.shape != tensor.shape:
                 raise ValueError(
                     f"weights do not fit the model: {name} is {tuple(own.shape)}, not {tuple(tensor.shape)}"
                 )
-            done[id(tensor)] = _sliced(own.detach().to(tensor), changes.kept.get(name, {}))
-        tensors[name] = done[id(tensor)]
+            first[id(tensor)] = own.detach().to(tensor)
+        taken[name] = first[id(tensor)]
+    tensors = smaller(taken, changes)
     if space.writer is not None:
         return space.writer.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
     return assemble(model, tensors, changes.attributes, changes.removed)
@@ -103,10 +103,3 @@ def stays(space: Space, candidate: Candidate, scores: Scores | None) -> npt.NDAr
         count = candidate[number] // group.unit
         kept[group.first + ranking[number][:count]] = True
     return kept
-
-
-def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
-    """A contiguous copy with its own memory, of the indices that stay."""
-    for axis, indices in sorted(kept.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
-        tensor = tensor.index_select(axis, indices.to(tensor.device))
-    return tensor if kept else tensor.clone(memory_format=torch.contiguous_format)

@@ -1,5 +1,7 @@
 """`verify` agrees with the equality test, knows norms that mix channels, and sees a wrongly built network."""
 
+import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +132,58 @@ def test_float32_and_what_is_not_finite():
     assert verify(model, space, space.uniform(0.5), example) <= 1e-4
     model.head.bias.data[0] = float("nan")
     assert np.isnan(verify(model, space, space.uniform(0.5), example))
+
+
+class Hidden(nn.Module):
+    """A head of zeros, a branch behind a zero, a norm whose channels are all alike; and a dead end."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.a, self.norm, self.b, self.dead = (
+            nn.Conv2d(3, c, 3),
+            nn.BatchNorm2d(c),
+            nn.Conv2d(c, c, 1),
+            nn.Conv2d(3, c, 1),
+        )
+        self.gate, self.head, self.end = nn.Parameter(torch.zeros(1)), nn.Linear(c, 4), nn.Linear(c, 4)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        y = self.norm(self.a(x))
+        y = y + self.gate * self.b(F.relu(y))
+        return self.head(y.mean((2, 3))) + 0 * self.end(self.dead(x).mean((2, 3)))
+
+
+def test_what_a_head_of_zeros_hides_is_seen_and_what_is_not_seen_is_said():
+    model, example = Hidden().double().eval(), image(1, 3, 8, 8).double()
+    space = Space.trace(model, example, divisor=2)
+    error = verify(model, space, space.uniform(0.5), example)
+    assert error <= 1e-10
+    assert (error.groups, error.reached) == (len(space.groups), len(space.groups) - 1)  # all but the dead end
+    assert f"{error.reached} of {error.groups} groups" in str(error) and f"{error:.0e}" == f"{float(error):.0e}"
+    assert float(pickle.loads(pickle.dumps(error))) == error and json.loads(json.dumps(error)) == error
+    assert "no channels are cut" in str(verify(model, space, space.full, example))
+    for tensor in ("norm.bias", "head.weight"):  # equal numbers, and zeros: rolled slots would not show
+        slots = dict(space.slots)
+        slots[tensor] = {axis: np.roll(ids, 1) for axis, ids in slots[tensor].items()}
+        wrong = replace(space, layout=replace(space.layout, slots=slots))
+        assert verify(model, wrong, space.uniform(0.5), example) > 1e-3
+
+
+class Blind(nn.Module):
+    """Nothing of the inputs or weights is in its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return 0 * self.b(self.a(x))
+
+
+def test_an_output_that_sees_nothing_proves_nothing():
+    model, example = Blind(), image(1, 3, 8, 8)
+    space = Space.trace(model, example, divisor=2)
+    error = verify(model, space, space.uniform(0.5), example)
+    assert np.isnan(error) and "0 of 1 groups" in str(error)
+    assert not error < 1e-3

@@ -1,9 +1,10 @@
-"""A slow check that uses nothing of the graph: the built network against the full one with removed channels zeroed.
+"""The masked network, which uses nothing of the graph: the full one with exactly the removed channels zeroed.
 
 Zeros pass unchanged through most operators, so a full network whose removed channels are zero gives what the smaller
 one must give. Where an operator takes statistics over channels (layer, RMS and group norm, local response norm, means
 and variances, standardised weights) the zeros would count; those calls are caught and see the kept channels only.
-Which those are is read off the norm's own weight, or, where it has none, off the zeros themselves. Start at `verify`.
+Which those are is read off the norm's own weight, or, where it has none, off the zeros themselves. Start at
+`masked_outputs`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,12 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..candidate import Candidate
-from ..cutting.surgery import Scores, copied, named_tensors
-from ..examples import of_graph, with_constants
 from ..graph.network import Examples, as_call, plain
-from ..space import Space
-from .build import build, stays
+from .surgery import named_tensors
 
 Kept = dict[int, Tensor]
 """`{axis: LongTensor of kept indices}`."""
@@ -47,47 +43,6 @@ _ELEMENTWISE = set(
 )
 
 
-def verify(
-    model: nn.Module, space: Space, candidate: Candidate, example_inputs: Examples, scores: Scores | None = None
-) -> float:
-    """Relative error of the built network: largest difference / largest output, the worst of all output tensors.
-
-    The reference is a copy of `model` in which exactly the removed elements are zero and removed blocks are the
-    identity. Rounding alone gives about 1e-6 in float32 and 1e-14 in float64 (`model.double()`); anything much larger
-    means that a channel was followed wrongly. It serves on any network of your own, before you trust a search over it;
-    it takes three runs of the full size, at the side of the example.
-
-    Args:
-        model: the network the space was traced from; neither it nor its modes are changed.
-        space: the traced space.
-        candidate: one choice on every axis.
-        example_inputs: as for `Space.trace`; where the batch is one, a second example is added if the network takes it.
-        scores: which units stay; the L2 norms of `Space.default_scores` when None.
-
-    Returns:
-        0 where both agree to the last bit, infinite where the reference is zero and the built network is not, NaN where
-        one of them is not finite.
-
-    Raises:
-        ValueError: the built network gives other tensors or other shapes than the full one.
-    """
-    small = build(model, space, candidate, scores).eval()
-    whole = copied(model).eval()
-    for name in space.removed(space.canonical(candidate)):
-        whole.set_submodule(name, nn.Identity())
-    stay = stays(space, space.canonical(candidate), scores)
-    slots = space.layout.slots
-    kept = {
-        name: {axis: torch.from_numpy(np.flatnonzero(stay[ids])) for axis, ids in slots[name].items()}
-        for name in named_tensors(whole)
-        if name in slots
-    }
-    with torch.no_grad():
-        examples = _two(whole, with_constants(example_inputs, space.settings))
-        given = of_graph(examples) if space.as_graph else examples
-        return relative_error(_run(small, given), masked_outputs(whole, kept, examples))
-
-
 def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Examples) -> list[Tensor]:
     """All output tensors of `model` in its present mode, with zeros everywhere but in what is kept.
 
@@ -100,14 +55,17 @@ def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Example
     kept = {name: {axis: i.to(tensors[name].device) for axis, i in axes.items()} for name, axes in kept.items()}
     with torch.no_grad():
         with _KeptOnly({id(tensor): {} for tensor in tensors.values()}) as unmasked:
-            _run(model, examples)
+            outputs_of(model, examples)
         for name, axes in kept.items():
             tensors[name].copy_(_scattered(_gathered(tensors[name], axes), axes, tensors[name].shape))
         known = {id(tensor): kept.get(name, {}) for name, tensor in tensors.items()}
-        with _KeptOnly(known, zeros=unmasked.zeros) as marked:
-            _run(model, examples)
-        with _KeptOnly(known, found=marked.found):
-            return _run(model, examples)
+        found: list[Tensor | None] = []
+        if unmasked.zeros:  # some statistics are not told by a weight
+            with _KeptOnly(known, zeros=unmasked.zeros) as marked:
+                outputs_of(model, examples)
+            found = marked.found
+        with _KeptOnly(known, found=found):
+            return outputs_of(model, examples)
 
 
 def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
@@ -127,28 +85,11 @@ def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     return max(errors, key=lambda error: (error != error, error))  # NaN, which differs from itself, is the worst
 
 
-def _two(model: nn.Module, examples: Examples) -> Examples:
-    """The example with a second one, its mirror image, where there is one only and the network takes two."""
+def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
+    """All tensors that a network gives for inputs of its forward; complex ones with their two parts as a last axis."""
     args, kwargs = as_call(examples)
-    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
-    if any(tensor.ndim == 0 or tensor.shape[0] != 1 for tensor in tensors):
-        return examples
-
-    def double(tensor: Any) -> Any:
-        return torch.cat([tensor, tensor.flip(-1)]) if isinstance(tensor, Tensor) else tensor
-
-    named = {name: double(tensor) for name, tensor in kwargs.items()}
-    two: Examples = named if named else tuple(double(tensor) for tensor in args)
-    try:
-        _run(model, two)
-    except Exception:  # noqa: BLE001 - the user's forward may raise anything
-        return examples
-    return two
-
-
-def _run(model: nn.Module, examples: Examples) -> list[Tensor]:
-    args, kwargs = as_call(examples)
-    return [leaf for leaf in pytree.tree_leaves(plain(model(*args, **kwargs))) if isinstance(leaf, Tensor)]
+    found = [one for one in pytree.tree_leaves(plain(model(*args, **kwargs))) if isinstance(one, Tensor)]
+    return [torch.view_as_real(one.resolve_conj()) if one.is_complex() else one for one in found]
 
 
 def _scattered(value: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:

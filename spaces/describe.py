@@ -41,7 +41,7 @@ class Described(Costed, Protocol):
 
     @property
     def side_multiple(self) -> int:
-        """Sides that are smaller by it are taken too."""
+        """Sides that are smaller by steps of it, down to half, are taken too."""
 
     @property
     def uncounted(self) -> tuple[str, ...]:
@@ -148,12 +148,13 @@ def _axes(space: Described, found: Mapping[str, Any]) -> list[str]:
 
 def _resolution(space: Described) -> str:
     multiple = space.side_multiple
-    legal = {0: "; it takes no other", 1: "; it takes any"}.get(multiple, f"; it takes steps of {multiple}")
+    none_or_any = {0: "; no regular steps below it", 1: "; any down to half of it"}
+    steps = none_or_any.get(multiple, f"; steps of {multiple} down to half of it")
     sides = space.resolutions or ((space.traced_side,) if space.traced_side else ())
     if not sides:
         return "resolution: the input has no sides"
     word = "resolutions" if space.resolutions else "resolution"
-    return f"{word}: {', '.join('x'.join(map(str, side)) for side in sides)}{legal}"
+    return f"{word}: {', '.join('x'.join(map(str, side)) for side in sides)}{steps}"
 
 
 def _widths(groups: Sequence[Group]) -> list[str]:

@@ -44,7 +44,7 @@ class Space:
         stages: blocks that may be dropped.
         resolutions: input sides, ascending; the `resolution` axis is an index into them. Empty without that axis.
         frozen: `{module: reason}` of what is left whole.
-        side_multiple: sides that are smaller by it are taken too; 0 where the network takes its traced side only.
+        side_multiple: sides smaller by steps of it, down to half, are taken too, as a few tries say; 0 where none are.
         default_scores: L2 norm of everything that leaves with each unit.
         layers: convolutions and linear layers, in the order of their first call.
         shapes: of every parameter and buffer of the full network.

@@ -6,6 +6,7 @@ along its axes say what it makes and what it takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,7 @@ def _recurrent(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
     params, per = call["params"], 4 if call["has_biases"] else 2
     for first in params[: 2 * per if call["bidirectional"] else per : per]:
         flow.join(flow.axis(first, 1), given)
+    _state_stays(flow, node, params[::per])
     states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     for state in states:
         for layer in flow.layers(state):
@@ -322,11 +324,20 @@ def _recurrent(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
     return [nothing(shape) for shape in shapes]
 
 
+def _state_stays(flow: Flow, node: Node, weights: Sequence[Any]) -> None:
+    """Keep what a recurrent layer makes, which is the state that it takes back, and say so of the layer."""
+    for weight in weights:
+        made = flow.axis(weight, 0)
+        flow.freeze(made, "the hidden size of a recurrent layer stays")
+        flow.constraints.makers.append((flow.module(node), made))
+
+
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def _cell(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     call = arguments(node, args, kwargs)
     given = _given(flow, call["input"], -1)
     flow.join(flow.axis(call["w_ih"], 1), given)
+    _state_stays(flow, node, [call["w_ih"]])
     for state in call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]:
         for layer in flow.layers(state):
             flow.freeze(layer, "it is the state of a recurrent layer")

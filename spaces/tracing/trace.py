@@ -63,7 +63,7 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     progress(f"traced {len(network.operators)} operators; following channels")
     flow, blocks = _followed(network, rehearsal, model, options)
     layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress)
-    frozen = {**layout.frozen, **_unused(network)}
+    frozen = {**layout.frozen, **_unused(network, model)}
     blocks = _removable(surprise, layout, blocks, frozen)
     stages, by_name = tuple(chain(blocks)), {block.name: block for block in blocks}
     return Traced(
@@ -179,24 +179,34 @@ def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Nod
 
 
 def _multiple(model: nn.Module, examples: Examples) -> int:
-    """The least number such that the network also takes sides that are smaller by it; 0 where there is none."""
-    own, whole = spatial_side(examples), Cut({}, {}, ())
-    for multiple in (1, 2, 4, 8, 16, 32, 64):
-        side = tuple(size - multiple for size in own)
-        if not own or min(side) < 1:
+    """The least step by which sides may be smaller, as tried near the side, at about 3/4 and at half; 0 for none."""
+    own = spatial_side(examples)
+
+    def takes(side: Side) -> bool:
+        runs = (run(model, Cut({}, {}, ()), examples, side, quick=quick, record=False) for quick in (True, False))
+        return any(failure is None for _, failure in runs)
+
+    for step in (1, 2, 4, 8, 16, 32, 64):
+        if not own or min(own) <= step:
             break
-        for quick in (True, False):
-            _, failure = run(model, whole, examples, side, quick=quick, record=False)
-            if failure is None:
-                return multiple
+        most = max(1, min(own) // 2 // step)  # steps down to half
+        counts = sorted({1, min(2, most), max(1, most // 2), most})
+        if all(takes(tuple(size - count * step for size in own)) for count in counts):
+            return step
     return 0
 
 
-def _unused(network: Network) -> dict[str, str]:
-    """Modules of which the forward takes no parameter."""
-    used = {name.rpartition(".")[0] for node, name in network.sources.items() if node.users}
-    every = {name.rpartition(".")[0] for name in network.sources.values()}
-    return {name: "the forward does not use it" for name in sorted(every - used) if name}
+def _unused(network: Network, model: nn.Module) -> dict[str, str]:
+    """Modules of which the forward takes no parameter, and the parameters that it does not take of others."""
+    names = _aliases(model)
+    used = {alias for node, name in network.sources.items() if node.users for alias in names.get(name, [name])}
+    found = {}
+    for name, _ in model.named_parameters():
+        module = name.rpartition(".")[0]
+        if name not in used:
+            in_use = not module or any(other.startswith(f"{module}.") for other in used)
+            found[name if in_use else module] = "the forward does not use it"
+    return dict(sorted(found.items()))
 
 
 def _holds_at_all_sides(network: Network, rehearsal: Rehearsal, runs: Sequence[list[Step]]) -> bool:

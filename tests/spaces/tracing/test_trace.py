@@ -274,3 +274,71 @@ def test_layers_of_a_slice_keep_their_names(how, kind, shared):
     assert sorted(space.stages[0].blocks) == names and len(space.stages) == 1
     assert {group.name for group in space.groups} == {"layers.0", *(f"{name}.body.0" for name in names)}
     assert verify(model, space, space.uniform(0.5, depth=0.5), x) < 1e-12
+
+
+class Shared(nn.Module):
+    """An encoder that hangs at a second place, a parameter and a layer that nothing reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+        self.decoder = nn.Module()
+        self.decoder.encoder, self.decoder.out = self.encoder, nn.Conv2d(16, 4, 1)
+        self.decoder.token, self.spare = nn.Parameter(torch.zeros(8)), nn.Linear(4, 4)
+        self.top = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return self.decoder.out(self.encoder(x))
+
+
+def test_what_is_not_used_is_named_and_nothing_else():
+    frozen = Space.trace(Shared().eval(), image(1, 3, 8, 8)).frozen
+    unused = [name for name, reason in frozen.items() if reason == "the forward does not use it"]
+    assert unused == ["decoder.token", "spare", "top"]
+
+
+class Tagger(nn.Module):
+    """An embedding, a recurrent layer and what reads it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.embed, self.read = nn.Embedding(20, 16), kind(16, 24, 2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(48, 7)
+
+    def forward(self, tokens):
+        return self.out(self.read(self.embed(tokens))[0])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_says_that_its_state_stays(kind):
+    space = Space.trace(Tagger(kind).eval(), torch.zeros(1, 5, dtype=torch.long))
+    assert space.frozen["read"] == "the hidden size of a recurrent layer stays"
+    assert [group.name for group in space.groups] == ["embed"]
+
+
+class Cell(nn.Module):
+    """A cell that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.cell, self.out = nn.Linear(4, 16), nn.GRUCell(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.out(self.cell(x, self.cell(x)))
+
+
+def test_a_recurrent_cell_says_that_its_state_stays():
+    frozen = Space.trace(Cell().eval(), torch.rand(1, 4)).frozen
+    assert frozen["cell"] == "the hidden size of a recurrent layer stays"
+
+
+def test_a_side_is_not_claimed_that_was_not_tried():
+    """Two strides bring sides of 13 to 16 to four, which the linear layer takes; twelve is refused."""
+    strided = nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(128, 4)
+    )
+    space = Space.trace(strided.eval(), image(1, 1, 16, 16))
+    assert space.side_multiple == 0 and "no regular steps below it" in str(space)
+    with pytest.raises(ValueError, match="cannot take the resolution 12x12"):
+        Space.trace(strided, image(1, 1, 16, 16), resolutions=(16, 12))

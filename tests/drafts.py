@@ -388,12 +388,36 @@ def zeros_beside(d: Draft, pick: Pick, x: Value) -> Value:
     return d.value(f"torch.cat([{x}, torch.zeros_like({x})], 1)", 2 * x.c, x.side)
 
 
+def size_as_value(d: Draft, pick: Pick, x: Value) -> Value:
+    """What a forward makes of the sizes of a value: a scale, a shift or a bound."""
+    counts = (
+        "torch.tensor({0}.shape[1])",
+        "{0}.new_tensor({0}.shape[1])",
+        "torch.as_tensor([float({0}.shape[1])], dtype={0}.dtype)",
+        "torch.full((), float({0}.shape[1]), dtype={0}.dtype)",
+        "torch.ones({0}.shape[1], dtype={0}.dtype).sum()",
+        "torch.ones_like({0}[:1]).sum()",
+        "torch.arange({0}.shape[1]).double().mean().add(1)",
+        "torch.tensor(list({0}.shape[1:])).prod()",
+        "torch.tensor({0}[0].numel())",
+        "torch.tensor({0}.shape[-1])",
+    )
+    if pick((True, True, False)):
+        return d.value(f"{x} / {pick(counts).format(x)}", x.c, x.side)
+    if pick((True, False)):
+        return d.value(f"{x}.roll({x}.shape[1] // 2, -1)", x.c, x.side)
+    ramp = f"torch.linspace(0, 1, {x}.shape[1], dtype={x}.dtype)"
+    return d.value(f"{x} * {ramp}.view(-1, {', '.join('1' * d.axes)})", x.c, x.side)
+
+
 STEPS = (
     convolution, norm, activation, residual, concat, halves, depthwise, join, shared, transposed, squeeze_excite, pool,
     upsample, shuffle, token_mlp, spatial_gate, unequal_parts, non_local, pixel_shuffle, written_view, written_slice,
     maxout, stack, pad, move_space, assign, zeros_beside, weight_norm, bare_weight, scale_and_shift,
-    blocks,
+    blocks, size_as_value,
 )  # fmt: skip
+SIZED = (size_as_value, *STEPS[:6], size_as_value, *STEPS[6:12], size_as_value)
+"""Steps of networks whose forwards often make values of sizes."""
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -418,12 +442,13 @@ def finish(d: Draft, pick: Pick, x: Value) -> None:
     d.outputs = outputs
 
 
-def draft(pick: Pick, most: int = 8) -> Draft:
+def draft(pick: Pick, most: int = 8, steps: Sequence[Any] = STEPS) -> Draft:
     """A random network.
 
     Args:
         pick: chooses one of a sequence; a test gives one that can be shrunk, where the first is the simplest.
-        most: steps.
+        most: how many steps at most.
+        steps: of which each is one.
     """
     d = Draft(pick((2, 1, 3)))
     side = {1: (8,), 2: (6, 6), 3: (4, 4, 2)}[d.axes]
@@ -432,7 +457,7 @@ def draft(pick: Pick, most: int = 8) -> Draft:
     d.values.append(convolution(d, pick, x))
     for _ in range(pick(range(1, most + 1))):
         x = pick(d.values[:0:-1])
-        made = pick(STEPS)(d, pick, x)
+        made = pick(steps)(d, pick, x)
         if made not in d.values:
             d.values.append(made)
     finish(d, pick, d.values[-1])

@@ -20,8 +20,8 @@ _SUMS = {"sum", "norm", "linalg_vector_norm", "linalg_norm"}  # to which zeros a
 _PASSES = {
     f"aten.{name}"
     for name in (
-        "view reshape unsqueeze squeeze expand expand_as permute transpose repeat to _to_copy type_as clone detach "
-        "contiguous alias dropout"
+        "view reshape unsqueeze squeeze slice expand expand_as permute transpose repeat to _to_copy type_as clone "
+        "detach contiguous alias dropout"
     ).split()
 } | {"getitem"}
 _ALGEBRA = {  # a gate is none of them: a mean that goes through a sigmoid is a channel of its own

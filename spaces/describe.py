@@ -44,6 +44,10 @@ class Described(Costed, Protocol):
         """Sides that are smaller by steps of it, down to half, are taken too."""
 
     @property
+    def proof(self) -> str:
+        """What was compared at the end of the trace."""
+
+    @property
     def uncounted(self) -> tuple[str, ...]:
         """Operators that are in no sum of costs."""
 
@@ -71,6 +75,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         "traced_side": list(space.traced_side),
         "side_multiple": space.side_multiple,
         "frozen": dict(space.frozen),
+        "proof": space.proof,
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
         "unknown": unknown,
         "uncounted": list(space.uncounted),
@@ -98,7 +103,8 @@ def describe(space: Described, budget: Budget | None = None) -> str:
         budget: limits to hold against it.
     """
     found = facts(space, budget)
-    parts = [_axes(space, found), _widths(space.groups), _depths(space), _frozen(space.frozen), _costs(found)]
+    parts = [_axes(space, found), _widths(space.groups), _depths(space), _frozen(space.frozen)]
+    parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
         parts.append(_limits(found))
     return "\n\n".join("\n".join(lines) for lines in parts if lines)

@@ -79,6 +79,7 @@ class Space:
         as_graph: bool = False,
         dimensions: Iterable[str] = ("width", "depth"),
         example_kwargs: Mapping[str, Any] | None = None,
+        prove: bool | Mapping[str, Any] = True,
     ) -> Space:
         """Follow a network's channels once; nothing of `model` is changed.
 
@@ -95,6 +96,7 @@ class Space:
                 `torch.fx.GraphModule`s, not of the user's class.
             dimensions: what is searched beside the resolutions: `"width"`, `"depth"`, both or neither.
             example_kwargs: what the forward takes by name beside `example_inputs`: tensors and plain values.
+            prove: whether a few candidates are built and compared, or `settings["proof"]` of an earlier trace.
 
         Raises:
             ValueError: the network cannot be exported, cannot take a resolution, or an argument is off.
@@ -113,21 +115,18 @@ class Space:
             plain_blocks=plain_blocks,
             as_graph=as_graph,
             dimensions=dimensions,
+            prove=prove,
         )
         found = traced(model, examples, options)
         sides = options.resolutions
-        axes = [Axis(f"width:{group.name}", group.widths) for group in found.layout.groups]
-        axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in found.stages]
-        if len(sides) > 1:
-            axes.append(Axis("resolution", tuple(range(len(sides)))))
         return cls(
-            axes=tuple(axes),
+            axes=found.axes(len(sides)),
             groups=found.layout.groups,
             stages=found.stages,
             resolutions=sides if len(sides) > 1 else (),
             frozen=found.frozen,
             default_scores=l2_scores(found.layout, model),
-            settings=options.to_json(),
+            settings=options.to_json() | ({"proof": found.proof} if found.proof else {}),
             layout=found.layout,
             cost_model=found.costs,
             shapes=found.shapes,
@@ -190,6 +189,11 @@ class Space:
     def as_graph(self) -> bool:
         """Whether the networks built are `torch.fx.GraphModule`s."""
         return self.writer is not None
+
+    @property
+    def proof(self) -> str:
+        """What the comparison at the end of the trace showed, of how much of the network, or why there was none."""
+        return str(self.settings.get("proof", {}).get("said", "not proven: it was traced without"))
 
     @cached_property
     def full_costs(self) -> dict[str, float]:

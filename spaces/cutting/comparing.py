@@ -122,7 +122,7 @@ def compared(
         ValueError: the built network gives other tensors or other shapes than the full one.
     """
     cut = [number for number, group in enumerate(layout.groups) if not stays[group.slice].all()]
-    with _own_randomness(whole):
+    with own_randomness(whole):
         with torch.no_grad():
             got = outputs_of(build(whole).eval(), of_graph(examples) if as_graph else examples)
         for name in removed:
@@ -163,7 +163,7 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
 
 
 @contextlib.contextmanager
-def _own_randomness(model: nn.Module) -> Iterator[None]:
+def own_randomness(model: nn.Module) -> Iterator[None]:
     """What forwards draw does not move the global generators."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices, key=str)):

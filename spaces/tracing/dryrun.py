@@ -69,9 +69,9 @@ def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) ->
     return [number for number in numbers if layout.groups[number].holds(units).any()]
 
 
-def at_random(layout: Layout) -> Kept:
+def at_random(layout: Layout, seed: int = 0) -> Kept:
     """`(u,)` units to remove: between a third and two thirds of each group."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     gone = np.zeros(layout.units, bool)
     for group in layout.groups:
         count = int(np.clip(round(group.units * random.uniform(0.3, 0.7)), 1, group.units - 1))

@@ -16,7 +16,7 @@ from ..examples import constants, described, device_of, made, nested
 from ..graph.network import Examples, Side, as_call, flat_examples, spatial_side
 
 DIMENSIONS = ("width", "depth")
-_NAMED_WHERE_USED = ("block_order", "plain_blocks", "as_graph")  # in a fingerprint; the order never is
+_NAMED_WHERE_USED = ("block_order", "plain_blocks", "as_graph", "proof")  # in a fingerprint; the order never is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Options:
         constants: plain values that the forward takes beside them, by name.
         single: whether the example is one tensor.
         own: spatial side of the example.
+        proof: what an earlier proof found, nothing where none was made; None where one is to be made.
     """
 
     resolutions: tuple[Side, ...]
@@ -41,6 +42,7 @@ class Options:
     constants: dict[str, Any]
     single: bool
     own: Side
+    proof: Mapping[str, Any] | None
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -101,13 +103,16 @@ def checked(
     plain_blocks: Iterable[str],
     as_graph: bool,
     dimensions: Iterable[str],
+    prove: bool | Mapping[str, Any],
 ) -> Options:
     """The arguments of `Space.trace`, if they fit the network.
 
     Raises:
-        TypeError: the resolutions are no numbers.
+        TypeError: the resolutions are no numbers, or `prove` is no bool.
         ValueError: a divisor below 1, an unknown dimension or module, or a resolution that is none.
     """
+    if not isinstance(prove, (bool, Mapping)):
+        raise TypeError(f"prove={prove!r}: expected True or False")
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
     ignore, plain_blocks, dimensions = _texts(ignore), _texts(plain_blocks), _texts(dimensions)
@@ -129,6 +134,7 @@ def checked(
         constants=constants(examples),
         single=isinstance(examples, Tensor),
         own=own,
+        proof=None if prove is True else prove or {},
     )
 
 
@@ -144,15 +150,20 @@ def arguments(model: nn.Module, settings: Mapping[str, Any]) -> tuple[Examples, 
         "plain_blocks": settings.get("plain_blocks", ()),
         "as_graph": settings.get("as_graph", False),
         "dimensions": settings.get("dimensions", DIMENSIONS),
+        "prove": settings.get("proof", False),
     }
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a candidate means."""
+    """The settings that decide what a candidate means; of a proof, what it disproved."""
+    disproved = settings.get("proof", {}).get("disproved")
     return {
-        key: value
-        for key, value in settings.items()
-        if key not in _NAMED_WHERE_USED or (value and key != "block_order")
+        **{
+            key: value
+            for key, value in settings.items()
+            if key not in _NAMED_WHERE_USED or (value and key not in ("block_order", "proof"))
+        },
+        **({"disproved": disproved} if disproved else {}),
     }
 
 

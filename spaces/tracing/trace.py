@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
 from torch.fx import Node
 
+from ..candidate import Axis
 from ..channels import makers, movement, picking, shuffles, spectra  # noqa: F401 - their rules are registered
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
@@ -28,6 +30,7 @@ from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
 from .layers import Layer, find_layers
 from .options import Options
 from .probe import first_surprise, rehearse, run
+from .proof import REASON, WITHOUT, Proof
 
 logger = logging.getLogger("secateur")
 
@@ -44,6 +47,13 @@ class Traced:
     frozen: dict[str, str]
     side_multiple: int
     writer: GraphWriter | None
+    proof: dict[str, Any]
+
+    def axes(self, sides: int) -> tuple[Axis, ...]:
+        """One for each group, then one for each stage, then the resolution where there are several."""
+        axes = [Axis(f"width:{group.name}", group.widths) for group in self.layout.groups]
+        axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in self.stages]
+        return (*axes, *([Axis("resolution", tuple(range(sides)))] if sides > 1 else []))
 
 
 def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
@@ -62,9 +72,14 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
     flow, blocks = _followed(network, rehearsal, model, options)
-    layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress)
+    multiple = _multiple(model, examples)
+    proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
+    layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress, proof)
     frozen = {**layout.frozen, **_unused(network, model)}
     blocks = _removable(surprise, layout, blocks, frozen)
+    writer = _writer(flow, layout, whole, blocks, options)
+    wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
+    frozen, blocks = frozen | wrong, [block for block in blocks if block.name not in wrong]
     stages, by_name = tuple(chain(blocks)), {block.name: block for block in blocks}
     return Traced(
         layout=layout,
@@ -73,8 +88,9 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
         costs=cost_model(flow, layout, stages, by_name, rehearsal, model),
         shapes=flow.shapes,
         frozen=frozen,
-        side_multiple=_multiple(model, examples),
-        writer=GraphWriter(network, flow, layout, whole, by_name) if options.as_graph else None,
+        side_multiple=multiple,
+        writer=_writer(flow, layout, whole, blocks, options),
+        proof=proof.to_json(),
     )
 
 
@@ -123,10 +139,12 @@ def _grouped(
     flow: Flow,
     blocks: Sequence[Block],
     progress: _Progress,
+    proof: Proof,
 ) -> tuple[Layout, frozenset[Node], Surprise]:
-    """Units and groups that no dry run disproves, the grouped operators that lose whole blocks, and the dry run.
+    """Units and groups that nothing disproves, the grouped operators that lose whole blocks, and the dry run.
 
-    What a dry run disproves is frozen, or must keep all its blocks, and everything is grouped again.
+    What a dry run or the proof by numbers disproves is frozen, or must keep all its blocks, and everything is grouped
+    again.
     """
     network = flow.network
     own = OfModule(network, rehearsal, flow, model, examples)
@@ -141,10 +159,23 @@ def _grouped(
             surprise = of_graph(network, flow, whole, blocks, model, examples)
         disproved = culprits(network, flow, layout, surprise)
         if not disproved:
-            return layout, whole, surprise
+            wrong = proof.culprits(layout, _writer(flow, layout, whole, blocks, options))
+            if not wrong:
+                return layout, whole, surprise
+            for group in wrong:
+                flow.freeze(np.flatnonzero(group.holds(layout.unit_of_label)), REASON)
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
         for group, node in disproved:
             aligned |= _held(flow, found, layout, group, node)
+
+
+def _writer(
+    flow: Flow, layout: Layout, whole: frozenset[Node], blocks: Sequence[Block], options: Options
+) -> GraphWriter | None:
+    """What writes graphs, where networks are graphs."""
+    if not options.as_graph:
+        return None
+    return GraphWriter(flow.network, flow, layout, whole, {block.name: block for block in blocks})
 
 
 class _Progress:

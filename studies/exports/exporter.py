@@ -7,6 +7,7 @@ after every epoch while it runs, then its weights and figures. So nothing is tra
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from torch import nn
 
 from ...evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
 from ...evaluators.modes import seed_of
-from ...spaces import Space
+from ...spaces import Space, verify
 from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
 from ..disk.weights import TrainingCheckpoint, digest, read_tensors, state_of
@@ -35,6 +36,7 @@ from .plot import plot_front
 
 logger = logging.getLogger("secateur")
 
+_TOLERANCE = 1e-3  # of a network as it is, in float32 mostly
 SPLITS = ("validation", "test")
 Side = tuple[int, ...]
 
@@ -117,6 +119,7 @@ class Exporter:
         epochs = self._last(epochs)
         check_formats(formats)
         say = progress or (lambda event: None)
+        proofs = {trial.number: self._proof(trial) for trial in picked}
         figures = {
             trial.number: self._finished(trial, epochs, _network(trial, place, len(picked)), say)
             for place, trial in enumerate(picked)
@@ -131,7 +134,7 @@ class Exporter:
                     full=self.model,
                     example=self._example(trial),
                     cut=self.artifacts.cut(trial.candidate, trial.ranking),
-                    record=self._record(trial, found, notes),
+                    record={"proof": proofs[trial.number], **self._record(trial, found, notes)},
                     formats=formats,
                 )
                 network = _network(trial, place, len(picked))
@@ -206,6 +209,20 @@ class Exporter:
     def _example(self, trial: Trial) -> Any:
         """Inputs with a batch of 2, as the network's forward takes them."""
         return self.space.inputs(self.model, trial.candidate, batch=2)
+
+    def _proof(self, trial: Trial) -> dict[str, Any]:
+        """How far the network, before its training, is from the full one without its channels, and what that saw."""
+        inputs = self.space.inputs(self.model, trial.candidate, batch=2)
+        try:
+            found = verify(self.model, self.space, trial.candidate, inputs, self.artifacts.scores_of(trial.ranking))
+        except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+            logger.warning("trial %d cannot be compared with the full network: %s", trial.number, error)
+            return {"difference": None, "seen": f"it does not run: {error}"}
+        if not found <= _TOLERANCE:
+            logger.warning(
+                "trial %d gives other numbers than the full network without its channels: %s", trial.number, found
+            )
+        return {"difference": float(found) if math.isfinite(found) else None, "seen": found.seen}
 
     def _record(self, trial: Trial, found: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""

@@ -2,7 +2,7 @@
 
     [model]       factory, arguments, checkpoint, train
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
-    [space]       resolutions, divisor, ignore, plain_blocks, as_graph, dimensions (`Space.trace`)
+    [space]       resolutions, divisor, ignore, plain_blocks, as_graph, dimensions, prove (`Space.trace`)
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
@@ -89,6 +89,7 @@ class Axes(_Table):
         plain_blocks: names of blocks that may be dropped though no identity path leads around them.
         as_graph: let channel numbers that the forward writes as constants follow.
         dimensions: what is searched beside the resolutions: "width", "depth", both or neither.
+        prove: whether a few candidates are built and held against the full network.
     """
 
     resolutions: tuple[int | tuple[int, ...], ...] = ()
@@ -97,6 +98,7 @@ class Axes(_Table):
     plain_blocks: tuple[str, ...] = ()
     as_graph: bool = False
     dimensions: tuple[str, ...] = ("width", "depth")
+    prove: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

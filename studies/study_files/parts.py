@@ -118,6 +118,7 @@ def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
         plain_blocks=file.space.plain_blocks,
         as_graph=file.space.as_graph,
         dimensions=file.space.dimensions,
+        prove=file.space.prove,
     )
 
 

@@ -92,6 +92,8 @@ def test_an_export_is_tried_before_the_search(tmp_path, caplog):
 def test_picks(study, tmp_path, pick, numbers):
     folders = study.export(tmp_path / "out", pick=pick, finetune_epochs=0, formats=())
     assert [config(folder)["trial"] for folder in folders] == numbers(study)
+    for proof in (config(folder)["proof"] for folder in folders):
+        assert proof["difference"] < 1e-4 and "reach an output" in proof["seen"] or "no channels" in proof["seen"]
 
 
 def best_within(study, share):

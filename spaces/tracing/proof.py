@@ -1,0 +1,287 @@
+"""Proof by numbers at the end of a trace: candidates are built and held against the masked network. Start at `Proof`.
+
+Dry runs compare shapes; a number that the forward calculates with may be wrong where no shape tells. So a few networks
+are built from the model's own weights, and groups or blocks with which they give other numbers are left whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..channels.layout import Group, Layout
+from ..cutting.comparing import Difference, Stays, compared, own_randomness, prepared
+from ..cutting.masked import outputs_of, relative_error
+from ..cutting.surgery import assemble, named_tensors, plan, smaller
+from ..cutting.writer import GraphWriter
+from ..examples import of_graph
+from ..graph.modes import quietly, unfused
+from ..graph.network import Examples, Side, flat_examples, plain, spatial_side
+from .dryrun import at_random
+
+logger = logging.getLogger("secateur")
+
+REASON = "the built network gives other numbers than the full one with these channels zeroed"
+WITHOUT = "the built network gives other numbers than the full one without this block"
+_TOLERANCES = {True: 1e-6, False: 1e-3}  # in float64, of which a forward may turn parts to float32; and as the model is
+_DOUBLE = 2**30  # bytes; larger networks are compared in their own dtype
+_LARGEST = 2**33
+_PATIENCE = 40  # comparisons of one search for culprits; what is left then is taken for one
+_CANDIDATES = 2
+
+
+class Proof:
+    """Compares networks by numbers, or tells again what an earlier proof found.
+
+    It takes a few runs of the network, at a quarter of its side where it takes that, and the memory of the model, a
+    copy and a small network; in float64 where the network runs so and has less than 1 GiB.
+
+    Args:
+        model: the network that is traced.
+        examples: as for `Space.trace`; at most two are run. Noise takes the place of numbers that are all equal.
+        sides: those that are traced, ascending; a graph runs at them alone, a module at smaller ones too.
+        multiple: the network takes sides that are smaller by it; 0 where it takes its own only.
+        found: of an earlier proof, as `to_json` gives it; nothing is run then. None where there was none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        *,
+        sides: Sequence[Side],
+        multiple: int,
+        found: Mapping[str, Any] | None,
+    ) -> None:
+        self._model = model
+        self._examples = examples
+        self._traced = tuple(sides)
+        self._sides = _cheapest(spatial_side(examples), sides, multiple)
+        self._found = found
+        self._rounds: list[list[str]] = []
+        self._blocks: list[str] = []
+        self._inputs: Examples | None = None
+        self._double = True
+        self._why = ""
+        self._seen: Difference | None = None
+        self._candidates = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found, as plain values: `said`, and the names of groups and blocks that are left whole."""
+        if self._found is not None:
+            return dict(self._found)
+        rounds, blocks = self._rounds, self._blocks
+        return {
+            "said": self._said(),
+            **({"disproved": {"groups": rounds, "blocks": blocks}} if rounds or blocks else {}),
+        }
+
+    def culprits(self, layout: Layout, writer: GraphWriter | None) -> list[Group]:
+        """Groups that give other numbers when they are cut; all candidates give the right ones where there is none."""
+        if self._found is not None:
+            rounds = self._found.get("disproved", {}).get("groups", [])
+            names = rounds[len(self._rounds)] if len(self._rounds) < len(rounds) else []
+        else:
+            self._seen, self._candidates = None, 0
+            names = [layout.groups[number].name for number in self._wrong_groups(layout, writer)]
+        if names:
+            self._rounds.append(names)
+        return [group for group in layout.groups if group.name in names]
+
+    def wrong_blocks(self, layout: Layout, writer: GraphWriter | None, blocks: Sequence[str]) -> list[str]:
+        """Those of the blocks without which a network gives other numbers."""
+        if self._found is not None:
+            known = self._found.get("disproved", {}).get("blocks", [])
+            return [name for name in blocks if name in known]
+        stays = ~at_random(layout)
+        if blocks and self._wrong(layout, writer, stays, blocks):
+            single = [name for name in blocks if self._wrong(layout, writer, stays, [name])]
+            self._blocks = single or list(blocks)
+        return self._blocks
+
+    def _said(self) -> str:
+        if self._why:
+            return f"not proven: {self._why}"
+        if self._seen is None:
+            return "nothing to prove: no channels and no blocks can go"
+        how = "in float64" if self._double else "in the dtype of the model"
+        return (
+            f"{self._candidates} candidates built give what the full network gives without their channels "
+            f"(within {_TOLERANCES[self._double]:g}, {how}); {self._seen.seen}"
+        )
+
+    def _wrong_groups(self, layout: Layout, writer: GraphWriter | None) -> list[int]:
+        for seed in range(_CANDIDATES):
+            gone = at_random(layout, seed)
+            numbers = [number for number, group in enumerate(layout.groups) if gone[group.slice].any()]
+            found = _shortest(numbers, lambda some: self._wrong(layout, writer, _only(layout, gone, some), ()))  # noqa: B023
+            if found:
+                return found
+        return []
+
+    def _wrong(self, layout: Layout, writer: GraphWriter | None, stays: Stays, removed: Sequence[str]) -> bool:
+        """Whether the network of these units and without these blocks gives other numbers."""
+        if (stays.all() and not removed) or self._why:
+            return False
+        if self._inputs is None:
+            self._why = self._begin(layout, writer)
+        if self._inputs is None:
+            return False
+        build = _Build(layout, writer, stays, removed)
+        whole = prepared(self._model, layout, double=self._double)
+        look = self._seen is None
+        try:
+            with quietly(), unfused():
+                found = compared(
+                    whole, layout, stays, removed, self._inputs, build, as_graph=writer is not None, look=look
+                )
+        except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+            logger.debug("a network that was built cannot be compared: %s", error)
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or build.ran:
+                self._why = f"the full network does not run with its channels zeroed: {_line(error)}"
+            return not self._why
+        if look:
+            self._seen = found
+        if look and found.groups and found.reached == 0:
+            self._why = "no output reacts to the channels that are cut"
+        elif math.isnan(found) and build.finite:
+            self._why = "outputs of the full network are not finite once channels are zeroed"
+        right = bool(self._why) or float(found) <= _TOLERANCES[self._double]
+        self._candidates += right
+        return not right
+
+    def _begin(self, layout: Layout, writer: GraphWriter | None) -> str:
+        """Find inputs on which the network runs, cheap ones first; why there are none."""
+        size = sum(tensor.numel() for tensor in {id(one): one for one in named_tensors(self._model).values()}.values())
+        own = sum(tensor.nbytes for tensor in named_tensors(self._model).values())
+        if own > _LARGEST:
+            return f"a copy takes {own / 2**30:.0f} GiB; verify a candidate where there is memory"
+        everything = np.ones(layout.units, bool)
+        why = ""
+        for double in (True, False) if 8 * size <= _DOUBLE else (False,):
+            for side in self._sides if writer is None else self._traced[:1]:
+                inputs = _real(self._examples, side, double=double)
+                try:
+                    whole = prepared(self._model, layout, double=double)
+                    with quietly(), unfused(), own_randomness(whole), torch.no_grad():
+                        outputs = [outputs_of(whole, inputs) for _ in range(2)]
+                        if writer is not None:  # a graph holds the dtypes and sides that it was captured with
+                            outputs_of(_Build(layout, writer, everything, ())(whole), of_graph(inputs))
+                except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+                    why = f"the network does not run: {_line(error)}"
+                    continue
+                why = _unfit(*outputs)
+                if not why:
+                    self._inputs, self._double = inputs, double
+                    return ""
+        return why
+
+
+class _Build:
+    """Makes the small network; `ran` says whether it gave outputs, `finite` whether all of them are finite."""
+
+    def __init__(self, layout: Layout, writer: GraphWriter | None, stays: Stays, removed: Sequence[str]) -> None:
+        self._layout, self._writer, self._stays, self._removed = layout, writer, stays, tuple(removed)
+        self.ran = self.finite = False
+
+    def __call__(self, whole: nn.Module) -> nn.Module:
+        changes = plan(self._layout, self._stays, self._removed)
+        tensors = smaller(named_tensors(whole), changes)
+        if self._writer is not None:
+            small: nn.Module = self._writer.module(whole, tensors, self._stays, self._removed)
+        else:
+            small = assemble(whole, tensors, changes.attributes, self._removed)
+        small.register_forward_hook(self._noted)
+        return small
+
+    def _noted(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        leaves = [one for one in pytree.tree_leaves(plain(outputs)) if isinstance(one, Tensor)]
+        self.ran, self.finite = True, all(bool(torch.isfinite(one).all()) for one in leaves)
+
+
+def _shortest(numbers: Sequence[int], wrong: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Numbers without which the others are right: each ends the shortest run of them that is wrong."""
+    left, found, asked = list(numbers), list[int](), 0
+    while wrong(left):
+        if asked > _PATIENCE:
+            return found + left
+        fine, bad = 0, len(left)
+        while bad - fine > 1:
+            middle, asked = (fine + bad) // 2, asked + 1
+            fine, bad = (fine, middle) if wrong(left[:middle]) else (middle, bad)
+        found.append(left.pop(bad - 1))
+    return found
+
+
+def _only(layout: Layout, gone: Stays, numbers: Sequence[int]) -> Stays:
+    """`(u,)` whether each unit stays where only some groups are cut."""
+    stays = np.ones(layout.units, bool)
+    for number in numbers:
+        here = layout.groups[number].slice
+        stays[here] = ~gone[here]
+    return stays
+
+
+def _unfit(outputs: Sequence[Tensor], again: Sequence[Tensor]) -> str:
+    """Why two runs of the full network prove nothing; empty where they do."""
+    floating = [one for one in outputs if one.is_floating_point()]
+    if not floating:
+        return "no output holds floating numbers"
+    if not all(bool(torch.isfinite(one).all()) for one in floating):
+        return "outputs are not finite"
+    same = [one.shape for one in outputs] == [one.shape for one in again]
+    if not same or relative_error(outputs, again) > min(_TOLERANCES.values()):
+        return "the forward gives other numbers each time, also in eval mode"
+    return ""
+
+
+def _cheapest(own: Side, sides: Sequence[Side], multiple: int) -> list[Side]:
+    """Sides to run at, the cheapest first: about a quarter of the smallest where the network takes steps of its own."""
+    least = sides[0]
+    quarter = (
+        tuple(size - max(0, (size - max(32, size // 4)) // multiple * multiple) for size in least)
+        if multiple
+        else least
+    )
+    return list(dict.fromkeys([quarter, least, own]))
+
+
+def _real(examples: Examples, side: Side, *, double: bool) -> Examples:
+    """At most two examples at a side: their own numbers, repeated or cut, or noise where all of them are equal."""
+    own = spatial_side(examples)
+    size = flat_examples(examples)[0].shape[:1]
+    random = torch.Generator().manual_seed(0)
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        tensor = value.detach()
+        if size and tensor.shape[:1] == size:
+            tensor = tensor[:2]
+        if side != own and tensor.ndim == 2 + len(own) and tuple(tensor.shape[2:]) == own:
+            for axis, length in enumerate(side, 2):
+                tensor = tensor.index_select(axis, torch.arange(length, device=tensor.device) % tensor.shape[axis])
+        if tensor.is_floating_point():
+            if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+                tensor = torch.rand(tensor.shape, generator=random).to(tensor)
+            tensor = tensor.double() if double else tensor
+        return tensor.contiguous()
+
+    if isinstance(examples, Tensor):
+        one: Tensor = fit(examples)
+        return one
+    if isinstance(examples, Mapping):
+        return {name: fit(value) for name, value in examples.items()}
+    return tuple(fit(value) for value in examples)
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,132 @@
+"""The proof at the end of a trace: it finds what shapes cannot tell, freezes that alone, and says what it saw."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import image
+from torch import nn
+
+from secateur import Space, build, verify
+from secateur.spaces.channels import rules
+from secateur.spaces.tracing.proof import REASON
+
+
+class Mixing(nn.Module):
+    """A softmax over the channels of `a`, which must not be cut; `b` and `c` follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.c, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.a(F.relu(self.stem(x))).softmax(1)
+        return self.head(self.c(F.relu(self.b(y))).mean((2, 3)))
+
+
+@pytest.fixture
+def a_wrong_rule(monkeypatch):
+    """Softmax as if it worked channel by channel: shapes are right, numbers are not."""
+    wrong = rules._RULES["relu"] if "relu" in rules._RULES else rules.elementwise
+    for name in ("softmax", "_softmax", "aten.softmax", "aten._softmax"):
+        if name in rules._RULES:
+            monkeypatch.setitem(rules._RULES, name, wrong)
+
+
+@pytest.mark.usefixtures("a_wrong_rule")
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_a_group_that_gives_other_numbers_is_frozen_and_no_other(as_graph):
+    model, example = Mixing().eval(), image(1, 3, 8, 8)
+    blind = Space.trace(model, example, divisor=2, as_graph=as_graph, prove=False)
+    assert {group.name for group in blind.groups} == {"stem", "a", "b", "c"} and "without" in blind.proof
+    assert verify(model, blind, blind.smallest, example) > 1e-3
+    space = Space.trace(model, example, divisor=2, as_graph=as_graph)
+    assert {group.name for group in space.groups} == {"stem", "b", "c"}
+    assert space.frozen["a"] == REASON and REASON in " ".join(str(space).split())
+    assert verify(model, space, space.smallest, example) < 1e-4
+    assert "3 of 3 groups" in space.proof and "2 candidates" in space.proof
+
+
+@pytest.mark.usefixtures("a_wrong_rule")
+def test_the_same_is_frozen_when_the_settings_are_traced_again():
+    model, example = Mixing().eval(), image(1, 3, 8, 8)
+    space = Space.trace(model, example, divisor=2)
+    model.head.weight.data.fill_(float("nan"))  # nothing could be compared now
+    again = Space.from_settings(model, space.settings)
+    assert again.fingerprint == space.fingerprint and again.frozen == space.frozen and again.proof == space.proof
+
+
+def test_a_proof_that_finds_nothing_changes_no_fingerprint():
+    model, example = Mixing().eval(), image(1, 3, 8, 8)
+    proven, blind = (Space.trace(model, example, divisor=2, prove=prove) for prove in (True, False))
+    assert proven.fingerprint == blind.fingerprint and "proof" not in blind.settings
+
+
+@dataclasses.dataclass
+class Answer:
+    """What some networks give."""
+
+    scores: torch.Tensor
+    best: torch.Tensor
+
+
+class Head(nn.Module):
+    """Any last step behind a network whose channels follow."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.a, self.b, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), last
+
+    def forward(self, x):
+        return self.last(self.b(F.relu(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (lambda y: y + torch.rand_like(y), "not proven: the forward gives other numbers each time"),
+        (lambda y: y.argmax(1), "not proven: no output holds floating numbers"),
+        (lambda y: y > 0, "not proven: no output holds floating numbers"),
+        (lambda y: (y - y) / (y - y), "not proven: outputs are not finite"),
+        (lambda y: y * 0, "not proven: no output reacts"),
+        (lambda y: y.detach(), "outputs have no gradient"),
+        (lambda y: {"y": [Answer(y, y.argmax(1))], "none": None}, "1 of 1 groups"),
+        (lambda y: torch.complex(y, y), "1 of 1 groups"),
+        (lambda y: y + torch.eye(4, dtype=torch.float32) @ torch.ones(4), "1 of 1 groups"),
+        (lambda y: y @ torch.eye(4, dtype=torch.float32), "in the dtype of the model"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(last, said):
+    model = Head(last).eval()
+    state = torch.get_rng_state()
+    space = Space.trace(model, image(1, 3, 8, 8), divisor=2)
+    assert said in space.proof
+    assert [group.name for group in space.groups] == ["a"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_that_runs_on_no_numbers_is_traced_all_the_same():
+    class Refusing(Head):
+        def forward(self, x):
+            if not torch.compiler.is_compiling() and type(x) is torch.Tensor and x.device.type == "cpu":
+                raise RuntimeError("no kernel on this machine")
+            return super().forward(x)
+
+    space = Space.trace(Refusing(nn.Identity()).eval(), image(1, 3, 8, 8), divisor=2)
+    assert space.proof == "not proven: the network does not run: no kernel on this machine" and len(space.groups) == 1
+
+
+def test_a_wrong_answer_to_whether_to_prove_is_refused():
+    with pytest.raises(TypeError, match="prove='yes': expected True or False"):
+        Space.trace(Head(nn.Identity()), image(1, 3, 8, 8), prove="yes")
+
+
+def test_the_proof_leaves_the_model_alone():
+    model, example = Head(nn.Identity()).train(), image(1, 3, 8, 8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    space = Space.trace(model, example, divisor=2)
+    assert model.training and all(torch.equal(before[name], one) for name, one in model.state_dict().items())
+    assert all(one.grad is None and one.requires_grad for one in model.parameters())
+    build(model, space, space.smallest)

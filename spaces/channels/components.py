@@ -47,6 +47,10 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
     """
     constraints, frozen = flow.constraints, _frozen(flow)
     joins = list(constraints.joins)
+    if flow.trained is not None:
+        of = _connect(flow.count, joins, frozen)
+        alone = ~np.isin(of, of[: flow.trained])
+        frozen.append((np.flatnonzero(alone), "the forward uses it in training only"))
     chosen = _choose_blocks(flow, joins, frozen, aligned)
     joins += [pair for blocks, whole in chosen for pair in (blocks.whole if whole else blocks.aligned)]
     values = _distinct(flow)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,7 @@ class Flow:
         statistics: nodes that a norm over channels makes of statistics alone; they hold no channel.
         filled: values that got the labels of what was written into them or met them.
         constraints: what the rules found of labels.
+        trained: the first label that only the forward in training has; None where nothing is known of that.
     """
 
     network: Network
@@ -141,6 +142,7 @@ class Flow:
     statistics: set[Node] = field(default_factory=set)
     filled: set[Node] = field(default_factory=set)
     constraints: Constraints = field(default_factory=Constraints)
+    trained: int | None = None
 
     def fill(self, node: Node, value: Tensor | Layers) -> None:
         """Give a constant filling, or the whole of a part that was assigned, its labels."""
@@ -260,7 +262,24 @@ def follow(
     """
     sources = set(network.sources)
     flow = Flow(network, shapes, literals, depending(network, network.inputs), depending(network, sources))
-    flow.silent |= sources
+    _walk(flow, rule_for)
+    return flow
+
+
+def follow_training(flow: Flow, network: Network, rule_for: Callable[[Node], Rule | None]) -> Flow:
+    """Walk what the forward does in training too: parameters have the same labels. A view of the flow on that graph."""
+    flow.trained = flow.count
+    sources = set(network.sources)
+    moving, weighed = depending(network, network.inputs), depending(network, sources)
+    twin = replace(flow, network=network, moving=moving, weighed=weighed, side=0)  # all that was found is shared
+    _walk(twin, rule_for)
+    flow.count = twin.count
+    return twin
+
+
+def _walk(flow: Flow, rule_for: Callable[[Node], Rule | None]) -> None:
+    network, shapes = flow.network, flow.shapes
+    flow.silent |= set(network.sources)
     for node in network.graph.nodes:
         if node.op == "placeholder":
             name = network.sources.get(node)
@@ -281,7 +300,6 @@ def follow(
             changed.add(node)
     for node in network.outputs:
         _freeze_all(flow, flow.values[node], "its channels are the network's output")
-    return flow
 
 
 def depending(network: Network, starts: Iterable[Node]) -> set[Node]:

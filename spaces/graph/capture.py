@@ -50,7 +50,13 @@ _ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
 def capture(
-    model: nn.Module, examples: Examples, sides: Sequence[Side], *, any_batch: bool = False, each: bool = False
+    model: nn.Module,
+    examples: Examples,
+    sides: Sequence[Side],
+    *,
+    any_batch: bool = False,
+    each: bool = False,
+    training: bool = False,
 ) -> Network:
     """The graph of `model`, with shapes at each of `sides` (ascending).
 
@@ -60,11 +66,12 @@ def capture(
         sides: spatial sides, ascending.
         any_batch: the graph must run with any number of examples, at all sides.
         each: export once a side, though one export for all seems to do.
+        training: capture what the forward does in training, whatever number of rows it gives then.
 
     Raises:
         ValueError: `torch.export` cannot take the network; the text names the user's line and the ways out.
     """
-    with evaluating(model):
+    with evaluating(model, training=training):
         if (len(sides) > 1 or any_batch) and not each:
             program = _symbolic(model, examples, sides, any_batch)
             if program is not None:
@@ -75,7 +82,7 @@ def capture(
                 f"resolutions {[list(side) for side in sides]}; give one resolution, or leave as_graph out"
             )
         networks = [_read(_export(model, resized(examples, side, BATCH), None), (side,), model) for side in sides]
-    return _check_batch(_joined(networks))
+    return _joined(networks) if training else _check_batch(_joined(networks))
 
 
 def _export(model: nn.Module, examples: Examples, dynamic: Any, *, buffers: bool = True) -> ExportedProgram:

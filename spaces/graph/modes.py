@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -11,19 +12,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .network import plain, unknown_leaves
 
+_TRAINED = {
+    functional.batch_norm,
+    functional.multi_head_attention_forward,
+    functional.rrelu,
+    functional.dropout,
+    functional.dropout1d,
+    functional.dropout2d,
+    functional.dropout3d,
+    functional.alpha_dropout,
+    functional.feature_alpha_dropout,
+}
+
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's own flag, and what its forward keeps in attributes, is put back."""
+def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """The model in eval mode; each module's own flag, and what its forward keeps in attributes, is put back.
+
+    Args:
+        model: the network.
+        training: in training mode instead, but for what PyTorch's own functions do otherwise there.
+    """
     flags = [(module, module.training) for module in model.modules()]
     with keeping(model):
-        model.eval()
+        model.train(training)
         try:
-            with unfused():
+            with unfused(), Still() if training else contextlib.nullcontext():
                 yield
         finally:
             for module, flag in flags:
@@ -108,6 +127,20 @@ def unfused() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class Still(TorchFunctionMode):
+    """Dropouts and norms of a network in training mode do as in eval mode: only the forward's own branches differ."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, or do without its training."""
+        kwargs = kwargs or {}
+        if func in _TRAINED:
+            call = inspect.signature(func).bind(*args, **kwargs)
+            if func is not functional.batch_norm or call.arguments["running_mean"] is not None:
+                call.arguments["training"] = False
+            args, kwargs = call.args, call.kwargs
+        return func(*args, **kwargs)
 
 
 class DataAsDetached(TorchFunctionMode):

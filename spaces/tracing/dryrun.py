@@ -138,6 +138,7 @@ class OfModule:
         flow: the labels of its values.
         model: the full network.
         examples: example inputs.
+        training: whether it runs in training mode.
         runs: of the full network, kept.
     """
 
@@ -146,6 +147,7 @@ class OfModule:
     flow: Flow
     model: nn.Module
     examples: Examples
+    training: bool = False
     runs: dict[bool, tuple[list[Step], Exception | None]] = field(default_factory=dict)
 
     @cached_property
@@ -156,8 +158,17 @@ class OfModule:
     def full(self, quick: bool) -> tuple[list[Step], Exception | None]:
         """A run of the full network; where it fails on the meta device, others cannot be run there either."""
         if quick not in self.runs:
-            self.runs[quick] = run(self.model, Cut({}, {}, ()), self.examples, self.side, quick=quick)
+            self.runs[quick] = self.run(Cut({}, {}, ()), quick)
         return self.runs[quick]
+
+    def run(self, changes: Cut, quick: bool) -> tuple[list[Step], Exception | None]:
+        """A run of a smaller network."""
+        return run(self.model, changes, self.examples, self.side, quick=quick, training=self.training)
+
+    def runs_without(self, removed: Sequence[Block]) -> bool:
+        """Whether the full network runs without some blocks."""
+        changes = Cut({}, {}, tuple(block.name for block in removed))
+        return any(self.run(changes, quick)[1] is None for quick in (True, False))
 
     @property
     def side(self) -> Side | None:
@@ -180,7 +191,7 @@ class OfModule:
                 full, cannot = self.full(quick)
                 if cannot is not None and quick:
                     continue
-                steps, failure = run(self.model, changes, self.examples, self.side, quick=quick)
+                steps, failure = self.run(changes, quick)
                 try:
                     compared = () if removed else full
                     return first_surprise(
@@ -192,7 +203,8 @@ class OfModule:
             if failure is not None:
                 return parting
             try:
-                other = capture(sketch(self.model, changes, None), self.examples, self.network.sides[-1:])
+                small, sides = sketch(self.model, changes, None), self.network.sides[-1:]
+                other = capture(small, self.examples, sides, training=self.training)
             except ValueError:
                 return parting
             return first_difference(self.network, other, predicted, skipped)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from ..cutting.surgery import Cut, assemble, named_tensors
 from ..graph.known import Known
-from ..graph.modes import quietly, unfused
+from ..graph.modes import Still, quietly, unfused
 from ..graph.network import (
     BATCH,
     Examples,
@@ -186,6 +186,7 @@ def run(
     *,
     quick: bool = False,
     record: bool = True,
+    training: bool = False,
 ) -> tuple[list[Step], Exception | None]:
     """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
 
@@ -197,6 +198,7 @@ def run(
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
         record: whether the steps are wanted.
+        training: in training mode instead of eval mode, but for dropouts and norms.
     """
     args, kwargs = as_call(resized(examples, side, BATCH))
     device = "meta" if quick else None
@@ -204,10 +206,12 @@ def run(
     failure: Exception | None = None
     with mode:
         tensors = sketched(model, changes, device)
-    small = assemble(model, tensors, changes.attributes, changes.removed).eval()
+    small = assemble(model, tensors, changes.attributes, changes.removed)
+    small.train(training)
+    still = Still() if training else contextlib.nullcontext()
     recorder = _Record()
     known = Known(recorder.note)
-    with quietly(), torch.no_grad(), unfused(), mode, recorder if record else contextlib.nullcontext():
+    with quietly(), torch.no_grad(), unfused(), still, mode, recorder if record else contextlib.nullcontext():
         known.know(small.named_buffers(), dict(model.named_buffers()))
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}

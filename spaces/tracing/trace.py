@@ -17,7 +17,7 @@ from ..channels import makers, movement, picking, shuffles, spectra  # noqa: F40
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange
-from ..channels.rules import joined, rule_for
+from ..channels.rules import joined
 from ..costs.model import CostModel, cost_model
 from ..cutting.surgery import Cut, named_tensors
 from ..cutting.writer import GraphWriter
@@ -31,6 +31,7 @@ from .layers import Layer, find_layers
 from .options import Options
 from .probe import first_surprise, rehearse, run
 from .proof import REASON, WITHOUT, Proof
+from .training import freeze_unread, in_training, rules, unread
 
 logger = logging.getLogger("secateur")
 
@@ -72,11 +73,19 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
     flow, blocks = _followed(network, rehearsal, model, options)
+    own = OfModule(network, rehearsal, flow, model, examples)
+    trained, reason = (None, "") if options.as_graph else in_training(own)  # a graph is of the forward in eval mode
+    forwards = [own] if trained is None else [own, trained]
+    networks = [one.network for one in forwards]
+    _leave_whole(flow, blocks, options)
+    loose = freeze_unread(networks, flow, model)
     multiple = _multiple(model, examples)
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
-    layout, whole, surprise = _grouped(model, examples, options, rehearsal, flow, blocks, progress, proof)
-    frozen = {**layout.frozen, **_unused(network, model)}
-    blocks = _removable(surprise, layout, blocks, frozen)
+    layout, whole, surprise = _grouped(forwards, options, blocks, progress, proof)
+    frozen = {**layout.frozen, **unread(networks, model), **loose}
+    if reason:
+        frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {reason}"
+    blocks = _removable(surprise, trained, layout, blocks, frozen)
     writer = _writer(flow, layout, whole, blocks, options)
     wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
     frozen, blocks = frozen | wrong, [block for block in blocks if block.name not in wrong]
@@ -120,34 +129,38 @@ def _followed(network: Network, rehearsal: Rehearsal, model: nn.Module, options:
         if "depth" in options.dimensions
         and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in ignored)
     ]
-    names = {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()}
-    flow = follow(network, shapes, lambda node: rule_for(node, names.get(node, ())), literals=options.as_graph)
+    return follow(network, shapes, rules(rehearsal), literals=options.as_graph), blocks
+
+
+def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
+    """What the options leave whole, and what blocks that may be dropped join."""
+    ignored = tuple(f"{name}." for name in options.ignore)
+    network = flow.network
     if "width" not in options.dimensions:
         flow.leave_whole(lambda name: True, "widths are not searched")
     flow.leave_whole(lambda name: name.startswith(ignored), "it is named in ignore")
     for block in blocks:
         if block.name in options.plain_blocks:  # without it, its input takes the place of its output
             joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
-    return flow, blocks
 
 
 def _grouped(
-    model: nn.Module,
-    examples: Examples,
-    options: Options,
-    rehearsal: Rehearsal,
-    flow: Flow,
-    blocks: Sequence[Block],
-    progress: _Progress,
-    proof: Proof,
+    forwards: Sequence[OfModule], options: Options, blocks: Sequence[Block], progress: _Progress, proof: Proof
 ) -> tuple[Layout, frozenset[Node], Surprise]:
     """Units and groups that nothing disproves, the grouped operators that lose whole blocks, and the dry run.
 
     What a dry run or the proof by numbers disproves is frozen, or must keep all its blocks, and everything is grouped
     again.
+
+    Args:
+        forwards: the one in eval mode, then that in training where it is another.
+        options: of the trace.
+        blocks: that may be dropped.
+        progress: told what goes on.
+        proof: by numbers.
     """
-    network = flow.network
-    own = OfModule(network, rehearsal, flow, model, examples)
+    own = forwards[0]
+    network, flow, model = own.network, own.flow, own.model
     aliases = _aliases(model)
     aligned: frozenset[Node] = frozenset()
     while True:
@@ -156,8 +169,10 @@ def _grouped(
         whole = frozenset(block.node for block in found.whole)
         surprise = own.surprise(whole)
         if options.as_graph:
-            surprise = of_graph(network, flow, whole, blocks, model, examples)
+            surprise = of_graph(network, flow, whole, blocks, model, own.examples)
         disproved = culprits(network, flow, layout, surprise)
+        for other in forwards[1:]:
+            disproved += culprits(other.network, other.flow, layout, other.surprise(whole))
         if not disproved:
             wrong = proof.culprits(layout, _writer(flow, layout, whole, blocks, options))
             if not wrong:
@@ -227,19 +242,6 @@ def _multiple(model: nn.Module, examples: Examples) -> int:
     return 0
 
 
-def _unused(network: Network, model: nn.Module) -> dict[str, str]:
-    """Modules of which the forward takes no parameter, and the parameters that it does not take of others."""
-    names = _aliases(model)
-    used = {alias for node, name in network.sources.items() if node.users for alias in names.get(name, [name])}
-    found = {}
-    for name, _ in model.named_parameters():
-        module = name.rpartition(".")[0]
-        if name not in used:
-            in_use = not module or any(other.startswith(f"{module}.") for other in used)
-            found[name if in_use else module] = "the forward does not use it"
-    return dict(sorted(found.items()))
-
-
 def _holds_at_all_sides(network: Network, rehearsal: Rehearsal, runs: Sequence[list[Step]]) -> bool:
     """Whether runs at the network's sides take the operators and shapes that were captured."""
     for shapes, steps in zip(network.shapes, runs, strict=False):
@@ -280,15 +282,19 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
     return runs
 
 
-def _removable(surprise: Surprise, layout: Layout, blocks: list[Block], frozen: dict[str, str]) -> list[Block]:
+def _removable(
+    surprise: Surprise, trained: OfModule | None, layout: Layout, blocks: list[Block], frozen: dict[str, str]
+) -> list[Block]:
     """The blocks that the network runs without, as a dry run shows; the others are noted in `frozen`."""
     stays = ~at_random(layout)
 
     def runs_without(removed: list[Block]) -> bool:
         try:
-            return surprise(layout, stays, removed) is None
+            if surprise(layout, stays, removed) is not None:
+                return False
         except LookupError:
             return False
+        return trained is None or trained.runs_without(removed)
 
     if not blocks or runs_without(blocks):
         return blocks

@@ -186,6 +186,15 @@ def test_a_graph_frees_what_constants_hold(name):
     assert any(p.grad is not None for p in small.parameters())
 
 
+def test_it_takes_a_step_of_training(case):
+    small = build(case.model, case.space, case.space.uniform(0.5)).train()
+    loss = sum(leaf.double().square().mean() for leaf in flat(case.call(small)) if leaf.requires_grad)
+    if isinstance(loss, torch.Tensor):
+        loss.backward()
+        assert torch.isfinite(loss)
+    torch.optim.SGD(small.parameters(), 1e-3).step()
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_network_in_train_mode(name):
     """Traced and built in train mode, and equal with the statistics of the batch."""

@@ -80,6 +80,11 @@ def check_module(model: nn.Module) -> None:
             f"{type(model).__name__} is scripted or traced by torch.jit, which torch.export does not take; trace the "
             "module that it was made of, with its weights"
         )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            "model is wrapped in DistributedDataParallel, whose forward is that of its processes; give what it wraps, "
+            "model.module, here and to every call"
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(

@@ -196,3 +196,15 @@ def on_meta():
 def test_models_that_cannot_be_traced_get_the_hint_that_fits(make, kind, said):
     with pytest.raises(kind, match=said):
         Space.trace(make(), X.float(), example_kwargs={"pooled": True})
+
+
+def test_a_network_of_several_processes_is_refused_with_what_to_give(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+        with pytest.raises(ValueError, match=r"give what it wraps, model\.module"):
+            Space.trace(model, torch.rand(1, 3, 8, 8))
+        assert Space.trace(model.module, torch.rand(1, 3, 8, 8), divisor=1).groups
+    finally:
+        torch.distributed.destroy_process_group()

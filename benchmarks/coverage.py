@@ -31,7 +31,7 @@ import torch
 import zoo
 from coverage_network import measure, tolerance
 
-import secateur.spaces.trace  # noqa: F401 - before the processes part
+import secateur.spaces.tracing.trace  # noqa: F401 - before the processes part
 
 ROOT = Path(__file__).parents[1]
 SPACES = Path(secateur.spaces.__file__).parent

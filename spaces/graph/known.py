@@ -23,6 +23,11 @@ _OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
 _OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye", "empty", "new_full", "full_like"}
 _READS = {"item", "tolist", "__float__", "__int__", "__index__", "__bool__", "__complex__", "is_nonzero"}
 
+_FACTS = {  # of tensors, which are most calls: none gives a tensor
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad")),
+    *(Tensor.dim, Tensor.size, Tensor.is_floating_point),
+}
+
 
 class Known(TorchFunctionMode):
     """Keeps the values of tensors that are made of numbers, and reads items of them.
@@ -46,6 +51,8 @@ class Known(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch; keep the value of what it makes, where all that it takes is known."""
+        if func in _FACTS:
+            return func(*args, **(kwargs or {}))
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "__iter__" and args[0].ndim:
             return iter(self.__torch_function__(Tensor.unbind, types, args[:1]))

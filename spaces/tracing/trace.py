@@ -78,7 +78,7 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     forwards = [own] if trained is None else [own, trained]
     networks = [one.network for one in forwards]
     _leave_whole(flow, blocks, options)
-    loose = freeze_unread(networks, flow, model)
+    loose = freeze_unread(networks, flow, model, trained=not reason)
     multiple = _multiple(model, examples)
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
     layout, whole, surprise = _grouped(forwards, options, blocks, progress, proof)

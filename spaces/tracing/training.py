@@ -15,12 +15,12 @@ from torch.fx import Node
 from ..channels.flow import Flow, Rule, follow_training
 from ..channels.labels import Labels, constant, flat, squashed, tensors_in
 from ..channels.rules import rule_for
-from ..cutting.surgery import named_tensors
+from ..cutting.surgery import Cut, named_tensors
 from ..graph.capture import capture
 from ..graph.modes import evaluating
-from ..graph.network import BATCH, Network, Rehearsal, Step
+from ..graph.network import BATCH, Network, Rehearsal, Side, Step
 from .dryrun import OfModule
-from .probe import rehearse
+from .probe import rehearse, run
 
 
 def in_training(own: OfModule) -> tuple[OfModule | None, str]:
@@ -30,26 +30,37 @@ def in_training(own: OfModule) -> tuple[OfModule | None, str]:
         own: the forward in eval mode, whose labels are known.
     """
     model, examples, flow = own.model, own.examples, own.flow
-    trained = OfModule(own.network, own.rehearsal, flow, model, examples, training=True)
-    failure: Exception | None = None
-    for quick in (True, False):
-        steps, failure = own.full(quick)
-        if failure is None:
-            others, failure = trained.full(quick)
-            if failure is None and _same(steps, others):
-                return None, ""
-        if failure is None:
+    side, failure = own.side, None
+    for factor in (1, 2, 4):  # an auxiliary head may need a larger side than the network
+        side = None if own.side is None else tuple(factor * size for size in own.side)
+        same, failure = _compared(own, side)
+        if same:
+            return None, ""
+        if failure is None or side is None:
             break
     if failure is not None:
         return None, f"it does not run on the example inputs: {type(failure).__name__}: {_brief(failure)}"
     try:
-        network = capture(model, examples, own.network.sides[-1:], training=True)
+        network = capture(model, examples, (side or (),), training=True)
     except ValueError as error:
         return None, _brief(error)
     with evaluating(model, training=True):
         rehearsal = rehearse(network, model, examples)
     twin = follow_training(flow, network, rules(rehearsal))
-    return OfModule(network, rehearsal, twin, model, examples, training=True, runs=trained.runs), ""
+    return OfModule(network, rehearsal, twin, model, examples, training=True), ""
+
+
+def _compared(own: OfModule, side: Side | None) -> tuple[bool, Exception | None]:
+    """Whether the forward takes the same operators in training as in eval mode at a side, or what it raises there."""
+    failure: Exception | None = None
+    for quick in (True, False):
+        whole, at_own = Cut({}, {}, ()), side == own.side
+        steps, failure = own.full(quick) if at_own else run(own.model, whole, own.examples, side, quick=quick)
+        if failure is None:
+            others, failure = run(own.model, whole, own.examples, side, quick=quick, training=True)
+        if failure is None:
+            return _same(steps, others), None
+    return False, failure
 
 
 def unread(networks: Sequence[Network], model: nn.Module) -> dict[str, str]:
@@ -70,11 +81,17 @@ def _read(networks: Sequence[Network], model: nn.Module) -> set[str]:
     return {name for name, tensor in tensors.items() if id(tensor) in taken}
 
 
-def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module) -> dict[str, str]:
+def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module, *, trained: bool) -> dict[str, str]:
     """Keep the features that a tensor which no forward takes counts, and say which: a loss may read both.
 
     Centres of classes, prototypes and projectors that a method of the user's calls keep their size, so the features
     they are held against must too: those of its size in values that are one row an example, as losses take them.
+
+    Args:
+        networks: what is known of the forward.
+        flow: the labels of its values.
+        model: the network.
+        trained: whether the forward in training is among them; where it is not, it may read values of any rank.
 
     Returns:
         The tensors by name, each with what is said of it.
@@ -85,19 +102,20 @@ def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module) -> 
         if name in read or not tensor.is_floating_point() or (tensor.ndim > 1 and sum(n > 1 for n in tensor.shape) < 2):
             continue
         for size in sizes:
-            for labels in _features(flow, networks, size):
-                flow.freeze(labels, f"{name} is as wide, which no forward uses: a loss may hold it against them")
+            for labels in _features(flow, networks, size, anywhere=not trained):
+                reader = "a loss" if trained else "the forward in training, which is not followed,"
+                flow.freeze(labels, f"{name} is as wide, which no forward uses: {reader} may hold it against them")
                 said[name] = "the forward does not use it; it keeps its size, and so do the features of that size"
     return said
 
 
-def _features(flow: Flow, networks: Sequence[Network], size: int) -> list[Labels]:
-    """Labels of channels, so many of them, of the values that are one row an example."""
+def _features(flow: Flow, networks: Sequence[Network], size: int, *, anywhere: bool) -> list[Labels]:
+    """Labels of channels, so many of them, of the values that are one row an example, or of all values."""
     found: dict[bytes, Labels] = {}
     for network in networks:
         for node in network.operators:
             for labels in tensors_in(flow.values[node]):
-                if labels.ndim == 2 and labels.shape[0] == BATCH:
+                if labels.ndim and labels.shape[0] == BATCH and (anywhere or labels.ndim == 2):
                     axes = [axis for axis in range(labels.ndim) if not constant(labels, axis)]
                     if len(axes) == 1 and labels.shape[axes[0]] == size:
                         channels = flat(squashed(labels))

@@ -165,6 +165,33 @@ def test_a_forward_that_needs_targets_is_followed_in_eval_mode_and_said():
     assert "targets are missing" in space.frozen["forward in training"]
 
 
+class Wide(nn.Module):
+    """An auxiliary head whose kernel is too large for the example, but not for what it is trained on."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.body, self.last, self.head = nn.Conv2d(3, 10, 3), nn.Conv2d(10, 8, 3), nn.Linear(8, 4)
+        self.aux = nn.Conv2d(10, 4, kernel)
+
+    def forward(self, x):
+        found = self.body(x)
+        late = self.head(self.last(found.relu()).mean((2, 3)))
+        return (late, self.aux(found).mean((2, 3))) if self.training else late
+
+
+@pytest.mark.parametrize(("kernel", "follows"), [(20, True), (200, False)])
+def test_what_does_not_run_at_the_example_s_side_is_tried_at_larger_ones_or_keeps_what_it_may_read(kernel, follows):
+    torch.manual_seed(0)
+    model = Wide(kernel).eval()
+    space = Space.trace(model, X[:1].float(), divisor=1)
+    assert {group.name for group in space.groups} == ({"body", "last"} if follows else {"last"})
+    if not follows:
+        assert "the forward in training, which is not followed" in space.frozen["body"]
+        assert "does not run on the example inputs" in space.frozen["forward in training"]
+    small = build(model, space, space.uniform(0.5)).train()
+    sum(one.sum() for one in small(torch.rand(2, 3, 210, 210))).backward()
+
+
 def test_modes_and_weights_stay_as_they_were():
     torch.manual_seed(0)
     model = Auxiliary().double().train()

@@ -40,13 +40,21 @@ def evaluating(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     with keeping(model):
-        model.train(training)
+        switch(model, training=training)
         try:
             with unfused(), Still() if training else contextlib.nullcontext():
                 yield
         finally:
             for module, flag in flags:
                 module.training = flag
+
+
+def switch(model: nn.Module, *, training: bool) -> None:
+    """Put a network in eval mode, or in training but for PyTorch's own layers: only the user's forwards branch."""
+    model.train(training)
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn."):
+            module.training = False
 
 
 Kept = dict[str, tuple[Any, Any]]

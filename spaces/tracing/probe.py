@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from ..cutting.surgery import Cut, assemble, named_tensors
 from ..graph.known import Known
-from ..graph.modes import Still, quietly, unfused
+from ..graph.modes import Still, quietly, switch, unfused
 from ..graph.network import (
     BATCH,
     Examples,
@@ -207,7 +207,7 @@ def run(
     with mode:
         tensors = sketched(model, changes, device)
     small = assemble(model, tensors, changes.attributes, changes.removed)
-    small.train(training)
+    switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
     recorder = _Record()
     known = Known(recorder.note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -187,9 +187,12 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
             tensor = tensor.expand(*tensor.shape[:2], *side)
         return tensor.contiguous()
 
-    if isinstance(examples, Tensor):
-        one: Tensor = fit(examples)
-        return one
+    return each(fit, examples)
+
+
+def each(fit: Callable[[Any], Any], examples: Examples) -> Examples:
+    """The example with every one of its inputs made another."""
     if isinstance(examples, Mapping):
-        return {name: fit(tensor) for name, tensor in examples.items()}
-    return tuple(fit(tensor) for tensor in examples)
+        return {name: fit(value) for name, value in examples.items()}
+    made: Examples = fit(examples) if isinstance(examples, Tensor) else tuple(fit(value) for value in examples)
+    return made

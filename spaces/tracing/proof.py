@@ -23,7 +23,7 @@ from ..cutting.surgery import assemble, named_tensors, plan, smaller
 from ..cutting.writer import GraphWriter
 from ..examples import of_graph
 from ..graph.modes import quietly, unfused
-from ..graph.network import Examples, Side, flat_examples, plain, spatial_side
+from ..graph.network import Examples, Side, each, flat_examples, plain, spatial_side
 from .dryrun import at_random
 
 logger = logging.getLogger("secateur")
@@ -274,12 +274,7 @@ def _real(examples: Examples, side: Side, *, double: bool) -> Examples:
             tensor = tensor.double() if double else tensor
         return tensor.contiguous()
 
-    if isinstance(examples, Tensor):
-        one: Tensor = fit(examples)
-        return one
-    if isinstance(examples, Mapping):
-        return {name: fit(value) for name, value in examples.items()}
-    return tuple(fit(value) for value in examples)
+    return each(fit, examples)
 
 
 def _line(error: Exception) -> str:

@@ -151,6 +151,7 @@ def record_of(space: Space, candidate: Candidate) -> dict[str, Any]:
         "axes": [axis.name for axis in space.axes],
         "resolution": list(space.side(candidate)) or None,
         "full_costs": dict(space.full_costs),
+        "space": space.settings,
     }
 
 
@@ -161,7 +162,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         folder: an exported folder.
         model: the full network, made by the user's own code, with any weights: the result is of its class and on its
             device, and can be trained. None: the exported program, which needs no code; it runs on the CPU, in eval.
-            A network that was rebuilt as a graph (`as_graph`) is traced and rebuilt so.
+            A network that was rebuilt as a graph (`as_graph`) is traced and rebuilt so; one without the settings of its
+            space, as older exports are, is loaded as its program.
 
     Raises:
         FileNotFoundError: no such folder, or a file of it is missing.
@@ -170,7 +172,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    if model is None:
+    if model is None or (config.get("as_graph") and "space" not in config):
         left_out = config.get("verified", {}).get("pt2", {"left_out": "it was not asked for"}).get("left_out")
         if left_out and not (folder / "model.pt2").exists():
             raise FileNotFoundError(f"{folder} holds no program ({left_out}); give the full network: load(..., model=)")
@@ -184,7 +186,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         if config.get("as_graph"):
             return _graph(model, placed, config).eval()
         return assemble(model, placed, config["attributes"], config["removed"]).eval()
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, KeyError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
 
@@ -277,8 +279,8 @@ def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _graph(model: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> nn.Module:
-    """The network that was cut as a graph, rebuilt: traced at the exported side, with the channels that were kept."""
-    space = Space.trace(model, _example(config["inputs"]), as_graph=True, divisor=1, prove=False)
+    """The network that was cut as a graph, rebuilt: traced as its space was, with the channels that were kept."""
+    space = Space.from_settings(model, config["space"])
     assert space.writer is not None  # of a graph
     kept = np.ones(space.units, bool)
     for name, axes in space.slots.items():
@@ -287,18 +289,6 @@ def _graph(model: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str,
             if stay is not None:
                 kept[np.delete(units, stay)] = False
     return space.writer.module(model, tensors, kept, config["removed"])
-
-
-def _example(described: Any) -> Any:
-    """Inputs with a batch of 1, as `_described` wrote them down: whole numbers are 0, others at random."""
-    if isinstance(described, dict) and described.keys() == {"shape", "dtype"}:
-        shape = [1 if size == "batch" else size for size in described["shape"]]
-        dtype = getattr(torch, described["dtype"])
-        random = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        return random.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
-    if isinstance(described, dict):
-        return {name: _example(value) for name, value in described.items()}
-    return tuple(_example(value) for value in described) if isinstance(described, list) else described
 
 
 def _own_storage(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,7 +7,7 @@ from tasks import classification
 from torch import nn
 from torch.fx import GraphModule
 
-from secateur import Budget, Search, Space, Study, build, load, verify
+from secateur import Budget, Search, Space, Study, build, load, save, verify
 from secateur.evaluators import Training
 
 
@@ -93,3 +93,28 @@ def test_a_study_of_graphs(tmp_path):
     loaded.train()(x).square().sum().backward()
     assert not torch.equal(loaded.norm.running_mean, before)
     assert all(parameter.grad is not None for parameter in loaded.parameters())
+
+
+class Plain(nn.Module):
+    """A block that may be dropped though nothing leads around it, and a layer that is named in ignore."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.block = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.b, self.head = nn.Conv2d(8, 6, 3, padding=1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.b(F.relu(self.block(self.a(x))))).mean((2, 3)))
+
+
+def test_a_graph_is_rebuilt_as_its_space_was_traced(tmp_path):
+    torch.manual_seed(0)
+    model, x = Plain().eval(), torch.rand(2, 3, 8, 8)
+    space = Space.trace(model, x, divisor=2, as_graph=True, plain_blocks=("block",), ignore=("b",), resolutions=(8, 6))
+    candidate = space.uniform(0.5, depth=0, resolution=0.75)
+    small = build(model, space, candidate)
+    save(tmp_path / "net", small, model=model, space=space, candidate=candidate, formats=())
+    loaded, x = load(tmp_path / "net", Plain()), torch.rand(3, 3, 6, 6)
+    assert space.removed(candidate) == ("block",)
+    assert torch.equal(loaded(x), small(x))
+    loaded.train()(x).sum().backward()

@@ -132,8 +132,11 @@ def save(
         How far each format's outputs are from the network's: see `write_model`, as for the errors.
 
     Raises:
+        TypeError: `network` is no module.
         ValueError: `network` has not the shapes of the candidate, or a named format cannot be written.
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network is a {type(network).__name__}; expected the torch.nn.Module that build made")
     candidate = space.canonical(candidate)
     changes = cut(space, candidate, scores)
     _check_cut(network, model, changes)

@@ -520,4 +520,6 @@ def test_a_network_of_another_candidate_is_not_saved(tmp_path):
     full, small, space, candidate, _ = pruned("plain")
     with pytest.raises(ValueError, match=r"the network is not that of the candidate: .* is \[\d.*built with"):
         sc.save(tmp_path / "net", small, model=full, space=space, candidate=space.full)
+    with pytest.raises(TypeError, match=r"network is a dict; expected the torch.nn.Module that build made"):
+        sc.save(tmp_path / "net", dict(small.state_dict()), model=full, space=space, candidate=candidate)
     assert not list(tmp_path.iterdir())

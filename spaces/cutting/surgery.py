@@ -160,7 +160,11 @@ def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Modul
         return known
     kind = type(module)
     plain = (kind.__reduce_ex__, kind.__getstate__) == (object.__reduce_ex__, nn.Module.__getstate__)
-    if not plain or hasattr(kind, "__deepcopy__") or not kind.__setstate__.__module__.startswith("torch.nn."):
+    # torch.compile replaces the one of nn.Module, wherever that then stands.
+    plain = plain and (
+        kind.__setstate__ is nn.Module.__setstate__ or kind.__setstate__.__module__.startswith("torch.nn.")
+    )
+    if not plain or hasattr(kind, "__deepcopy__"):
         for value in vars(module).values():
             _remember_tensors(value, memo)
         other: nn.Module = copy.deepcopy(module, memo)

@@ -92,3 +92,13 @@ def test_what_can_be_neither_copied_nor_shared_is_named():
     model[2].recorder = Recorder(model[2].weight)
     with pytest.raises(TypeError, match=r"the network's 2\.recorder, a Recorder, cannot be copied .*lock.*remove it"):
         sc.Space.trace(model, IMAGES[:1], divisor=1)
+
+
+def test_a_program_that_compiles_something_copies_them_too():
+    """torch.compile replaces what every module does when it is unpickled."""
+    from torch._dynamo.mutation_guard import install_generation_tagging_init
+
+    install_generation_tagging_init()
+    for make in (pruned, locked):
+        space = sc.Space.trace(make(), IMAGES[:1], divisor=1)
+        assert space.groups

@@ -79,9 +79,16 @@ def line_net(seed: int = 0) -> LineNet:
         return LineNet()
 
 
+_SPACES: dict[tuple[type[nn.Module], bytes], Space] = {}
+
+
 def tiny_space(model: nn.Module) -> Space:
-    """The space of a `TinyNet`: widths, blocks and three resolutions."""
-    return Space.trace(model, torch.zeros(1, 1, 12, 12), resolutions=(8, 10, 12), divisor=2)
+    """The space of a `TinyNet`: widths, blocks and three resolutions; traced once for equal weights."""
+    weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in model.state_dict().values())
+    if (type(model), weights) not in _SPACES:
+        space = Space.trace(model, torch.zeros(1, 1, 12, 12), resolutions=(8, 10, 12), divisor=2)
+        _SPACES[type(model), weights] = space
+    return _SPACES[type(model), weights]
 
 
 def line_space(model: nn.Module) -> Space:

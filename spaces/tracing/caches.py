@@ -29,17 +29,21 @@ Written = dict[tuple[str, str], Any]
 
 
 @contextlib.contextmanager
-def made_again(model: nn.Module, examples: Examples, side: Side) -> Iterator[None]:
+def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: int = BATCH + 1) -> Iterator[bool]:
     """While a forward makes again what it keeps for inputs of one shape; all of it is put back in the end.
 
     Args:
         model: the network.
         examples: example inputs.
         side: spatial side at which it will run.
+        other_batch: at which it will not run; what it keeps for that is what it finds.
+
+    Yields:
+        Whether it keeps anything.
     """
     with keeping(model):
         others = (tuple(2 * size for size in side), tuple(size + 32 for size in side), side)
-        runs = (_written(model, examples, other, BATCH + 1) for other in dict.fromkeys(others))
+        runs = (_written(model, examples, other, other_batch) for other in dict.fromkeys(others))
         stale = next((run for run in runs if run is not None), {})
         if stale:
             before = {path: attributes(module) for path, module in model.named_modules()}
@@ -49,7 +53,7 @@ def made_again(model: nn.Module, examples: Examples, side: Side) -> Iterator[Non
             for path, name in stale.keys() - again.keys():  # kept once and for all
                 logger.debug("%s.%s is not made again for inputs of another shape", path, name)
                 _put_back(model.get_submodule(path), name, before[path])
-        yield
+        yield bool(stale)
 
 
 def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Written | None:
@@ -58,9 +62,9 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
     for device in ("meta", None):
         mode = torch.device("meta") if device else FakeTensorMode(allow_non_fake_inputs=True)
         with quietly(), torch.no_grad(), unfused(), mode:
-            small = sketch(model, Cut({}, {}, ()), device).eval()
-            before = {path: attributes(module) for path, module in small.named_modules()}
             try:
+                small = sketch(model, Cut({}, {}, ()), device).eval()
+                before = {path: attributes(module) for path, module in small.named_modules()}
                 small(
                     *(empty_like(one, device) for one in args),
                     **{name: empty_like(one, device) for name, one in kwargs.items()},

@@ -77,7 +77,8 @@ def _figure(verified: Mapping[str, Any], name: str) -> str:
     found = dict(verified.get(name.rpartition(".")[2], {"left_out": ""}))
     if "left_out" in found:
         return ""
-    fixed = found.pop("fixed_batch", None)
+    fixed, unsteady = found.pop("fixed_batch", None), found.pop("unsteady", None)
     batch = "" if name == "model.safetensors" else "; any batch" if fixed is None else f"; a batch of {fixed} only"
+    where = "" if unsteady is None else f", but for {unsteady:.1%} of an output, which hangs on rounding"
     worst = max(found.values(), default=0.0)
-    return f" (differs from the network in memory by at most {worst:.1g} of the largest output{batch})"
+    return f" (differs from the network in memory by at most {worst:.1g} of the largest output{where}{batch})"

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 
 from ...spaces import as_call, copied, plain
 from ...spaces.graph.modes import DataAsDetached
-from ...spaces.graph.network import Examples
+from ...spaces.graph.network import Examples, spatial_side
+from ...spaces.tracing.caches import made_again
 from ..disk.files import write
 from .program import read_program
 from .verification import BATCHES, Verification, batch_of, called
@@ -27,6 +28,7 @@ from .verification import BATCHES, Verification, batch_of, called
 PROGRAMS = ("pt2", "onnx")
 FORMATS = ("safetensors", *PROGRAMS)
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ELSEWHERE = 1031  # examples in a batch that nobody gives: what a network keeps for it is not used again
 
 _log = logging.getLogger("secateur")
 
@@ -65,8 +67,9 @@ def convert(network: nn.Module, example: Examples, batch: int | None) -> Convert
             # torch warns about its own deprecated pytree calls, and repeats the warnings of the user's forward.
             warnings.simplefilter("ignore")
             plainly, names = _plainly(network, args, kwargs)
-            shapes = _free_batch(plainly, args, kwargs) if batch is None else None
-            program = torch.export.export(plainly, args, kwargs, dynamic_shapes=shapes)
+            with made_again(network, example, spatial_side(example), _ELSEWHERE) as keeps:
+                shapes = _free_batch(plainly, args, kwargs, most=_ELSEWHERE - 1 if keeps else None)
+                program = torch.export.export(plainly, args, kwargs, dynamic_shapes=None if batch else shapes)
     except Exception as error:  # whatever the user's forward and the exporter raise
         raise ValueError(
             f"{type(network).__name__} cannot be exported with a {'free' if batch is None else 'fixed'} batch by torch "
@@ -155,11 +158,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
-def _free_batch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _free_batch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], most: int | None) -> Any:
     shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in pytree.tree_leaves((args, kwargs)):
         if isinstance(tensor, Tensor) and tensor.ndim:
-            shapes[tensor] = {0: torch.export.Dim("batch")}
+            shapes[tensor] = {0: torch.export.Dim("batch", max=most)}
     return shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]
 
 

@@ -1,0 +1,93 @@
+"""Formats beside the network: what hangs on rounding, and what a forward keeps for inputs of one shape."""
+
+import pytest
+import torch
+from detectors import detector
+from networks import image
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from secateur import Space, build, load, save
+from secateur.studies.exports.conversion import onnx_installed
+from secateur.studies.exports.verification import Verification, called
+
+
+class Best(nn.Module):
+    """Rows in the order of their scores, of which every two are alike but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores, self.row = nn.ModuleList(nn.Linear(16, 1, bias=False) for _ in range(2)), nn.Linear(16, 3)
+        with torch.no_grad():
+            self.scores[1].weight.copy_(self.scores[0].weight * (1 + 1e-6))
+
+    def forward(self, x):
+        scores = torch.cat([score(x[:, ::2]) for score in self.scores], 2).flatten(1)
+        order = scores.topk(x.shape[1]).indices[..., None]
+        return self.row(x).gather(1, order.expand(-1, -1, 3)), scores.sort(descending=True).values
+
+
+@pytest.fixture
+def verification():
+    torch.manual_seed(0)
+    return Verification(Best(), torch.randn(2, 64, 16))
+
+
+def disturbed(verification, change):
+    """What the network gives, with its rows changed."""
+
+    def run(inputs):
+        rows, scores = called(verification._network)(inputs)
+        return [change(rows), scores]
+
+    return run
+
+
+def swapped(rows, scores, apart):
+    """The first neighbours whose scores are as far apart exchanged."""
+    gaps = (scores[0, :-1] - scores[0, 1:]).abs()
+    place = int((gaps > 0.05 if apart else gaps < 1e-5).nonzero()[0])
+    order = torch.arange(rows.shape[1])
+    order[[place, place + 1]] = order[[place + 1, place]]
+    return rows[:, order]
+
+
+def test_rows_that_are_as_good_may_change_places(verification):
+    scores = verification.expected[1][1]
+    verification.compare("other", disturbed(verification, lambda rows: swapped(rows, scores, apart=False)), batch=1)
+    found = verification.found["other"]
+    assert found["1"] < 1e-6 and 0 < found["unsteady"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows, scores: swapped(rows, scores, apart=True),
+        lambda rows, scores: rows + 0.01,
+        lambda rows, scores: rows.flip(1),
+        lambda rows, scores: rows[:, 1:],
+    ],
+    ids=["others_changed_places", "values", "all_changed_places", "one_is_missing"],
+)
+def test_anything_else_is_refused(verification, change):
+    scores = verification.expected[1][1]
+    with pytest.raises(RuntimeError, match="the other export is wrong: at batch 1"):
+        verification.compare("other", disturbed(verification, lambda rows: change(rows, scores)), batch=1)
+    assert "other" not in verification.found
+
+
+@pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is not installed")
+@pytest.mark.parametrize("best", [0, 20])
+def test_what_is_kept_for_inputs_of_one_shape_leaves_the_batch_free(best, tmp_path):
+    model = detector(best, (2, 3, 64, 64)).float()
+    space = Space.trace(model, image(1, 3, 64, 64), divisor=4)
+    candidate = space.uniform(0.5)
+    small = build(model, space, candidate)
+    small(image(4, 3, 64, 64))
+    found = save(tmp_path / "net", small, model=model, space=space, candidate=candidate, formats=("pt2", "onnx"))
+    assert all("fixed_batch" not in found[name] and found[name]["3"] < 1e-4 for name in ("pt2", "onnx"))
+    inputs = image(5, 3, 64, 64)
+    for one, expected in zip(
+        pytree.tree_leaves(load(tmp_path / "net")(inputs)), pytree.tree_leaves(small(inputs)), strict=True
+    ):
+        torch.testing.assert_close(one, expected)

@@ -34,6 +34,8 @@ CRITERIA: Registry[Criterion] = Registry(
         "synflow": _late("criteria.synflow", "synflow"),
         "obd": _late("criteria.gradients", "obd"),
         "hrank": _late("criteria.features", "hrank"),
+        "wanda": _late("criteria.activations", "wanda"),
+        "flap": _late("criteria.activations", "flap"),
         "anpyc": _late("criteria.gradients", "anpyc"),
         "random": _late("criteria.criteria", "unseeded"),
     },
@@ -72,6 +74,8 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         **{name: partial(_scored, name) for name in CRITERIA},
         "fpgm": partial(_scored, "fpgm", allocation="even"),  # as in the paper: distances of layers do not compare
         "hrank": partial(_scored, "hrank", allocation="even"),  # nor do ranks
+        "wanda": partial(_scored, "wanda", allocation="even"),
+        "flap": partial(_scored, "flap", normalise="standard"),
         "uniform": _late("one_shot.scored", "Even", name="uniform"),
         "layer-wise": _late("one_shot.scored", "Even", name="layer-wise"),
         "ranp": _late("one_shot.ranp", "Ranp", name="ranp"),

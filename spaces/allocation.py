@@ -13,7 +13,7 @@ from .candidate import Candidate, Encoded, check_limits, repair, within
 from .cutting.surgery import Scores
 from .space import Space
 
-NORMALISATIONS = ("none", "mean", "max", "macs")
+NORMALISATIONS = ("none", "mean", "max", "macs", "standard")
 """What each group's scores may be divided by before one threshold is laid over all of them; see `normalised`."""
 Draw = Callable[[np.random.Generator], Candidate]
 """Gives one candidate, of its own choice, from a generator."""
@@ -25,8 +25,8 @@ def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
     Args:
         space: the traced space.
         scores: importance of every unit.
-        how: `"none"`, `"mean"` or `"max"` of the group's magnitudes, or `"macs"`: multiply-adds that leave the full
-            network with one unit of the group.
+        how: `"none"`, `"mean"` or `"max"` of the group's magnitudes, `"macs"`: multiply-adds that leave the full
+            network with one unit of the group, or `"standard"`: the standard deviation, the mean taken off before.
 
     Raises:
         ValueError: another `how`.
@@ -35,6 +35,9 @@ def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
         raise ValueError(f"normalise={how!r}: expected one of {', '.join(NORMALISATIONS)}")
     if how == "none" or not space.groups:
         return dict(scores)
+    if how == "standard":
+        centred = {name: values - values.double().mean() for name, values in scores.items()}
+        return {name: values / values.std(correction=0).clamp_min(1e-300) for name, values in centred.items()}
     if how == "macs":
         encoded = np.repeat(np.array([space.full], np.int64), len(space.groups) + 1, axis=0)
         for number, group in enumerate(space.groups):

@@ -58,7 +58,7 @@ def _observed(model: nn.Module, space: Space, add: Add) -> Iterator[None]:
     tensors = named_tensors(model)
     try:
         for layer in space.layers:
-            module, ids = modules[layer.name], _inputs(layer, space)
+            module, ids = modules[layer.name], unit_inputs(layer, space)
             if layer.kind != "linear" and ids is not None and isinstance(module, nn.modules.conv._ConvNd):
                 read[ids] = True
                 handles.append(module.register_forward_pre_hook(_reader(ids, add)))
@@ -72,7 +72,7 @@ def _observed(model: nn.Module, space: Space, add: Add) -> Iterator[None]:
             handle.remove()
 
 
-def _inputs(layer: Layer, space: Space) -> Ids | None:
+def unit_inputs(layer: Layer, space: Space) -> Ids | None:
     """Unit numbers of a layer's input channels; None where the weight does not say."""
     if layer.groups == 1:
         return layer.reads

@@ -23,7 +23,8 @@ class Scored:
 
     Attributes:
         criterion: scores every unit.
-        normalise: what each group's scores are divided by: `"none"`, `"mean"`, `"max"` or `"macs"`.
+        normalise: what each group's scores are divided by: `"none"`, `"mean"`, `"max"`, `"macs"` or `"standard"`, as
+            `spaces.normalised` says.
         allocation: `"threshold"`, or `"even"`: the same share of every group, as large as the limits allow.
         least: channels that every group keeps at least.
     """

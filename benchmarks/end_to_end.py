@@ -46,10 +46,10 @@ ROUNDS = rounds(FINALISTS, 1, 8)
 PASSES = 4  # a step of shared training: the full network, the smallest, and two drawn
 SIDES = (28, 24, 20, 16, 12)
 SEARCHES = {
-    "joint": {"dimensions": ("width", "depth"), "resolutions": SIDES},
-    "width": {"dimensions": ("width",), "resolutions": ()},
-    "depth": {"dimensions": ("depth",), "resolutions": ()},
-    "resolution": {"dimensions": (), "resolutions": SIDES},
+    "joint": {"resolutions": SIDES},
+    "width": {"rules": {"*": {"depth": False}}, "resolutions": ()},
+    "depth": {"rules": {"*": {"least": 1.0}}, "resolutions": ()},
+    "resolution": {"rules": {"*": {"least": 1.0, "depth": False}}, "resolutions": SIDES},
 }
 OTHERS = ("compound", "taylor", "sensitivity")
 

@@ -48,6 +48,13 @@ class Axis:
         """The legal choice nearest to `value`; the larger of two equally near."""
         return min(self.choices, key=lambda choice: (abs(choice - value), -choice))
 
+    def check(self, value: int) -> None:
+        """Raise a ValueError that names the nearest choice where `value` is none."""
+        if value not in self.choices:
+            some = list(self.choices)
+            of = some if len(some) <= 8 else f"{some[0]}, {some[1]}, ... {some[-1]}"
+            raise ValueError(f"{self.name}={value} is no choice; the nearest is {self.nearest(value)}, of {of}")
+
 
 class Candidate(tuple[int, ...]):
     """One choice on every axis, in axis order: a pruning policy. Immutable and hashable.

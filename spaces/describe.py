@@ -36,6 +36,10 @@ class Described(Costed, Protocol):
         """`{module: reason}` of what is left whole."""
 
     @property
+    def ruled(self) -> Mapping[str, str]:
+        """What each of the rules did."""
+
+    @property
     def traced_side(self) -> Side:
         """The largest side."""
 
@@ -75,6 +79,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         "traced_side": list(space.traced_side),
         "side_multiple": space.side_multiple,
         "frozen": dict(space.frozen),
+        "rules": dict(space.ruled),
         "proof": space.proof,
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
         "unknown": unknown,
@@ -103,7 +108,7 @@ def describe(space: Described, budget: Budget | None = None) -> str:
         budget: limits to hold against it.
     """
     found = facts(space, budget)
-    parts = [_axes(space, found), _widths(space.groups), _depths(space), _frozen(space.frozen)]
+    parts = [_axes(space, found), _widths(space.groups), _depths(space), _rules(space.ruled), _frozen(space.frozen)]
     parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
         parts.append(_limits(found))
@@ -198,6 +203,12 @@ def _depths(space: Described) -> list[str]:
     ]
     head = "1 stage" if len(space.stages) == 1 else f"{len(space.stages)} stages"
     return [f"{head} of blocks that may be dropped", *_table(rows)]
+
+
+def _rules(ruled: Mapping[str, str]) -> list[str]:
+    if not ruled:
+        return []
+    return ["rules for parts", *(line for rule in ruled.items() for line in _wrapped(": ".join(rule), "  "))]
 
 
 def _frozen(frozen: Mapping[str, str]) -> list[str]:

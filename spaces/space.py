@@ -24,6 +24,7 @@ from .graph.blocks import Stage, places, reordered
 from .graph.network import Examples, Side, as_call, flat_examples
 from .tracing.options import arguments as arguments_of
 from .tracing.options import check_module, checked, identity
+from .tracing.parts import Key, Rule
 
 if TYPE_CHECKING:  # a study that is opened need not load what traces
     from .channels.layout import Group, Layout, Slots
@@ -44,6 +45,7 @@ class Space:
         stages: blocks that may be dropped.
         resolutions: input sides, ascending; the `resolution` axis is an index into them. Empty without that axis.
         frozen: `{module: reason}` of what is left whole.
+        ruled: what each of the rules did.
         side_multiple: sides smaller by steps of it, down to half, are taken too, as a few tries say; 0 where none are.
         default_scores: L2 norm of everything that leaves with each unit.
         layers: convolutions and linear layers, in the order of their first call.
@@ -65,6 +67,7 @@ class Space:
     traced_side: Side = ()
     side_multiple: int = 0
     writer: GraphWriter | None = field(default=None, repr=False)
+    ruled: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def trace(
@@ -74,10 +77,10 @@ class Space:
         *,
         resolutions: Iterable[int | Sequence[int]] = (),
         divisor: int = 8,
-        ignore: Iterable[str] = (),
+        ignore: Key | Iterable[Key] = (),
+        rules: Mapping[Any, Rule] | None = None,
         plain_blocks: Iterable[str] = (),
         as_graph: bool = False,
-        dimensions: Iterable[str] = ("width", "depth"),
         example_kwargs: Mapping[str, Any] | None = None,
         prove: bool | Mapping[str, Any] = True,
     ) -> Space:
@@ -89,12 +92,13 @@ class Space:
                 Plain values among them (True, None, "mean") stay as they are in every call.
             resolutions: input sides to search: integers for square inputs, or tuples with one number an axis.
             divisor: widths are multiples of it (and of the unit) where a group allows.
-            ignore: names of modules to leave whole.
+            ignore: modules to leave whole: names, patterns of them, or classes.
+            rules: `{name, pattern or class: rule}`, a later one over an earlier one: `"ignore"`, or some of `least`, a
+                share of the full width, `divisor` in place of that of all, and `depth`, whether blocks may be dropped.
             plain_blocks: names of blocks that may be dropped though no identity path leads around them; what they take
                 and what they give is then cut together.
             as_graph: let channel numbers that the forward writes as constants follow; the networks built are then
                 `torch.fx.GraphModule`s, not of the user's class.
-            dimensions: what is searched beside the resolutions: `"width"`, `"depth"`, both or neither.
             example_kwargs: what the forward takes by name beside `example_inputs`: tensors and plain values.
             prove: whether a few candidates are built and compared, or `settings["proof"]` of an earlier trace.
 
@@ -112,9 +116,9 @@ class Space:
             resolutions=resolutions,
             divisor=divisor,
             ignore=ignore,
+            rules={} if rules is None else rules,
             plain_blocks=plain_blocks,
             as_graph=as_graph,
-            dimensions=dimensions,
             prove=prove,
         )
         found = traced(model, examples, options)
@@ -125,6 +129,7 @@ class Space:
             stages=found.stages,
             resolutions=sides if len(sides) > 1 else (),
             frozen=found.frozen,
+            ruled=found.ruled,
             default_scores=l2_scores(found.layout, model),
             settings=options.to_json() | ({"proof": found.proof} if found.proof else {}),
             layout=found.layout,
@@ -230,10 +235,7 @@ class Space:
         if len(candidate) != len(self.axes):
             raise ValueError(f"candidate has {len(candidate)} values; this space has {len(self.axes)} axes")
         for axis, value in zip(self.axes, candidate, strict=True):
-            if value not in axis.choices:
-                raise ValueError(
-                    f"{axis.name}={value} is no choice; the nearest is {axis.nearest(value)}, of {_brief(axis.choices)}"
-                )
+            axis.check(value)
         return candidate if isinstance(candidate, Candidate) else Candidate(candidate)
 
     def canonical(self, candidate: Sequence[int]) -> Candidate:
@@ -394,7 +396,3 @@ class Space:
     def __str__(self) -> str:
         """Groups, stages, resolutions, what is frozen and why, and the range of every cost."""
         return describe(self)
-
-
-def _brief(choices: Sequence[int]) -> str:
-    return str(list(choices)) if len(choices) <= 8 else f"{choices[0]}, {choices[1]}, ... {choices[-1]}"

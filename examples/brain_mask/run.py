@@ -159,7 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     heads, model, teacher = found(asked.data)
     sides = size["sides"] if asked.tiny else TABLE
-    whole = sc.Space.trace(model, torch.rand(1, 1, *(sides[0],) * 3), resolutions=sides, dimensions=())
+    whole = sc.Space.trace(
+        model, torch.rand(1, 1, *(sides[0],) * 3), resolutions=sides, rules={"*": {"least": 1.0, "depth": False}}
+    )
     masks = []
     for name, head in heads.items():
         print(f"\nThe unpruned network on {name}, whose mask is the first's\n")

@@ -56,7 +56,7 @@ def searched(path: Path, model: nn.Module, task: sc.Classification, size: dict[s
         study = sc.Study.open(path, model=model, task=task)
     else:
         example = torch.rand(1, 3, size["sides"][0], size["sides"][0])
-        space = sc.Space.trace(model, example, resolutions=size["sides"], dimensions=("width",))
+        space = sc.Space.trace(model, example, resolutions=size["sides"], rules={"*": {"depth": False}})
         print(space)
         short, long = size["epochs"]
         study = sc.Study.create(

@@ -10,8 +10,7 @@ Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis;
 from __future__ import annotations
 
 import builtins
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 Slots = dict[str, dict[int, Ids]]
 """Which unit each index belongs to: `{parameter or buffer: {axis: (size of the axis,) unit numbers}}`."""
+Widths = Callable[[Sequence[tuple[str, int]], int], tuple[tuple[int, ...], str]]
+"""From the modules that make a group's channels, each with the channels of a unit, and its units to the legal widths,
+ascending, in channels of the first one; and a reason, empty for none of its own, where there is one width only."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +125,19 @@ class Layout:
 
 
 def arrange(
-    flow: Flow, found: Components, *, divisor: int, aliases: Mapping[str, Sequence[str]], model: nn.Module
+    flow: Flow, found: Components, *, widths: Widths, aliases: Mapping[str, Sequence[str]], model: nn.Module
 ) -> Layout:
     """Number the units, form the groups and say what is frozen.
 
     Args:
         flow: the walk over the graph.
         found: which labels go together.
-        divisor: widths are multiples of it where possible.
+        widths: gives the legal widths of a group.
         aliases: all names of each tensor that has several (tied weights).
         model: the network; its modules' attributes are read.
     """
     labels_of = _slots(flow, found.of)
-    groups, unit_of_label, reasons = _groups(flow, found, labels_of, divisor)
+    groups, unit_of_label, reasons = _groups(flow, found, labels_of, widths)
     slots: Slots = {}
     for name, axes in labels_of.items():
         for axis, labels in axes.items():
@@ -153,7 +155,7 @@ def arrange(
 
 
 def _groups(
-    flow: Flow, found: Components, slots: Mapping[str, Mapping[int, Labels]], divisor: int
+    flow: Flow, found: Components, slots: Mapping[str, Mapping[int, Labels]], widths: Widths
 ) -> tuple[list[Group], Ids, dict[int, str]]:
     """The groups, the unit number of each label, and why components that could be units are none."""
     of = found.of
@@ -174,14 +176,17 @@ def _groups(
             continue
         name, unit = makers[0]
         units = len(members)
-        widths = _widths(units * unit, unit, divisor)
-        if len(widths) < 2:
-            label = int(first_label[members[0]])
-            reasons[members[0]] = found.reasons.get(label, "it is a single unit: all of it must stay together")
+        legal, why = widths(makers, units)
+        if len(legal) < 2:
+            for component in members:
+                known = found.reasons.get(
+                    int(first_label[component]), "it is a single unit: all of it must stay together"
+                )
+                reasons[component] = why or known
             continue
         names[name] = names.get(name, 0) + 1
         title = name if names[name] == 1 else f"{name}#{names[name]}"
-        groups.append(Group(title, tuple(dict.fromkeys(m for m, _ in makers)), units, unit, first, widths))
+        groups.append(Group(title, tuple(dict.fromkeys(m for m, _ in makers)), units, unit, first, legal))
         number_of[members] = np.arange(first, first + units)
         first += units
     return groups, number_of[of], reasons
@@ -258,12 +263,6 @@ def _makers(flow: Flow, of: Labels, component: int) -> list[tuple[str, int]]:
         if n:
             found.append((module, n))
     return found
-
-
-def _widths(full: int, unit: int, divisor: int) -> tuple[int, ...]:
-    step = math.lcm(unit, divisor)
-    widths = [*range(step, full, step), full]
-    return tuple(widths if len(widths) > 1 else [*range(unit, full, unit), full])
 
 
 def _frozen(flow: Flow, found: Components, unit_of_label: Ids, reasons: Mapping[int, str]) -> dict[str, str]:

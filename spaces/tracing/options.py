@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from ..examples import constants, described, device_of, made, nested
 from ..graph.network import Examples, Side, as_call, flat_examples, spatial_side
+from .parts import Key, Parts, Rule, checked_rules, keys
 
-DIMENSIONS = ("width", "depth")
 _NAMED_WHERE_USED = ("block_order", "plain_blocks", "as_graph", "proof")  # in a fingerprint; the order never is
 
 
@@ -24,6 +24,7 @@ class Options:
     """How a network is traced: the arguments of `Space.trace`, and facts of the example inputs.
 
     Attributes:
+        parts: what `ignore`, `rules` and `divisor` ask of the network's modules.
         inputs: the example inputs, described; `names` where the forward takes them by name.
         constants: plain values that the forward takes beside them, by name.
         single: whether the example is one tensor.
@@ -34,9 +35,10 @@ class Options:
     resolutions: tuple[Side, ...]
     divisor: int
     ignore: tuple[str, ...]
+    rules: Mapping[str, Rule]
+    parts: Parts
     plain_blocks: tuple[str, ...]
     as_graph: bool
-    dimensions: tuple[str, ...]
     inputs: tuple[dict[str, Any], ...]
     names: tuple[str, ...]
     constants: dict[str, Any]
@@ -57,7 +59,7 @@ class Options:
             "ignore": list(self.ignore),
             "plain_blocks": list(self.plain_blocks),
             "as_graph": self.as_graph,
-            **({} if set(self.dimensions) == set(DIMENSIONS) else {"dimensions": list(self.dimensions)}),
+            **({"rules": [[key, rule] for key, rule in self.rules.items()]} if self.rules else {}),
             "inputs": list(self.inputs),
             "names": list(self.names) or None,
             **({"constants": self.constants} if self.constants else {}),
@@ -104,36 +106,37 @@ def checked(
     *,
     resolutions: Iterable[int | Sequence[int]],
     divisor: int,
-    ignore: Iterable[str],
+    ignore: Key | Iterable[Key],
+    rules: Mapping[Key, Rule],
     plain_blocks: Iterable[str],
     as_graph: bool,
-    dimensions: Iterable[str],
     prove: bool | Mapping[str, Any],
 ) -> Options:
     """The arguments of `Space.trace`, if they fit the network.
 
     Raises:
-        TypeError: the resolutions are no numbers, or `prove` is no bool.
-        ValueError: a divisor below 1, an unknown dimension or module, or a resolution that is none.
+        TypeError: the resolutions are no numbers, `prove` is no bool, or rules are no mapping or have keys that are
+            neither texts nor classes.
+        ValueError: a divisor below 1, an unknown module, a rule that is none, or a resolution that is none.
     """
     if not isinstance(prove, (bool, Mapping)):
         raise TypeError(f"prove={prove!r}: expected True or False")
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
-    ignore, plain_blocks, dimensions = _texts(ignore), _texts(plain_blocks), _texts(dimensions)
-    if not set(dimensions) <= set(DIMENSIONS):
-        raise ValueError(f"dimensions={dimensions!r}: expected some of {DIMENSIONS}; sides come by `resolutions`")
+    plain_blocks = (plain_blocks,) if isinstance(plain_blocks, str) else tuple(plain_blocks)
     own = spatial_side(examples)
     sides = _sides(resolutions, own)
-    for argument, names in (("ignore", ignore), ("plain_blocks", plain_blocks)):
-        _check_modules(model, argument, names)
+    ignored, ruled = keys(ignore, "ignore"), checked_rules(rules)
+    parts = Parts(model, ignored, ruled, divisor)
+    _check_plain(model, parts, plain_blocks)
     return Options(
         resolutions=sides,
         divisor=divisor,
-        ignore=ignore,
+        ignore=ignored,
+        rules=ruled,
+        parts=parts,
         plain_blocks=plain_blocks,
         as_graph=as_graph,
-        dimensions=dimensions,
         inputs=tuple(described(tensor, own) for tensor in flat_examples(examples)),
         names=tuple(name for name, value in as_call(examples)[1].items() if isinstance(value, Tensor)),
         constants=constants(examples),
@@ -154,7 +157,7 @@ def arguments(model: nn.Module, settings: Mapping[str, Any]) -> tuple[Examples, 
         "ignore": settings["ignore"],
         "plain_blocks": settings.get("plain_blocks", ()),
         "as_graph": settings.get("as_graph", False),
-        "dimensions": settings.get("dimensions", DIMENSIONS),
+        "rules": dict(settings.get("rules", ())),
         "prove": settings.get("proof", False),
     }
 
@@ -172,10 +175,6 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _texts(given: Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side, ...]:
     if isinstance(resolutions, int):
         resolutions = (resolutions,)
@@ -190,10 +189,12 @@ def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side,
     return tuple(sorted(sides, key=lambda side: (math.prod(side), side)))
 
 
-def _check_modules(model: nn.Module, argument: str, names: Iterable[str]) -> None:
+def _check_plain(model: nn.Module, parts: Parts, names: Iterable[str]) -> None:
     known = dict(model.named_modules())
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             mend = f"did you mean {near[0]!r}?" if near else "see named_modules()"
-            raise ValueError(f"{argument} names {name!r}, which is no module of {type(model).__name__}; {mend}")
+            raise ValueError(f"plain_blocks names {name!r}, which is no module of {type(model).__name__}; {mend}")
+        if parts.kept(name):
+            raise ValueError(f"plain_blocks names {name!r}, which is ignored or kept by a rule; drop one of the two")

@@ -46,6 +46,7 @@ class Traced:
     costs: CostModel
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, str]
+    ruled: dict[str, str]
     side_multiple: int
     writer: GraphWriter | None
     proof: dict[str, Any]
@@ -72,7 +73,8 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     progress = _Progress()
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
-    flow, blocks = _followed(network, rehearsal, model, options)
+    flow, every = _followed(network, rehearsal, model, options)
+    blocks = [block for block in every if not options.parts.kept(block.name)]
     own = OfModule(network, rehearsal, flow, model, examples)
     trained, reason = (None, "") if options.as_graph else in_training(own)  # a graph is of the forward in eval mode
     forwards = [own] if trained is None else [own, trained]
@@ -97,6 +99,7 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
         costs=cost_model(flow, layout, stages, by_name, rehearsal, model),
         shapes=flow.shapes,
         frozen=frozen,
+        ruled=options.parts.told(layout.groups, layout.frozen, every),
         side_multiple=multiple,
         writer=_writer(flow, layout, whole, blocks, options),
         proof=proof.to_json(),
@@ -121,24 +124,15 @@ def _captured(model: nn.Module, examples: Examples, options: Options) -> tuple[N
 
 def _followed(network: Network, rehearsal: Rehearsal, model: nn.Module, options: Options) -> tuple[Flow, list[Block]]:
     """The labels of all values, and the blocks that may be dropped."""
-    ignored = tuple(f"{name}." for name in options.ignore)
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    blocks = [
-        block
-        for block in find_blocks(network, options.plain_blocks)
-        if "depth" in options.dimensions
-        and not any(f"{block.name}.".startswith(one) or one.startswith(f"{block.name}.") for one in ignored)
-    ]
+    blocks = find_blocks(network, options.plain_blocks)
     return follow(network, shapes, rules(rehearsal), literals=options.as_graph), blocks
 
 
 def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
     """What the options leave whole, and what blocks that may be dropped join."""
-    ignored = tuple(f"{name}." for name in options.ignore)
     network = flow.network
-    if "width" not in options.dimensions:
-        flow.leave_whole(lambda name: True, "widths are not searched")
-    flow.leave_whole(lambda name: name.startswith(ignored), "it is named in ignore")
+    flow.leave_whole(options.parts.ignored, "it is named in ignore")
     for block in blocks:
         if block.name in options.plain_blocks:  # without it, its input takes the place of its output
             joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
@@ -165,7 +159,7 @@ def _grouped(
     aligned: frozenset[Node] = frozenset()
     while True:
         found = components(flow, aligned)
-        layout = arrange(flow, found, divisor=options.divisor, aliases=aliases, model=model)
+        layout = arrange(flow, found, widths=options.parts.widths, aliases=aliases, model=model)
         whole = frozenset(block.node for block in found.whole)
         surprise = own.surprise(whole)
         if options.as_graph:

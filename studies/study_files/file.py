@@ -2,7 +2,7 @@
 
     [model]       factory, arguments, checkpoint, train
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
-    [space]       resolutions, divisor, ignore, plain_blocks, as_graph, dimensions, prove (`Space.trace`)
+    [space]       resolutions, divisor, ignore, rules, plain_blocks, as_graph, prove (`Space.trace`)
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
@@ -26,11 +26,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    ValidationError,
+)
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
 from ...spaces.checked import AT_LEAST_1, POSITIVE, expectation
+from ...spaces.tracing.parts import checked_rules
 from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers
@@ -85,19 +94,19 @@ class Axes(_Table):
     Attributes:
         resolutions: input sides, numbers or lists of one number an axis.
         divisor: widths are multiples of it.
-        ignore: names of modules to leave whole.
+        ignore: modules to leave whole: names, patterns of them, or names of classes.
+        rules: `{name, pattern or class: rule}`: `"ignore"`, or a table of `least`, `divisor` and `depth`.
         plain_blocks: names of blocks that may be dropped though no identity path leads around them.
         as_graph: let channel numbers that the forward writes as constants follow.
-        dimensions: what is searched beside the resolutions: "width", "depth", both or neither.
         prove: whether a few candidates are built and held against the full network.
     """
 
     resolutions: tuple[int | tuple[int, ...], ...] = ()
     divisor: int = 8
     ignore: tuple[str, ...] = ()
+    rules: Annotated[dict[str, Any], AfterValidator(checked_rules)] = {}
     plain_blocks: tuple[str, ...] = ()
     as_graph: bool = False
-    dimensions: tuple[str, ...] = ("width", "depth")
     prove: bool = True
 
 
@@ -259,11 +268,23 @@ def read(name: str | Path) -> StudyFile:
         raise ValueError(f"{path} is no valid TOML: {error}") from None
     tables["folder"] = str(path.parent.joinpath(str(tables.get("folder", "."))).absolute())
     try:
+        if "dimensions" in (table := tables.get("space", {})):
+            tables["space"] = _without_dimensions(table)
         # As JSON, because then a strict check takes lists for tuples and texts for paths, and nothing else for another.
         return StudyFile.model_validate_json(json.dumps(tables, default=str))
-    except (ValidationError, TypeError) as error:
-        said = str(error) if isinstance(error, TypeError) else _sentence(error)
+    except (ValueError, TypeError) as error:
+        said = _sentence(error) if isinstance(error, ValidationError) else str(error)
         raise ValueError(f"{path}: {said}") from None
+
+
+def _without_dimensions(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a file of 0.1, which says by `dimensions` whether widths and depths are searched, in rules."""
+    known, given = ("width", "depth"), table["dimensions"]
+    if not isinstance(given, list) or not set(given) <= set(known):
+        raise ValueError(f"[space] dimensions: given {given}; expected some of {known}")
+    fixed = {**({} if "width" in given else {"least": 1.0}), **({} if "depth" in given else {"depth": False})}
+    others = {name: one for name, one in table.items() if name != "dimensions"}
+    return others | ({"rules": others.get("rules", {}) | {"*": fixed}} if fixed else {})
 
 
 def shipped() -> list[str]:

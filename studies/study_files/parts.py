@@ -115,9 +115,9 @@ def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
         resolutions=file.space.resolutions,
         divisor=file.space.divisor,
         ignore=file.space.ignore,
+        rules=file.space.rules,
         plain_blocks=file.space.plain_blocks,
         as_graph=file.space.as_graph,
-        dimensions=file.space.dimensions,
         prove=file.space.prove,
     )
 

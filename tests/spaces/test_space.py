@@ -320,27 +320,22 @@ def test_a_network_without_choices_is_shown_too():
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "kinds"),
+    ("rule", "kinds"),
     [
-        (("width", "depth"), {"width", "depth", "resolution"}),
-        (("width",), {"width", "resolution"}),
-        ("depth", {"depth", "resolution"}),
-        ((), {"resolution"}),
+        ({"depth": True}, {"width", "depth", "resolution"}),
+        ({"depth": False}, {"width", "resolution"}),
+        ({"least": 1.0}, {"depth", "resolution"}),
+        ({"least": 1.0, "depth": False}, {"resolution"}),
     ],
 )
-def test_only_the_dimensions_that_are_asked_for_are_searched(dimensions, kinds):
+def test_only_the_dimensions_that_rules_leave_are_searched(rule, kinds):
     model = resnet20(widths=(4, 4, 8), blocks=(2, 2, 2)).eval()
-    space = Space.trace(model, torch.rand(1, 1, 16, 16), resolutions=(16, 12), divisor=1, dimensions=dimensions)
+    space = Space.trace(model, torch.rand(1, 1, 16, 16), resolutions=(16, 12), divisor=1, rules={"*": rule})
     assert {axis.kind for axis in space.axes} == kinds
     again = Space.from_settings(model, space.settings)
     assert again.axes == space.axes and again.fingerprint == space.fingerprint
     small = build(model, space, space.smallest)
     assert small(torch.rand(2, 1, 12, 12)).shape == (2, 10)
-    if dimensions == ("width", "depth"):
+    if rule == {"depth": True}:
         default = Space.trace(model, torch.rand(1, 1, 16, 16), resolutions=(16, 12), divisor=1)
-        assert default.fingerprint == space.fingerprint and "dimensions" not in space.settings
-
-
-def test_an_unknown_dimension_is_refused():
-    with pytest.raises(ValueError, match="dimensions=.*'height'.*expected some of"):
-        Space.trace(resnet20(widths=(4, 4, 8)), torch.rand(1, 1, 16, 16), dimensions=("height",))
+        assert default.axes == space.axes and "rules" not in default.settings

@@ -106,3 +106,31 @@ def test_a_network_that_was_trained_is_only_told(folder, tmp_path, caplog):
         "full network: validation error 0.00% +- 3.41, as trained:Halves gives it; train = true in [model] would train"
     )
     assert told.levelno == logging.INFO and told.getMessage().startswith(said)
+
+
+def test_rules_of_a_file_are_those_of_python(folder, tmp_path):
+    path = study(folder, tmp_path, "cli_parts:Tiny")
+    path.write_text(path.read_text() + '[space.rules]\n"h*d" = "ignore"\nConv2d = { least = 0.75, divisor = 2 }\n')
+    file = config.read(path)
+    assert file.space.rules == {"h*d": "ignore", "Conv2d": {"least": 0.75, "divisor": 2}}
+    copy = tmp_path / "copy.toml"
+    copy.write_text(file.to_toml())
+    assert config.read(copy) == file
+    space = launch.trace(file)
+    assert space.ruled.keys() == {"h*d", "Conv2d"}
+    assert space.groups and all(min(group.widths) >= 0.75 * group.width for group in space.groups)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "rule"),
+    [
+        ([], {"least": 1.0, "depth": False}),
+        (["width"], {"depth": False}),
+        (["depth"], {"least": 1.0}),
+        (["width", "depth"], None),
+    ],
+)
+def test_a_file_of_0_1_says_its_dimensions(folder, tmp_path, dimensions, rule):
+    path = study(folder, tmp_path, "cli_parts:Tiny")
+    path.write_text(path.read_text().replace("[space]\n", f"[space]\ndimensions = {dimensions}\n"))
+    assert config.read(path).space.rules == ({"*": rule} if rule else {})

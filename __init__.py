@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from secateur.lazy import face
 
 if TYPE_CHECKING:
-    from secateur.evaluators import Classification, Latency, Segmentation, Task, Training
+    from secateur.evaluators import Classification, Latency, Reconstruction, Segmentation, Task, Training, reconstruct
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.study_files import data, networks
@@ -26,6 +26,7 @@ __all__ = [
     "Latency",
     "Processes",
     "Ray",
+    "Reconstruction",
     "Runner",
     "Scores",
     "Search",
@@ -42,6 +43,7 @@ __all__ = [
     "data",
     "load",
     "networks",
+    "reconstruct",
     "save",
     "verify",
 ]

@@ -1,10 +1,11 @@
 """Turn a network into numbers to minimise.
 
-A `Task` holds the data, the loss and the error; `Training` holds the settings of the one loop, `train`. The `Ladder`
-is the evaluator a study uses unless it is given another: it takes a function that builds a small network with its
+A `Task` holds the data, the loss and the error; `Training` holds the settings of the one loop, `train`. The `Ladder` is
+the evaluator a study uses unless it is given another: it takes a function that builds a small network with its
 inherited weights, recalibrates its batch norms, fine-tunes it as far as the fidelity asks, and measures it on the
-validation split. A `Teacher`, usually the full network, gives its answers to what is fine-tuned. A network that
-diverges or does not fit into memory is a failed `Result`, never an exception.
+validation split. Without training, `reconstruct` solves the small network's layers again. A `Teacher`, usually the full
+network, gives its answers to what is fine-tuned. A network that diverges or does not fit into memory is a failed
+`Result`, never an exception.
 
     task = Classification(train=(images, labels), validation=(more_images, more_labels), augment=Augment(shift=0.1))
     training = Training(lr=0.02, short_epochs=1)
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .ladder import FIDELITIES, Context, Evaluator, Ladder, Result, checked_evaluator
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
+    from .reconstruction.reconstruct import Origin, Reconstruction, Reconstructor, reconstruct
     from .tasks.image_task import Classification, ImageTask, Segmentation
     from .tasks.images import Augment, Batch, LazyImages
     from .tasks.task import (
@@ -61,9 +63,12 @@ __all__ = [
     "LazyImages",
     "Loop",
     "Metric",
+    "Origin",
     "OverlapError",
     "Placement",
     "Rebatches",
+    "Reconstruction",
+    "Reconstructor",
     "Resizes",
     "Result",
     "Segmentation",
@@ -80,5 +85,6 @@ __all__ = [
     "measure_latency",
     "measure_peak_bytes",
     "recalibrate",
+    "reconstruct",
     "train",
 ]

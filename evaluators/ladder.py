@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .modes import derived_seed, threads_set
+from .reconstruction.reconstruct import Origin, Reconstructor
 from .tasks.splitting import Unsplittable
 from .tasks.task import Side, Task, check_task
 from .training.distillation import Teacher, answered, teacher_for
@@ -22,10 +23,12 @@ from .training.measures import measure_error, recalibrate
 from .training.parallel import Placement
 from .training.training import Diverged, Training, train
 
-FIDELITIES = ("zero-shot", "recalibrated", "short", "long")
+FIDELITIES = ("zero-shot", "recalibrated", "reconstructed", "short", "long")
 """How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""
 
 logger = logging.getLogger("secateur")
+
+_WAY = ("zero-shot", "recalibrated", "short", "long")  # up the ladder; each goes on from the one below
 
 _PARTS = 2  # what every batch is taken in when memory has run out
 
@@ -81,10 +84,12 @@ class Context:
     Attributes:
         callbacks: what watches every fine-tuning, as in `train`.
         devices: what fine-tunings may be spread over, as in `train`; empty leaves it to the evaluator.
+        origin: where the network comes from, for `"reconstructed"`.
     """
 
     callbacks: tuple[object, ...] = ()
     devices: tuple[torch.device, ...] = ()
+    origin: Origin | None = None
 
 
 ALONE = Context()
@@ -126,6 +131,9 @@ class Ladder:
     proxy says is no error: it ranks. NaN, divergence and memory that runs out are a failed `Result`; anything else
     (wrong labels, a bug) is raised.
 
+    `"reconstructed"` lies beside the way up, which does not lead over it: a network with its inherited weights and
+    statistics, whose layers are solved again so that they give what the full network's give; see `reconstruct`.
+
     Where memory runs out, the climb is begun once more with every batch taken in two parts, whose gradients make one
     step; the attribute `accumulated` says so. Batch norms then see smaller batches, so such a result is not quite that
     of a device with more memory.
@@ -161,6 +169,7 @@ class Ladder:
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.teacher, self.proxy = teacher_for(task, training.distillation, teacher), proxy
+        self._reconstructor = Reconstructor(task, images=training.recalibration_images)
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
         """The rungs that are climbed to a fidelity, lowest first."""
@@ -168,7 +177,8 @@ class Ladder:
             raise ValueError(f"fidelity is {fidelity!r}; expected one of {', '.join(FIDELITIES)}")
         if fidelity == "zero-shot" and self.proxy is None:
             raise ValueError("fidelity is 'zero-shot', but there is no proxy; give the ladder one, or another fidelity")
-        return FIDELITIES[0 if self.proxy is not None else 1 : FIDELITIES.index(fidelity) + 1]
+        found = FIDELITIES[0 if self.proxy is not None else 1 : FIDELITIES.index(fidelity) + 1]
+        return tuple(rung for rung in found if rung in (fidelity, *_WAY))
 
     def __call__(
         self,
@@ -244,7 +254,8 @@ class Ladder:
             if rung == "zero-shot":
                 error, error_std = self._guess(candidate), None
             else:
-                model = build().to(device=self.device, dtype=self.dtype) if model is None else model
+                if model is None or rung not in _WAY:
+                    model = build().to(device=self.device, dtype=self.dtype)
                 self._train(model, rung, resolution, seed, context, parts)
                 measured = measure_error(model, self.task, resolution=resolution, parts=parts)
                 error, error_std = measured.compute(), measured.std()
@@ -276,6 +287,14 @@ class Ladder:
         if rung == "recalibrated":
             images = self.training.recalibration_images
             recalibrate(model, self.task, images=images, resolution=resolution, parts=parts)
+            return
+        if rung == "reconstructed":
+            if context.origin is None:
+                raise ValueError(
+                    "fidelity is 'reconstructed', but nobody says what the network was cut from; give "
+                    "context=Context(origin=Origin(model=..., space=..., candidate=...))"
+                )
+            self._reconstructor(model, context.origin)
             return
         epochs = self.training.short_epochs if rung == "short" else self.training.long_epochs
         seed = derived_seed(seed, _SEEDS[rung])

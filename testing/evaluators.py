@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 from torch import nn
 
-from ..evaluators import Context, Result, checked_evaluator
+from ..evaluators import Context, Origin, Result, checked_evaluator
 from ..spaces import Space, build
 from .promises import untouched
 from .toys import tiny_net, tiny_space
@@ -94,5 +94,5 @@ class EvaluatorContract:
             **asked,
             seed=seed,
             report=report,
-            context=Context(),
+            context=Context(origin=Origin(model=full if model is None else model, space=space, candidate=candidate)),
         )

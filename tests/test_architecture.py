@@ -36,6 +36,7 @@ INSIDE = {
     },
     "evaluators": {
         "latency": {"modes.py"},
+        "reconstruction": {"modes.py", "tasks", "training"},
         "tasks": {"modes.py"},
         "training": {"modes.py", "tasks"},
     },

@@ -221,7 +221,7 @@ BAD_FILES = {
     '{good}[study]\nsampler = "random_search"': "sampler 'random_search' is not known",
     '{good}[study]\nseeds = ["compund"]': "seed 'compund' is not known; did you mean 'compound'?",
     '{good}[study]\nevaluator = "supernet"': "expected one of auto, ladder, shared-weights",
-    '{good}[study]\nfidelity = "shor"': "expected one of auto, zero-shot, recalibrated, short, long",
+    '{good}[study]\nfidelity = "shor"': "expected one of auto, zero-shot, recalibrated, reconstructed, short, long",
     "{good}[study]\nearly_stopping = 1": "[study] early_stopping: given 1; expected true or false",
     '{good}[space]\ndimensions = ["height"]': "expected some of ('width', 'depth')",
     '{good}[space.rules]\n"hea*" = {{ lest = 0.5 }}': "rules['hea*'] has the unknown key 'lest'; did you mean 'least'?",

@@ -32,6 +32,7 @@ def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
         f"# {config['class'].rpartition('.')[2]}, pruned",
         "",
         f"A smaller `{config['class']}`: {_removed(config)}.",
+        *_reconstructed(config),
         *_table("Costs (one example)", config.get("costs")),
         *_table("Errors", config.get("errors")),
         *_table("Candidate", config.get("candidate")),
@@ -61,6 +62,19 @@ def _removed(config: Mapping[str, Any]) -> str:
     cut = sum(config["shapes"].get(name, shape) != shape for name, shape in config["full_shapes"].items())
     blocks = ", ".join(f"`{name}`" for name in config["removed"])
     return f"{cut} tensors with fewer channels, blocks removed: {blocks or 'none'}"
+
+
+def _reconstructed(config: Mapping[str, Any]) -> list[str]:
+    """That its layers were solved by least squares, where they were, and whether it was trained after that."""
+    if config.get("fidelity") != "reconstructed":
+        return []
+    training = config["training"]
+    then = f"then trained for {training['epochs']} epochs" if training["epochs"] else "and not trained"
+    return [
+        "",
+        f"Its layers were solved by least squares to give what the full network's give, on up to "
+        f"{training['recalibration_images']} training images without their labels, {then}.",
+    ]
 
 
 def _table(title: str, values: Any) -> list[str]:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ...evaluators import Metric, Task, Teacher, Training, measure_error, recalibrate, train
+from ...evaluators import Metric, Origin, Reconstructor, Task, Teacher, Training, measure_error, recalibrate, train
 from ...evaluators.modes import seed_of
 from ...spaces import Space, verify
 from ..disk.artifacts import Artifacts
@@ -188,7 +189,12 @@ class Exporter:
         """Train a network in place; a killed training goes on from what `folder` keeps after every epoch."""
         side, device = self._side(trial), self.search.here
         images = self.training.recalibration_images
-        recalibrate(small, self.task, images=images, resolution=side, device=device)
+        if trial.fidelity == "reconstructed":
+            scores = self.artifacts.scores_of(trial.ranking)
+            origin = Origin(model=self.model, space=self.space, candidate=trial.candidate, scores=scores)
+            self._reconstructor(small.to(device), origin)
+        else:
+            recalibrate(small, self.task, images=images, resolution=side, device=device)
         checkpoint = TrainingCheckpoint(folder / "state.pt")
         train(
             small,
@@ -202,6 +208,11 @@ class Exporter:
             state=checkpoint.kept(),
             teacher=self.teacher,
         )
+
+    @cached_property
+    def _reconstructor(self) -> Reconstructor:
+        """Its side of the full network serves all networks of one side."""
+        return Reconstructor(self.task, images=self.training.recalibration_images)
 
     def _side(self, trial: Trial) -> Side | None:
         return self.space.side(trial.candidate) or None

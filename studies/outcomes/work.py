@@ -18,7 +18,7 @@ from typing import final
 import torch
 from torch import nn
 
-from ...evaluators import Context, Evaluator, Ladder, Result
+from ...evaluators import Context, Evaluator, Ladder, Origin, Result
 from ...evaluators.modes import reproducible, seed_of
 from ...search import NOTE
 from ...spaces import Space
@@ -236,7 +236,7 @@ class Evaluation:
             fidelity=trial.fidelity,
             seed=seed_of(self.seed, trial.number),
             report=climbed,
-            context=Context(callbacks=watching, devices=self.devices),
+            context=Context(callbacks=watching, devices=self.devices, origin=self.origin(trial)),
         )
         if not isinstance(result, Result):
             raise TypeError(f"the evaluator gave a {type(result).__name__}; expected a secateur.evaluators.Result")
@@ -252,6 +252,11 @@ class Evaluation:
         if self.rounds is not None and trial.weights.startswith(ROUND):
             self.rounds.ensure(*_asked(trial))
         return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
+
+    def origin(self, trial: Trial) -> Origin:
+        """The full network with the base weights, and what of it the trial keeps."""
+        scores = self.artifacts.scores_of(trial.ranking)
+        return Origin(model=self.model, space=self.space, candidate=trial.candidate, scores=scores)
 
     def lacks_round(self, trial: Trial) -> bool:
         """Whether the trial names shared weights that must be trained before it is evaluated.

@@ -96,8 +96,9 @@ class Search:
             one set of weights that was trained so that its parts are good too; or your own, called like `Ladder`, which
             `Study.open` must be given again. `"auto"` is `"shared-weights"` for the sampler `"joint"`, which needs
             them, and `"ladder"` for all others.
-        fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`, `"short"`
-            or `"long"`: how well a candidate is trained before its error counts. `"auto"` is `"recalibrated"` with
+        fidelity: `"zero-shot"` (nothing is built: the share of the ranking that is lost), `"recalibrated"`,
+            `"reconstructed"` (layers solved on the full network's answers; nothing is trained), `"short"` or `"long"`:
+            how well a candidate is trained before its error counts. `"auto"` is `"recalibrated"` with
             shared weights and `"short"` otherwise.
         early_stopping: end a trial at a lower fidelity where it is not promising; its error is then predicted.
         seed: of everything random.

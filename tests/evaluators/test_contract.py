@@ -8,7 +8,7 @@ from secateur.testing import EvaluatorContract
 
 
 class TestLadder(EvaluatorContract):
-    @pytest.fixture(autouse=True, params=["recalibrated", "short", "long"])
+    @pytest.fixture(autouse=True, params=["recalibrated", "reconstructed", "short", "long"])
     def asked(self, request):
         self.fidelity = request.param
 

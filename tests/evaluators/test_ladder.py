@@ -7,9 +7,21 @@ import tasks
 import torch
 from torch import nn
 
-from secateur.evaluators import FIDELITIES, Ladder, Teacher, Training, measure_error, recalibrate, train
+from secateur.evaluators import (
+    Context,
+    Ladder,
+    Origin,
+    Reconstructor,
+    Teacher,
+    Training,
+    measure_error,
+    recalibrate,
+    train,
+)
 from secateur.evaluators.modes import derived_seed
+from secateur.spaces import Space, build
 
+WAY = ("zero-shot", "recalibrated", "short", "long")
 TRAINING = Training(lr=0.05, short_epochs=2, long_epochs=4)
 
 
@@ -44,9 +56,9 @@ def same(a, b):
     assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES[1:])
+@pytest.mark.parametrize("fidelity", WAY[1:])
 def test_every_rung_is_reported_and_the_last_is_the_error(fidelity):
-    rungs, seen = FIDELITIES[1 : FIDELITIES.index(fidelity) + 1], []
+    rungs, seen = WAY[1 : WAY.index(fidelity) + 1], []
     ladder = Ladder(NoTest(tasks.classification()), TRAINING)
     result = evaluate(ladder, fidelity, report=lambda rung, error: seen.append((rung, error)))
     assert result.state == "complete" and result.reason is None and result.seconds > 0
@@ -60,7 +72,7 @@ def test_a_report_ends_the_climb(last):
     task, seen = tasks.classification(), []
     ladder = Ladder(task, TRAINING, proxy=lambda candidate: {"a": 7}[candidate])
     result = evaluate(ladder, "long", report=lambda rung, error: seen.append((rung, error)) or rung == last)
-    assert [rung for rung, _ in seen] == list(FIDELITIES[: FIDELITIES.index(last) + 1])
+    assert [rung for rung, _ in seen] == list(WAY[: WAY.index(last) + 1])
     assert result.attributes == {f"error_{rung}": error for rung, error in seen}
     assert result.state == "complete" and result.rung == last and result.error == seen[-1][1]
     assert result.stopped == (last != "long")  # at the top there is nothing to be spared
@@ -131,6 +143,48 @@ def test_weights_are_those_that_were_measured():
     assert measure_error(model, task).compute() == result.error
 
 
+def origin(model):
+    space = Space.trace(model.eval(), torch.rand(1, 3, 8, 8), divisor=1)
+    return Origin(model=model, space=space, candidate=space.uniform(width=0.5))
+
+
+def test_reconstruction_starts_from_inherited_weights_and_statistics():
+    task, full, seen = tasks.classification(), base(), []
+    given = origin(full)
+    small = build(full, given.space, given.candidate)
+    ladder = Ladder(NoTest(task), TRAINING)
+    context = Context(origin=given)
+    said = lambda rung, error: seen.append(rung)  # noqa: E731
+    result = evaluate(ladder, "reconstructed", model=small, context=context, report=said)
+    assert seen == ["recalibrated", "reconstructed"] and result.rung == "reconstructed" and not result.stopped
+    alone = copy.deepcopy(small)
+    images = torch.cat([task.prepare(b, torch.device("cpu"))[0] for b in task.loader("train", None, None)])
+    Reconstructor(task, images=2048)(alone, given)
+    assert len(images) == 96 and measure_error(alone, task).compute() == result.error
+    assert all(torch.equal(result.weights[name], value) for name, value in alone.state_dict().items())
+    assert torch.equal(alone.bn1.running_var, small.bn1.running_var)
+    same(evaluate(ladder, "reconstructed", model=small, context=context), result)
+    first = evaluate(Ladder(task, TRAINING), "recalibrated", model=small)
+    assert first.error == result.attributes["error_recalibrated"]
+
+
+def test_reconstruction_needs_an_origin():
+    with pytest.raises(ValueError, match="nobody says what the network was cut from"):
+        evaluate(Ladder(tasks.classification(), TRAINING), "reconstructed")
+
+
+def test_reconstruction_that_diverges_is_a_failed_result():
+    full = base()
+    given = origin(full)
+    with torch.no_grad():
+        full.fc.bias.fill_(math.inf)
+    small = build(full, given.space, given.candidate)
+    result = evaluate(
+        Ladder(tasks.classification(), TRAINING), "reconstructed", model=small, context=Context(origin=given)
+    )
+    assert result.state == "failed" and "not finite" in result.reason
+
+
 def test_the_lowest_rung_is_inherited_weights_recalibrated():
     task, model = tasks.classification(), base()
     result = evaluate(Ladder(task, TRAINING), "recalibrated")
@@ -196,7 +250,7 @@ def test_threads_are_put_back():
 
 def test_wrong_settings_are_refused():
     task = tasks.classification()
-    with pytest.raises(ValueError, match="recalibrated, short, long"):
+    with pytest.raises(ValueError, match="recalibrated, reconstructed, short, long"):
         evaluate(Ladder(task, TRAINING), "medium")
     with pytest.raises(ValueError, match="no proxy"):
         evaluate(Ladder(task, TRAINING), "zero-shot")

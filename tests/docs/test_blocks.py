@@ -96,6 +96,7 @@ def prunable():
 BEFORE = {
     "docs/methods.md": pictures,
     "docs/networks.md": larger,
+    "docs/reconstruction.md": pictures,
     "docs/resrep.md": prunable,
     "docs/search.md": tiny,
 }

@@ -135,7 +135,7 @@ def photos(folder, weights):
         images = views(chosen, count=2, side=224, seed=place)[:: 1 if name != "validation" else 4]
         splits[name] = images, answers(model, images)
     task = Classification(**splits, batch=32, mean=MEAN, std=STD, classes=1000)
-    space = Space.trace(model, torch.rand(1, 3, 224, 224), divisor=4, dimensions=("width",))
+    space = Space.trace(model, torch.rand(1, 3, 224, 224), divisor=4, rules={"*": {"depth": False}})
     batches = [task.prepare(batch, torch.device("cpu"))[0] for batch in task.loader("train", None, None)]
     yield 0, model, task, space, torch.cat(batches)[: PICTURES["photos"]]
 

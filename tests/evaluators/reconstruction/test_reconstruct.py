@@ -79,7 +79,7 @@ def made(name, n=96, width=0.5, **options):
     model, x = build().double().eval(), torch.randn(n, *shape).double()
     with torch.no_grad():
         model.train()(x)  # statistics of its norms are those of the pictures
-    space = sc.Space.trace(model.eval(), x[:1], divisor=1, dimensions=("width",), **options)
+    space = sc.Space.trace(model.eval(), x[:1], divisor=1, rules={"*": {"depth": False}}, **options)
     candidate = space.uniform(width=width)
     return model, space, candidate, sc.build(model, space, candidate), x
 
@@ -120,7 +120,7 @@ def test_with_all_channels_kept_nothing_changes(name, as_graph):
 
 def test_networks_that_are_graphs():
     model, space, candidate, small, x = made("residual", as_graph=True)
-    plain_space = sc.Space.trace(model, x[:1], divisor=1, dimensions=("width",))
+    plain_space = sc.Space.trace(model, x[:1], divisor=1, rules={"*": {"depth": False}})
     other = sc.build(model, plain_space, candidate)
     found = [
         reconstruct(one, **asked(model, where, candidate, one, x))

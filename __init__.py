@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secateur.evaluators import Classification, Latency, Reconstruction, Segmentation, Task, Training, reconstruct
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
+    from secateur.studies.at_once import Pruned, prune
     from secateur.studies.study_files import data, networks
 else:
     __getattr__, __dir__ = face(__name__)
@@ -25,6 +26,7 @@ __all__ = [
     "Classification",
     "Latency",
     "Processes",
+    "Pruned",
     "Ray",
     "Reconstruction",
     "Runner",
@@ -43,6 +45,7 @@ __all__ = [
     "data",
     "load",
     "networks",
+    "prune",
     "reconstruct",
     "save",
     "verify",

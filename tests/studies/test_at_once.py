@@ -1,0 +1,68 @@
+"""A smaller network in one call."""
+
+import copy
+
+import networks
+import pytest
+import torch
+
+import secateur as sc
+
+
+def given(n=96):
+    model, x = networks.Residual(8), torch.randn(n, 3, 8, 8)
+    with torch.no_grad():
+        model(x)  # statistics of its norms are those of the pictures
+    return model.eval(), x
+
+
+@pytest.mark.parametrize("method", ["l2", "wanda", "uniform"])
+def test_it_is_within_the_budget_and_nearer_to_the_full_network_than_its_cut(method):
+    model, x = given()
+    kept = copy.deepcopy(model.state_dict())
+    found = sc.prune(model, x, budget=sc.Budget(macs=0.6), method=method)
+    assert found.costs["macs"] <= 0.6 * found.full_costs["macs"] and found.difference < 1e-5
+    fresh = torch.randn(200, 3, 8, 8)
+    cut = sc.build(model, found.space, found.candidate, found.scores)
+    with torch.no_grad():
+        gaps = [float((one(fresh) - model(fresh)).square().mean()) for one in (found.network, cut)]
+    assert gaps[0] < gaps[1] and found.reconstruction.error < found.reconstruction.error_before
+    assert not found.network.training and found.space.costs([found.candidate])["macs"][0] == found.costs["macs"]
+    assert all(torch.equal(one, kept[name]) for name, one in model.state_dict().items())
+    assert "of the full network" in str(found) and "layers solved" in str(found) and "trace" in str(found)
+
+
+def test_a_loader_with_labels_is_as_its_pictures():
+    model, x = given()
+    budget = sc.Budget(params=0.7)
+    found = [sc.prune(model, images, budget=budget) for images in (x, ([one, torch.zeros(9)] for one in x.split(40)))]
+    with torch.no_grad():
+        torch.testing.assert_close(found[0].network(x), found[1].network(x))
+
+
+def test_a_space_of_the_users_own():
+    model, x = given()
+    space = sc.Space.trace(model, x[:1], divisor=2, ignore=("layer1",))
+    found = sc.prune(model, x, budget=sc.Budget(macs=0.9), space=space, most=64)
+    assert found.space is space and found.network.layer1[0].conv1.weight.shape == model.layer1[0].conv1.weight.shape
+    assert found.reconstruction.pictures + found.reconstruction.held_out == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"budget": sc.Budget()}, "expected limits such as macs=0.7"),
+        ({"budget": sc.Budget(latency_ms=3)}, "milliseconds are for searches"),
+        ({"budget": sc.Budget(macs=0.001)}, "is below the smallest network"),
+        ({"method": "taylor"}, "taylor needs labels, and there are pictures only"),
+        ({"method": "resrep"}, "resrep needs training"),
+        ({"method": "l3"}, "l3"),
+        ({"images": []}, "holds no pictures"),
+        ({"images": ["file.png"]}, "a batch of images is a str"),
+    ],
+)
+def test_what_is_of_no_use_is_refused(changes, said):
+    model, x = given(8)
+    asked = {"images": x, "budget": sc.Budget(macs=0.6)} | changes
+    with pytest.raises(ValueError, match=said):
+        sc.prune(model, asked.pop("images"), **asked)

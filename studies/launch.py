@@ -138,6 +138,8 @@ def export(
     pick: str = "best",
     finetune_epochs: int | None = None,
     finalists: int = 1,
+    pictures: bool = False,
+    any_side: bool = False,
     progress: Listener | None = None,
 ) -> list[Path]:
     """The folders of exported networks; see `Study.export`.
@@ -148,12 +150,20 @@ def export(
         pick: `"best"`, `"all"`, a trial's number, or budgets such as `"macs=0.3,params=20000"`.
         finetune_epochs: of the last training.
         finalists: how many trials are trained a little to find the best of them.
+        pictures: programs take pictures.
+        any_side: programs take every side.
         progress: called with events.
     """
     check_free(Path(to))
     picked = parse_pick(pick)
     return open_study(folder).export(
-        to, pick=picked, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
+        to,
+        pick=picked,
+        finetune_epochs=finetune_epochs,
+        finalists=finalists,
+        pictures=pictures,
+        any_side=any_side,
+        progress=progress,
     )
 
 

@@ -361,6 +361,8 @@ class Study:
         formats: Sequence[str] | None = None,
         *,
         finalists: int = 1,
+        pictures: bool = False,
+        any_side: bool = False,
         notes: Mapping[str, Any] | None = None,
     ) -> list[Path]:
         """Train the picked networks to the end, write each to its own folder in `to`, and return those folders.
@@ -379,17 +381,20 @@ class Study:
                 `short_epochs`, the better half of them four times as long, and so on while that is no more than half
                 of the last training, to find the best of them. More than 1 is worth it where a search has scored
                 networks with shared weights, which favour some resolutions. For `"best"` and a `Budget`.
-
+            pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and
+                scale and normalise them as the task's `preprocessing` says; they do not resize.
+            any_side: the programs take every side that the network takes, not that of the candidate alone.
             notes: further entries of every `config.json`, plain values by name; those of `errors` join its own.
 
         Raises:
             FileExistsError: `to` exists; nothing was trained.
-            ValueError: no trial fits the pick.
+            ValueError: no trial fits the pick, or programs cannot be as asked, which is tried before any training.
         """
         from .drivers.exporting import Export
+        from .exports.conversion import Wanted
 
-        export = Export(self._engine, self.budget, self._mirror)
-        return export(Path(to), pick, finetune_epochs, progress, formats, finalists, notes or {})
+        export, wanted = Export(self._engine, self.budget, self._mirror), Wanted(formats, pictures, any_side)
+        return export(Path(to), pick, finetune_epochs, progress, wanted, finalists, notes or {})
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"

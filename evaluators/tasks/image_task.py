@@ -62,7 +62,7 @@ class ImageTask:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What turns a stored image into the network's input, as JSON."""
-        return self._images.preprocessing | {"classes": self.classes}
+        return self._images.preprocessing | {"stored_dtype": self._images.dtype, "classes": self.classes}
 
     def with_batch(self, batch: int) -> ImageTask:
         """The same task with another number of images a batch."""

@@ -111,6 +111,7 @@ class Images:
         self.batch, self.augment = _checked_batch(batch), augment
         example = self.sources["train"].fetch([0])[0]
         self.channels, self.side = example.shape[1], tuple(example.shape[2:])
+        self.dtype = str(example.dtype).removeprefix("torch.")
         self.scale = 1.0 if example.dtype.is_floating_point else 1 / 255
         for name, source in self.sources.items():
             shape = tuple(source.fetch([0])[0].shape[1:])

@@ -10,7 +10,7 @@ Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis;
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from .descriptions import descriptions
 from .labels import Labels, compact, flat, squashed, tensors_in
 
 if TYPE_CHECKING:
@@ -150,8 +151,18 @@ def arrange(
         ids, full = unit_of_label[one.labels], _full_value(model, one)
         if ids.any() and full is not None:
             counters.append(Counter(one.module, one.name, ids, one.divide, full, one.item))
+    counters += _described(model, slots)
     frozen = _frozen(flow, found, unit_of_label, reasons)
     return Layout(tuple(groups), slots, tuple(counters), frozen, unit_of_label)
+
+
+def _described(model: nn.Module, slots: Slots) -> Iterator[Counter]:
+    """Counters of what libraries keep beside the layers."""
+    for one in descriptions(model):
+        ids = slots.get(one.tensor, {}).get(one.axis)
+        value = getattr(model.get_submodule(one.module), one.name, None)
+        if ids is not None and type(value) is int and value > 0 and len(ids) % value == 0:
+            yield Counter(one.module, one.name, ids, len(ids) // value, value)
 
 
 def _groups(

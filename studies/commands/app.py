@@ -235,6 +235,12 @@ def export(
             metavar="N", help="Train so many a little, the best of every resolution, and the better half longer."
         ),
     ] = 1,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Programs take uint8 pictures, and scale and normalise them.")
+    ] = False,
+    any_side: Annotated[
+        bool, typer.Option("--any-side", help="Programs take every side that the network takes.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -245,7 +251,14 @@ def export(
         from ..views.terminal import Style
 
         folders = launch.export(
-            folder, to, pick=pick, finetune_epochs=finetune_epochs, finalists=finalists, progress=progress
+            folder,
+            to,
+            pick=pick,
+            finetune_epochs=finetune_epochs,
+            finalists=finalists,
+            pictures=pictures,
+            any_side=any_side,
+            progress=progress,
         )
     configs = [json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders]
     if as_json:

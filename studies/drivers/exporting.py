@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -12,6 +12,7 @@ from ...evaluators.modes import reproducible
 from ...spaces import Budget
 from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import locked
+from ..exports.conversion import Wanted
 from ..exports.exporter import finalists as finalists_of
 from ..trials.events import Listener
 from ..trials.front import on_front
@@ -42,7 +43,7 @@ class Export:
         pick: str | int | Budget,
         finetune_epochs: int | None,
         progress: Listener | None,
-        formats: Sequence[str] | None,
+        wanted: Wanted,
         finalists: int,
         notes: Mapping[str, Any],
     ) -> list[Path]:
@@ -56,16 +57,16 @@ class Export:
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self.engine.exporter(limits)
-        wanted = self.engine.limits(pick) if isinstance(pick, Budget) else pick
-        picked = exporter.pick(ledger.trials, front, wanted)
-        tried = self._finalists(finalists, limits if pick == "best" else wanted)
+        within = self.engine.limits(pick) if isinstance(pick, Budget) else pick
+        picked = exporter.pick(ledger.trials, front, within)
+        tried = self._finalists(finalists, limits if pick == "best" else within)
         with locked(self.engine.path), reproducible(search.threads, self.engine.device):
             if self.mirror is not None:
                 for trial in [*picked, *tried]:
                     self.mirror.pull(self.engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
                 picked = [exporter.best_of(tried, finetune_epochs, progress)]
-            return exporter.export(to, picked, front, finetune_epochs, progress, formats, notes)
+            return exporter.export(to, picked, front, finetune_epochs, progress, wanted, notes)
 
     def _finalists(self, count: int, within: object) -> list[Trial]:
         """The trials within absolute limits that are tried before one is exported; none where the best is taken."""

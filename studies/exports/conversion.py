@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ...spaces.graph.network import Examples, spatial_side
 from ...spaces.tracing.caches import made_again
 from ..disk.files import write
 from .program import read_program
+from .taking import Side, Taking, pictured
 from .verification import BATCHES, Verification, batch_of, called
 
 PROGRAMS = ("pt2", "onnx")
@@ -41,51 +43,60 @@ class Converted:
         program: takes any batch, or `batch`.
         batch: the only batch that it takes; None: any.
         outputs: the names of its output tensors, in order, as the network returns them.
+        axes: of each input tensor the names of those axes that may be free.
     """
 
     program: torch.export.ExportedProgram
     batch: int | None
     outputs: tuple[str, ...]
+    axes: tuple[Mapping[int, str], ...]
 
 
-def convert(network: nn.Module, example: Examples, batch: int | None) -> Converted:
+def convert(taking: Taking, batch: int | None, *, any_side: bool = False) -> Converted:
     """The network as a program; what it returns by name (a dataclass, a subclass of dict) is a plain dict there.
 
     Args:
-        network: in eval mode.
-        example: inputs with a batch of 2.
+        taking: the network, in eval mode, and its inputs, with a batch of 2.
         batch: the batch that is written in; None: it is free.
+        any_side: the sides of its inputs are free too.
 
     Raises:
         ValueError: torch cannot export the network, or not so.
     """
+    network, example = taking.network, taking.example
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, as_call(example))
     if batch is not None:
         args, kwargs = batch_of((args, kwargs), batch, noise=False)
+    free = " and ".join(["a free batch" if batch is None else "a fixed batch", *(["free sides"] if any_side else [])])
     try:
         with torch.no_grad(), warnings.catch_warnings(), DataAsDetached():
             # torch warns about its own deprecated pytree calls, and repeats the warnings of the user's forward.
             warnings.simplefilter("ignore")
             plainly, names = _plainly(network, args, kwargs)
             with made_again(network, example, spatial_side(example), _ELSEWHERE) as keeps:
-                shapes = _free_batch(plainly, args, kwargs, most=_ELSEWHERE - 1 if keeps else None)
-                program = torch.export.export(plainly, args, kwargs, dynamic_shapes=None if batch else shapes)
+                most = _ELSEWHERE - 1 if keeps else None
+                dim = torch.export.Dim("batch", max=most) if batch is None else None
+                shapes = _free(plainly, args, kwargs, dim, taking if any_side else None)
+                program = torch.export.export(plainly, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # whatever the user's forward and the exporter raise
         raise ValueError(
-            f"{type(network).__name__} cannot be exported with a {'free' if batch is None else 'fixed'} batch by torch "
-            f"{torch.__version__}: {str(error).strip()[:500]}"
+            f"{type(network).__name__} cannot be exported with {free} by torch {torch.__version__}: "
+            f"{str(error).strip()[:500]}"
         ) from error
+    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if any_side:
+        _check_free(program, [taking.axes(tensor) for tensor in inputs])
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths and lines of the user's sources, in every file made from this
-    return Converted(program, batch, names)
+    return Converted(program, batch, names, tuple({0: "batch"} | taking.axes(tensor) for tensor in inputs))
 
 
 class Programs:
     """Writes a network's programs, each with a free batch where that can be, and with a fixed one where it cannot."""
 
-    def __init__(self, network: nn.Module, example: Examples, figures: Verification) -> None:
-        self._network, self._example, self._figures = network, example, figures
+    def __init__(self, taking: Taking, figures: Verification, *, any_side: bool) -> None:
+        self._taking, self._figures, self._any_side = taking, figures, any_side
         self._converted: dict[int | None, Converted] = {}
 
     def write(self, path: Path, notes: Mapping[str, str], *, required: bool) -> None:
@@ -107,7 +118,8 @@ class Programs:
                 made = self._of(batch)
                 write(path, program_bytes(made.program) if kind == "pt2" else onnx_model(made, notes))
                 run = called(read_program(path)) if kind == "pt2" else onnx_runner(path)
-                run(self._figures.inputs[self._figures.batches[0]])
+                for name in self._figures.cases(batch):
+                    run(self._figures.inputs[name])
             except OSError:
                 raise
             except Exception as error:  # of many kinds: an operator or dtype that a format lacks, 2 GiB exceeded
@@ -127,7 +139,7 @@ class Programs:
 
     def _of(self, batch: int | None) -> Converted:
         if batch not in self._converted:
-            self._converted[batch] = convert(self._network, self._example, batch)
+            self._converted[batch] = convert(self._taking, batch, any_side=self._any_side)
         return self._converted[batch]
 
 
@@ -138,12 +150,12 @@ def rehearse(model: nn.Module, example: Examples) -> None:
         model: the full network; it is left as it is.
         example: its inputs, with a batch of 2.
     """
-    network = copied(model).cpu().eval()
     example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
+    taking = Taking(copied(model).cpu().eval(), example)
     reasons = []
     for batch in (None, BATCHES[0]):
         try:
-            convert(network, example, batch)
+            convert(taking, batch)
             break
         except ValueError as error:
             reasons.append(_first_line(error))
@@ -158,12 +170,28 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
-def _free_batch(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], most: int | None) -> Any:
+def _free(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any, sides: Taking | None) -> Any:
+    """What may vary, as `torch.export` takes it; None: nothing."""
+    if batch is None and sides is None:
+        return None
     shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in pytree.tree_leaves((args, kwargs)):
         if isinstance(tensor, Tensor) and tensor.ndim:
-            shapes[tensor] = {0: torch.export.Dim("batch", max=most)}
+            own = {} if batch is None else {0: batch}
+            # AUTO: sides may be limited to those that a network takes, as multiples; that they are free is checked.
+            shapes[tensor] = own | {axis: torch.export.Dim.AUTO for axis in (sides.axes(tensor) if sides else ())}
     return shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _check_free(program: torch.export.ExportedProgram, axes: Sequence[Mapping[int, str]]) -> None:
+    """Raise a ValueError where a side that was to be free is written in."""
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    for tensor, own in zip(tensors, axes, strict=True):
+        for axis, name in own.items():
+            if isinstance(tensor.shape[axis], int):
+                raise ValueError(f"the {name} of {tensor.shape[axis]} is written down in the forward; it is not free")
 
 
 def _plainly(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
@@ -206,16 +234,83 @@ def onnx_installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in _ONNX_PACKAGES)
 
 
-def check_formats(formats: Sequence[str] | None) -> None:
-    """Raise a ValueError where formats are named that do not exist, or need an extra that is not installed."""
-    if formats is None:
-        return
-    if isinstance(formats, str) or any(name not in FORMATS for name in formats):
-        raise ValueError(f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first one is always written")
-    if "onnx" in formats and not onnx_installed():
-        raise ValueError(
-            f"the format onnx needs {', '.join(_ONNX_PACKAGES)}: pip install 'secateur[onnx]', or leave onnx out"
-        )
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of an export.
+
+    Attributes:
+        formats: of `FORMATS`; safetensors is always written. Those that are named must be; None: all that can be, and
+            the record says why one is left out. A program whose batch cannot be free has a fixed one, also recorded.
+        pictures: programs take uint8 pictures `(n, *side, c)` and scale and normalise them; see `taking.py`.
+        any_side: programs take every side that the network takes.
+    """
+
+    formats: Sequence[str] | None = None
+    pictures: bool = False
+    any_side: bool = False
+
+    def check(self) -> None:
+        """Raise a ValueError where formats are named that do not exist, or need an extra that is not installed."""
+        formats = self.formats
+        if formats is None:
+            return
+        if isinstance(formats, str) or any(name not in FORMATS for name in formats):
+            raise ValueError(
+                f"formats={formats!r}: expected some of {', '.join(FORMATS)}; the first one is always written"
+            )
+        if "onnx" in formats and not onnx_installed():
+            raise ValueError(
+                f"the format onnx needs {', '.join(_ONNX_PACKAGES)}: pip install 'secateur[onnx]', or leave onnx out"
+            )
+
+    @property
+    def required(self) -> bool:
+        """Whether it is an error that a format cannot be written as asked."""
+        return self.formats is not None or self.any_side or self.pictures
+
+    def names(self) -> list[str]:
+        """The programs that are written, if they can be."""
+        return [
+            name
+            for name in PROGRAMS
+            if (name in self.formats if self.formats is not None else name == "pt2" or onnx_installed())
+        ]
+
+    def taking(self, network: nn.Module, example: Examples, record: Mapping[str, Any]) -> tuple[Taking, list[Side]]:
+        """What programs take, and the other sides at which they are compared.
+
+        Args:
+            network: in eval mode on the CPU.
+            example: its inputs, with a batch of 2.
+            record: what config.json says: `resolution`, `side_multiple` and `preprocessing` are read.
+
+        Raises:
+            ValueError: the network or the record does not allow what is asked.
+        """
+        side, step = tuple(record.get("resolution") or ()), record.get("side_multiple", 0)
+        taking = Taking(network, example, side)
+        if self.any_side and not (side and step):
+            raise ValueError(
+                "any_side=True: the network takes no other sides, as far as was tried when it was traced "
+                "(space.side_multiple is 0); leave any_side out"
+            )
+        if self.pictures:
+            taking = pictured(taking, record.get("preprocessing") or {})
+        larger, smaller = ([size + (place + 1) * one for place, size in enumerate(side)] for one in (step, -step))
+        sides = [tuple(larger), *([tuple(smaller)] if min(smaller, default=0) >= max(step, min(side) // 2) else [])]
+        return taking, sides if self.any_side else []
+
+    def rehearse(self, model: nn.Module, example: Examples, record: Mapping[str, Any]) -> None:
+        """Raise a ValueError where programs of the full network cannot take what is asked; it is left as it is."""
+        if not (self.names() and (self.pictures or self.any_side)):
+            return
+        example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
+        taking, sides = self.taking(copied(model).cpu().eval(), example, record)
+        Verification(taking, sides)
+        try:
+            convert(taking, None, any_side=self.any_side)
+        except ValueError:
+            convert(taking, BATCHES[0], any_side=self.any_side)
 
 
 def onnx_model(made: Converted, notes: Mapping[str, str]) -> bytes:
@@ -230,22 +325,25 @@ def onnx_model(made: Converted, notes: Mapping[str, str]) -> bytes:
         converted = torch.onnx.export(made.program, dynamo=True, external_data=False, verbose=False, output_names=names)
     assert converted is not None  # dynamo=True gives a program
     proto = converted.model_proto
-    _name_batch(proto)
+    _name_axes(proto, made.axes)
     for key, text in notes.items():
         proto.metadata_props.add(key=key, value=text)
     data: bytes = proto.SerializeToString()
     return data
 
 
-def _name_batch(proto: Any) -> None:
-    """Call the free axis "batch" everywhere: the exporter keeps the symbol of the traced program, as in "s31"."""
-    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
-    if len(symbols) != 1:
-        return
+def _name_axes(proto: Any, axes: Sequence[Mapping[int, str]]) -> None:
+    """Call free axes "batch", "height", ... everywhere: the exporter keeps the symbols of the program, as in "s31"."""
+    names: dict[str, str] = {}
+    for value, own in zip(proto.graph.input, axes, strict=True):
+        for axis, name in own.items():
+            dims = value.type.tensor_type.shape.dim
+            if axis < len(dims) and dims[axis].dim_param:
+                names.setdefault(dims[axis].dim_param, name)
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_param = "batch"
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda match: names.get(match[0], match[0]), dim.dim_param)
 
 
 def onnx_runner(path: Path) -> Callable[[Examples], list[Tensor]]:

@@ -31,7 +31,7 @@ from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
 from ..trials.front import front_table
 from ..trials.trial import Trial
-from .conversion import check_formats
+from .conversion import Wanted
 from .model import record_of, write_model
 from .plot import plot_front
 
@@ -113,12 +113,14 @@ class Exporter:
         front: Sequence[Trial],
         epochs: int | None,
         progress: Listener | None,
-        formats: Sequence[str] | None,
+        wanted: Wanted,
         notes: Mapping[str, Any],
     ) -> list[Path]:
         """Train and write the picked trials; returns their folders, in the same order."""
         epochs = self._last(epochs)
-        check_formats(formats)
+        wanted.check()
+        for trial in picked[:1]:
+            wanted.rehearse(self.model, self._example(trial), self._said(trial) | dict(notes))
         say = progress or (lambda event: None)
         proofs = {trial.number: self._proof(trial) for trial in picked}
         figures = {
@@ -136,7 +138,7 @@ class Exporter:
                     example=self._example(trial),
                     cut=self.artifacts.cut(trial.candidate, trial.ranking),
                     record={"proof": proofs[trial.number], **self._record(trial, found, notes)},
-                    formats=formats,
+                    wanted=wanted,
                 )
                 network = _network(trial, place, len(picked))
                 say(Exported(network=network, folder=str(to / name), verified=verified, figures=found))
@@ -235,20 +237,23 @@ class Exporter:
             )
         return {"difference": float(found) if math.isfinite(found) else None, "seen": found.seen}
 
+    def _said(self, trial: Trial) -> dict[str, Any]:
+        """What config.json says of the candidate and its inputs."""
+        return record_of(self.space, trial.candidate) | {"preprocessing": dict(self.task.preprocessing)}
+
     def _record(self, trial: Trial, found: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
         errors = {"search_error": trial.error, "search_error_std": trial.error_std, **found}
         own = {
             "study": self.study.name,
             "trial": trial.number,
-            **record_of(self.space, trial.candidate),
+            **self._said(trial),
             "ranking": trial.ranking,
             "weights": trial.weights,
             "fidelity": trial.fidelity,
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
             "limits": dict(self.limits),
             "training": asdict(self.training) | {"epochs": found["epochs"]},
-            "preprocessing": dict(self.task.preprocessing),
             "fingerprint": dict(self.fingerprint),
         }
         return own | dict(notes) | {"errors": errors | notes.get("errors", {})}

@@ -26,8 +26,9 @@ from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, name
 from ...spaces.graph.network import Examples
 from ..disk.files import FormatError, new_folder, read_json, to_json, write
 from .card import card
-from .conversion import PROGRAMS, Programs, check_formats, onnx_installed
+from .conversion import Programs, Wanted
 from .program import read_program
+from .taking import Taking
 from .verification import Verification, called
 
 __all__ = ["FormatError", "load", "save", "write_model"]
@@ -44,7 +45,7 @@ def write_model(
     example: Examples,
     cut: Cut,
     record: Mapping[str, Any],
-    formats: Sequence[str] | None = None,
+    wanted: Wanted | None = None,
 ) -> dict[str, Any]:
     """Write `model` as the new folder `folder`, verified; the figures of the verification.
 
@@ -55,8 +56,7 @@ def write_model(
         example: inputs of `model` with a batch of 2: a tensor, a tuple (positional) or a dict (by name) of tensors.
         cut: what was cut from `full`.
         record: more for config.json, as JSON: candidate, costs, errors, preprocessing, resolution, fingerprint, ...
-        formats: of `FORMATS`; safetensors is always written. Those that are named must be; None: all that can be, and
-            the record says why one is left out. A program whose batch cannot be free has a fixed one, also recorded.
+        wanted: formats, and what programs take; all formats, with the network's own inputs, when None.
 
     Returns:
         `{"tolerance", "batches", format: {batch: difference / largest output, "fixed_batch"}}`, or of a format that is
@@ -68,7 +68,8 @@ def write_model(
         RuntimeError: a format gives other outputs than the network in memory.
         OSError: the disk is full or read-only. Nothing is left in any of these cases.
     """
-    check_formats(formats)
+    wanted = wanted or Wanted()
+    wanted.check()
     network = copied(model).cpu().eval().requires_grad_(False)
     example = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), example)
     tensors, aliases = _own_storage(named_tensors(network))
@@ -88,18 +89,20 @@ def write_model(
         "as_graph": cut.as_graph,
         "kept": {name: {str(axis): kept.tolist() for axis, kept in axes.items()} for name, axes in cut.kept.items()},
     }
+    taking, sides = wanted.taking(network, example, record)
+    config |= {"pictures": wanted.pictures, "any_side": wanted.any_side}
     with new_folder(Path(folder)) as aside:
-        figures = Verification(network, example)
+        figures = Verification(Taking(network, example))
         write(aside / "config.json", to_json(config))
         with figures.timed("safetensors"):
             write(aside / "model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
             figures.compare("safetensors", called(load(aside, full).cpu()))
-        programs = Programs(network, example, figures)
-        for name in PROGRAMS:
-            if name in formats if formats is not None else name == "pt2" or onnx_installed():
-                with figures.timed(name):
-                    programs.write(aside / f"model.{name}", _metadata(config), required=formats is not None)
-        config["verified"] = figures.found
+        asked = Verification(taking, sides) if wanted.pictures or sides else figures
+        programs = Programs(taking, asked, any_side=wanted.any_side)
+        for name in wanted.names():
+            with asked.timed(name):
+                programs.write(aside / f"model.{name}", _metadata(config), required=wanted.required)
+        config["verified"] = figures.found = figures.found | asked.found
         write(aside / "config.json", to_json(config))
         write(aside / "README.md", card(config, [path.name for path in aside.iterdir()]))
     return figures.found
@@ -114,6 +117,8 @@ def save(
     candidate: Candidate,
     scores: Scores | None = None,
     formats: Sequence[str] | None = None,
+    pictures: bool = False,
+    any_side: bool = False,
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a network that `build` made, trained or not, as the new folder `folder`; `load` gives it back.
@@ -126,6 +131,9 @@ def save(
         candidate: of the network.
         scores: that it was built with.
         formats: some of `"safetensors"` (always written), `"pt2"` and `"onnx"`; all that can be when None.
+        pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and scale
+            and normalise them as `notes["preprocessing"]` says: `scale`, `mean` and `std`.
+        any_side: the programs take every side that the network takes.
         notes: further entries of config.json, plain values by name, such as `preprocessing` or `errors`.
 
     Returns:
@@ -143,7 +151,8 @@ def save(
     costs = {name: float(column[0]) for name, column in space.cost_table([candidate]).items()}
     own = record_of(space, candidate) | {"costs": costs} | dict(notes or {})
     example = space.inputs(model, candidate, batch=2)
-    return write_model(folder, model=network, full=model, example=example, cut=changes, record=own, formats=formats)
+    wanted = Wanted(formats, pictures, any_side)
+    return write_model(folder, model=network, full=model, example=example, cut=changes, record=own, wanted=wanted)
 
 
 def record_of(space: Space, candidate: Candidate) -> dict[str, Any]:
@@ -153,6 +162,7 @@ def record_of(space: Space, candidate: Candidate) -> dict[str, Any]:
         "candidate": list(candidate),
         "axes": [axis.name for axis in space.axes],
         "resolution": list(space.side(candidate)) or None,
+        "side_multiple": space.side_multiple,
         "full_costs": dict(space.full_costs),
         "space": space.settings,
     }
@@ -321,6 +331,8 @@ def _dtype_name(tensors: Mapping[str, Tensor]) -> str:
 def _metadata(config: Mapping[str, Any]) -> dict[str, str]:
     """What an ONNX file says of itself: texts, JSON where they are more than one word."""
     said = {name: config[name] for name in ("key", "class", "resolution", "preprocessing", "study") if config.get(name)}
+    if config["pictures"]:
+        said["inputs"] = "uint8 pictures (batch, *side, channels) of 0..255; scale, mean and std are in the program"
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in said.items()}
     return {f"secateur.{name}": text for name, text in {"version": __version__, **texts}.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ...spaces import as_call, copied, plain
 from ...spaces.graph.network import BATCH, Examples
+from .taking import Side, Taking
 
 BATCHES = (1, 3)
 # Largest difference allowed, as a part of the largest output. Lower precisions round at every layer, and a runtime
@@ -22,7 +23,7 @@ TOLERANCES = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 TOLERANCE = 1e-4
 _DRAWS = 32  # of weights moved by a part of the tolerance, so that outputs move more than by rounding
 _PART = 1 / 3
-_UNSTEADY = 0.1  # of an output's elements, at most, may differ as they do between these draws
+_UNSTEADY = 0.5  # of an output's elements, at most, may differ as they do between these draws
 
 _log = logging.getLogger("secateur")
 
@@ -30,63 +31,87 @@ _log = logging.getLogger("secateur")
 class Verification:
     """The network's outputs at each batch size, and how far every format's are from them."""
 
-    def __init__(self, network: nn.Module, example: Examples) -> None:
-        """Run `network`, in eval mode on the CPU; a ValueError where its outputs are not finite."""
-        self._network, run = network, called(network)
-        self.batches = tuple(size for size in BATCHES if _takes(run, example, size)) or (BATCH,)
+    def __init__(self, taking: Taking, sides: Sequence[Side] = ()) -> None:
+        """Run a network.
+
+        Args:
+            taking: the network, in eval mode on the CPU.
+            sides: others at which formats are compared too, with the first of the batches.
+
+        Raises:
+            ValueError: its outputs are not finite, or it does not take one of the sides.
+        """
+        self._network, run = taking.network, called(taking.network)
+        self.batches = tuple(size for size in BATCHES if _takes(run, taking.example, size)) or (BATCH,)
+        examples = {str(size): (taking.example, size) for size in self.batches}
+        examples |= {_at(self.batches[0], side): (taking.at(side), self.batches[0]) for side in sides}
         for noise in (True, False):  # noise may be outside of what the network takes
-            self.inputs = {size: batch_of(example, size, noise=noise) for size in self.batches}
-            self.expected = {size: run(inputs) for size, inputs in self.inputs.items()}
+            self.inputs = {name: batch_of(example, size, noise=noise) for name, (example, size) in examples.items()}
+            self.expected = {name: self._run(run, name) for name in self.inputs}
             if finite := all(torch.isfinite(leaf).all() for leaves in self.expected.values() for leaf in leaves):
                 break
         if not finite:
             raise ValueError("the network's outputs for its own example are NaN or infinite; it cannot be verified")
-        kinds = {tensor.dtype for tensor in [*network.parameters(), *self.expected[self.batches[0]]]}
+        kinds = {tensor.dtype for tensor in [*self._network.parameters(), *self.expected[str(self.batches[0])]]}
         self.tolerance = max((TOLERANCES.get(kind, TOLERANCE) for kind in kinds), default=TOLERANCE)
         self.found: dict[str, Any] = {"tolerance": self.tolerance, "batches": list(self.batches)}
 
-    def compare(self, name: str, run: Callable[[Examples], list[Tensor]], batch: int | None = None) -> None:
+    def _run(self, run: Callable[[Examples], list[Tensor]], name: str) -> list[Tensor]:
+        try:
+            return run(self.inputs[name])
+        except Exception as error:
+            if name.isdecimal():
+                raise
+            raise ValueError(
+                f"any_side=True: the network itself does not run with a batch of {name}: {error}"
+            ) from error
+
+    def cases(self, batch: int | None) -> list[str]:
+        """The names of the inputs that a program of this batch (None: any) takes."""
+        return [name for name in self.inputs if batch is None or name.split()[0] == str(batch)]
+
+    def compare(self, form: str, run: Callable[[Examples], list[Tensor]], batch: int | None = None) -> None:
         """Record how far the outputs of `run` are from the network's; a RuntimeError where that is too far.
 
         Args:
-            name: of the format.
+            form: its name.
             run: what was read back.
             batch: the only batch that it takes; None: any.
         """
         found: dict[str, Any] = {}
-        for size in self.batches if batch is None else (batch,):
-            outputs, expected = run(self.inputs[size]), self.expected[size]
+        for name in self.cases(batch):
+            outputs, expected = run(self.inputs[name]), self.expected[name]
             difference = _difference(outputs, expected)
             if not difference <= self.tolerance:
-                difference, share = self._beside_jumps(outputs, size)
+                difference, share = self._beside_jumps(outputs, name)
                 found["unsteady"] = max(found.get("unsteady", 0.0), share)
             if not difference <= self.tolerance:
                 raise RuntimeError(
-                    f"the {name} export is wrong: at batch {size} its outputs differ by {difference:.2g} of the "
+                    f"the {form} export is wrong: at batch {name} its outputs differ by {difference:.2g} of the "
                     f"largest (allowed: {self.tolerance:g}); nothing was written"
                 )
-            found[str(size)] = difference
-        self.found[name] = found if batch is None else found | {"fixed_batch": batch}
+            found[name] = difference
+        self.found[form] = found if batch is None else found | {"fixed_batch": batch}
 
-    def _beside_jumps(self, found: list[Tensor], size: int) -> tuple[float, float]:
+    def _beside_jumps(self, found: list[Tensor], name: str) -> tuple[float, float]:
         """The difference without elements that jump as far where weights move a little, and the share of these.
 
         Such as those of a detector that gives its best boxes in order: two that are as good change places.
         """
-        expected = self.expected[size]
+        expected = self.expected[name]
         if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
             return float("inf"), 0.0
         calm, share = [], 0.0
-        for one, other, jumps in zip(found, expected, self._jumps(size), strict=True):
+        for one, other, jumps in zip(found, expected, self._jumps(name), strict=True):
             apart = (one.double() - other.double()).abs()
             unsteady = (apart > self.tolerance * _largest(other)) & (apart <= jumps)
             share = max(share, float(unsteady.float().mean()) if other.numel() else 0.0)
             calm.append(torch.where(unsteady, other, one))
         return (_difference(calm, expected) if share <= _UNSTEADY else float("inf")), share
 
-    def _jumps(self, size: int) -> list[Tensor]:
+    def _jumps(self, name: str) -> list[Tensor]:
         """How far each element of the outputs goes at most, over some draws of weights that are moved a little."""
-        expected = self.expected[size]
+        expected = self.expected[name]
         farthest = [torch.zeros(one.shape, dtype=torch.float64) for one in expected]
         moved, generator = copied(self._network), torch.Generator().manual_seed(0)
         weights = [one for one in moved.parameters() if one.is_floating_point()]
@@ -96,7 +121,7 @@ class Verification:
                 for weight, original in zip(weights, originals, strict=True):
                     noise = torch.randn(weight.shape, generator=generator).to(weight.dtype)
                     weight.copy_(original * (1 + _PART * self.tolerance * noise))
-            for far, one, other in zip(farthest, called(moved)(self.inputs[size]), expected, strict=True):
+            for far, one, other in zip(farthest, called(moved)(self.inputs[name]), expected, strict=True):
                 if one.shape == other.shape:
                     torch.maximum(far, (one.double() - other.double()).abs(), out=far)
         return farthest
@@ -107,6 +132,10 @@ class Verification:
         start = time.perf_counter()
         yield
         _log.debug("%s: written and verified in %.2f s", name, time.perf_counter() - start)
+
+
+def _at(batch: int, side: Side) -> str:
+    return f"{batch} at {'x'.join(map(str, side))}"
 
 
 def called(network: nn.Module) -> Callable[[Examples], list[Tensor]]:

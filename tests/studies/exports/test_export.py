@@ -20,7 +20,7 @@ import secateur as sc
 from secateur.spaces import Cut, Space, build, cut, named_tensors, plain
 from secateur.spaces.graph.network import as_call
 from secateur.studies.disk.files import new_folder, read_json, to_json, write_atomic
-from secateur.studies.exports.conversion import onnx_installed
+from secateur.studies.exports.conversion import Wanted, onnx_installed
 from secateur.studies.exports.model import FormatError, load, write_model
 
 needs_onnx = pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is not installed")
@@ -47,7 +47,8 @@ def pruned(name="plain", **ratios):
 
 def export(folder, made, **options):
     full, small, space, candidate, example = made
-    options = {"record": {"key": candidate.key}, "formats": ("pt2",), **options}
+    formats = options.pop("formats", ("pt2",))
+    options = {"record": {"key": candidate.key}, "wanted": Wanted(formats), **options}
     return write_model(folder, model=small, full=full, example=example, cut=cut(space, candidate), **options)
 
 
@@ -184,7 +185,9 @@ def test_a_network_with_integer_and_scalar_inputs_and_odd_module_names(tmp_path)
     full = Odd()
     example = (torch.zeros(2, dtype=torch.long), torch.rand(2, 1, 4, 6))
     nothing = Cut(kept={}, attributes={}, removed=())
-    write_model(tmp_path / "odd", model=full, full=full, example=example, cut=nothing, record={}, formats=("pt2",))
+    write_model(
+        tmp_path / "odd", model=full, full=full, example=example, cut=nothing, record={}, wanted=Wanted(("pt2",))
+    )
     program = load(tmp_path / "odd")
     inputs = (torch.tensor([3, 0, 4]), torch.rand(3, 1, 4, 6))
     (one, nought), (two,) = program(*inputs)
@@ -250,7 +253,7 @@ def test_a_batch_that_cannot_be_free_is_a_fixed_one_and_said(tmp_path, caplog):
             example=torch.rand(2, 3),
             cut=nothing,
             record={},
-            formats=("pt2", "onnx"),
+            wanted=Wanted(("pt2", "onnx")),
         )
     assert (
         found["pt2"]["fixed_batch"] == 1 == found["onnx"]["fixed_batch"] and "fixed_batch" not in found["safetensors"]
@@ -275,7 +278,7 @@ def test_a_format_that_cannot_be_is_left_out_with_the_reason_and_the_weights_are
     full, nothing = Untraceable(), Cut(kept={}, attributes={}, removed=())
     parts = {"model": full, "full": full, "example": torch.rand(2, 3), "cut": nothing, "record": {}}
     with pytest.raises(ValueError, match="cannot be written as pt2 .*leave pt2 out of the formats"):
-        write_model(tmp_path / "a", **parts, formats=("pt2",))
+        write_model(tmp_path / "a", **parts, wanted=Wanted(("pt2",)))
     assert not list(tmp_path.iterdir())
     found = write_model(tmp_path / "a", **parts)
     assert "cannot be exported" in found["pt2"]["left_out"] and max(found["safetensors"].values()) == 0
@@ -284,7 +287,7 @@ def test_a_format_that_cannot_be_is_left_out_with_the_reason_and_the_weights_are
     assert torch.equal(load(tmp_path / "a", model=Untraceable())(inputs), full(inputs))
     with pytest.raises(FileNotFoundError, match="holds no program .*give the full network"):
         load(tmp_path / "a")
-    write_model(tmp_path / "b", **parts, formats=())
+    write_model(tmp_path / "b", **parts, wanted=Wanted(()))
     with pytest.raises(FileNotFoundError, match="it was not asked for"):
         load(tmp_path / "b")
 
@@ -334,7 +337,7 @@ def test_outputs_of_every_kind_are_exported_under_their_names(wrap, names, tmp_p
     full, nothing = Net(), Cut(kept={}, attributes={}, removed=())
     parts = {"model": full, "full": full, "example": torch.rand(2, 3), "cut": nothing}
     record = {"preprocessing": {"mean": [0.5]}, "key": "ab"}
-    write_model(tmp_path / "a", **parts, record=record, formats=("pt2", "onnx"))
+    write_model(tmp_path / "a", **parts, record=record, wanted=Wanted(("pt2", "onnx")))
     inputs = torch.rand(5, 3)
     found = pytree.tree_leaves(load(tmp_path / "a")(inputs))
     expected = pytree.tree_leaves(plain(full(inputs)))

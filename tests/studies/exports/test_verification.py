@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from secateur import Space, build, load, save
 from secateur.studies.exports.conversion import onnx_installed
+from secateur.studies.exports.taking import Taking
 from secateur.studies.exports.verification import Verification, called
 
 
@@ -30,7 +31,7 @@ class Best(nn.Module):
 @pytest.fixture
 def verification():
     torch.manual_seed(0)
-    return Verification(Best(), torch.randn(2, 64, 16))
+    return Verification(Taking(Best(), torch.randn(2, 64, 16)))
 
 
 def disturbed(verification, change):
@@ -53,7 +54,7 @@ def swapped(rows, scores, apart):
 
 
 def test_rows_that_are_as_good_may_change_places(verification):
-    scores = verification.expected[1][1]
+    scores = verification.expected["1"][1]
     verification.compare("other", disturbed(verification, lambda rows: swapped(rows, scores, apart=False)), batch=1)
     found = verification.found["other"]
     assert found["1"] < 1e-6 and 0 < found["unsteady"] <= 0.1
@@ -70,7 +71,7 @@ def test_rows_that_are_as_good_may_change_places(verification):
     ids=["others_changed_places", "values", "all_changed_places", "one_is_missing"],
 )
 def test_anything_else_is_refused(verification, change):
-    scores = verification.expected[1][1]
+    scores = verification.expected["1"][1]
     with pytest.raises(RuntimeError, match="the other export is wrong: at batch 1"):
         verification.compare("other", disturbed(verification, lambda rows: change(rows, scores)), batch=1)
     assert "other" not in verification.found

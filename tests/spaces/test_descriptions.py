@@ -1,0 +1,91 @@
+"""Numbers that libraries keep beside their layers follow, though no layer reads them."""
+
+import pytest
+import torch
+from torch import nn
+
+from secateur import Space, build, load, save
+
+
+class Conv(nn.Module):
+    def __init__(self, given, made, size=1):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(given, made, size, padding=size // 2), nn.BatchNorm2d(made)
+
+    def forward(self, x):
+        return self.bn(self.conv(x)).relu()
+
+
+class Split(nn.Module):
+    """As Ultralytics writes it: two forwards, of which an exporter takes the other one."""
+
+    def __init__(self, given, made):
+        super().__init__()
+        self.c = made // 2
+        self.cv1, self.m, self.cv2 = Conv(given, 2 * self.c), Conv(self.c, self.c, 3), Conv(3 * self.c, made)
+
+    def forward(self, x):
+        one, two = self.cv1(x).chunk(2, 1)
+        return self.cv2(torch.cat([one, two, self.m(two)], 1))
+
+    def forward_split(self, x):
+        one, two = self.cv1(x).split((self.c, self.c), 1)
+        return self.cv2(torch.cat([one, two, self.m(two)], 1))
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.last = Conv(3, 8), Split(8, 16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        return self.last(self.body(self.stem(x)))
+
+
+class Classifier(nn.Module):
+    """As timm writes it, with or without a convolution after the pooling."""
+
+    def __init__(self, head_conv):
+        super().__init__()
+        self.num_features = 8
+        self.head_hidden_size = 16 if head_conv else 8
+        self.stem = Conv(3, 8, 3)
+        self.conv_head = nn.Conv2d(8, 16, 1) if head_conv else nn.Identity()
+        self.fc = nn.Linear(self.head_hidden_size, 5)
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, x):
+        return self.fc(self.conv_head(self.stem(x).mean((2, 3), keepdim=True)).flatten(1))
+
+
+def cut_and_loaded(model, folder):
+    space = Space.trace(model.eval(), torch.rand(1, 3, 12, 12), divisor=2)
+    candidate = space.uniform(0.5)
+    small = build(model, space, candidate)
+    save(folder, small, model=model, space=space, candidate=candidate, formats=())
+    return small, load(folder, model=model)
+
+
+def test_the_other_forward_of_a_split(tmp_path):
+    model = Detector()
+    for network in cut_and_loaded(model, tmp_path / "net"):
+        assert network.body.c == network.body.cv1.conv.out_channels // 2 < 8
+        inputs = torch.rand(2, network.body.cv1.conv.in_channels, 5, 5)
+        torch.testing.assert_close(network.body.forward_split(inputs), network.body(inputs))
+    assert model.body.c == 8
+
+
+@pytest.mark.parametrize("head_conv", [False, True])
+def test_features_of_a_classifier(head_conv, tmp_path):
+    for network in cut_and_loaded(Classifier(head_conv), tmp_path / "net"):
+        assert network.head_hidden_size == network.fc.in_features < (16 if head_conv else 8)
+        assert network.num_features == network.stem.conv.out_channels < 8
+
+
+def test_a_number_that_is_none_of_a_layer_stays(tmp_path):
+    model = Classifier(False)
+    model.num_features, model.head_hidden_size = 7, "eight"
+    for network in cut_and_loaded(model, tmp_path / "net"):
+        assert (network.num_features, network.head_hidden_size) == (7, "eight")

@@ -121,7 +121,12 @@ def assemble(
     for name, tensor in own.items():
         new = tensors[name]
         if isinstance(tensor, nn.Parameter):
-            new = memo.get(id(tensor), nn.Parameter(new, requires_grad=tensor.requires_grad))
+            made = isinstance(new, nn.Parameter) and new.requires_grad == tensor.requires_grad
+            new = (
+                memo[id(tensor)]
+                if id(tensor) in memo
+                else (new if made else nn.Parameter(new, requires_grad=tensor.requires_grad))
+            )
         memo[id(tensor)] = new
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in [*removed, *attributes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from types import GetSetDescriptorType
 from typing import Any
 
 import torch
@@ -23,9 +24,17 @@ _OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
 _OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye", "empty", "new_full", "full_like"}
 _READS = {"item", "tolist", "__float__", "__int__", "__index__", "__bool__", "__complex__", "is_nonzero"}
 
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
+_GIVING = {"T", "H", "mT", "mH", "data", "grad", "_grad", "_base", "real", "imag"}  # tensors
 _FACTS = {  # of tensors, which are most calls: none gives a tensor
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad")),
-    *(Tensor.dim, Tensor.size, Tensor.is_floating_point),
+    *(
+        fact.__get__
+        for name, fact in vars(torch._C.TensorBase).items()
+        if name not in _GIVING and isinstance(fact, GetSetDescriptorType)
+    ),
+    *(Tensor.dim, Tensor.size, Tensor.stride, Tensor.storage_offset, Tensor.numel, Tensor.untyped_storage),
+    *(Tensor.is_floating_point, Tensor.is_complex, Tensor.is_contiguous, Tensor.is_conj, Tensor.is_neg),
+    *(Tensor.is_inference, Tensor._is_view, torch.sym_max, torch.sym_min, torch.device),
 }
 
 
@@ -122,6 +131,14 @@ def _cloned(tensor: Tensor) -> Tensor:
 
 
 def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if type(values) in (tuple, list):
+        return [tensor for value in values for tensor in _tensors(value)]
+    if isinstance(values, _PLAIN):
+        return []
+    if type(values) is dict:
+        return _tensors(list(values.values()))
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 

@@ -91,9 +91,13 @@ def restore(module: nn.Module, before: Kept) -> None:
         held[name] = value
         if isinstance(value, list):
             value[:] = contents
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and [*map(id, _flat(value))] != [*map(id, _flat(contents))]:  # a frozen one is not
             value.clear()
             value.update(contents)
+
+
+def _flat(entries: dict[Any, Any]) -> list[Any]:
+    return [*entries, *entries.values()]
 
 
 @contextlib.contextmanager
@@ -151,11 +155,14 @@ class Still(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
 class DataAsDetached(TorchFunctionMode):
     """Reads `tensor.data` as `tensor.detach()`: torch 2.13's export takes the former for a constant."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch, or its stand-in."""
-        if getattr(func, "__self__", None) is Tensor.data and getattr(func, "__name__", "") == "__get__":
+        if func == _DATA:
             return args[0].detach()
         return func(*args, **(kwargs or {}))

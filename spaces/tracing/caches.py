@@ -60,10 +60,10 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
     """What a run without arithmetic leaves in attributes that was not there before; None where it does not run."""
     args, kwargs = as_call(resized(examples, side or None, batch))
     for device in ("meta", None):
-        mode = torch.device("meta") if device else FakeTensorMode(allow_non_fake_inputs=True)
+        mode: Any = torch.device("meta") if device else FakeTensorMode(allow_non_fake_inputs=True)
         with quietly(), torch.no_grad(), unfused(), mode:
             try:
-                small = sketch(model, Cut({}, {}, ()), device).eval()
+                small = sketch(model, Cut({}, {}, ()), device, None if device else mode).eval()
                 before = {path: attributes(module) for path, module in small.named_modules()}
                 small(
                     *(empty_like(one, device) for one in args),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -36,6 +36,7 @@ from ..graph.network import (
     dispatched_name,
     resized,
 )
+from .shortcuts import dispatched
 
 _FOLLOW = {  # sizes: the shapes of results say the same
     *("size", "sizes", "shape", "self_size", "split_size", "split_sizes", "normalized_shape", "repeats", "chunks"),
@@ -66,7 +67,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._waiting.append((0, (str(value.dtype), tuple(value.shape), hash(held))))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = dispatched(func, args, kwargs or {})
         name = dispatched_name(func)
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
@@ -143,8 +144,9 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     with quietly(), torch.no_grad(), fake, _Record() as record:
         for node in network.graph.nodes:
             if node.op == "placeholder":
-                if node in network.sources:
-                    values[node] = empty_like(state[network.sources[node]])
+                if node in network.sources:  # operators are dispatched otherwise for what has gradients
+                    source = state[network.sources[node]]
+                    values[node] = empty_like(source).requires_grad_(source.requires_grad)
                 elif node in network.inputs:
                     values[node] = empty_like(next(given))
                 else:
@@ -185,7 +187,6 @@ def run(
     side: Side | None,
     *,
     quick: bool = False,
-    record: bool = True,
     training: bool = False,
 ) -> tuple[list[Step], Exception | None]:
     """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
@@ -197,21 +198,20 @@ def run(
         side: spatial side, or None for the example's own.
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
-        record: whether the steps are wanted.
         training: in training mode instead of eval mode, but for dropouts and norms.
     """
     args, kwargs = as_call(resized(examples, side, BATCH))
     device = "meta" if quick else None
-    mode = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
+    mode: Any = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
     with mode:
-        tensors = sketched(model, changes, device)
+        tensors = sketched(model, changes, device, fake=None if quick else mode)
     small = assemble(model, tensors, changes.attributes, changes.removed)
     switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
     recorder = _Record()
     known = Known(recorder.note)
-    with quietly(), torch.no_grad(), unfused(), still, mode, recorder if record else contextlib.nullcontext():
+    with quietly(), torch.no_grad(), unfused(), still, mode, recorder:
         known.know(small.named_buffers(), dict(model.named_buffers()))
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
@@ -224,13 +224,15 @@ def run(
     return recorder.ended(), failure
 
 
-def sketch(model: nn.Module, changes: Cut, device: str | None) -> nn.Module:
-    """The smaller network with tensors of the right shapes and no contents."""
-    return assemble(model, sketched(model, changes, device), changes.attributes, changes.removed)
+def sketch(model: nn.Module, changes: Cut, device: str | None, fake: FakeTensorMode | None = None) -> nn.Module:
+    """The smaller network with tensors of the right shapes and no contents, fake ones where a mode is given."""
+    return assemble(model, sketched(model, changes, device, fake), changes.attributes, changes.removed)
 
 
-def sketched(model: nn.Module, changes: Cut, device: str | None) -> dict[str, Tensor]:
-    """Tensors of the right shapes and no contents, by name."""
+def sketched(
+    model: nn.Module, changes: Cut, device: str | None, fake: FakeTensorMode | None = None
+) -> dict[str, Tensor]:
+    """Tensors of the right shapes and no contents, by name; fake ones where a mode is given."""
     prefixes = tuple(f"{name}." for name in changes.removed)
     sketches: dict[int, Tensor] = {}
     tensors = {}
@@ -240,9 +242,21 @@ def sketched(model: nn.Module, changes: Cut, device: str | None) -> dict[str, Te
             for axis, indices in changes.kept.get(name, {}).items():
                 shape[axis] = len(indices)
             if id(tensor) not in sketches:
-                sketches[id(tensor)] = torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
+                sketches[id(tensor)] = _blank(tensor, shape, device, fake)
             tensors[name] = sketches[id(tensor)]
     return tensors
+
+
+def _blank(tensor: Tensor, shape: list[int], device: str | None, fake: FakeTensorMode | None) -> Tensor:
+    """A tensor without contents; a fake parameter is made at once, because what `nn.Parameter` does takes a while."""
+    if fake is None or type(tensor) not in (Tensor, nn.Parameter):
+        return torch.empty(shape, dtype=tensor.dtype, device=device or tensor.device)
+    with torch._C._DisableTorchDispatch():
+        made = FakeTensor(fake, torch.empty(shape, dtype=tensor.dtype, device="meta"), tensor.device)
+    if isinstance(tensor, nn.Parameter):
+        made._is_param = True
+        made.requires_grad_(tensor.requires_grad)
+    return made
 
 
 # --- two runs, held against each other --------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     networks = [one.network for one in forwards]
     _leave_whole(flow, blocks, options)
     loose = freeze_unread(networks, flow, model, trained=not reason)
-    multiple = _multiple(model, examples)
+    multiple = _multiple(own)
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
     layout, whole, surprise = _grouped(forwards, options, blocks, progress, proof)
     frozen = {**layout.frozen, **unread(networks, model), **loose}
@@ -218,20 +218,21 @@ def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Nod
     return frozenset(whole)
 
 
-def _multiple(model: nn.Module, examples: Examples) -> int:
+def _multiple(own: OfModule) -> int:
     """The least step by which sides may be smaller, as tried near the side, at about 3/4 and at half; 0 for none."""
-    own = spatial_side(examples)
+    model, examples, side = own.model, own.examples, spatial_side(own.examples)
+    quick = side == own.side and own.full(True)[1] is None  # then it runs so at all sides that it takes
 
     def takes(side: Side) -> bool:
-        runs = (run(model, Cut({}, {}, ()), examples, side, quick=quick, record=False) for quick in (True, False))
-        return any(failure is None for _, failure in runs)
+        ways = (True,) if quick else (True, False)
+        return any(run(model, Cut({}, {}, ()), examples, side, quick=way)[1] is None for way in ways)
 
     for step in (1, 2, 4, 8, 16, 32, 64):
-        if not own or min(own) <= step:
+        if not side or min(side) <= step:
             break
-        most = max(1, min(own) // 2 // step)  # steps down to half
+        most = max(1, min(side) // 2 // step)  # steps down to half
         counts = sorted({1, min(2, most), max(1, most // 2), most})
-        if all(takes(tuple(size - count * step for size in own)) for count in counts):
+        if all(takes(tuple(size - count * step for size in side)) for count in counts):
             return step
     return 0
 

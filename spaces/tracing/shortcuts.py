@@ -168,10 +168,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _made(tensors: Sequence[Tensor], result: _Result, *, view: bool) -> Tensor:
     """A tensor without values, of the kind of the operands."""
-    shape, stride, dtype, start = result
+    like, stride, dtype, start = result
     first = tensors[0]
-    if not isinstance(shape, tuple):
-        shape, stride = tensors[shape].shape, tensors[shape].stride()
+    if isinstance(like, int):
+        shape, stride = tuple(tensors[like].shape), tensors[like].stride()
+    else:
+        shape = like
     with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
         if view:
             made = torch.as_strided(first, shape, stride, first.storage_offset() + start)

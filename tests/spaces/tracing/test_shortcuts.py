@@ -1,0 +1,108 @@
+"""What operators give on tensors without values is the same from the second call on."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.spaces import Space
+from secateur.spaces.tracing.shortcuts import dispatched
+
+
+class Shortened(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return dispatched(func, args, kwargs or {})
+
+
+def batch_norm(x, training=False):
+    return F.batch_norm(x, *(x.new_ones(x.shape[1]) for _ in range(4)), training=training)
+
+
+CALLS = {
+    "pointwise": F.silu,
+    "in place": lambda x: x.clone().relu_(),
+    "broadcast": lambda x: x + x[:1, :, :1],
+    "broadcast in place": lambda x: x.clone().mul_(x[:1]),
+    "to another dtype": lambda x: x > 0,
+    "whole numbers, divided": lambda x: (x > 0).sum(1) / 2,
+    "a number, then a whole one": lambda x: ((x > 0) * 2, (x > 0) * 2.0, (x > 0) * True),
+    "batch norm": batch_norm,
+    "batch norm of its own": lambda x: batch_norm(x, True),
+    "channels last": lambda x: F.relu(x.contiguous(memory_format=torch.channels_last)),
+    "clone as channels last": lambda x: x.clone(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(1, 2).sigmoid(),
+    "convolution": lambda x: F.conv2d(x, x.new_ones(5, x.shape[1], 3, 3)),
+    "views": lambda x: (*x.chunk(2, 1), x[:, 1:].flatten(1)[:, 2:], x.unbind(0)[1].t_() if x.ndim == 3 else x.mT),
+    "indices": lambda x: F.max_pool2d(x, 2, return_indices=True),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "reduced": lambda x: x.mean((2, 3), keepdim=True),
+    "made": lambda x: (x.new_zeros(3), torch.ones_like(x, dtype=torch.float64), torch.arange(4)),
+}
+
+
+def described(results):
+    results = results if isinstance(results, (tuple, list)) else [results]
+    return [(type(one), one.shape, one.stride(), one.storage_offset(), one.dtype, one.device) for one in results]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["meta", "fake"])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_results_are_those_of_the_operator(call, mode):
+    with torch.device("meta") if mode == "meta" else FakeTensorMode():
+        for shape in [(2, 4, 8, 6), (2, 4, 8, 6), (3, 10, 8, 6), (2, 4, 1, 1), (1, 2, 9, 9), (2, 4, 8, 6)]:
+            x = torch.empty(shape)
+            try:
+                want = described(call(x))
+            except (RuntimeError, ValueError):  # too small a side
+                continue
+            with Shortened():
+                assert [described(call(x)) for _ in range(2)] == [want, want]
+
+
+@torch.no_grad()
+def test_views_share_memory_and_results_do_not():
+    with FakeTensorMode(), Shortened():
+        x = torch.empty(2, 4)
+        for _ in range(3):
+            assert x.t().untyped_storage()._cdata == x.untyped_storage()._cdata
+            assert x.relu().untyped_storage()._cdata != x.untyped_storage()._cdata
+
+
+@torch.no_grad()
+def test_default_dtype_counts():
+    with torch.device("meta"), Shortened():
+        whole = torch.empty(3, dtype=torch.int64)
+        assert (whole / 2).dtype == torch.float32
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert (whole / 2).dtype == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_operands_that_do_not_fit_fail_as_ever():
+    with torch.device("meta"), Shortened():
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                torch.empty(2, 3) + torch.empty(2, 4)
+
+
+class Frozen(dict):
+    def refused(self, *_):
+        raise TypeError("frozen")
+
+    __setitem__ = update = clear = pop = refused
+
+    def copy(self):
+        return type(self)(self)
+
+
+def test_an_attribute_that_cannot_be_written_is_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    model.settings = Frozen(width=8)
+    assert [group.units for group in Space.trace(model, torch.rand(2, 3, 8, 8)).groups] == [8]
+    assert model.settings == {"width": 8}

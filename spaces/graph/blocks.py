@@ -165,7 +165,7 @@ def _block(network: Network, path: str, nodes: list[Node], plain: bool) -> Block
 
 
 def _identity(end: Node, entry: Node, members: frozenset[Node]) -> bool:
-    """Whether a path of additions and activations, with one addition at least, leads from `entry` to `end`."""
+    """Whether a path of sums, `x - f` too, and activations, with one sum at least, leads from `entry` to `end`."""
     waiting, seen = [(end, False)], set[tuple[Node, bool]]()
     while waiting:
         node, added = waiting.pop()
@@ -177,6 +177,8 @@ def _identity(end: Node, entry: Node, members: frozenset[Node]) -> bool:
         name = operator_name(node)
         if name in _ADDS and node.kwargs.get("alpha", 1) == 1:
             waiting += [(arg, True) for arg in node.args[:2] if isinstance(arg, Node)]
+        elif name == "aten.sub" and isinstance(node.args[0], Node):  # x - f(x), not f(x) - x
+            waiting.append((node.args[0], True))
         elif name in _PASSES and node.args and isinstance(node.args[0], Node):
             waiting.append((node.args[0], added))
     return False

@@ -174,3 +174,20 @@ def test_a_rule_that_cannot_be_meant_is_refused(rules, said):
 def test_what_is_no_mapping_of_keys_is_refused(rules):
     with pytest.raises(TypeError, match="expected"):
         widths(rules)
+
+
+@pytest.mark.parametrize(("sign", "blocks"), [(1, ("0", "1")), (-1, ())])
+def test_what_subtracts_from_its_input_may_be_dropped(sign, blocks):
+    class Less(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return x - self.conv(x) if sign > 0 else self.conv(x) - x
+
+    model, x = nn.Sequential(Less(), Less(), nn.Conv2d(3, 2, 1)).eval(), torch.rand(2, 3, 6, 6)
+    space = Space.trace(model, x[:1])
+    assert tuple(block for stage in space.stages for block in stage.blocks) == blocks
+    if blocks:
+        torch.testing.assert_close(build(model, space, space.smallest)(x), model[2](x))

@@ -297,7 +297,10 @@ class Wanted:
         if self.pictures:
             taking = pictured(taking, record.get("preprocessing") or {})
         larger, smaller = ([size + (place + 1) * one for place, size in enumerate(side)] for one in (step, -step))
-        sides = [tuple(larger), *([tuple(smaller)] if min(smaller, default=0) >= max(step, min(side) // 2) else [])]
+        sides = [
+            tuple(larger),
+            *([tuple(smaller)] if min(smaller, default=0) >= max(step, min(side, default=0) // 2) else []),
+        ]
         return taking, sides if self.any_side else []
 
     def rehearse(self, model: nn.Module, example: Examples, record: Mapping[str, Any]) -> None:

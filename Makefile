@@ -11,10 +11,10 @@ demo: .venv/demo
 	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
 
 # One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
-# Two processes, each with whole files: what a file sets up once stays set up. Long files come first, so that both end
-# together.
+# Two processes, each with whole files: what a file sets up once stays set up. They keep the order of
+# tests/conftest.py, so that both end together.
 test: lint types docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/examples tests/studies tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

@@ -130,3 +130,34 @@ def test_the_proof_leaves_the_model_alone():
     assert model.training and all(torch.equal(before[name], one) for name, one in model.state_dict().items())
     assert all(one.grad is None and one.requires_grad for one in model.parameters())
     build(model, space, space.smallest)
+
+
+class Masked(nn.Module):
+    """Blocks that take a mask beside their stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.blocks = nn.ModuleList(MaskedBlock() for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x, None)
+        return self.last(x)
+
+
+class MaskedBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x, mask):
+        return x + self.conv2(torch.relu(self.conv1(x))) * (1 if mask is None else mask)
+
+
+def test_graphs_without_blocks_that_take_a_mask_are_proven():
+    model, x = Masked().double().eval(), torch.rand(2, 3, 4, 4).double()
+    space = Space.trace(model, x[:1], divisor=1, as_graph=True)
+    assert space.stages and "candidates built give what" in space.proof
+    assert verify(model, space, space.smallest, x) <= 1e-12

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.spaces import Space, build, verify
+from secateur.spaces import Space, build, plain, verify
 from secateur.spaces.cutting.masked import relative_error
 from secateur.spaces.graph.modes import DataAsDetached
+from secateur.studies.exports.model import save
 
 LARGE = 200_000_000  # parameters; above it, trace and costs only
 
@@ -23,41 +29,53 @@ def measure(entry, record):
     model = entry.make().eval()
     record["parameters"] = sum(p.numel() for p in model.parameters())
     record["large"] = record["parameters"] > LARGE
+    twin, dtype = model, torch.float32
     if not record["large"]:
         stage(record, "run")
         side = smallest_side(entry, model)
         liven(entry, model, side)
-        model, dtype = doubled(entry, model, side)
+        twin, dtype = doubled(entry, copy.deepcopy(model), side)
         record.update(side="x".join(map(str, side)) or "fixed", dtype=str(dtype).removeprefix("torch."))
-    else:
-        dtype = torch.float32
     stage(record, "trace")
-    space = Space.trace(model, entry.example(1).to(dtype))
+    space = Space.trace(model, entry.example(1))
     stage(record, "costs")
     describe(model, space, record)
+    record["counter"] = counted(model, entry)
     if record["large"]:
         return stage(record, "done")
     stage(record, "halve")
     candidate = half(space)
     if not is_half(space, candidate):
-        space, candidate = other_ways(model, entry.example(1, side).to(dtype), space, candidate, record)
+        space, candidate = other_ways(model, entry.example(1, side), space, candidate, record)
     record["ratio"] = share(space, candidate)
-    x = entry.example(2, side).to(dtype)
+    if space.as_graph:  # its graph holds the types that it was traced with
+        twin, dtype = model, torch.float32
+        record["dtype"] = "float32"
+    x = entry.example(2, side, dtype=dtype)
     stage(record, "build")
-    small = build(model, space, candidate).eval()
+    small = build(twin, space, candidate).eval()
     with torch.no_grad():
-        got = tensors(small(x))
-        record["noise"] = relative_error(tensors(small(x * (1 + 2**-50))), got)
-        record["changes"] = relative_error(got, tensors(model(x)))
+        got = tensors(call(small, x))
+        nearly = pytree.tree_map(lambda t: t * (1 + 2**-50) if t.is_floating_point() else t, x)
+        record["noise"] = relative_error(tensors(call(small, nearly)), got)
+        record["changes"] = relative_error(got, tensors(call(twin, x)))
     stage(record, "verify")
-    record["error"] = verify(model, space, candidate, x)
-    record["error_random"] = verify(model, space, space.sample(1, seed=0)[0], x)
+    record["error"] = verify(twin, space, candidate, x)
+    record["error_random"] = verify(twin, space, space.sample(1, seed=0)[0], x)
+    stage(record, "train")
+    small = build(model, space, candidate)
+    record["train"] = trained(small, entry.example(2, side))
+    if record["train"] != "yes" and trained(copy.deepcopy(model), entry.example(2, side)) != "yes":
+        record["train"] = "nor does the full network"
     stage(record, "export")
+    if entry.library == "wild":
+        record["exported"], record["left out"] = saved(small, model, space, candidate)
+        return stage(record, "done")
     try:
-        record["exported"] = exported(small, entry, side, dtype)
+        record["exported"] = exported(small, entry, side)
     except Exception:
         with contextlib.suppress(Exception):
-            record["full exports"] = exported(model, entry, side, dtype)
+            record["full exports"] = exported(model, entry, side)
         raise
     return stage(record, "done")
 
@@ -69,6 +87,10 @@ def describe(model, space, record):
         reachable=1 - share(space, space.smallest),
         groups=len(space.groups),
         stages=len(space.stages),
+        blocks=sum(len(one.blocks) for one in space.stages),
+        side_multiple=space.side_multiple,
+        uncounted=list(space.uncounted),
+        proof=space.proof,
         **frozen(model, space),
     )
 
@@ -105,13 +127,15 @@ def stage(record, name):
     record["write"]()
 
 
+def call(network, x):
+    """With one input or several."""
+    return network(*x) if isinstance(x, tuple) else network(x)
+
+
 def tensors(outputs):
-    """All tensors of an output, flat."""
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (list, tuple)):
-        return [tensor for output in outputs for tensor in tensors(output)]
-    return [outputs] if isinstance(outputs, torch.Tensor) else []
+    """All tensors of numbers in an output, flat."""
+    leaves = pytree.tree_leaves(plain(outputs))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
 
 
 def smallest_side(entry, model):
@@ -119,7 +143,7 @@ def smallest_side(entry, model):
     for side in entry.sides:
         try:
             with torch.no_grad():
-                model(entry.example(2, side))
+                call(model, entry.example(2, side))
         except Exception:  # noqa: BLE001 - a network may refuse a side in any way
             continue
         return side
@@ -142,7 +166,7 @@ def liven(entry, model, side):
         norm.memory = memory
     try:
         with torch.no_grad():
-            model(entry.example(4, side, seed=1))
+            call(model, entry.example(4, side, seed=1))
     finally:
         for norm in norms:
             norm.momentum = norm.memory
@@ -158,7 +182,7 @@ def doubled(entry, model, side):
     """The network in float64 where it runs so, and the type."""
     try:
         with torch.no_grad():
-            model.double()(entry.example(2, side).double())
+            call(model.double(), entry.example(2, side, dtype=torch.float64))
     except Exception:  # noqa: BLE001 - a forward may write float32 somewhere
         return model.float(), torch.float32
     return model, torch.float64
@@ -201,14 +225,14 @@ def frozen(model, space):
     return {"frozen": whole / max(total, 1), "reasons": [[r, n / max(total, 1)] for r, n in reasons.most_common(8)]}
 
 
-def exported(model, entry, side, dtype):
+def exported(model, entry, side):
     """`any batch` or `one batch`, where the exported program gives what the network gives.
 
     Raises:
         ValueError: it gives something else.
         Exception: of `torch.export`, where none of its ways takes the network.
     """
-    x, other = entry.example(2, side).to(dtype), entry.example(3, side, seed=2).to(dtype)
+    x, other = entry.example(2, side), entry.example(3, side, seed=2)
     failure = None
     for answer in ("any batch", "one batch"):
         for strict in (False, True):
@@ -216,16 +240,53 @@ def exported(model, entry, side, dtype):
             given = other if answer == "any batch" else x
             try:
                 with DataAsDetached():
-                    program = torch.export.export(model, (x,), dynamic_shapes=batch, strict=strict)
+                    program = torch.export.export(model, x, dynamic_shapes=batch, strict=strict)
                 with torch.no_grad():
                     error = relative_error(tensors(program.module()(given)), tensors(model(given)))
             except Exception as raised:  # noqa: BLE001 - the next way may take it
                 failure = failure or raised
                 continue
-            if not error <= tolerance(dtype):
+            if not error <= tolerance(torch.float32):
                 raise ValueError(f"the exported program differs by {error:.2g}")
             return answer
     raise failure
+
+
+def counted(model, entry):
+    """Our MACs are those of PyTorch's counter times this on one example; None where it finds none or does not run."""
+    for device in ("meta", "cpu"):
+        x = pytree.tree_map(lambda tensor, device=device: tensor.to(device), entry.example(1))
+        with contextlib.suppress(Exception), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(copy.deepcopy(model).to(device), x)
+            return counter.get_total_flops() / 2 or None
+    return None
+
+
+def trained(network, x):
+    """`yes`, or what a forward, a backward and a step of SGD in training raise."""
+    network = network.train()
+    try:
+        outputs = [tensor for tensor in tensors(call(network, x)) if tensor.requires_grad]
+        sum(tensor.square().mean() for tensor in outputs).backward()
+        torch.optim.SGD(network.parameters(), lr=1e-4).step()
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the result
+        return f"{type(error).__name__}: {error}"[:300]
+    finally:
+        network.eval()
+    return "yes"
+
+
+def saved(small, model, space, candidate):
+    """The formats that an export has, with `one batch` where it does not vary, and why others are left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = save(Path(folder) / "export", small, model=model, space=space, candidate=candidate)
+    formats = {name: found for name, found in figures.items() if isinstance(found, dict) and name != "batches"}
+    written = [
+        name + (" (one batch)" if found.get("fixed_batch") else "")
+        for name, found in formats.items()
+        if "left_out" not in found
+    ]
+    return ", ".join(written), {name: found["left_out"][:300] for name, found in formats.items() if "left_out" in found}
 
 
 def tolerance(dtype):

@@ -32,9 +32,11 @@ PEERS = {"torch-pruning": "Torch-Pruning 1.6.1", "fastnas": "ModelOpt FastNAS 0.
 
 
 def write(cache, page):
-    """Write the page from `cache`."""
-    results = {library: _read(cache / library) for library in LIBRARIES}
-    peers = {peer: {library: _read(cache / peer / library) for library in LIBRARIES} for peer in PEERS}
+    """Write the page from `cache`, if there are results."""
+    results = {library: read(cache / library) for library in LIBRARIES}
+    if not any(results.values()):
+        return
+    peers = {peer: {library: read(cache / peer / library) for library in LIBRARIES} for peer in PEERS}
     lines = [*_head(results), *_summary(results, peers)]
     for library, title in LIBRARIES.items():
         if results[library]:
@@ -43,7 +45,7 @@ def write(cache, page):
     page.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def _read(folder):
+def read(folder):
     """Results by name, in the order of the list."""
     found = {}
     for path in folder.glob("*.json"):
@@ -56,7 +58,7 @@ def _read(folder):
 
 def _head(results):
     codes = Counter(record["code"] for records in results.values() for record in records.values())
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "timm", "monai"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "monai"))
     lines = [
         "# Coverage",
         "",
@@ -82,7 +84,7 @@ def _head(results):
     return lines
 
 
-def _version(name):
+def version(name):
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -100,7 +102,7 @@ def _summary(results, peers):
         if records:
             share = f"{100 * counts['covered'] / max(tried, 1):.1f} %"
             rows.append([title, len(records), share, *(counts[name] for name in columns)])
-    lines = ["", "## Summary", "", *_table(["networks of", "number", "share covered", *columns], rows)]
+    lines = ["", "## Summary", "", *table(["networks of", "number", "share covered", *columns], rows)]
     shown = [(peer, title) for peer, title in PEERS.items() if any(peers[peer].values())]
     if not shown:
         return lines
@@ -121,7 +123,7 @@ def _summary(results, peers):
                 words = ("runs", "budget met", "equal", "covered", "wrong", "over", "error", "timeout")
                 rows.append([title, name, len(records), *(count[word] for word in words)])
     heads = ["library", "networks of", "tried", "runs", "budget met", "equal", "budget met and equal"]
-    return lines + ["", *_table([*heads, "wrong", "over", "error", "timeout"], rows)]
+    return lines + ["", *table([*heads, "wrong", "over", "error", "timeout"], rows)]
 
 
 def _peer_words(record):
@@ -178,7 +180,7 @@ def _networks(records, peers):
         "`Space.trace`, and of everything.",
         "",
     ]
-    return text + _table([*heads, "all", *(PEERS[peer] for peer in shown)], rows)
+    return text + table([*heads, "all", *(PEERS[peer] for peer in shown)], rows)
 
 
 def _brief(record):
@@ -204,7 +206,7 @@ def _whole(results):
     for records in results.values():
         for record in records.values():
             for reason, share in record.get("reasons", ()):
-                reason = _general(reason)
+                reason = general(reason)
                 if "network's output" not in reason:
                     networks[reason].append(record["name"])
                     largest[reason] = max(largest[reason], share)
@@ -212,30 +214,30 @@ def _whole(results):
         [reason, len(set(names)), f"{100 * largest[reason]:.1f} %", ", ".join(list(dict.fromkeys(names))[:3])]
         for reason, names in sorted(networks.items(), key=lambda item: -len(set(item[1])))
     ]
-    lines += _table(["reason", "networks", "largest share", "such as"], rows)
+    lines += table(["reason", "networks", "largest share", "such as"], rows)
     rows = []
     for library, records in results.items():
         for name, record in records.items():
             if record["verdict"] not in ("covered", "costs only"):
-                rows.append([LIBRARIES[library].split(",")[0], name, record["verdict"], _why(record)])
-    return [*lines, "", "## Networks that are not covered", "", *_table(["of", "network", "result", "why"], rows)]
+                rows.append([LIBRARIES[library].split(",")[0], name, record["verdict"], why(record)])
+    return [*lines, "", "## Networks that are not covered", "", *table(["of", "network", "result", "why"], rows)]
 
 
-def _general(reason):
+def general(reason):
     """A reason without the numbers and places of one network."""
     head, colon, rest = reason.partition(" channels: ")
     reason = rest if colon and head.replace(" of ", "").isdigit() else reason
     return reason.partition(" at /")[0]
 
 
-def _why(record):
+def why(record):
     if "failure" in record:
         own = record["verdict"] == "not exported" and "full exports" not in record
         text = record["failure"].replace("|", "\\|")[:200]
         return f"the full network is not exported either: {text}" if own else text
     if record["verdict"] == "wrong":
         return f"relative error {max(record['error'], record['error_random']):.2g}"
-    told = [f"{_general(r)} ({100 * share:.0f} %)" for r, share in record.get("reasons", ()) if "output" not in r][:3]
+    told = [f"{general(r)} ({100 * share:.0f} %)" for r, share in record.get("reasons", ()) if "output" not in r][:3]
     return f"{100 * record.get('reachable', 0):.0f} % of the MACs reachable; " + "; ".join(told)
 
 
@@ -247,10 +249,10 @@ def _left_out():
     return [*lines, "", "timm's families without convolutional stages: " + ", ".join(zoo.TIMM_LEFT_OUT) + "."]
 
 
-def _table(heads, rows):
+def table(heads, rows):
     if not rows:
         return ["None."]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = ["| " + " | ".join(map(str, heads)) + " |", "|---" * len(heads) + "|"]
     return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
 
 

@@ -9,9 +9,11 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Entry:
         make: gives the network.
         shape: channels and spatial sides of the input that it is made for.
         sides: smaller ones to try for the runs with arithmetic, ascending.
+        inputs: gives the inputs of a batch at a side, where they are not one tensor of noise.
     """
 
     library: str
@@ -31,11 +34,16 @@ class Entry:
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     sides: tuple[tuple[int, ...], ...]
+    inputs: Callable[[int, tuple[int, ...], torch.Generator], Any] | None = None
 
-    def example(self, batch: int, side: tuple[int, ...] | None = None, seed: int = 0) -> torch.Tensor:
-        """`(batch, channels, *side)` seeded uniform noise."""
-        shape = (batch, self.shape[0], *(side or self.shape[1:]))
-        return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    def example(self, batch, side=None, seed=0, dtype=torch.float32):
+        """`(batch, channels, *side)` seeded uniform noise, or what `inputs` gives, with numbers of `dtype`."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.inputs is None:
+            shape = (batch, self.shape[0], *(self.shape[1:] if side is None else side))
+            return (torch.rand(shape, generator=generator) * 2 - 1).to(dtype)
+        made = self.inputs(batch, self.shape[1:] if side is None else side, generator)
+        return pytree.tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, made)
 
 
 def import_torchvision():
@@ -55,6 +63,8 @@ def import_torchvision():
 
 def entries(library: str) -> list[Entry]:
     """The networks of one library."""
+    if library == "wild":
+        return importlib.import_module("wild").entries()
     return {"torchvision": torchvision_entries, "monai": monai_entries, "timm": timm_entries, "hybrid": hybrid_entries}[
         library
     ]()

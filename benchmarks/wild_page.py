@@ -1,0 +1,118 @@
+"""The page of the fourth list, `wild`, from the results in the cache of the coverage sweep."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections import Counter
+
+from coverage_page import general, read, table, version, why
+
+PACKAGES = ("ultralytics", "transformers", "segmentation-models-pytorch", "timm", "diffusers")
+PATH = (
+    r"(?<= )/\S*/(?=(transformers|ultralytics|segmentation_models_pytorch|timm|diffusers|torch|benchmarks)/|model[.])"
+)
+PACKAGES += ("dynamic-network-architectures", "torchvision", "torch")
+
+
+def write(cache, page):
+    """Write the page from `cache`, if there are results."""
+    records = read(cache / "wild")
+    if not records:
+        return
+    lines = [*_head(records), "", *_goals(records.values()), "", *_networks(records), *_rest(records)]
+    page.write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
+
+
+def _head(records):
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:5])
+    versions += ",\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES[5:])
+    codes = Counter(record["code"] for record in records.values())
+    lines = [
+        "# Networks as people have them",
+        "",
+        "What Secateur does with networks as their libraries and authors make them, without a wrapper: detectors,",
+        "segmenters and backbones of Ultralytics, transformers, segmentation-models-pytorch, timm, nnU-Net, diffusers",
+        "and torchvision, and small scripts with the habits of their fields (`benchmarks/wild.py`). Written by",
+        "`python benchmarks/coverage.py wild`, each network in a process of its own, random weights, one CPU core;",
+        f"{versions}, Python {platform.python_version()}.",
+        "The words are those of [Coverage](coverage.md).",
+    ]
+    if len(codes) > 1:
+        counts = ", ".join(f"{n} with {code}" for code, n in codes.most_common())
+        lines += ["", f"**Results of different versions of the code are mixed here**: {counts}."]
+    return lines
+
+
+def _goals(records):
+    ran = [record for record in records if record["verdict"] != "not run"]
+    built = [record for record in ran if "error_random" in record]
+    counts = {
+        "traced": sum("groups" in record for record in ran),
+        "with costs of every operator but the uncounted": sum("macs" in record for record in ran),
+        "at half of their MACs (48 to 52 %)": sum(0.48 <= record.get("ratio", 1) <= 0.52 for record in ran),
+        "exported in at least two formats": sum(len(record.get("exported", "").split(", ")) > 1 for record in ran),
+        "built and wrong": sum(record["verdict"] == "wrong" for record in ran),
+        "built, and a training step fails": sum(not _trains(record) for record in built),
+    }
+    rows = [[name, count, f"{100 * count / max(len(ran), 1):.1f} %"] for name, count in counts.items()]
+    return table(["networks", f"of {len(ran)} that run here", "share"], rows)
+
+
+def _trains(record):
+    return record.get("train", "yes") in ("yes", "nor does the full network")
+
+
+def _networks(records):
+    heads = ["network", "result", "parameters", "at half", "error", "train step", "MACs / counter"]
+    heads += ["blocks", "side step", "frozen", "exported", "trace", "all"]
+    rows = []
+    for name, record in records.items():
+        error = max(record.get("error", -1), record.get("error_random", -1))
+        counter = record.get("counter")
+        rows.append(
+            [
+                name,
+                record["verdict"] if record["verdict"] == "covered" else f"**{record['verdict']}**",
+                f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "",
+                f"{100 * record['ratio']:.1f} %" if "ratio" in record else "",
+                f"{error:.0e}" if error >= 0 else "",
+                record.get("train", "")[:30],
+                f"{record['macs'] / counter:.3f}" if counter and "macs" in record else "",
+                record.get("blocks", ""),
+                record.get("side_multiple", "") or "",
+                f"{100 * record['frozen']:.0f} %" if "frozen" in record else "",
+                record.get("exported", ""),
+                f"{record['seconds']['trace']:.1f} s" if "trace" in record["seconds"] else "",
+                f"{record['seconds']['all']:.0f} s",
+            ]
+        )
+    text = [
+        "*Train step*: forward, backward and a step of SGD in training, of the built network. *MACs / counter*: our",
+        "multiply-adds of the full network over those of PyTorch's counter, which knows convolutions, matrix products",
+        "and attention. *Blocks*: those that can be dropped. *Side step*: smaller inputs by multiples of it are taken;",
+        "none: another side is refused. *Frozen*: share of the parameters that no width takes away.",
+        "",
+    ]
+    return text + table(heads, rows)
+
+
+def _rest(records):
+    reasons, largest = {}, {}
+    for record in records.values():
+        for reason, share in record.get("reasons", ()):
+            reason = general(reason)
+            if "network's output" not in reason:
+                reasons.setdefault(reason, []).append(record["name"])
+                largest[reason] = max(largest.get(reason, 0), share)
+    rows = [
+        [reason, len(set(names)), f"{100 * largest[reason]:.1f} %", ", ".join(dict.fromkeys(names[:3]))]
+        for reason, names in sorted(reasons.items(), key=lambda item: -len(set(item[1])))
+    ]
+    lines = ["", "## What was left whole, and why", ""]
+    lines += table(["reason", "networks", "largest share", "such as"], rows)
+    rows = [[n, r["verdict"], why(r)] for n, r in records.items() if r["verdict"] not in ("covered", "costs only")]
+    lines += ["", "## Networks that are not covered", "", *table(["network", "result", "why"], rows)]
+    left = [[n, f, t] for n, r in records.items() for f, t in r.get("left out", {}).items()]
+    told = [[name, form, text.replace("|", "\\|").replace("\n", " ")[:160]] for name, form, text in left]
+    return [*lines, "", "## Formats that are left out", "", *table(["network", "format", "why"], told)]

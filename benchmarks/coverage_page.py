@@ -57,7 +57,6 @@ def read(folder):
 
 
 def _head(results):
-    codes = Counter(record["code"] for records in results.values() for record in records.values())
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "monai"))
     lines = [
         "# Coverage",
@@ -78,10 +77,16 @@ def _head(results):
         "what the built network gives, for another batch size too (`one batch` where it does not let the batch",
         "vary).",
     ]
-    if len(codes) > 1:
-        counts = ", ".join(f"{n} with {code}" for code, n in codes.most_common())
-        lines += ["", f"**Results of different versions of the code are mixed here**: {counts}."]
-    return lines
+    return lines + mixed(record for records in results.values() for record in records.values())
+
+
+def mixed(records):
+    """What says that results are of different versions of the code; nothing where they are of one."""
+    codes = Counter(record["code"] for record in records)
+    if len(codes) < 2:
+        return []
+    counts = ", ".join(f"{n} with {code}" for code, n in codes.most_common())
+    return ["", f"**Results of different versions of the code are mixed here**: {counts}."]
 
 
 def version(name):

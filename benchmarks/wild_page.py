@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
-from collections import Counter
 
-from coverage_page import general, read, table, version, why
+from coverage_page import general, mixed, read, table, version, why
 
 PACKAGES = ("ultralytics", "transformers", "segmentation-models-pytorch", "timm", "diffusers")
 PATH = (
@@ -27,7 +26,6 @@ def write(cache, page):
 def _head(records):
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:5])
     versions += ",\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES[5:])
-    codes = Counter(record["code"] for record in records.values())
     lines = [
         "# Networks as people have them",
         "",
@@ -38,10 +36,7 @@ def _head(records):
         f"{versions}, Python {platform.python_version()}.",
         "The words are those of [Coverage](coverage.md).",
     ]
-    if len(codes) > 1:
-        counts = ", ".join(f"{n} with {code}" for code, n in codes.most_common())
-        lines += ["", f"**Results of different versions of the code are mixed here**: {counts}."]
-    return lines
+    return lines + mixed(records.values())
 
 
 def _goals(records):

@@ -237,7 +237,7 @@ class Reconstructor:
             ValueError: the task has fewer than two pictures.
         """
         model, space = origin.model, origin.space
-        key = (id(model), space.side(origin.candidate), device_of(network), dtype_of(network))
+        key = (model, space.side(origin.candidate), device_of(network), dtype_of(network))
         if self._known is None or self._known[0] != key:
             self._known = None  # the memory of one is free before another is made
             pictures = of_task(self._task, space, origin.candidate, most=self._images, memory=self._memory)

@@ -121,7 +121,12 @@ def _planned(model: nn.Module, pictures: Pictures, names: Mapping[int, str], mem
     The first batch tells what waits in memory when a layer is called, and thus how many batches may wait there.
     """
     own = list(named_tensors(model).values())
-    mapped(pictures.batches[0], lambda tensor: own.append(tensor) or tensor)  # type: ignore[func-returns-value]
+
+    def remembered(tensor: Tensor) -> Tensor:
+        own.append(tensor)
+        return tensor
+
+    mapped(pictures.batches[0], remembered)
     alive, counts = Alive(own), Counter[str]()
     facts, waiting = dict[Key, _Fact](), dict[str, int]()
 

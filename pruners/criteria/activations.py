@@ -76,7 +76,7 @@ def _scored(
     dense, depthwise = np.zeros((2, space.units)), np.zeros((2, space.units))  # the sums, and how often
     for layer, ids in readers:
         if (seen := moments[layer.name]).count:
-            mean, square = (np.asarray(part) / seen.count for part in (_array(seen.total), _array(seen.squares)))
+            mean, square = _array(seen.total) / seen.count, _array(seen.squares) / seen.count
             weight = magnitude(tensors[layer.weight].detach().double())
             axis = layer.out_axis if layer.depthwise else layer.in_axis
             weights = _array(weight.movedim(axis, 0).flatten(1).sum(1)).reshape(len(ids), -1).sum(1)

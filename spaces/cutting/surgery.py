@@ -120,14 +120,11 @@ def assemble(
     memo: dict[int, Any] = {}
     for name, tensor in own.items():
         new = tensors[name]
-        if isinstance(tensor, nn.Parameter):
-            made = isinstance(new, nn.Parameter) and new.requires_grad == tensor.requires_grad
-            new = (
-                memo[id(tensor)]
-                if id(tensor) in memo
-                else (new if made else nn.Parameter(new, requires_grad=tensor.requires_grad))
-            )
-        memo[id(tensor)] = new
+        if not isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = new
+        elif id(tensor) not in memo:
+            fits = isinstance(new, nn.Parameter) and new.requires_grad == tensor.requires_grad
+            memo[id(tensor)] = new if fits else nn.Parameter(new, requires_grad=tensor.requires_grad)
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in [*removed, *attributes]:
         if name not in modules:

@@ -47,7 +47,8 @@ class Taking:
 
     def at(self, side: Side) -> Examples:
         """The example with another side: what it holds, repeated or cut off."""
-        return pytree.tree_map_only(Tensor, partial(self._at, side), self.example)  # type: ignore[no-any-return]
+        found: Examples = pytree.tree_map_only(Tensor, partial(self._at, side), self.example)
+        return found
 
     def _at(self, side: Side, tensor: Tensor) -> Tensor:
         for axis, size in zip(self.axes(tensor), side, strict=False):

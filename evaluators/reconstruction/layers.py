@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Layer, device_of, named_tensors
-from .patches import Call, as_matrix, as_weight
+from ...spaces.networks.patches import Call, as_matrix, as_weight
+from ...spaces.networks.watching import Watching
 from .pictures import Pictures
 from .solving import Sums, best
-from .staging import Enough, Staged, Watching
+from .staging import Enough, Staged
 from .targets import Key, Seen, Targets, rows_of
 
 

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ...spaces import Layer, named_tensors, plain
+from ...spaces.networks.patches import Call, by_places, drawn, inputs_at, outputs_at
+from ...spaces.networks.watching import Watching
 from ..modes import derived_seed, modes_restored
 from ..tasks.splitting import mapped
 from ..training.training import Diverged
-from .patches import Call, by_places, drawn, inputs_at, outputs_at
 from .pictures import Pictures
-from .staging import Alive, Enough, Watching
+from .staging import Alive, Enough
 
 Key = tuple[str, int]
 """A layer's weight, and which of its calls."""

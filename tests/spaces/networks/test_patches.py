@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from secateur.evaluators.reconstruction.patches import (
+from secateur.spaces.networks.patches import (
     as_matrix,
     as_weight,
     by_places,
@@ -14,7 +14,7 @@ from secateur.evaluators.reconstruction.patches import (
     inputs_at,
     outputs_at,
 )
-from secateur.evaluators.reconstruction.staging import Watching
+from secateur.spaces.networks.watching import Watching
 
 LAYERS = {
     "linear": (nn.Linear(5, 4), (3, 5)),

@@ -1,0 +1,50 @@
+"""Forwards whose calls of convolutions and linear layers are watched, whoever makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .patches import Call, call_of
+
+Before = Callable[[str, Call], None]
+After = Callable[[str, Call, Tensor], None]
+
+
+class Watching(TorchFunctionMode):
+    """Within it, calls of layers are told before and after; of PyTorch's functions, modules' or not."""
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        *,
+        before: Before | None = None,
+        after: After | None = None,
+        given: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Watch this thread.
+
+        Args:
+            names: of weights, by their `id`.
+            before: told of a layer's name and call.
+            after: told of these and the output.
+            given: told of the result of every function.
+        """
+        super().__init__()
+        self._names, self._before, self._after, self._given = names, before, after, given
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        call = call_of(func, args, kwargs)
+        name = None if call is None else self._names.get(id(call.weight))
+        if name is not None and call is not None and self._before is not None:
+            self._before(name, call)
+        result = func(*args, **kwargs)
+        if name is not None and call is not None and self._after is not None:
+            self._after(name, call, result)
+        if self._given is not None:
+            self._given(result)
+        return result

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .criteria.criteria import Criterion, check_criterion, criterion, l1, l2, shuffled
     from .criteria.retained import retained
     from .examples import Examples
+    from .least_squares.damage import damages
+    from .least_squares.merging import Merge
+    from .least_squares.osscar import Osscar
     from .methods import CRITERIA, METHODS
     from .one_shot.campaign import campaign
     from .one_shot.epruner import EPruner
@@ -48,8 +51,10 @@ __all__ = [
     "Functionality",
     "Granet",
     "GroupLasso",
+    "Merge",
     "Method",
     "OrthoReg",
+    "Osscar",
     "Phase",
     "Proposal",
     "Pruner",
@@ -63,6 +68,7 @@ __all__ = [
     "check_criterion",
     "check_method",
     "criterion",
+    "damages",
     "fresh",
     "l1",
     "l2",

@@ -36,6 +36,7 @@ CRITERIA: Registry[Criterion] = Registry(
         "hrank": _late("criteria.features", "hrank"),
         "wanda": _late("criteria.activations", "wanda"),
         "flap": _late("criteria.activations", "flap"),
+        "thinet": _late("least_squares.thinet", "thinet"),
         "anpyc": _late("criteria.gradients", "anpyc"),
         "random": _late("criteria.criteria", "unseeded"),
     },
@@ -76,6 +77,9 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "hrank": partial(_scored, "hrank", allocation="even"),  # nor do ranks
         "wanda": partial(_scored, "wanda", allocation="even"),
         "flap": partial(_scored, "flap", normalise="standard"),
+        "thinet": partial(_scored, "thinet", allocation="even"),
+        "osscar": _late("least_squares.osscar", "Osscar"),
+        "merge": _late("least_squares.merging", "Merge"),
         "uniform": _late("one_shot.scored", "Even", name="uniform"),
         "layer-wise": _late("one_shot.scored", "Even", name="layer-wise"),
         "ranp": _late("one_shot.ranp", "Ranp", name="ranp"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
     from .graph.network import as_call, plain
+    from .knapsacks import knapsack
     from .networks.build import build, channel_map, cut, stays
     from .networks.inheriting import inherited
     from .networks.verifying import verify
@@ -60,6 +61,7 @@ __all__ = [
     "device_of",
     "dtype_of",
     "inherited",
+    "knapsack",
     "named_tensors",
     "normalised",
     "plain",

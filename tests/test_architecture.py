@@ -42,7 +42,8 @@ INSIDE = {
     },
     "pruners": {
         "criteria": {"examples.py", "proposal.py"},
-        "one_shot": {"criteria", "examples.py", "proposal.py"},
+        "least_squares": {"criteria", "examples.py", "proposal.py"},
+        "one_shot": {"criteria", "examples.py", "least_squares", "proposal.py"},
         "resrep": {"proposal.py"},
         "training": {"criteria", "examples.py", "proposal.py"},
     },

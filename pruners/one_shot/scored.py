@@ -11,8 +11,10 @@ from pydantic import AfterValidator, PlainValidator
 
 from ...spaces import NORMALISATIONS, Candidate, threshold_candidate, within
 from ...spaces.checked import check, one_of
+from ...spaces.knapsacks import knapsack
 from ..criteria.criteria import Criterion, check_criterion, shuffled
-from ..proposal import Count, Needs, Proposal, Request, Weights, checked
+from ..least_squares.damage import damages
+from ..proposal import Count, Needs, Proposal, Request, Weights, checked, examples_for
 
 _RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Even` tries, widest first
 
@@ -25,13 +27,14 @@ class Scored:
         criterion: scores every unit.
         normalise: what each group's scores are divided by: `"none"`, `"mean"`, `"max"`, `"macs"` or `"standard"`, as
             `spaces.normalised` says.
-        allocation: `"threshold"`, or `"even"`: the same share of every group, as large as the limits allow.
+        allocation: `"threshold"`; `"even"`: the same share of every group, as large as the limits allow; or
+            `"knapsack"`: the least damage to the layers that read the groups, measured on images (`damages`).
         least: channels that every group keeps at least.
     """
 
     criterion: Annotated[Criterion, PlainValidator(check_criterion)]
     normalise: Annotated[str, AfterValidator(one_of(*NORMALISATIONS))] = "mean"
-    allocation: Literal["threshold", "even"] = "threshold"
+    allocation: Literal["threshold", "even", "knapsack"] = "threshold"
     least: Count = 1
     allocates: bool = False
     selects: bool = True
@@ -47,8 +50,9 @@ class Scored:
 
     @property
     def needs(self) -> Needs:
-        """The criterion's."""
-        return self.criterion.needs
+        """The criterion's; images at least where damages are measured."""
+        needs = self.criterion.needs
+        return "images" if self.allocation == "knapsack" and needs == "nothing" else needs
 
     def propose(self, request: Request) -> Proposal:
         """See `Pruner.propose`."""
@@ -56,6 +60,10 @@ class Scored:
         scores = checked(self.name, request.space, used(request.model, request.space, request.examples))
         if self.allocation == "even":
             return replace(Even(least=self.least).propose(request), scores=scores)
+        if self.allocation == "knapsack":
+            table = damages(request.model, request.space, examples_for(self, request.examples), scores)
+            candidate = knapsack(request.space, table, request.limits, base=request.base, least_width=self.least)
+            return Proposal(candidate=candidate, scores=scores)
         candidate = threshold_candidate(
             request.space,
             scores,

@@ -13,13 +13,15 @@ from torch.utils import _pytree as pytree
 from ...spaces import named_tensors, plain
 from ..modes import modes_restored
 from ..tasks.image_task import divergence
+from ..tasks.splitting import joined
 from ..tasks.task import ErrorRate, Metric, Side
 from ..training.distillation import Teacher
 from ..training.training import Diverged, Training, train
 from .pictures import Pictures
 from .targets import Targets, answered
 
-_LR, _TEMPERATURE = 0.02, 4.0
+_LR, _TEMPERATURE = 0.005, 4.0
+_STEP = 32  # pictures of a step, at least
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ def taught(
 
 
 class _Answers:
-    """A task without labels: all there is to learn are a teacher's answers; its one epoch has a number of steps."""
+    """A task without labels: all there is to learn are a teacher's answers; its one epoch has a number of steps.
+
+    Networks are in eval mode: their norms keep the full network's statistics, and nothing is dropped by chance.
+    """
 
     def __init__(self, pictures: Pictures, steps: int) -> None:
         self._pictures, self._steps = pictures, steps
@@ -102,14 +107,14 @@ class _Answers:
         self.sizes: Mapping[str, int] = {"train": sum(pictures.sizes)}
 
     def loader(self, split: str, resolution: Side | None, seed: int | None) -> Iterable[Any]:
-        """The batches that are solved on, over and over."""
-        return _Steps(
-            [n for n in range(len(self._pictures.batches)) if not self._pictures.held_out(n)], self._steps, seed
-        )
+        """The batches that are solved on, over and over, some together."""
+        return _Steps(self._pictures, self._steps, seed)
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
-        """Outputs of a batch, and as many targets."""
-        return self._pictures.forward(model, self._pictures.batches[batch]), torch.zeros(self._pictures.sizes[batch])
+        """Outputs of batches, and as many targets."""
+        model.eval()
+        outputs = joined([plain(self._pictures.forward(model, self._pictures.batches[number])) for number in batch])
+        return outputs, torch.zeros(sum(self._pictures.sizes[number] for number in batch))
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Nothing but the teacher counts."""
@@ -132,21 +137,25 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Steps:
-    """So many numbers of batches, every pass in another order."""
+    """Numbers of batches, so many times some; every pass in another order."""
 
-    numbers: list[int]
+    pictures: Pictures
     count: int
     seed: int | None
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
+        numbers = [number for number in range(len(self.pictures.batches)) if not self.pictures.held_out(number)]
         generator = torch.Generator().manual_seed(self.seed or 0)
         left: list[int] = []
         for _ in range(self.count):
-            left = left or [self.numbers[i] for i in torch.randperm(len(self.numbers), generator=generator).tolist()]
-            yield left.pop()
+            step: list[int] = []
+            while sum(self.pictures.sizes[number] for number in step) < _STEP and len(step) < len(numbers):
+                left = left or [numbers[i] for i in torch.randperm(len(numbers), generator=generator).tolist()]
+                step.append(left.pop())
+            yield step
 
 
 def _floating(outputs: Any) -> list[Tensor]:

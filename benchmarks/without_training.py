@@ -35,6 +35,7 @@ KEPT = ROOT / "build" / "without_training"
 METHODS = ("l2", "taylor", "ranp-f", "uniform")
 SHARES = {"fashion": (0.75, 0.5, 0.3, 0.15), "photos": (0.8, 0.65)}
 PICTURES = {"fashion": 1024, "photos": 512}
+PARTS = ("full", "small", "gather", "solve")
 STEPS = 64
 WAYS = {
     "inherited": "inherited",
@@ -164,11 +165,11 @@ def table(which, figure):
 def seconds(which):
     """Markdown of what reconstruction takes, beside one forward of the full network over the same pictures."""
     lines = [
-        "| MACs | method | forward, full network | its side | solving | layers solved | left |",
-        "| --- " * 7 + "|",
+        "| MACs | method | one forward | full network's | small one's | gathering | solving | layers solved | left |",
+        "| --- " * 9 + "|",
     ]
     for (share, name), cells in rows(which).items():
-        took = [[cell["forward"], cell["seconds"]["full"], cell["seconds"]["solve"]] for cell in cells]
+        took = [[cell["forward"], *(cell["seconds"][part] for part in PARTS)] for cell in cells]
         shown = " | ".join(f"{statistics.median(column):.1f}" for column in zip(*took, strict=True))
         lines.append(f"| {share} | {name} | {shown} | {cells[0]['solved']} | {len(cells[0]['left'])} |")
     return lines

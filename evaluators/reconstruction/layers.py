@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from ...spaces import Layer, device_of, named_tensors
 from ...spaces.networks.patches import Call, as_matrix, as_weight
 from ...spaces.networks.watching import Watching
+from .clock import Clock
 from .pictures import Pictures
 from .solving import Sums, best
 from .staging import Enough, Staged
 from .targets import Key, Seen, Targets, rows_of
+
+_TOGETHER = 1024  # rows whose products are made at once: those of small batches would be added to large sums often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class Solving:
         *,
         shares: Sequence[float],
         memory: int,
+        clock: Clock | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -70,9 +74,10 @@ class Solving:
             kept: channel map of the network.
             shares: ridges to choose from.
             memory: bytes that the products of a layer's inputs may take.
+            clock: counts "gather" and "solve".
         """
         self._network, self._pictures, self._targets, self._kept = network, pictures, targets, kept
-        self._shares, self._memory = shares, memory
+        self._shares, self._memory, self._clock = shares, memory, clock or Clock()
         self._tensors = named_tensors(network)
         self._layers = {layer.weight: layer for layer in layers if layer.weight in self._tensors}
         self._names = {id(self._tensors[name]): name for name in self._layers}
@@ -132,11 +137,15 @@ class Solving:
             assert seen is not None, "a layer that the full network does not call is refused"
             one = _OneLayer(layer, calls[0], self._targets, self._chosen(layer, calls[0]), self._shift(layer, calls[0]))
             if self._targets.counts[key[0]] == 1:
-                for number, call in enumerate(calls):
-                    one.add(key, number, call, held_out=self._pictures.held_out(number))
+                with self._clock("gather"):
+                    for number, call in enumerate(calls):
+                        one.add(key, number, call, held_out=self._pictures.held_out(number))
             else:
                 self._all_calls(one, key[0], seen.batches)
-            reason = self._changed(one)
+            with self._clock("gather"):
+                one.sum_up()
+            with self._clock("solve"):
+                reason = self._changed(one)
         if reason:
             self.progress.left[layer.name] = reason
 
@@ -189,7 +198,8 @@ class Solving:
                 if found != name:
                     return
                 if number < self._targets.calls[name, at].batches:
-                    one.add((name, at), number, call, held_out=self._pictures.held_out(number))
+                    with self._clock("gather"):
+                        one.add((name, at), number, call, held_out=self._pictures.held_out(number))
                 at += 1
                 if at == self._targets.counts[name]:
                     raise Enough
@@ -237,21 +247,33 @@ class _OneLayer:
     ) -> None:
         self.layer, self.call, self.shift, self._targets = layer, call, shift, targets
         self._chosen = chosen.to(call.weight.device)
-        self._weight = as_matrix(call, call.weight).double()
+        self._dtype = torch.promote_types(call.weight.dtype, torch.float32)  # half a precision is none for products
+        self._weight = as_matrix(call, call.weight).to(self._dtype)
+        self._rows: tuple[list[tuple[Tensor, Tensor, Tensor]], ...] = ([], [])  # that were not added yet
         groups, inputs, outputs = self._weight.shape
         self.train, self.judge = (Sums.empty(groups, inputs, outputs, call.weight.device) for _ in range(2))
 
     def add(self, key: Key, number: int, call: Call, *, held_out: bool) -> None:
         """Add the rows of one call with one batch."""
         seen = self._targets.calls[key]
-        z = rows_of(call, seen, key, number)
-        y = seen.values[number][:, self._chosen].double().reshape(len(z), self.call.groups, -1)
-        now = torch.einsum("rgd,gdo->rgo", z, self._weight)
+        z = rows_of(call, seen, key, number).to(self._dtype)
+        y = seen.values[number][:, self._chosen].to(self._dtype).reshape(len(z), self.call.groups, -1)
+        now = (z.transpose(0, 1) @ self._weight).transpose(0, 1)
         if call.bias is not self.call.bias:
             self.shift = None  # a weight of several biases
         if call.bias is not None:
-            now = now + call.bias.double().reshape(self.call.groups, -1)
-        (self.judge if held_out else self.train).add(z, y - now, y)
+            now = now + call.bias.to(self._dtype).reshape(self.call.groups, -1)
+        rows = self._rows[held_out]
+        rows.append((z, y - now, y))
+        if sum(len(one) for one, _, _ in rows) >= _TOGETHER:
+            self.sum_up()
+
+    def sum_up(self) -> None:
+        """Add the rows that wait to the sums."""
+        for rows, sums in zip(self._rows, (self.train, self.judge), strict=True):
+            if rows:
+                sums.add(*(torch.cat(column) for column in zip(*rows, strict=True)))
+                rows.clear()
 
 
 def _outputs(call: Call) -> int:

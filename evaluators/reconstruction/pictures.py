@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ...spaces import Candidate, Space, as_call
+from ...spaces import Candidate, Space, as_call, device_of
 from ...spaces.examples import fitted, nested, of_graph
 from ..tasks.splitting import in_parts, joined
 from ..tasks.task import Side, Task
 
 _HELD = 8  # one batch of so many is not solved on: it judges
 _BATCHES = 24  # that wait for one another
-_MOST = 64  # where memory asks for smaller ones
+_MOST = 256  # where memory asks for smaller ones
 _SHARE = 8  # a batch's forward takes up to this part of the memory
+_CPU = 2**26  # bytes of a batch's forward on a CPU: larger tensors are new memory every time, which takes as long again
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,12 +81,14 @@ def given(
         return model(*args, **kwargs)
 
     assert len(found[0]) == len(inputs)
-    size = batch_size(space, candidate, count, memory)
+    size = batch_size(space, candidate, count, memory, device_of(network))
     batches = list(itertools.islice(_regrouped(found, size), _MOST))
     return Pictures(batches=tuple(batches), sizes=tuple(len(batch[0]) for batch in batches), forward=forward)
 
 
-def of_task(task: Task, space: Space, candidate: Candidate, *, most: int, memory: int) -> Pictures:
+def of_task(
+    task: Task, space: Space, candidate: Candidate, *, most: int, memory: int, device: torch.device
+) -> Pictures:
     """The first of a task's training pictures, not augmented, at the candidate's side.
 
     Raises:
@@ -94,7 +97,7 @@ def of_task(task: Task, space: Space, candidate: Candidate, *, most: int, memory
     side: Side | None = space.side(candidate) or None
     found, count = list[tuple[Any, int]](), 0
     for whole in task.loader("train", side, None):
-        size = batch_size(space, candidate, most, memory)
+        size = batch_size(space, candidate, most, memory, device)
         [(_, examples)] = in_parts(task, whole, 1)
         found += in_parts(task, whole, -(-examples // size))
         count += examples
@@ -106,15 +109,15 @@ def of_task(task: Task, space: Space, candidate: Candidate, *, most: int, memory
     return Pictures(batches=batches, sizes=sizes, forward=lambda model, batch: task.forward(model, batch)[0])
 
 
-def batch_size(space: Space, candidate: Candidate, count: int, memory: int) -> int:
+def batch_size(space: Space, candidate: Candidate, count: int, memory: int, device: torch.device) -> int:
     """Pictures a batch: of so many, that a batch's forward fits into a part of the memory, as arithmetic knows it."""
     full = list(space.full)
     if space.resolutions:
         full[-1] = candidate[-1]
-    fits = 16
+    fits, bound = 16, memory // _SHARE if device.type == "cuda" else min(memory // _SHARE, _CPU)
     if not space.unpriced:
         costs = space.cost_table([Candidate(full)])
-        fits = memory // _SHARE // max(1, int(costs["peak_bytes"][0] - costs["param_bytes"][0]))
+        fits = bound // max(1, int(costs["peak_bytes"][0] - costs["param_bytes"][0]))
     return max(1, min(fits, -(-count // _BATCHES) if count > _BATCHES * _HELD else -(-count // _HELD)))
 
 

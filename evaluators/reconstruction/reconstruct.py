@@ -6,7 +6,6 @@ Start at `reconstruct`; `reconstructed` is the same for whoever has the full net
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ...spaces import Candidate, Scores, Space, channel_map, copied, device_of, dtype_of, named_tensors
 from ..modes import modes_restored
 from ..tasks.task import Task
+from .clock import Clock
 from .layers import Solved, Solving
 from .learning import Judgement, judged, taught
 from .pictures import Pictures, given, of_task
@@ -28,7 +28,7 @@ logger = logging.getLogger("secateur")
 MEMORY = 2**31
 """Bytes that reconstruction may keep, where nothing else is said."""
 ROWS = 8192
-"""Places that a layer is solved on, at least."""
+"""Places that a layer is solved on; more where it has very many inputs, fewer where it has few."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +63,8 @@ class Reconstruction:
         pictures: that layers were solved on.
         held_out: that were not, and judged.
         doubts: sentences on what seems wrong with the pictures, or was not done.
-        seconds: "full" for the full network's forwards, "solve" for the small one's and the solving, "distill".
+        seconds: "full" and "small" for the forwards of the full network and of this one, "gather" for reading what
+            layers saw and gave and summing it up, "solve", "distill".
     """
 
     solved: Mapping[str, Solved]
@@ -148,18 +149,15 @@ def reconstruct(
     origin = Origin(model=model, space=space, candidate=space.check(candidate), scores=scores)
     pictures = given(network, space, origin.candidate, images, most=most, memory=memory)
     full = beside(network, model)
-    start = time.perf_counter()
-    targets = observed(full, pictures, space.layers, memory=memory // 2, rows=ROWS)
-    seconds = {"full": time.perf_counter() - start}
+    clock = Clock()
+    targets = observed(full, pictures, space.layers, memory=memory // 2, rows=ROWS, clock=clock)
     shares = RIDGES if ridge is None else (ridge,)
-    found = reconstructed(network, origin, pictures, targets, shares=shares, memory=memory)
-    seconds |= found.seconds
+    found = reconstructed(network, origin, pictures, targets, shares=shares, memory=memory, clock=clock)
     if distill:
-        start = time.perf_counter()
-        judgement = taught(network, full, pictures, targets, Judgement(found.error, found.agreement), steps=distill)
-        seconds["distill"] = time.perf_counter() - start
+        with clock("distill"):
+            judgement = taught(network, full, pictures, targets, Judgement(found.error, found.agreement), steps=distill)
         found = replace(found, error=judgement.error, agreement=judgement.agreement)
-    return replace(found, seconds=seconds)
+    return replace(found, seconds=dict(clock.seconds))
 
 
 def reconstructed(
@@ -170,6 +168,7 @@ def reconstructed(
     *,
     shares: Sequence[float] = RIDGES,
     memory: int = MEMORY,
+    clock: Clock | None = None,
 ) -> Reconstruction:
     """As `reconstruct`, with the full network's side of the same pictures.
 
@@ -180,16 +179,18 @@ def reconstructed(
         targets: the full network's side.
         shares: ridges to choose from.
         memory: bytes.
+        clock: goes on; a new one when None.
     """
-    start = time.perf_counter()
+    clock = clock or Clock()
     kept = channel_map(origin.space, origin.candidate, origin.scores)
     inherited = {name: tensor.detach().clone() for name, tensor in named_tensors(network).items()}
     doubts = list(targets.doubts)
-    with modes_restored(network), torch.no_grad():
+    with modes_restored(network), torch.no_grad(), clock("small"):
         network.eval()
         before = judged(network, pictures, targets)
-        solving = Solving(network, pictures, targets, origin.space.layers, kept, shares=shares, memory=memory)
-        progress = solving.run()
+        progress = Solving(
+            network, pictures, targets, origin.space.layers, kept, shares=shares, memory=memory, clock=clock
+        ).run()
         after = judged(network, pictures, targets) if progress.solved else before
         if not after.error <= before.error:
             for name, tensor in named_tensors(network).items():
@@ -211,7 +212,7 @@ def reconstructed(
         pictures=sum(pictures.sizes) - held_out,
         held_out=held_out,
         doubts=tuple(doubts),
-        seconds={"solve": time.perf_counter() - start},
+        seconds=dict(clock.seconds),
     )
 
 
@@ -240,7 +241,10 @@ class Reconstructor:
         key = (model, space.side(origin.candidate), device_of(network), dtype_of(network))
         if self._known is None or self._known[0] != key:
             self._known = None  # the memory of one is free before another is made
-            pictures = of_task(self._task, space, origin.candidate, most=self._images, memory=self._memory)
+            device = device_of(network)
+            pictures = of_task(
+                self._task, space, origin.candidate, most=self._images, memory=self._memory, device=device
+            )
             full = beside(network, model)
             self._known = key, pictures, observed(full, pictures, space.layers, memory=self._memory // 2, rows=ROWS)
         return reconstructed(network, origin, *self._known[1:], memory=self._memory)

@@ -24,7 +24,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
 
 @dataclass
 class Sums:
-    """Sums over rows, in double precision.
+    """Sums over rows, in double precision; products of the rows of one call with one batch in that of the network.
 
     Attributes:
         rows: how many there were.
@@ -57,15 +57,15 @@ class Sums:
 
     def add(self, z: Tensor, e: Tensor, y: Tensor) -> None:
         """Add rows: Z, E and the targets `(r, g, o)`."""
-        by_group = z.permute(1, 2, 0)
+        by_group, double = z.permute(1, 2, 0), torch.float64
         self.rows += len(z)
-        self.z += z.sum(0)
-        self.e += e.sum(0)
+        self.z += z.sum(0, dtype=double)
+        self.e += e.sum(0, dtype=double)
         self.zz += by_group @ by_group.transpose(1, 2)
         self.ze += by_group @ e.transpose(0, 1)
-        self.ee += float(e.square().sum())
-        self.y = self.y + y.sum(0)
-        self.yy += float(y.square().sum())
+        self.ee += float(e.square().sum(dtype=double))
+        self.y = self.y + y.sum(0, dtype=double)
+        self.yy += float(y.square().sum(dtype=double))
 
     def error(self, change: Tensor, shift: Tensor) -> float:
         """|| E - Z D - 1 b^T ||^2."""

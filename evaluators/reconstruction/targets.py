@@ -22,6 +22,7 @@ from ...spaces.networks.watching import Watching
 from ..modes import derived_seed, modes_restored
 from ..tasks.splitting import mapped
 from ..training.training import Diverged
+from .clock import Clock
 from .pictures import Pictures
 from .staging import Alive, Enough
 
@@ -75,7 +76,15 @@ class Targets:
     doubts: tuple[str, ...]
 
 
-def observed(model: nn.Module, pictures: Pictures, layers: Sequence[Layer], *, memory: int, rows: int) -> Targets:
+def observed(
+    model: nn.Module,
+    pictures: Pictures,
+    layers: Sequence[Layer],
+    *,
+    memory: int,
+    rows: int,
+    clock: Clock | None = None,
+) -> Targets:
     """What the full network gives for the pictures, in one forward each.
 
     Args:
@@ -83,20 +92,22 @@ def observed(model: nn.Module, pictures: Pictures, layers: Sequence[Layer], *, m
         pictures: at least two batches.
         layers: of the space.
         memory: bytes that what is kept may take; as many again may be used by forwards that wait.
-        rows: places of all pictures together that a layer is solved on, at least; twice its unknowns where these are
-            more.
+        rows: places of all pictures together that a layer is solved on, or so many as its unknowns ask for: a quarter
+            suffices for few, as of depthwise convolutions, whose rows cost most.
+        clock: counts "full", the forwards, and "gather".
 
     Raises:
         Diverged: an output is not finite.
     """
+    clock = clock or Clock()
     tensors = named_tensors(model)
     names = {id(tensors[layer.weight]): layer.weight for layer in layers}
-    with modes_restored(model), torch.no_grad():
+    with modes_restored(model), torch.no_grad(), clock("full"):
         model.eval()
         calls = _planned(model, pictures, names, memory, rows)
         answers = {}
         for number in range(max([one.batches for one in calls.values()] + [max(pictures.judges) + 1])):
-            found = _watched(model, pictures, number, names, calls)
+            found = _watched(model, pictures, number, names, calls, clock)
             if pictures.held_out(number):
                 answers[number] = found
     counts = Counter(name for name, _ in calls)
@@ -150,7 +161,8 @@ def _planned(model: nn.Module, pictures: Pictures, names: Mapping[int, str], mem
     with Watching(names, before=before, after=after, given=alive.add):
         pictures.forward(model, pictures.batches[0])
     many = {key: min(len(pictures.batches), max(2, memory // max(1, one.waiting))) for key, one in facts.items()}
-    few = {key: min(one.places, -(-max(rows, 2 * one.unknowns) // many[key])) for key, one in facts.items()}
+    asked = {key: max(rows // 4, min(rows, 32 * one.unknowns), 2 * one.unknowns) for key, one in facts.items()}
+    few = {key: min(one.places, -(-asked[key] // many[key])) for key, one in facts.items()}
     needed = sum(many[key] * few[key] * one.channels * one.itemsize for key, one in facts.items())
     share = min(1.0, memory / max(1, needed))
     return {
@@ -167,7 +179,12 @@ def _planned(model: nn.Module, pictures: Pictures, names: Mapping[int, str], mem
 
 
 def _watched(
-    model: nn.Module, pictures: Pictures, number: int, names: Mapping[int, str], calls: Mapping[Key, Seen]
+    model: nn.Module,
+    pictures: Pictures,
+    number: int,
+    names: Mapping[int, str],
+    calls: Mapping[Key, Seen],
+    clock: Clock,
 ) -> list[Tensor]:
     """The outputs for a batch, while what its layers give is kept; nothing where they were not needed."""
     counts = Counter[str]()
@@ -180,8 +197,9 @@ def _watched(
         seen = calls.get(key)
         if seen is None or number >= seen.batches:
             return
-        found = by_places(output, call)
-        seen.values.append(outputs_at(found, seen.places(key, number, len(call.input))).clone())
+        with clock("gather"):
+            found = by_places(output, call)
+            seen.values.append(outputs_at(found, seen.places(key, number, len(call.input))).clone())
         left -= 1
         if left == 0 and not pictures.held_out(number):
             raise Enough
@@ -216,8 +234,8 @@ def answered(outputs: Any, number: int) -> list[Tensor]:
 
 
 def rows_of(call: Call, seen: Seen, key: Key, number: int) -> Tensor:
-    """`(r, g, d)` of what the small network's layer sees of a batch, at the places of the targets, in double."""
-    return inputs_at(call, seen.sides, seen.places(key, number, len(call.input))).double()
+    """`(r, g, d)` of what the small network's layer sees of a batch, at the places of the targets."""
+    return inputs_at(call, seen.sides, seen.places(key, number, len(call.input)))
 
 
 def _doubts(

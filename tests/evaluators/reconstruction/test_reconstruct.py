@@ -415,6 +415,53 @@ def test_steps_on_the_answers_go_on_from_there():
     assert all(parameter.grad is None for parameter in small.parameters())
 
 
+def test_such_steps_leave_statistics_as_they_are_and_drop_nothing_by_chance():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.modes = networks.Residual(8), set()
+            self.drop = nn.Dropout(0.9)
+
+        def forward(self, x):
+            self.modes.add(self.drop.training)
+            return self.drop(self.features(x))
+
+    model, x = Dropped(), torch.randn(128, 3, 8, 8)
+    with torch.no_grad():
+        model.features(x)  # statistics of its norms are those of the pictures
+    space = sc.Space.trace(model.eval(), x[:1], divisor=1, rules={"*": {"depth": False}})
+    candidate = space.uniform(width=0.6)
+    small, other = (sc.build(model, space, candidate) for _ in range(2))
+    before = reconstruct(other, **asked(model, space, candidate, other, x))
+    small.modes = set()
+    found = reconstruct(small, **asked(model, space, candidate, small, x, distill=40))
+    assert found.error < before.error and small.modes == {False}
+    weights = dict(other.named_parameters())
+    assert any(not torch.equal(one, weights[name]) for name, one in small.named_parameters())
+    for (name, one), same in zip(small.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(one, same), name
+
+
+def test_where_its_seconds_go():
+    model, space, candidate, small, x = made("residual")
+    found = reconstruct(small, **asked(model, space, candidate, small, x, distill=2))
+    assert set(found.seconds) == {"full", "small", "gather", "solve", "distill"}
+    assert all(value > 0 for value in found.seconds.values())
+
+
+def test_few_unknowns_ask_for_fewer_places():
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Flatten(), nn.Linear(2048, 4)
+    )
+    space = sc.Space.trace(model.eval(), torch.randn(1, 1, 8, 8), divisor=1)
+    pictures = given(model, space, space.full, torch.randn(96, 1, 8, 8), most=96, memory=2**31)
+    with torch.no_grad():
+        calls = observed(model, pictures, space.layers, memory=2**30, rows=4096).calls
+    rows = {name: sum(len(one) for one in seen.values) for (name, _), seen in calls.items()}
+    assert 1024 <= rows["1.weight"] < 1100  # nine unknowns: a quarter
+    assert rows["3.weight"] == 96  # all there are
+
+
 def test_one_side_of_the_full_network_serves_many():
     import tasks
 

@@ -36,6 +36,10 @@ class Described(Costed, Protocol):
         """`{module: reason}` of what is left whole."""
 
     @property
+    def whole_blocks(self) -> Mapping[str, str]:
+        """`{module: reason}` of what looks like a block that may be dropped, and may not."""
+
+    @property
     def ruled(self) -> Mapping[str, str]:
         """What each of the rules did."""
 
@@ -79,6 +83,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         "traced_side": list(space.traced_side),
         "side_multiple": space.side_multiple,
         "frozen": dict(space.frozen),
+        "whole_blocks": dict(space.whole_blocks),
         "rules": dict(space.ruled),
         "proof": space.proof,
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
@@ -108,8 +113,8 @@ def describe(space: Described, budget: Budget | None = None) -> str:
         budget: limits to hold against it.
     """
     found = facts(space, budget)
-    parts = [_axes(space, found), _widths(space.groups), _depths(space), _rules(space.ruled), _frozen(space.frozen)]
-    parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
+    parts = [_axes(space, found), _widths(space.groups), _depths(space), _stay(space.whole_blocks)]
+    parts += [_rules(space.ruled), _frozen(space.frozen), _wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
         parts.append(_limits(found))
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -203,6 +208,16 @@ def _depths(space: Described) -> list[str]:
     ]
     head = "1 stage" if len(space.stages) == 1 else f"{len(space.stages)} stages"
     return [f"{head} of blocks that may be dropped", *_table(rows)]
+
+
+def _stay(blocks: Mapping[str, str]) -> list[str]:
+    if not blocks:
+        return []
+    lines = [f"{len(blocks)} block{'s' * (len(blocks) != 1)} that may not be dropped"]
+    for reason in dict.fromkeys(blocks.values()):
+        names = _together([name for name, why in blocks.items() if why == reason])
+        lines += _wrapped(reason, "  ") + _wrapped(_cut(", ".join(names), COLUMNS - 4), "    ")
+    return lines
 
 
 def _rules(ruled: Mapping[str, str]) -> list[str]:

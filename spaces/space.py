@@ -44,7 +44,7 @@ class Space:
         groups: channels that are cut together.
         stages: blocks that may be dropped.
         resolutions: input sides, ascending; the `resolution` axis is an index into them. Empty without that axis.
-        frozen: `{module: reason}` of what is left whole.
+        frozen: `{module: reason}` of what is left whole; whole_blocks: of what looks like a block to drop and is none.
         ruled: what each of the rules did.
         side_multiple: sides smaller by steps of it, down to half, are taken too, as a few tries say; 0 where none are.
         default_scores: L2 norm of everything that leaves with each unit.
@@ -68,6 +68,7 @@ class Space:
     side_multiple: int = 0
     writer: GraphWriter | None = field(default=None, repr=False)
     ruled: dict[str, str] = field(default_factory=dict)
+    whole_blocks: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def trace(
@@ -129,6 +130,7 @@ class Space:
             stages=found.stages,
             resolutions=sides if len(sides) > 1 else (),
             frozen=found.frozen,
+            whole_blocks=found.whole_blocks,
             ruled=found.ruled,
             default_scores=l2_scores(found.layout, model),
             settings=options.to_json() | ({"proof": found.proof} if found.proof else {}),
@@ -157,7 +159,7 @@ class Space:
         """
         stages = reordered(self.stages, scores)
         orders = {stage.name: list(stage.order) for stage in stages if stage.name in scores}
-        gates = tuple(None if gate is None else gate.under(stages) for gate in self.cost_model.gates)
+        gates = tuple(gate.under(stages) for gate in self.cost_model.gates)
         return replace(
             self,
             stages=stages,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Candidate, Layer, Scores, Space, as_call, build, copied, named_tensors, plain, stays
+from ...spaces.graph.standin import in_place_of
 from .compactors import owners
 
 _EXAMPLES = 4
@@ -41,7 +42,7 @@ def folded(
     stay = stays(space, candidate, scores)
     whole = copied(model)
     for name in space.removed(candidate):
-        whole.set_submodule(name, nn.Identity())
+        whole.set_submodule(name, in_place_of(whole.get_submodule(name), space.layout.gives.get(name)))
     inputs = examples(whole, space)
     constants, wanted = _constants(whole, space, stay, inputs)
     notes = []

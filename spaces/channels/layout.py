@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ..graph.standin import Gives
 from .descriptions import descriptions
 from .labels import Labels, compact, flat, squashed, tensors_in
 
@@ -91,6 +92,7 @@ class Layout:
         counters: module attributes that count channels.
         frozen: `{module: reason}` of what is left whole.
         unit_of_label: unit number of each label of the walk.
+        gives: by block, what takes its place gives, where that is not all that the block takes.
     """
 
     groups: tuple[Group, ...]
@@ -98,6 +100,7 @@ class Layout:
     counters: tuple[Counter, ...]
     frozen: dict[str, str]
     unit_of_label: Ids = field(repr=False)
+    gives: dict[str, Gives] = field(default_factory=dict, repr=False)
 
     @cached_property
     def units(self) -> int:

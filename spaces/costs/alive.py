@@ -2,14 +2,15 @@
 
 A moment is one operator: its operands and results are alive together. Views and in-place operators share the memory of
 the value they change. A removed block's output *is* its input, so its bytes must not count twice while both would be
-alive: then the output counts only where a block between them stays.
+alive: then the output counts only where a block between them stays. What several blocks read, such as a mask, is alive
+until the last of them that stays.
 
 Symbols: `t` moments, `k` monomials.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.fx import Node
 
 from ..graph.blocks import Block, Stage, inside
 from ..graph.network import Network
+from .gates import ALWAYS, Clause, When, where_one_stays
 
 Array = npt.NDArray[np.float64]
 Value = tuple[Node, int | None]
@@ -28,12 +30,16 @@ Value = tuple[Node, int | None]
 
 @dataclass(frozen=True)
 class Span:
-    """Memory that is alive from one moment to another, both included; only where one of `blocks` stays, if any."""
+    """Memory that is alive from one moment to another, both included, where a condition is true."""
 
     value: Value
     start: int
     end: int
-    blocks: frozenset[str]
+    when: When
+
+
+Piece = tuple[int, int, When]
+"""From one moment to another, both included, where a condition is true."""
 
 
 def owners(network: Network, storages: Mapping[Node, Node]) -> list[Value]:
@@ -70,45 +76,97 @@ def spans(
         blocks: the blocks by name.
         storages: for each tensor node, the node that owns its memory.
     """
-    found: list[Span] = []
-    block_of = inside(blocks)
-    order = {node: moment for moment, node in enumerate([*network.inputs, *network.operators])}
 
     def root(node: Node) -> Value:
         parent = _parent(network, storages.get(node, node))
         return (storages.get(node, node), None) if parent is None else parent
 
-    last: dict[Value, int] = {}
-    for node, moment in order.items():
-        end = max((order.get(user, moment) for user in node.users), default=moment)
-        if any(user.op == "output" for user in node.users):
-            end = len(order)
-        held = [(node, item) for item in range(len(network.shapes[0][node]))] if _is_fresh(node) else []
-        for value in [root(node), *held]:
-            last[value] = max(last.get(value, 0), end)
-
+    order = {node: moment for moment, node in enumerate([*network.inputs, *network.operators])}
+    block_of = inside(blocks)
+    streams = {name: root(block.entry) for name, block in blocks.items()}
+    lives = _lives(network, root, order, block_of, streams)
     chains: dict[Value, tuple[Stage, list[Value], int]] = {}
     for stage in stages:
-        chain = [root(blocks[stage.blocks[0]].entry), *[root(blocks[name].exit) for name in stage.blocks]]
+        chain = [streams[stage.blocks[0]], *[root(blocks[name].exit) for name in stage.blocks]]
         for position in range(1, len(chain)):
             chains.setdefault(chain[position], (stage, chain, position))
 
+    found: list[Span] = []
     inputs: list[Value] = [(node, None) for node in network.inputs if node in network.shapes[0]]
     for value in [*inputs, *owners(network, storages)]:
-        start, end = order[value[0]], last[value]
-        if value not in chains:
-            block = block_of.get(value[0])
-            found.append(Span(value, start, end, frozenset() if block is None else frozenset({block})))
-            continue
-        stage, chain, position = chains[value]
-        for earlier in range(position - 1, -1, -1):  # the nearest earlier output that is alive decides
-            until = min(end, last[chain[earlier]])
-            if start <= until and chain[earlier] != value:
-                found.append(Span(value, start, until, frozenset(stage.blocks[earlier:position])))
-                start = until + 1
-        if start <= end:
-            found.append(Span(value, start, end, frozenset()))
+        if value in chains:
+            stage, chain, position = chains[value]
+            first, last = lives[value][0][0], lives[value][-1][1]
+            others = ((place, lives[chain[place]]) for place in range(position - 1, -1, -1) if chain[place] != value)
+            earlier = [
+                (frozenset(stage.blocks[place:position]), life)
+                for place, life in others
+                if life[0][0] <= last and first <= life[-1][1]
+            ]
+            found += (Span(value, *piece) for piece in _counted(lives[value], earlier))
+        else:
+            own = where_one_stays(frozenset({block_of[value[0]]}) if value[0] in block_of else frozenset())
+            found += (Span(value, start, end, own | when) for start, end, when in lives[value])
     return found
+
+
+def _lives(
+    network: Network,
+    root: Callable[[Node], Value],
+    order: Mapping[Node, int],
+    block_of: Mapping[Node, str],
+    streams: Mapping[str, Value],
+) -> dict[Value, list[Piece]]:
+    """When each value is needed: until its last use, of those in blocks that stay.
+
+    What a block takes as its stream is always needed up to the block: without it, its output is that very value.
+    """
+    uses: dict[Value, dict[int, str | None]] = {}
+    for node, moment in order.items():
+        users = {order.get(user, moment): user for user in node.users if user.op != "output"}
+        held = [(node, item) for item in range(len(network.shapes[0][node]))] if _is_fresh(node) else []
+        for value in [root(node), *held]:
+            own = uses.setdefault(value, {order.get(value[0], moment): None})
+            for at, user in users.items():
+                block = block_of.get(user)
+                free = block is None or block == block_of.get(value[0]) or streams[block] == value
+                if free or at not in own:
+                    own[at] = None if free else block
+            if any(user.op == "output" for user in node.users):
+                own[len(order)] = None
+    found: dict[Value, list[Piece]] = {}
+    for value, of in uses.items():
+        start, last = order.get(value[0], min(of)), max(at for at, block in of.items() if block is None)
+        found[value] = [(start, last, ALWAYS)]
+        later = sorted(at for at in of if at > last)
+        for place, at in enumerate(later):
+            readers = frozenset(str(of[more]) for more in later[place:])
+            found[value].append((found[value][-1][1] + 1, at, where_one_stays(readers)))
+    return found
+
+
+def _counted(own: Sequence[Piece], earlier: Sequence[tuple[frozenset[str], Sequence[Piece]]]) -> Iterator[Piece]:
+    """When what a block gives has memory of its own beside that of what it may be the same as.
+
+    Args:
+        own: when it is needed.
+        earlier: values that it is the same as, nearest first, where none of some blocks stays, and when those are
+            needed.
+    """
+    for first, last, needed in own:
+        pieces = [piece for _, life in earlier for piece in life]
+        edges = {first, *(start for start, _, _ in pieces), *(end + 1 for _, end, _ in pieces)}
+        starts = sorted(edge for edge in edges if first <= edge <= last)
+        for start, end in zip(starts, [*(edge - 1 for edge in starts[1:]), last], strict=True):
+            when = needed
+            for blocks, life in earlier:
+                here = next((piece[2] for piece in life if piece[0] <= start and end <= piece[1]), None)
+                if here is not None:
+                    (readers,) = [clause.stays for clause in here] or [frozenset[str]()]
+                    when |= {Clause(blocks, readers)}
+                    if not readers:  # it is needed in any case
+                        break
+            yield start, end, when
 
 
 def _is_fresh(node: Node) -> bool:

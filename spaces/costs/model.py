@@ -29,23 +29,11 @@ from .breakdown import INPUT, SUMS, Part, home, ordered
 from .counted import counted
 from .formulas import Products, Unpriced, products
 from .free import TRANSFORMS
+from .gates import ALWAYS, Gate, When, where_one_stays
 from .sizes import Size, Sizes, batched
 
 Array = npt.NDArray[np.float64]
 CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
-
-
-@dataclass(frozen=True)
-class Gate:
-    """1 where any of some blocks of a stage stays: `table[blocks kept]`."""
-
-    stage: int
-    blocks: frozenset[str]
-    table: tuple[bool, ...]
-
-    def under(self, stages: Sequence[Stage]) -> Gate:
-        """The same gate when the blocks go in another order."""
-        return _gate(stages, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class CostModel:
         constants: `(f,)` constant of each form; factors: `(f, g)` its factor a unit kept.
         forms: `(k, order)` forms of each monomial; form 0 is always 1.
         gate: `(k,)` gate of each monomial.
-        gates: stage and table of each gate; None is always 1.
+        gates: gate 0 is always 1.
         sums: `(sides, 4, k)` factors of the costs that are sums, in the order of `COSTS`.
         moments: for each side, `(t, m)` factors of the bytes alive, on the first `m` monomials.
         unknown: operators without a formula that a candidate changes; there are no costs where there is any.
@@ -72,7 +60,7 @@ class CostModel:
     factors: Array
     forms: Ids
     gate: Ids
-    gates: tuple[Gate | None, ...]
+    gates: tuple[Gate, ...]
     sums: Array
     moments: tuple[Array, ...]
     unknown: tuple[str, ...] = ()
@@ -97,7 +85,6 @@ class CostModel:
                 "in `ignore`"
             )
         result = np.empty((len(COSTS), len(encoded)), np.int64)
-        gates = [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates]
         several = len(self.moments) > 1
         if several and len(encoded) and not 0 <= encoded[:, -1].min() <= encoded[:, -1].max() < len(self.moments):
             raise ValueError(f"resolutions are out of range; the last column is an index below {len(self.moments)}")
@@ -105,12 +92,12 @@ class CostModel:
             rows = np.flatnonzero(encoded[:, -1] == side) if several else np.arange(len(encoded))
             for start in range(0, len(rows), CHUNK):
                 chunk = rows[start : start + CHUNK]
-                result[:, chunk] = self._chunk(encoded[chunk], side, gates)
+                result[:, chunk] = self._chunk(encoded[chunk], side)
         return dict(zip(COSTS, result, strict=True))
 
-    def _chunk(self, encoded: Ids, side: int, gates: Sequence[Array]) -> Array:
+    def _chunk(self, encoded: Ids, side: int) -> Array:
         """`(5, n)` costs at one side."""
-        monomials = self._gated(encoded, gates)
+        monomials = self.monomials(encoded)
         moments = self.moments[side]
         result = np.empty((len(COSTS), len(encoded)))
         result[:-1] = self.sums[side] @ monomials
@@ -121,17 +108,11 @@ class CostModel:
 
     def monomials(self, encoded: Ids) -> Array:
         """`(k, n)` values of all monomials of `(n, d)` candidates."""
-        return self._gated(encoded, [np.array([1.0] if gate is None else gate.table, float) for gate in self.gates])
-
-    def _gated(self, encoded: Ids, gates: Sequence[Array]) -> Array:
         monomials = self._monomials(encoded[:, : len(self.channels)].T / self.channels[:, None])
         gated = np.flatnonzero(self.gate)
         if len(gated):
-            stays = np.ones((len(gates), len(encoded)))
-            for number, gate in enumerate(self.gates):
-                if gate is not None:
-                    stays[number] = gates[number][encoded[:, len(self.channels) + gate.stage]]
-            monomials[gated] *= stays[self.gate[gated]]
+            depths = encoded[:, len(self.channels) :]
+            monomials[gated] *= np.stack([gate.of(depths) for gate in self.gates])[self.gate[gated]]
         return monomials
 
     def _monomials(self, units: Array) -> Array:
@@ -180,7 +161,7 @@ def cost_model(
         factors=_matrix((dict(pairs) for _, pairs in forms), len(layout.groups)),
         forms=terms.forms(),
         gate=np.array([gate for _, gate in terms.keys], np.int64),
-        gates=tuple(terms.gates),
+        gates=tuple(Gate(when, terms.stages) for when in terms.gates),
         sums=np.stack([_summed((part for part in record.parts if part.cost == name), terms) for name in SUMS], axis=1),
         moments=(),
         unknown=tuple(record.unknown),
@@ -218,7 +199,7 @@ class _Record:
 
     def lives(self, alive: Sequence[Span]) -> list[tuple[Found, Span]]:
         """The bytes of each value that is alive for a while."""
-        lives = [(self.terms.found(self._stored(span.value), span.blocks), span) for span in alive]
+        lives = [(self.terms.found(self._stored(span.value), span.when), span) for span in alive]
         for found, span in lives:
             self.parts.append(Part("alive", _caller(self.network, span.value[0]), *found, span.start, span.end))
         return lives
@@ -226,7 +207,7 @@ class _Record:
     def activations(self, values: Sequence[Value]) -> None:
         """The bytes of all results."""
         for value in values:
-            found = self.terms.found(self._stored(value), self._blocks(value[0]))
+            found = self.terms.found(self._stored(value), self._runs(value[0]))
             self.parts.append(Part("activation_bytes", _caller(self.network, value[0]), *found))
 
     def parameters(self, model: nn.Module, stages: Sequence[Stage]) -> None:
@@ -235,15 +216,17 @@ class _Record:
         for name, parameter, blocks in _parameters(model, stages):
             axes, owner = self.sizes.of_tensor(name), home(name, called)
             bytes_each = self.terms.scalar(parameter.element_size())
-            self.parts.append(Part("params", owner, *self.terms.found(axes, blocks)))
-            self.parts.append(Part("param_bytes", owner, *self.terms.found([*axes, bytes_each], blocks)))
+            self.parts.append(Part("params", owner, *self.terms.found(axes, where_one_stays(blocks))))
+            self.parts.append(
+                Part("param_bytes", owner, *self.terms.found([*axes, bytes_each], where_one_stays(blocks)))
+            )
 
     def operators(self, rehearsal: Rehearsal) -> None:
         """The multiply-adds of all operators."""
         for node, module in zip(self.network.operators, self.called, strict=True):
             share = self.terms.scalar(1 / self.sizes.examples(node))
             for product in self._products(node, module, [step.name for step in rehearsal.steps.get(node, ())]):
-                self.parts.append(Part("macs", module, *self.terms.found([*product, share], self._blocks(node))))
+                self.parts.append(Part("macs", module, *self.terms.found([*product, share], self._runs(node))))
 
     def _products(self, node: Node, module: str, steps: Sequence[str]) -> Products:
         """As a formula gives them; those of an operator without one are a constant, or are noted as not known."""
@@ -263,29 +246,25 @@ class _Record:
         bytes_each = dtype(self.network, value).itemsize / self.sizes.examples(value[0])
         return [*self.sizes.axes(*value), self.terms.scalar(bytes_each)]
 
-    def _blocks(self, node: Node) -> frozenset[str]:
-        name = self._block_of.get(node)
-        return frozenset() if name is None else frozenset({name})
+    def _runs(self, node: Node) -> When:
+        return where_one_stays(frozenset({self._block_of[node]}) if node in self._block_of else frozenset())
 
 
 class _Terms:
     """Collects monomials; equal ones are one."""
 
     def __init__(self, stages: Sequence[Stage], sides: int) -> None:
-        self.stages, self.sides = stages, sides
-        self.gates: dict[Gate | None, int] = {None: 0}
-        self.gate_of: dict[frozenset[str], int] = {frozenset(): 0}
+        self.stages, self.sides = tuple(stages), sides
+        self.gates: dict[When, int] = {ALWAYS: 0}
         self.keys: dict[tuple[tuple[int, ...], int], int] = {}
 
     def scalar(self, number: float) -> Size:
         return Size(0, (float(number),) * self.sides)
 
-    def found(self, product: Sequence[Size], blocks: frozenset[str]) -> Found:
-        """The monomial of a product of sizes that counts where one of `blocks` stays, always if there is none."""
+    def found(self, product: Sequence[Size], when: When) -> Found:
+        """The monomial of a product of sizes that counts where a condition is true."""
         forms = tuple(sorted(size.form for size in product if size.form))
-        if blocks not in self.gate_of:
-            self.gate_of[blocks] = self.gates.setdefault(_gate(self.stages, blocks), len(self.gates))
-        gate = self.gate_of[blocks]
+        gate = self.gates.setdefault(when, len(self.gates))
         monomial = self.keys.setdefault((forms, gate), len(self.keys))
         return monomial, tuple(math.prod(size.counts[side] for size in product) for side in range(self.sides))
 
@@ -294,17 +273,6 @@ class _Terms:
         order = max((len(forms) for forms, _ in self.keys), default=1)
         rows = [[*forms, *[0] * (max(order, 1) - len(forms))] for forms, _ in self.keys]
         return np.array(rows, np.int64).reshape(len(rows), max(order, 1))
-
-
-def _gate(stages: Sequence[Stage], blocks: frozenset[str]) -> Gate:
-    """1 where any of `blocks` (of one stage) stays."""
-    for number, stage in enumerate(stages):
-        if blocks <= set(stage.blocks):
-            last = max(stage.order.index(block) for block in blocks)  # of them to go
-            return Gate(
-                number, blocks, tuple(kept >= len(stage.blocks) - last for kept in range(len(stage.blocks) + 1))
-            )
-    raise AssertionError(blocks)
 
 
 def _parameters(model: nn.Module, stages: Sequence[Stage]) -> Iterator[tuple[str, nn.Parameter, frozenset[str]]]:

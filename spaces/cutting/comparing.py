@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..channels.layout import Layout
 from ..examples import of_graph
 from ..graph.network import Examples
+from ..graph.standin import in_place_of
 from .masked import masked_outputs, outputs_of, relative_error
 from .surgery import copied, named_tensors
 
@@ -95,14 +96,6 @@ def prepared(model: nn.Module, layout: Layout, *, double: bool = False) -> nn.Mo
     return twin
 
 
-class _Skipped(nn.Identity):
-    """In the place of a block that is called with more than its stream, such as a mask."""
-
-    def forward(self, input: Tensor, *more: object, **named: object) -> Tensor:
-        """The first of what it is given."""
-        return input
-
-
 def compared(
     whole: nn.Module,
     layout: Layout,
@@ -134,7 +127,7 @@ def compared(
         with torch.no_grad():
             got = outputs_of(build(whole).eval(), of_graph(examples) if as_graph else examples)
         for name in removed:
-            whole.set_submodule(name, _Skipped())
+            whole.set_submodule(name, in_place_of(whole.get_submodule(name), layout.gives.get(name)))
         reached = _reached(whole, layout, cut, examples) if look and cut else None
         kept = {
             name: {axis: torch.from_numpy(np.flatnonzero(stays[ids])) for axis, ids in layout.slots[name].items()}

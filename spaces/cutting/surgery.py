@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections import ChainMap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..graph.standin import Gives, in_place_of, is_plain
+
 if TYPE_CHECKING:
     from ..channels.layout import Group, Layout, Slots
-
-_PLAIN = (int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Cut:
         attributes: `{module: {attribute: new value}}`.
         removed: modules that become the identity.
         as_graph: whether the network is rebuilt as a graph whose constants follow.
+        gives: what takes the place of removed modules gives, of those for which that is not all that they take.
     """
 
     kept: dict[str, dict[int, Tensor]]
     attributes: dict[str, dict[str, Any]]
     removed: tuple[str, ...]
     as_graph: bool = False
+    gives: dict[str, Gives] = field(default_factory=dict)
 
 
 def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, ...]) -> Cut:
@@ -67,7 +69,8 @@ def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, 
                 value = attributes.get(counter.module, {}).get(counter.name, list(counter.full))
                 value[counter.item] = count
             attributes.setdefault(counter.module, {})[counter.name] = value
-    return Cut(kept, attributes, removed)
+    gives = {name: layout.gives[name] for name in removed if name in layout.gives}
+    return Cut(kept, attributes, removed, gives=gives)
 
 
 def smaller(tensors: Mapping[str, Tensor], changes: Cut) -> dict[str, Tensor]:
@@ -94,7 +97,8 @@ def assemble(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     attributes: Mapping[str, Mapping[str, Any]],
-    removed: tuple[str, ...] | list[str],
+    removed: Sequence[str],
+    gives: Mapping[str, Gives] | None = None,
 ) -> nn.Module:
     """A copy of `model` that holds the given tensors instead of its own.
 
@@ -105,6 +109,7 @@ def assemble(
         tensors: every parameter and buffer of what is left, by name; they are used as they are.
         attributes: `{module: {attribute: value}}` to set.
         removed: modules to replace by the identity.
+        gives: what to give in the place of those that take or give more than one value, as `Cut.gives` says.
 
     Raises:
         ValueError: a tensor or module is missing, or not known to the model.
@@ -132,9 +137,7 @@ def assemble(
                 f"{type(model).__name__} has no module {name!r}; use the class of the network that was cut"
             )
     for name in removed:
-        identity = nn.Identity()
-        identity.train(modules[name].training)
-        memo[id(modules[name])] = identity
+        memo[id(modules[name])] = in_place_of(modules[name], (gives or {}).get(name))
         for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
             memo.setdefault(id(tensor), None)
     small = _copied(model, memo)
@@ -194,7 +197,7 @@ def _copied_value(value: Any, memo: dict[int, Any], path: str) -> Any:
     Raises:
         TypeError: it has no copy and holds tensors or modules, which must not be shared.
     """
-    if isinstance(value, _PLAIN) or (type(value) is tuple and all(isinstance(one, _PLAIN) for one in value)):
+    if is_plain(value):
         return value
     if isinstance(value, (dict, set)) and not value:
         return type(value)()

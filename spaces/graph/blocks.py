@@ -1,33 +1,54 @@
-"""Which blocks may be dropped: submodules whose output reaches their input by an identity path through an addition."""
+"""Which blocks may be dropped: submodules whose output reaches their input by a path around what they calculate.
+
+Start at `find_blocks`. What a module is called with is known from a run; `residuals.py` says what the graph tells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from .network import Network, operator_name
-
-_PASSES = {
-    f"aten.{name}"
-    for name in (
-        "relu relu6 hardtanh gelu silu mish elu celu selu leaky_relu hardswish sigmoid tanh softplus dropout "
-        "feature_dropout clone contiguous alias detach hardsigmoid"
-    ).split()
-}
-_ADDS = {"aten.add"}
+from .residuals import Called
+from .standin import Call, Gives, stand_in
 
 
 @dataclass(frozen=True)
 class Block:
-    """A removable submodule: its nodes, the value it takes and the value it gives."""
+    """A removable submodule.
+
+    Attributes:
+        name: the module's.
+        nodes: what it calls.
+        entry: the value that is passed on where it is dropped.
+        exit: the value that it gives.
+        gives: what takes its place gives, where the entry is not all that it takes, or the exit not all that it gives.
+    """
 
     name: str
     nodes: frozenset[Node]
     entry: Node
     exit: Node
+    gives: Gives | None = None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How modules are called.
+
+    Attributes:
+        of: a call of each module, as far as they could be followed.
+        same: for each tensor of the graph, the first node that stands for it: some operators give what they take.
+        several: modules that are called more than once.
+    """
+
+    of: Mapping[str, Call]
+    same: Mapping[Node, Node]
+    several: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -49,38 +70,45 @@ class Stage:
         return self.order[: len(self.blocks) - kept]
 
 
-def find_blocks(network: Network, plain: Sequence[str] = ()) -> list[Block]:
-    """The removable blocks in the order of the network, innermost only.
+def find_blocks(
+    network: Network,
+    model: nn.Module,
+    calls: Callable[[Collection[str]], Calls],
+    plain: Sequence[str] = (),
+) -> tuple[list[Block], dict[str, str]]:
+    """The removable blocks in the order of the network, none within another; and why others are none.
+
+    Of blocks within blocks, those count that leave nothing of the outer one's sums, or that are many of a kind: layers
+    rather than the stack that they are in, a layer rather than one of its parts.
 
     Args:
         network: the captured graph.
-        plain: names of blocks that may go too though no identity path leads around them.
+        model: the network; classes and parameters of its modules are read.
+        calls: says how modules are called.
+        plain: names of blocks that may go too though no path leads around them.
+
+    Returns:
+        The blocks, and `{module: reason}` of modules that look like a residual block, or are several of a kind in a
+        list, and may not be dropped.
 
     Raises:
         ValueError: a plain block does not give what it takes.
     """
-    inside: dict[str, list[Node]] = {}
-    for node in network.graph.nodes:
-        if node.op == "call_function":
-            for path in dict.fromkeys(network.calls[node]):
-                if path:
-                    inside.setdefault(path, []).append(node)
-    weighted = {name.rpartition(".")[0] for name in network.sources.values()}
-    found = [
-        block
-        for path, nodes in inside.items()
-        if path not in network.repeated
-        and any(module == path or module.startswith(f"{path}.") for module in weighted)
-        and (block := _block(network, path, nodes, path in plain)) is not None
-    ]
+    modules = _called(network, model)
+    known = calls([name for name, one in modules.items() if one.streams or name in plain])
+    found = {name: _block(one, known, name in plain) for name, one in modules.items()}
+    blocks = {name: block for name, block in found.items() if isinstance(block, Block)}
     for name in plain:
-        if not any(block.name == name for block in found):
+        if name not in blocks:
+            why = f": {found[name]}" if name in found else ""
             raise ValueError(
-                f"plain_blocks names {name!r}, which takes several values, is called several times or gives another "
-                "shape than it takes; name blocks that the identity can replace"
+                f"plain_blocks names {name!r}, which cannot be replaced by the identity{why}; name blocks that are "
+                "called once, with something of the shape that they give"
             )
-    names = [block.name for block in found]
-    return [block for block in found if not any(name.startswith(f"{block.name}.") for name in names)]
+    stacks = _stacks(modules)
+    chosen = _chosen(blocks, modules, stacks)
+    reasons = {name: why for name, why in found.items() if isinstance(why, str)}
+    return [block for name, block in blocks.items() if name in chosen], _told(reasons, chosen, stacks, modules, model)
 
 
 def chain(blocks: Sequence[Block]) -> list[Stage]:
@@ -140,45 +168,117 @@ def inside(blocks: Mapping[str, Block]) -> dict[Node, str]:
     return {node: name for name, block in blocks.items() for node in block.nodes}
 
 
-def _block(network: Network, path: str, nodes: list[Node], plain: bool) -> Block | None:
-    members = frozenset(nodes)
-    tensors = network.shapes[-1]
-    entries = {
-        source
-        for node in nodes
-        for source in node.all_input_nodes
-        if source not in members and source not in network.sources and source in tensors
+def _called(network: Network, model: nn.Module) -> dict[str, Called]:
+    """The modules with parameters that the graph calls, in the order of their first operator, outer ones first."""
+    inside: dict[str, list[Node]] = {}
+    places = {node: place for place, node in enumerate(network.graph.nodes)}
+    for node in network.graph.nodes:
+        if node.op == "call_function":
+            for path in dict.fromkeys(network.calls[node]):
+                if path:
+                    inside.setdefault(path, []).append(node)
+    weighted = {name.rpartition(".")[0] for name in network.sources.values()}
+    held = {path for name in weighted for path in _above(name)}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        path: Called(network, path, tuple(nodes), places)
+        for path, nodes in inside.items()
+        if path in held and path in modules
     }
-    exits = {node for node in nodes if any(user not in members for user in node.users)}
-    exits &= {node for node in nodes if node in tensors}
-    numbers_leave = any(node not in tensors and any(user not in members for user in node.users) for node in nodes)
-    if len(entries) != 1 or len(exits) != 1 or numbers_leave:
-        return None
-    entry, end = next(iter(entries)), next(iter(exits))
-    if entry.op == "get_attr" or any(shapes[entry] != shapes[end] for shapes in network.shapes):
-        return None
-    if network.dtypes.get(entry) != network.dtypes.get(end):
-        return None
-    if not plain and not _identity(end, entry, members):
-        return None
-    return Block(path, members, entry, end)
 
 
-def _identity(end: Node, entry: Node, members: frozenset[Node]) -> bool:
-    """Whether a path of sums, `x - f` too, and activations, with one sum at least, leads from `entry` to `end`."""
-    waiting, seen = [(end, False)], set[tuple[Node, bool]]()
-    while waiting:
-        node, added = waiting.pop()
-        if node is entry and added:
-            return True
-        if node not in members or (node, added) in seen:
+def _above(name: str) -> list[str]:
+    """A module's name and those of the modules that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _block(module: Called, calls: Calls, plain: bool) -> Block | str:
+    """A module as a block that may be dropped, or why it is none."""
+    network = module.network
+    if module.name in network.repeated or module.name in calls.several:
+        return "it is called several times"
+    tensors = network.shapes[-1]
+    if any(node not in tensors for node in module.exits):
+        return "numbers that it makes are used after it"
+    if len(module.exits) != 1:
+        return "several tensors that it makes are used after it" if module.exits else "nothing uses what it gives"
+    end = module.exits[0]
+    fits = [
+        entry
+        for entry in module.entries
+        if entry.op != "get_attr"
+        and all(shapes[entry] == shapes[end] for shapes in network.shapes)
+        and network.dtypes.get(entry) == network.dtypes.get(end)
+    ]
+    if not fits:
+        return "it gives another shape or type than it takes"
+    streams = [entry for entry in fits if plain or (entry, end) in module.streams]
+    if not streams:
+        return f"no sum leads around what it calculates: its output comes from {operator_name(module.parting())}"
+    call = calls.of.get(module.name)
+    if call is None:
+        if len(module.entries) > 1:
+            return "how it is called could not be followed"
+        return Block(module.name, module.members, streams[0], end)
+    given = [value for _, value in call.given if isinstance(value, Node)]
+    streams.sort(key=lambda entry: given.index(calls.same[entry]) if calls.same.get(entry) in given else len(given))
+    entry = streams[0]
+    before = module.made_before(entry)
+    if before and not plain:
+        maker = next(iter(reversed(network.calls.get(min(before, key=module.places.__getitem__), ()))), "")
+        return f"a part of what it adds is made before it{f', by {maker}' if maker else ''}"
+    made = {calls.same[node] for node in module.nodes if node in calls.same}
+    gives = stand_in(call, calls.same.get(entry, entry), calls.same.get(end, end), made)
+    return gives if isinstance(gives, str) else Block(module.name, module.members, entry, end, gives)
+
+
+def _stacks(modules: Mapping[str, Called]) -> set[str]:
+    """Modules that hold several blocks of a kind, which go one by one, if at all."""
+    residual = [name for name, one in modules.items() if one.streams]
+    found = set[str]()
+    for name in modules:
+        kinds = [_kind(other) for other in residual if other.startswith(f"{name}.")]
+        if len(set(kinds)) < len(kinds):
+            found.add(name)
+    return found
+
+
+def _chosen(blocks: Mapping[str, Block], modules: Mapping[str, Called], stacks: Collection[str]) -> set[str]:
+    """The names of blocks that may be dropped such that none is within another."""
+    chosen = set[str]()
+    for name in sorted(blocks.keys() - stacks, key=lambda name: -name.count(".")):
+        block = blocks[name]
+        within = [inner for inner in chosen if inner.startswith(f"{name}.")]
+        jumps = {blocks[inner].exit: blocks[inner].entry for inner in within}
+        if not within or not modules[name].leads_around(block.entry, block.exit, jumps):
+            chosen = (chosen - set(within)) | {name}
+    return chosen
+
+
+def _told(
+    reasons: Mapping[str, str],
+    chosen: Collection[str],
+    stacks: Collection[str],
+    modules: Mapping[str, Called],
+    model: nn.Module,
+) -> dict[str, str]:
+    """Of the modules that are no blocks, those of which a reader would expect it, outermost first."""
+    told = dict[str, str]()
+    kinds = Counter((_kind(name), type(model.get_submodule(name))) for name in modules)
+    for name, reason in sorted(reasons.items(), key=lambda item: item[0].count(".")):
+        inside = any(above in chosen or above in told for above in _above(name))
+        if inside or name in stacks or any(one.startswith(f"{name}.") for one in chosen):
             continue
-        seen.add((node, added))
-        name = operator_name(node)
-        if name in _ADDS and node.kwargs.get("alpha", 1) == 1:
-            waiting += [(arg, True) for arg in node.args[:2] if isinstance(arg, Node)]
-        elif name == "aten.sub" and isinstance(node.args[0], Node):  # x - f(x), not f(x) - x
-            waiting.append((node.args[0], True))
-        elif name in _PASSES and node.args and isinstance(node.args[0], Node):
-            waiting.append((node.args[0], added))
-    return False
+        module = model.get_submodule(name)
+        listed = name.rpartition(".")[2].isdigit() and kinds[_kind(name), type(module)] > 1
+        if modules[name].streams or (
+            listed and any(any(True for _ in part.parameters()) for part in module.children())
+        ):
+            told[name] = reason
+    return {name: told[name] for name in modules if name in told}
+
+
+def _kind(name: str) -> str:
+    """A name without the numbers of items."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))

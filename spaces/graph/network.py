@@ -77,6 +77,10 @@ class Step:
     numbers: tuple[Number, ...]
 
 
+Maker = tuple[int, int]
+"""The step that makes a tensor, and which of its results it is; step -1 makes the inputs."""
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """A run of the captured graph on fake tensors.
@@ -84,10 +88,12 @@ class Rehearsal:
     Attributes:
         steps: for each node, what was dispatched, in order.
         storages: for each tensor node, the first node that shares its memory.
+        makers: for each tensor node, what makes it, counted over all nodes; parameters and constants are left out.
     """
 
     steps: dict[Node, list[Step]]
     storages: dict[Node, Node]
+    makers: dict[Node, Maker]
 
 
 def operator_name(node: Node) -> str:

@@ -90,7 +90,7 @@ def build(
     tensors = smaller(taken, changes)
     if space.writer is not None:
         return space.writer.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
-    return assemble(model, tensors, changes.attributes, changes.removed)
+    return assemble(model, tensors, changes.attributes, changes.removed, changes.gives)
 
 
 def stays(space: Space, candidate: Candidate, scores: Scores | None) -> npt.NDArray[np.bool_]:

@@ -167,7 +167,8 @@ class OfModule:
 
     def runs_without(self, removed: Sequence[Block]) -> bool:
         """Whether the full network runs without some blocks."""
-        changes = Cut({}, {}, tuple(block.name for block in removed))
+        gives = {block.name: block.gives for block in removed if block.gives is not None}
+        changes = Cut({}, {}, tuple(block.name for block in removed), gives=gives)
         return any(self.run(changes, quick)[1] is None for quick in (True, False))
 
     @property

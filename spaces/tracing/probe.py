@@ -9,7 +9,7 @@ run the same way, tells which of them belong to which node.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..cutting.surgery import Cut, assemble, named_tensors
 from ..graph.known import Known
@@ -26,6 +27,7 @@ from ..graph.modes import Still, quietly, switch, unfused
 from ..graph.network import (
     BATCH,
     Examples,
+    Maker,
     Network,
     Number,
     Rehearsal,
@@ -49,6 +51,7 @@ _SILENT = {
     f"aten.{name}"
     for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
 }
+_SAME = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.clone"}  # they give what they take
 _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
 
 
@@ -58,6 +61,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self.makers: MutableMapping[Tensor, Maker] = WeakIdKeyDictionary()
         self._waiting: list[Number] = []
 
     def note(self, value: Tensor) -> None:
@@ -73,8 +77,13 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
         self._waiting += numbers_of(func, args, kwargs or {})
         if any(shapes) and name not in _SILENT:  # a single number is made in many ways
+            for number, tensor in enumerate(found):
+                if isinstance(tensor, Tensor):
+                    self.makers[tensor] = (len(self.steps), number)
             self.steps.append(Step(_VIEWS.get(name, name), shapes, tuple(self._waiting)))
             self._waiting = []
+        elif name in _SAME and isinstance(args[0], Tensor) and args[0] in self.makers:
+            self.makers[result] = self.makers[args[0]]
         return result
 
     def ended(self) -> list[Step]:
@@ -135,36 +144,47 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     side = network.sides[-1] if network.sides and network.sides[-1] else None
     state = named_tensors(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    given = iter(pytree.tree_leaves(as_call(resized(examples, side, BATCH))))
+    given = enumerate(pytree.tree_leaves(as_call(resized(examples, side, BATCH))))
     values: dict[Node, Any] = {}
     steps: dict[Node, list[Step]] = {}
     storages: dict[Node, Node] = {}
+    makers: dict[Node, Maker] = {}
     owners: dict[int, Node] = {}
     kept: list[Any] = []
     with quietly(), torch.no_grad(), fake, _Record() as record:
         for node in network.graph.nodes:
+            before = len(record.steps)
             if node.op == "placeholder":
                 if node in network.sources:  # operators are dispatched otherwise for what has gradients
                     source = state[network.sources[node]]
                     values[node] = empty_like(source).requires_grad_(source.requires_grad)
                 elif node in network.inputs:
-                    values[node] = empty_like(next(given))
+                    number, leaf = next(given)
+                    values[node] = empty_like(leaf)
+                    makers[node] = (-1, number)
                 else:
                     values[node] = _like(node.meta.get("val"))
             elif node.op == "get_attr":
                 values[node] = _like(node.meta.get("val"))
             elif node.op == "call_function" and not network.names[node].startswith("aten._assert"):
-                before = len(record.steps)
                 call = torch.fx.node.map_arg(node.args, lambda n: values[n])
                 named = torch.fx.node.map_arg(dict(node.kwargs), lambda n: values[n])
                 values[node] = node.target(*call, **named)
                 steps[node] = record.steps[before:]
             value = values.get(node)
             if isinstance(value, Tensor):
+                if node.op == "call_function":
+                    makers |= {node: record.makers[value]} if value in record.makers else {}
+                elif node in makers:
+                    record.makers[value] = makers[node]
+                else:
+                    record.makers.pop(value, None)
                 storage = value.untyped_storage()
                 kept.append(storage)
                 storages[node] = owners.setdefault(storage._cdata, node)
-    return Rehearsal(steps, storages)
+            if node.op != "call_function":
+                del record.steps[before:]  # what stands in for tensors is no step
+    return Rehearsal(steps, storages, makers)
 
 
 def _like(value: Any) -> Any:
@@ -188,6 +208,7 @@ def run(
     *,
     quick: bool = False,
     training: bool = False,
+    watch: Callable[[nn.Module, MutableMapping[Tensor, Maker]], None] | None = None,
 ) -> tuple[list[Step], Exception | None]:
     """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
 
@@ -199,6 +220,7 @@ def run(
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
         training: in training mode instead of eval mode, but for dropouts and norms.
+        watch: is given the network before it runs, and what will say which step makes each tensor.
     """
     args, kwargs = as_call(resized(examples, side, BATCH))
     device = "meta" if quick else None
@@ -206,7 +228,7 @@ def run(
     failure: Exception | None = None
     with mode:
         tensors = sketched(model, changes, device, fake=None if quick else mode)
-    small = assemble(model, tensors, changes.attributes, changes.removed)
+    small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives)
     switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
     recorder = _Record()
@@ -216,6 +238,11 @@ def run(
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
         recorder.steps.clear()
+        for number, leaf in enumerate(pytree.tree_leaves((fakes, named))):
+            if isinstance(leaf, Tensor):
+                recorder.makers[leaf] = (-1, number)
+        if watch is not None:
+            watch(small, recorder.makers)
         try:
             with known:
                 small(*fakes, **named)
@@ -226,7 +253,7 @@ def run(
 
 def sketch(model: nn.Module, changes: Cut, device: str | None, fake: FakeTensorMode | None = None) -> nn.Module:
     """The smaller network with tensors of the right shapes and no contents, fake ones where a mode is given."""
-    return assemble(model, sketched(model, changes, device, fake), changes.attributes, changes.removed)
+    return assemble(model, sketched(model, changes, device, fake), changes.attributes, changes.removed, changes.gives)
 
 
 def sketched(

@@ -29,7 +29,7 @@ from .dryrun import at_random
 logger = logging.getLogger("secateur")
 
 REASON = "the built network gives other numbers than the full one with these channels zeroed"
-WITHOUT = "the built network gives other numbers than the full one without this block"
+WITHOUT = "the built network gives other numbers than the full one without it"
 _TOLERANCES = {True: 1e-6, False: 1e-3}  # in float64, of which a forward may turn parts to float32; and as the model is
 _DOUBLE = 2**30  # bytes; larger networks are compared in their own dtype
 _LARGEST = 2**33
@@ -197,7 +197,7 @@ class _Build:
         if self._writer is not None:
             small: nn.Module = self._writer.module(whole, tensors, self._stays, self._removed)
         else:
-            small = assemble(whole, tensors, changes.attributes, self._removed)
+            small = assemble(whole, tensors, changes.attributes, self._removed, changes.gives)
         small.register_forward_hook(self._noted)
         return small
 

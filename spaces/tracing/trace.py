@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
 from .caches import made_again
+from .calls import followed
 from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
 from .layers import Layer, find_layers
 from .options import Options
@@ -46,6 +47,7 @@ class Traced:
     costs: CostModel
     shapes: dict[str, tuple[int, ...]]
     frozen: dict[str, str]
+    whole_blocks: dict[str, str]
     ruled: dict[str, str]
     side_multiple: int
     writer: GraphWriter | None
@@ -73,8 +75,10 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     progress = _Progress()
     network, rehearsal = _captured(model, examples, options)
     progress(f"traced {len(network.operators)} operators; following channels")
-    flow, every = _followed(network, rehearsal, model, options)
+    every, stay = find_blocks(network, model, followed(network, rehearsal, model, examples), options.plain_blocks)
+    flow = _followed(network, rehearsal, model, options)
     blocks = [block for block in every if not options.parts.kept(block.name)]
+    stay |= {block.name: "ignore or the rules keep it" for block in every if block not in blocks}
     own = OfModule(network, rehearsal, flow, model, examples)
     trained, reason = (None, "") if options.as_graph else in_training(own)  # a graph is of the forward in eval mode
     forwards = [own] if trained is None else [own, trained]
@@ -87,10 +91,10 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     frozen = {**layout.frozen, **unread(networks, model), **loose}
     if reason:
         frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {reason}"
-    blocks = _removable(surprise, trained, layout, blocks, frozen)
+    blocks = _removable(surprise, trained, layout, blocks, stay)
     writer = _writer(flow, layout, whole, blocks, options)
     wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
-    frozen, blocks = frozen | wrong, [block for block in blocks if block.name not in wrong]
+    stay, blocks = stay | wrong, [block for block in blocks if block.name not in wrong]
     stages, by_name = tuple(chain(blocks)), {block.name: block for block in blocks}
     return Traced(
         layout=layout,
@@ -99,6 +103,7 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
         costs=cost_model(flow, layout, stages, by_name, rehearsal, model),
         shapes=flow.shapes,
         frozen=frozen,
+        whole_blocks=stay,
         ruled=options.parts.told(layout.groups, layout.frozen, every),
         side_multiple=multiple,
         writer=_writer(flow, layout, whole, blocks, options),
@@ -122,20 +127,18 @@ def _captured(model: nn.Module, examples: Examples, options: Options) -> tuple[N
     return network, rehearsal
 
 
-def _followed(network: Network, rehearsal: Rehearsal, model: nn.Module, options: Options) -> tuple[Flow, list[Block]]:
-    """The labels of all values, and the blocks that may be dropped."""
+def _followed(network: Network, rehearsal: Rehearsal, model: nn.Module, options: Options) -> Flow:
+    """The labels of all values."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    blocks = find_blocks(network, options.plain_blocks)
-    return follow(network, shapes, rules(rehearsal), literals=options.as_graph), blocks
+    return follow(network, shapes, rules(rehearsal), literals=options.as_graph)
 
 
 def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
     """What the options leave whole, and what blocks that may be dropped join."""
     network = flow.network
     flow.leave_whole(options.parts.ignored, "it is named in ignore")
-    for block in blocks:
-        if block.name in options.plain_blocks:  # without it, its input takes the place of its output
-            joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
+    for block in blocks:  # without it, its input takes the place of its output
+        joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
 
 
 def _grouped(
@@ -160,6 +163,7 @@ def _grouped(
     while True:
         found = components(flow, aligned)
         layout = arrange(flow, found, widths=options.parts.widths, aliases=aliases, model=model)
+        layout = replace(layout, gives={block.name: block.gives for block in blocks if block.gives is not None})
         whole = frozenset(block.node for block in found.whole)
         surprise = own.surprise(whole)
         if options.as_graph:
@@ -278,9 +282,9 @@ def _check_sides(model: nn.Module, examples: Examples, sides: Sequence[Side]) ->
 
 
 def _removable(
-    surprise: Surprise, trained: OfModule | None, layout: Layout, blocks: list[Block], frozen: dict[str, str]
+    surprise: Surprise, trained: OfModule | None, layout: Layout, blocks: list[Block], stay: dict[str, str]
 ) -> list[Block]:
-    """The blocks that the network runs without, as a dry run shows; the others are noted in `frozen`."""
+    """The blocks that the network runs without, as a dry run shows; the others are noted in `stay`."""
     stays = ~at_random(layout)
 
     def runs_without(removed: list[Block]) -> bool:
@@ -298,5 +302,5 @@ def _removable(
         if runs_without([block]):
             good.append(block)
         else:
-            frozen[block.name] = "the network does not run as predicted without this block"
+            stay[block.name] = "the network does not run as predicted without it"
     return good

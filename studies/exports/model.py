@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from ... import __version__
 from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, named_tensors
 from ...spaces.graph.network import Examples
+from ...spaces.graph.standin import is_gives
 from ..disk.files import FormatError, new_folder, read_json, to_json, write
 from .card import card
 from .conversion import Programs, Wanted
@@ -82,6 +83,7 @@ def write_model(
         "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "inputs": pytree.tree_map(_described, example),
         "removed": list(cut.removed),
+        "gives": cut.gives,
         "attributes": cut.attributes,
         "full_shapes": {name: list(tensor.shape) for name, tensor in named_tensors(full).items()},
         "shapes": {name: list(tensor.shape) for name, tensor in named_tensors(network).items()},
@@ -198,7 +200,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     try:
         if config.get("as_graph"):
             return _graph(model, placed, config).eval()
-        return assemble(model, placed, config["attributes"], config["removed"]).eval()
+        return assemble(model, placed, config["attributes"], config["removed"], config.get("gives")).eval()
     except (TypeError, AttributeError, KeyError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
@@ -224,6 +226,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         "aliases": _dict_of(lambda value: isinstance(value, str)),
         "attributes": _dict_of(_dict_of(lambda value: isinstance(value, (int, float)) or shape(value))),
         "removed": _list_of(str),
+        "gives": lambda value: value is None or _dict_of(is_gives)(value),
     }
     for key, valid in kinds.items():
         if not valid(config.get(key)):

@@ -1,0 +1,133 @@
+"""How modules are called: a run without arithmetic, whose tensors are found again in the graph. Start at `followed`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from ..cutting.surgery import Cut
+from ..graph.blocks import Calls
+from ..graph.network import Examples, Maker, Network, Rehearsal, Step
+from ..graph.standin import Argument, Call, Unknown, leaves
+from .probe import run
+
+Heard = dict[str, tuple[list[tuple[Argument, Any]], Any]]
+"""By module, its arguments and what it gave; tensors as what made them."""
+
+
+def followed(
+    network: Network, rehearsal: Rehearsal, model: nn.Module, examples: Examples
+) -> Callable[[Collection[str]], Calls]:
+    """What says how modules of a network are called.
+
+    Args:
+        network: the captured graph.
+        rehearsal: its run.
+        model: the network.
+        examples: example inputs.
+    """
+    first: dict[Maker, Node] = {}
+    same = {node: first.setdefault(maker, node) for node, maker in rehearsal.makers.items()}
+
+    def calls(names: Collection[str]) -> Calls:
+        heard, several = Heard(), set[str]()
+        steps, failure = list[Step](), None
+        for quick in (True, False) if names else ():
+            heard.clear()
+            side = network.sides[-1] or None
+            watch = _listening(names, heard, several)
+            steps, failure = run(model, Cut({}, {}, ()), examples, side, quick=quick, watch=watch)
+            if failure is None:
+                break
+        own = [step for node in network.operators for step in rehearsal.steps.get(node, ())]
+        place = _aligned(steps, own) if failure is None else {}
+
+        def node_of(value: Any) -> Any:
+            if not isinstance(value, _Made):
+                return value
+            step, number = value.maker or (len(steps), 0)
+            return first.get((place.get(step, -2), number), Unknown())
+
+        found = {
+            name: Call(tuple((argument, node_of(value)) for argument, value in given), _each(node_of, gave))
+            for name, (given, gave) in heard.items()
+        }
+        return Calls(found if place else {}, same, several)
+
+    return calls
+
+
+class _Made:
+    """A tensor, by what made it."""
+
+    def __init__(self, maker: Maker | None) -> None:
+        self.maker = maker
+
+
+def _listening(
+    names: Collection[str], heard: Heard, several: set[str]
+) -> Callable[[nn.Module, MutableMapping[Tensor, Maker]], None]:
+    """Notes the calls of modules, and those that are called more than once."""
+
+    def listen(small: nn.Module, makers: Mapping[Tensor, Maker]) -> None:
+        def made(value: Any) -> Any:
+            return _Made(makers.get(value)) if isinstance(value, Tensor) else value
+
+        for name in names:
+            module = small.get_submodule(name)
+            arguments = _arguments(module)
+
+            def before(_: nn.Module, args: Any, kwargs: Any, name: str = name, arguments: Any = arguments) -> None:
+                several.update({name} & heard.keys())
+                given = [leaf for one, value in arguments(args, kwargs) for leaf in leaves(value, one)]
+                heard[name] = ([(argument, made(value)) for argument, value in given], None)
+
+            def after(_: nn.Module, args: Any, kwargs: Any, gave: Any, name: str = name) -> None:
+                heard[name] = (heard[name][0], _each(made, gave))
+
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            module.register_forward_hook(after, with_kwargs=True)
+
+    return listen
+
+
+def _arguments(module: nn.Module) -> Callable[[Sequence[Any], Mapping[str, Any]], list[tuple[Argument, Any]]]:
+    """What says of a call where each argument may stand: by position, by name, or both."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        parameters = {}.values()
+    names = [one.name if one.kind is kinds[0] else None for one in parameters if one.kind in kinds]
+
+    def arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Argument, Any]]:
+        found = [(Argument(n, names[n] if n < len(names) else None), value) for n, value in enumerate(args)]
+        places = {name: place for place, name in enumerate(names)}
+        return found + [(Argument(places.get(name), name), value) for name, value in kwargs.items()]
+
+    return arguments
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same tuples, lists and dictionaries with other contents."""
+    if type(value) is dict:
+        return {name: _each(change, inner) for name, inner in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_each(change, inner) for inner in value)
+    return change(value)
+
+
+def _aligned(steps: Sequence[Step], others: Sequence[Step]) -> dict[int, int]:
+    """For each step of a run, the same one of another run; -1 stands for itself."""
+    one, other = ([(step.name, step.shapes[:1]) for step in run] for run in (steps, others))
+    if one == other:
+        return {number: number for number in range(-1, len(one))}
+    found = {-1: -1}
+    for block in difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks():
+        found |= {block.a + number: block.b + number for number in range(block.size)}
+    return found

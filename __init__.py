@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
     from secateur.studies.study_files import data, networks
+    from secateur.studies.study_files.pictures import Images
 else:
     __getattr__, __dir__ = face(__name__)
 
@@ -24,6 +25,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Classification",
+    "Images",
     "Latency",
     "Processes",
     "Pruned",

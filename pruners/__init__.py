@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..lazy import face
 
 if TYPE_CHECKING:
+    from .criteria.blocks import block_damages
     from .criteria.criteria import Criterion, check_criterion, criterion, l1, l2, shuffled
     from .criteria.retained import retained
     from .examples import Examples
@@ -64,6 +65,7 @@ __all__ = [
     "Scored",
     "SparseMasks",
     "TrainingPruner",
+    "block_damages",
     "campaign",
     "check_criterion",
     "check_method",

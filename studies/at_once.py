@@ -1,22 +1,35 @@
-"""A smaller network in one call, without labels, training or a study. Start at `prune`."""
+"""A smaller network in one call, without labels, training or a study. Start at `prune`; `prune_file` writes it."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..evaluators import Reconstruction, reconstruct
-from ..pruners import Examples, Method, Pruner, Request, check_method
+from ..evaluators import Latency, Reconstruction, measure_latencies, reconstruct
+from ..evaluators.modes import modes_restored
+from ..pruners import Examples, Method, Pruner, Request, block_damages, check_method
 from ..spaces import Budget, Candidate, Scores, Space, build, copied, device_of, verify
-from .proposals.pruning import method_named
+from .disk.weights import read_tensors
+from .exports.model import save
+from .proposals.pruning import method_named, settings_of
+from .study_files.file import StudyFile
+from .study_files.parts import make_model, spaced
+from .trials.events import Listener, Step
+from .trials.folder import BASE, read_study_json
 
 _LOOKED_AT = 8  # batches that a method sees
 _DIFFERENCE = 1e-3  # relative, of a network in float32 that was built rightly
+_FEWEST = 2  # pictures: one to solve on, one to judge
+_TIMING = Latency(repeats=12, warmup=2)
+_STEPS = ("read", "trace", "choose", "cut, verify", "reconstruct", "time")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +41,7 @@ class Pruned:
         space: what was there to choose.
         candidate: what was chosen.
         scores: which channels stay.
-        costs: of the network, by name.
+        costs: of the network, by name; `latency_ms` is measured, one example, beside the full network.
         full_costs: of the full one.
         difference: of the network as it was cut from the full one without its channels: rounding.
         reconstruction: what was solved, and how near it comes to the full network.
@@ -45,6 +58,23 @@ class Pruned:
     reconstruction: Reconstruction
     seconds: Mapping[str, float]
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """What was chosen on every axis, by its name."""
+        return {axis.name: value for axis, value in zip(self.space.axes, self.candidate, strict=True)}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was done, as JSON: widths, costs, agreement with the full network, what was solved, seconds."""
+        return {
+            "widths": self.widths,
+            "costs": dict(self.costs),
+            "full_costs": dict(self.full_costs),
+            "difference": self.difference,
+            "reconstruction": _finite(asdict(self.reconstruction)),
+            "seconds": dict(self.seconds),
+        }
+
     def __str__(self) -> str:
         """In a few lines."""
         shares = (f"{name} {value / self.full_costs[name]:.1%}" for name, value in self.costs.items())
@@ -58,9 +88,12 @@ def prune(
     *,
     budget: Budget,
     method: str | Method = "l2",
+    settings: Mapping[str, Any] | None = None,
     space: Space | None = None,
+    depth: float = 1.0,
     most: int = 1024,
     distill: int = 0,
+    progress: Listener | None = None,
 ) -> Pruned:
     """A network within the budget, cut from `model`, which is left as it is, and reconstructed.
 
@@ -68,33 +101,44 @@ def prune(
 
     Args:
         model: a trained network.
-        images: `(n, c, *sides)` pictures, or batches of them, as the network takes them: a batch is a tensor, a tuple
-            or list whose first tensor is that (labels behind it are not read), or a dict of inputs by name.
+        images: `sc.Images(folder)`; `(n, c, *sides)` pictures, or batches of them, as the network takes them: a batch
+            is a tensor, a tuple or list whose first tensor is that (labels behind it are not read), or a dict of
+            inputs by name.
         budget: what the network may cost, by arithmetic: no latency.
         method: name of a method that needs no labels and does not train, or one of the user's.
-        space: of `model`; traced with the first picture, and widths alone to choose, when None.
+        settings: of a method that is given by name, such as `{"allocation": "knapsack"}`.
+        space: of `model`; traced with the first picture when None.
+        depth: share of the blocks that stay, of those that may go; they go in the order of their damage on the pictures
+            (`pruners.block_damages`), or of a space that is given.
         most: pictures that are used, where there are more.
         distill: steps of training on the full network's answers that follow.
+        progress: called with a `Step` before each.
 
     Raises:
         ValueError: the budget can't be met or limits nothing, the method needs labels, a picture is off, or the built
             network gives other numbers than the full one without its channels.
     """
-    pruner = _pruner(method, budget)
-    clock = _Clock()
-    batches = _held(images, most)
+    pruner = _pruner(method, settings, budget)
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth={depth!r}: expected a share of the blocks, from 0 to 1")
+    clock = _Clock(progress)
+    batches = _held(model, images, most)
     first = batches[0]
     example = {name: one[:1] for name, one in first.items()} if isinstance(first, Mapping) else first[:1]
-    space = Space.trace(model, example, rules={"*": {"depth": False}}) if space is None else space
+    clock("trace")
+    examples = Examples(batches=[(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]])
+    if space is None:
+        space = Space.trace(model, example, rules={"*": {"depth": False}} if depth == 1 else None)
+        if space.stages:
+            space = space.with_block_order(block_damages(model, space, examples))
     limits = budget.limits(space)
     space.check_limits(limits)
-    clock("trace")
-    targets = [(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]]
-    examples = Examples(batches=targets) if pruner.needs == "images" else None
-    proposal = pruner.propose(Request(copied(model), space, limits, examples=examples))
+    clock("choose")
+    seen = examples if pruner.needs == "images" else None
+    proposal = pruner.propose(Request(copied(model), space, limits, examples=seen, depth=depth))
     candidate, scores = space.canonical(proposal.candidate), proposal.scores
     space.check_within(candidate, limits)
-    clock("choose")
+    clock("cut, verify")
     difference = float(verify(model, space, candidate, example, scores))
     if difference > _DIFFERENCE:
         raise ValueError(
@@ -104,45 +148,123 @@ def prune(
     small = build(model, space, candidate, scores).to(device_of(model)).eval()
     if proposal.weights is not None:
         small.load_state_dict(proposal.weights)
-    clock("cut, verify")
-    found = reconstruct(
-        small,
-        model=model,
-        space=space,
-        candidate=candidate,
-        images=batches,
-        scores=scores,
-        most=most,
-        distill=distill,
-    )
     clock("reconstruct")
+    asked: dict[str, Any] = {"model": model, "images": batches, "most": most, "distill": distill}
+    found = reconstruct(small, space=space, candidate=candidate, scores=scores, **asked)
+    clock("time")
+    costs = {name: float(column[0]) for name, column in space.cost_table([candidate]).items()}
+    timed = measure_latencies([space.call(small, candidate), space.call(model, space.full)], _TIMING)
     return Pruned(
         network=small,
         space=space,
         candidate=candidate,
         scores=scores,
-        costs={name: float(column[0]) for name, column in space.cost_table([candidate]).items()},
-        full_costs=space.full_costs,
+        costs=costs | {"latency_ms": timed[0].ms},
+        full_costs=space.full_costs | {"latency_ms": timed[1].ms},
         difference=difference,
         reconstruction=found,
-        seconds=clock.seconds,
+        seconds=clock.end(),
     )
 
 
-def _pruner(method: str | Method, budget: Budget) -> Pruner:
+def prune_file(
+    file: StudyFile,
+    out: Path,
+    *,
+    method: str = "l2",
+    settings: Mapping[str, Any] | None = None,
+    study: Path | None = None,
+    depth: float = 1.0,
+    most: int = 1024,
+    distill: int = 0,
+    trust: bool = False,
+    progress: Listener | None = None,
+) -> Path:
+    """The folder of the network that `prune` makes of a file's network with the pictures that it names, written.
+
+    Args:
+        file: whose model, space, budget and images count; it needs no data.
+        out: a new folder.
+        method: name of a method.
+        settings: of it.
+        study: a study's folder, whose base network is taken as it is.
+        depth: as of `prune`.
+        most: as of `prune`.
+        distill: as of `prune`.
+        trust: go on where the pictures seem to be of another kind than those that the network was trained on.
+        progress: called with events.
+
+    Raises:
+        FileExistsError: `out` exists.
+        ValueError: as of `prune`; the network is to be trained first, or the pictures are doubted.
+    """
+    if os.path.lexists(out):
+        raise FileExistsError(f"{out} exists already; remove it or choose another folder")
+    if file.images is None:
+        raise ValueError("there are no pictures; give --images FOLDER, or a table [images] with a path")
+    images = replace(file.images, path=None if file.images.path is None else file.path(file.images.path))
+    pruner = _pruner(method, settings, file.budget)
+    if study is None and file.model.train:
+        raise ValueError("[model] train = true: nothing is trained here; give a checkpoint, or the folder of a study")
+    model = make_model(file.without_weights() if study is not None else file)
+    if study is not None:
+        kept = read_tensors(study / BASE, read_study_json(study, to_write=False)["fingerprint"]["weights"])
+        model.load_state_dict(kept, strict=False)
+    batches = _held(model, images, most)
+    space = _space_of(file, model, batches, depth)
+    asked: dict[str, Any] = {"depth": depth, "most": most, "distill": distill, "progress": progress}
+    found = prune(model, batches, budget=file.budget, method=pruner, space=space, **asked)
+    if found.reconstruction.strange and not trust:
+        said = "; ".join(found.reconstruction.strange)
+        raise ValueError(f"{said}; or, if they are right, add --trust-images")
+    notes = found.record | {
+        "method": pruner.name,
+        "settings": settings_of(pruner),
+        "agreement": found.reconstruction.agreement,
+        "preprocessing": images.preprocessing,
+        "study": out.name,
+        "errors": {},
+    }
+    save(out, found.network, model=model, space=space, candidate=found.candidate, scores=found.scores, notes=notes)
+    return out
+
+
+def _space_of(file: StudyFile, model: nn.Module, batches: Sequence[Any], depth: float) -> Space:
+    """The space of a file's network as the file says, blocks in the order of their damage."""
+    if depth == 1 and not file.space.rules:
+        file = file.model_copy(update={"space": file.space.model_copy(update={"rules": {"*": {"depth": False}}})})
+    space = spaced(file, model, batches[0][:1])
+    examples = Examples(batches=[(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]])
+    return space.with_block_order(block_damages(model, space, examples)) if space.stages else space
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON does not know, such as the ridge of a layer whose bias alone changed."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _pruner(method: str | Method, settings: Mapping[str, Any] | None, budget: Budget) -> Pruner:
     """The method, if it and the budget are what can be done with pictures alone."""
     if not budget.asked() or budget.latency_ms is not None:
+        given = "there is no limit" if budget.latency_ms is None else f"latency_ms={budget.latency_ms:g} is measured"
         raise ValueError(
-            f"{budget}: expected limits such as macs=0.7; milliseconds are for searches and `secateur prune`"
+            f"budget: {given}; expected some that arithmetic knows, such as macs=0.7: milliseconds are for searches, "
+            "and for `secateur prune` with labels"
         )
-    pruner = method_named(method) if isinstance(method, str) else check_method(method)
+    pruner = method_named(method, settings) if isinstance(method, str) else check_method(method)
     if pruner.needs not in ("nothing", "images"):
         raise ValueError(f"{pruner.name} needs {pruner.needs}, and there are pictures only; take another method, as l2")
     return cast(Pruner, pruner)
 
 
-def _held(images: Tensor | Iterable[Any], most: int) -> Sequence[Any]:
-    """The first so many pictures, in batches without labels: they are read once, and used several times."""
+def _held(model: nn.Module, images: Tensor | Iterable[Any], most: int) -> Sequence[Any]:
+    """The first so many pictures, in batches without labels: they are read once, and used several times.
+
+    Raises:
+        ValueError: there are fewer than two, one is not finite, or the network does not take them.
+    """
     found, count = list[Any](), 0
     for batch in torch.split(images, 64) if isinstance(images, Tensor) else images:
         inputs = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
@@ -152,22 +274,58 @@ def _held(images: Tensor | Iterable[Any], most: int) -> Sequence[Any]:
                 f"a batch of images is a {type(batch).__name__}; expected a tensor, a tuple or list that begins with "
                 "one, or a dict of tensors"
             )
+        if not all(bool(one.isfinite().all()) for one in tensors if one.is_floating_point()):
+            raise ValueError("images hold NaN or infinite numbers; leave those pictures out")
+        if not found:
+            _check_taken(model, inputs)
         found.append(inputs)
         count += len(tensors[0])
         if count >= most:
             break
-    if not count:
-        raise ValueError("images holds no pictures; give some hundreds")
+    if count < _FEWEST:
+        raise ValueError(
+            f"images holds {count or 'no'} picture{'s' * (count != 1)}; give at least {_FEWEST}, better some hundreds"
+        )
     return found
 
 
-class _Clock:
-    """Seconds of one step after another."""
+def _check_taken(model: nn.Module, inputs: Any) -> None:
+    """Raise where a network does not take the first pictures."""
+    device = device_of(model)
+    with torch.no_grad(), modes_restored(model):
+        model.eval()
+        try:
+            if isinstance(inputs, Mapping):
+                model(**{name: one[:2].to(device) for name, one in inputs.items()})
+            else:
+                model(inputs[:2].to(device))
+        except Exception as error:  # of the user's forward
+            shapes = [tuple(one.shape[1:]) for one in (inputs.values() if isinstance(inputs, Mapping) else [inputs])]
+            said = " ".join(f"{type(error).__name__}: {error}".strip().split("\n", 1)[0].split())[:300]
+            raise ValueError(
+                f"the network does not take pictures of shape {', '.join(map(str, shapes))} (channels, then sides): "
+                f"{said}; give them as it takes them"
+            ) from error
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+
+class _Clock:
+    """Seconds of one step after another, each told as it begins."""
+
+    def __init__(self, progress: Listener | None) -> None:
+        self._seconds: dict[str, float] = {}
+        self._say: Listener = progress or (lambda event: None)
+        self._step, self._since = "", 0.0
+        self("read")
 
     def __call__(self, step: str) -> None:
+        self.end()
+        self._step = step
+        self._say(Step(of="prune", doing=step, done=_STEPS.index(step), total=len(_STEPS)))
+
+    def end(self) -> dict[str, float]:
+        """All of them."""
         now = time.perf_counter()
-        self.seconds[step], self._since = now - self._since, now
+        if self._step:
+            self._seconds[self._step] = now - self._since
+        self._since = now
+        return self._seconds

@@ -66,7 +66,7 @@ INSIDE = {
         "exports": {*BELOW, "outcomes"},
         "drivers": {*BELOW, "exports", "outcomes", "proposals", "runners"},
         "views": {*BELOW, "runners"},
-        "commands": {*BELOW, "launch.py", "pages", "prune.py", "study_files", "views"},
+        "commands": {*BELOW, "at_once.py", "launch.py", "pages", "prune.py", "study_files", "views"},
         "pages": {*BELOW, *WINGS, "exports", "views"},
     },
 }

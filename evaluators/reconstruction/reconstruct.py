@@ -63,6 +63,7 @@ class Reconstruction:
         pictures: that layers were solved on.
         held_out: that were not, and judged.
         doubts: sentences on what seems wrong with the pictures, or was not done.
+        strange: those of them that say that the pictures are not of the network's kind.
         seconds: "full" and "small" for the forwards of the full network and of this one, "gather" for reading what
             layers saw and gave and summing it up, "solve", "distill".
     """
@@ -76,6 +77,7 @@ class Reconstruction:
     pictures: int
     held_out: int
     doubts: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -212,6 +214,7 @@ def reconstructed(
         pictures=sum(pictures.sizes) - held_out,
         held_out=held_out,
         doubts=tuple(doubts),
+        strange=targets.doubts,
         seconds=dict(clock.seconds),
     )
 

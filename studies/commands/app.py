@@ -29,6 +29,7 @@ from .options import (
     budget_of,
     on_a_runner,
     settings_of,
+    with_a_way,
 )
 from .output import follow, messages, own_output, print_json, print_text, resumable, show
 
@@ -272,22 +273,23 @@ def export(
     epilog=_examples(
         "secateur prune mnist --method ranp-f --budget macs=0.3 --out out/ranp",
         "secateur prune runs/a --method resrep --epochs 20 --out out/resrep",
-        "secateur prune study.toml --method taylor --set normalise=none --out out/t",
+        "secateur prune model.toml --images photos --budget macs=0.7 --out out/m",
     ),
 )
+@with_a_way
 def prune(
     study: StudyFile,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Such as ranp-f, epruner, resrep, l1.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the network.")],
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="Such as ranp-f, resrep; l2 with --images.")
+    ] = None,
     budget: Budgets = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as normalise=none."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
-    ] = None,
-    finetune_epochs: LastEpochs = None,
+    *,
+    way: dict[str, Any],
     seed: Seed = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -295,22 +297,19 @@ def prune(
     """Prune with one method of the literature, fine-tune, and write the network.
 
     STUDY.toml may also be the folder of a study, whose trained network is then taken. Safe to kill: call it again.
+
+    With --images nothing is trained, and no labels are needed, nor a table [data]: layers are solved again.
     """
     with own_output(), messages(quiet) as progress, resumable(out, "call it again; what is done is kept"):
         from .. import prune as alone
         from ..views import text as report
         from ..views.terminal import Style
+        from .pruning import pruned
 
         file, folder = alone.source(study)
-        file = file.changed(budget=budget_of(budget), seed=seed, pruning_epochs=epochs)
-        made = alone.prune(
-            file,
-            method,
-            out,
-            settings=settings_of(settings),
-            study=folder,
-            finetune_epochs=finetune_epochs,
-            progress=progress,
+        file = file.changed(budget=budget_of(budget), seed=seed, pruning_epochs=way.get("epochs"))
+        made = pruned(
+            file, out, method, way, {"settings": settings_of(settings), "study": folder, "progress": progress}
         )
     config = json.loads((made / "config.json").read_text())
     if as_json:

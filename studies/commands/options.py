@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,22 +58,71 @@ _RUNNER = {  # settings of runners that are options: the option, and what its va
     "scheduler": ("--scheduler", "NAME"),
 }
 
+TRAINING: dict[str, Any] = {
+    "epochs": Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Epochs of a method that prunes while it trains.")
+    ],
+    "finetune_epochs": LastEpochs,
+}
+"""Options of `prune` where networks are trained."""
+PICTURES: dict[str, Any] = {
+    "images": Annotated[
+        Path | None,
+        typer.Option(
+            "--images", metavar="FOLDER", help="Pictures without labels: nothing is trained, layers are solved again."
+        ),
+    ],
+    "side": Annotated[
+        int | None, typer.Option("--side", metavar="N", min=1, help="Resize and crop the pictures to this side.")
+    ],
+    "most": Annotated[
+        int | None,
+        typer.Option("--most", metavar="N", min=2, help="Pictures that are used, where there are more (1024)."),
+    ],
+    "depth": Annotated[
+        float | None, typer.Option("--depth", metavar="SHARE", help="Of the blocks that may go, so many stay (1.0).")
+    ],
+    "distill": Annotated[
+        int | None,
+        typer.Option("--distill", metavar="N", min=0, help="Steps on the full network's answers, afterwards."),
+    ],
+    "trust": Annotated[
+        bool | None, typer.Option("--trust-images", help="Go on where the pictures seem unlike those of the training.")
+    ],
+}
+"""Options of `prune` where none is, with `--images`."""
+
 
 def on_a_runner(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of a runner in the place of its argument `runner`, which gets those that are given.
+    """The command with the options of a runner in the place of its argument `runner`, a dict of those given."""
+    return _bundled(command, "runner", _runner_options())
+
+
+def with_a_way(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with options on training and pictures in the place of its argument `way`, a dict of those given."""
+    options = {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=option, default=None)
+        for name, option in (TRAINING | PICTURES).items()
+    }
+    return _bundled(command, "way", options)
+
+
+def _bundled(
+    command: Callable[..., None], argument: str, options: Mapping[str, inspect.Parameter]
+) -> Callable[..., None]:
+    """The command with options in the place of one argument, a dict of those that are given.
 
     Typer (0.29) reads options from a signature, so this makes one.
     """
-    options = _runner_options()
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        runner = {name: value for name in options if (value := given.pop(name)) is not None}
-        command(**given, runner=runner)
+        found = {name: value for name in options if (value := given.pop(name)) is not None}
+        command(**given, **{argument: found})
 
     parameters: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += options.values() if one.name == "runner" else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        parameters += options.values() if one.name == argument else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return wrapped
 

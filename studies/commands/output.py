@@ -153,7 +153,7 @@ def _bar() -> Iterator[Callable[[object], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from ..trials.events import Calibrated, Epoch, Exported, Trained, TrialEnded
+    from ..trials.events import Calibrated, Epoch, Exported, Step, Trained, TrialEnded
 
     columns = BarColumn(8), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -163,7 +163,7 @@ def _bar() -> Iterator[Callable[[object], None]]:
             if isinstance(event, Trained | Exported):
                 bar.console.print(str(event), markup=False, highlight=False)
             bar.update(task, description=event.short if isinstance(event, TrialEnded) else str(event))
-            if isinstance(event, TrialEnded | Epoch | Calibrated):
+            if isinstance(event, TrialEnded | Epoch | Calibrated | Step):
                 bar.update(task, completed=event.done, total=event.total)
 
         yield move

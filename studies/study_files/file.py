@@ -1,6 +1,7 @@
 """The study file: TOML, one table a room, every key an argument of the same name in Python.
 
     [model]       factory, arguments, checkpoint, train
+    [images]      side, mode, mean, std: pictures without labels (`Images`), of `secateur prune --images`
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
     [space]       resolutions, divisor, ignore, rules, plain_blocks, as_graph, prove (`Space.trace`)
     [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
@@ -23,7 +24,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
@@ -45,6 +46,7 @@ from ..settings.search import Search
 from ..settings.trackers import check_trackers
 from ..trials.urls import without_password
 from .data import Data
+from .pictures import Images
 
 
 class _Table(BaseModel):
@@ -99,6 +101,7 @@ class Axes(_Table):
         plain_blocks: names of blocks that may be dropped though no identity path leads around them.
         as_graph: let channel numbers that the forward writes as constants follow.
         prove: whether a few candidates are built and held against the full network.
+        block_order: of blocks that may be dropped: "last-first", or "measured" on training images without labels.
     """
 
     resolutions: tuple[int | tuple[int, ...], ...] = ()
@@ -108,6 +111,7 @@ class Axes(_Table):
     plain_blocks: tuple[str, ...] = ()
     as_graph: bool = False
     prove: bool = True
+    block_order: Literal["last-first", "measured"] = "last-first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +188,8 @@ class StudyFile(_Table):
     Attributes:
         folder: where relative paths and the user's own modules are looked for; None: beside the file.
         model: the full network.
-        data: the task.
+        data: the task; None: there is none, and nothing that needs one can be done.
+        images: pictures without labels, for `secateur prune --images`.
         space: what is searched.
         budget: what a pruned network may cost.
         training: how networks are trained.
@@ -195,9 +200,15 @@ class StudyFile(_Table):
 
     folder: Path
     model: Annotated[Model, BeforeValidator(_named)]
-    data: Annotated[
-        Annotated[OwnData, Tag("own")] | Annotated[Data, Tag("ready")], Discriminator(_kind), BeforeValidator(_named)
-    ]
+    data: (
+        Annotated[
+            Annotated[OwnData, Tag("own")] | Annotated[Data, Tag("ready")],
+            Discriminator(_kind),
+            BeforeValidator(_named),
+        ]
+        | None
+    ) = None
+    images: Images | None = None
     space: Axes = Axes()
     budget: Budget = Budget()
     training: Training = Training()

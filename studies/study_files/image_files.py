@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""Of the image files that are read."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ImageFiles:
         return dataclasses.replace(self, labels=labels, names=names, side=other.side, mode=other.mode)
 
     def _decode(self, path: Path) -> Tensor:
-        image = _opened(path).convert(self.mode)
+        image = opened(path).convert(self.mode)
         height, width = self.side
         if self.exact and image.size != (width, height):
             raise ValueError(
@@ -88,15 +89,15 @@ def image_files(root: Path, *, side: int | tuple[int, int] | None = None) -> Ima
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; expected a folder with one folder of images a class")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
-    classes = {entry.name: sorted(p for p in entry.iterdir() if p.suffix.lower() in _ENDINGS) for entry in folders}
+    classes = {entry.name: sorted(p for p in entry.iterdir() if p.suffix.lower() in ENDINGS) for entry in folders}
     if not classes:
         raise ValueError(f"{root} has no folder in it; expected one folder of images a class")
     empty = [name for name, paths in classes.items() if not paths]
     if empty:
-        raise ValueError(f"{root} has no images in {', '.join(empty)}; endings read: {' '.join(_ENDINGS)}")
+        raise ValueError(f"{root} has no images in {', '.join(empty)}; endings read: {' '.join(ENDINGS)}")
     paths = tuple(path for found in classes.values() for path in found)
     labels = [number for number, found in enumerate(classes.values()) for _ in found]
-    first = _opened(paths[0])
+    first = opened(paths[0])
     asked = (side, side) if isinstance(side, int) else side
     if asked is not None and (len(asked) != 2 or min(asked) < 1):
         raise ValueError(f"side is {side}; expected one or two sizes of at least 1")
@@ -110,8 +111,8 @@ def image_files(root: Path, *, side: int | tuple[int, int] | None = None) -> Ima
     )
 
 
-def _opened(path: Path) -> Any:
-    """A decoded image; ValueError naming the file where that fails."""
+def opened(path: Path) -> Any:
+    """A decoded image of pillow's; ValueError naming the file where that fails."""
     try:
         with _pillow().open(path) as image:
             image.load()

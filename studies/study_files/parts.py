@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...evaluators import Classification, Diverged, Task, measure_error, train
 from ...evaluators.modes import present, reproducible
+from ...pruners import Examples, block_damages
 from ...spaces import Space, copied
 from ..disk.process_state import importable
 from ..disk.weights import TrainingCheckpoint
@@ -42,8 +43,14 @@ def make_model(file: StudyFile) -> nn.Module:
 
 
 def make_task(file: StudyFile) -> Task:
-    """The file's data as a task."""
+    """The file's data as a task.
+
+    Raises:
+        ValueError: it has none, or none that can be made.
+    """
     data = file.data
+    if data is None:
+        raise ValueError('the table [data] is missing; give one, such as [data] reader = "mnist5k"')
     if isinstance(data, Data):
         path = data.path if data.path is None else file.path(data.path)
         return dataclasses.replace(data, path=path).task()
@@ -109,17 +116,22 @@ def _raised(error: BaseException, folder: Path) -> str:
 
 def traced(file: StudyFile, model: nn.Module, task: Task) -> Space:
     """The space of the network, as the file's table says."""
-    return Space.trace(
-        model,
-        example_inputs(model, task),
-        resolutions=file.space.resolutions,
-        divisor=file.space.divisor,
-        ignore=file.space.ignore,
-        rules=file.space.rules,
-        plain_blocks=file.space.plain_blocks,
-        as_graph=file.space.as_graph,
-        prove=file.space.prove,
-    )
+    space = spaced(file, model, example_inputs(model, task))
+    if not space.stages or file.space.block_order == "last-first":
+        return space
+    batches, seen = list[Any](), 0
+    for batch in task.loader("train", space.side(space.full) or None, None):
+        batches.append(batch)
+        seen += len(batch.targets) if hasattr(batch, "targets") else 1
+        if seen >= file.training.pruning_images:
+            break
+    return space.with_block_order(block_damages(model, space, Examples(batches=batches, forward=task.forward)))
+
+
+def spaced(file: StudyFile, model: nn.Module, examples: Any) -> Space:
+    """The space as the file's table says, blocks last first, of the network with these example inputs."""
+    options = file.space.model_dump(exclude={"block_order"})
+    return Space.trace(model, examples, **options)
 
 
 def example_inputs(model: nn.Module, task: Task) -> tuple[Tensor, ...] | dict[str, Tensor]:

@@ -63,6 +63,26 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of something begins.
+
+    Attributes:
+        of: what has steps.
+        doing: the step.
+        done: steps before it.
+        total: how many there are.
+    """
+
+    of: str
+    doing: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.of}: {self.doing} ({self.done + 1}/{self.total})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rung:
     """A trial reached a fidelity, and was measured there."""
 
@@ -183,7 +203,7 @@ class Exported:
         return f"{self.folder}: {', '.join(compared)}; largest difference {worst:.1e} of the largest output"
 
 
-Event = TrialEnded | Epoch | Calibrated | Proposed | Trained | Exported
+Event = TrialEnded | Epoch | Calibrated | Proposed | Trained | Exported | Step
 Listener = Callable[[Event], object]
 Say = Callable[[Epoch | Rung], object]
 

@@ -102,7 +102,7 @@ def status_line(status: Status) -> str:
 
 
 def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
-    """What `secateur prune` made, for people: costs and errors beside the full network's."""
+    """What `secateur prune` made, for people: costs and errors beside the full network's, or the agreement with it."""
     rows = [["", config["method"], "full"]]
     for name, value in config["costs"].items():
         if name not in _DERIVED:
@@ -112,6 +112,8 @@ def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
         if f"{split}_error" in config["errors"]:
             found, whole = config["errors"][f"{split}_error"], config["errors"][f"full_{split}_error"]
             rows.append([f"{split} error", percent(found), percent(whole)])
+    if config.get("agreement") is not None:
+        rows.append(["agreement", percent(config["agreement"]), ""])
     return table(rows, right=(1, 2), style=style)
 
 

@@ -1,6 +1,7 @@
 """A smaller network in one call."""
 
 import copy
+import json
 
 import networks
 import pytest
@@ -40,6 +41,29 @@ def test_a_loader_with_labels_is_as_its_pictures():
         torch.testing.assert_close(found[0].network(x), found[1].network(x))
 
 
+def test_blocks_go_in_the_order_of_their_damage():
+    model, x = given()
+    with torch.no_grad():
+        model.layer1[0].bn2.weight.zero_()  # behind the addition, the block hardly changes anything
+        model.layer1[0].bn2.bias.zero_()
+    told = []
+    found = sc.prune(model, x, budget=sc.Budget(macs=0.9), depth=0.8, progress=told.append)
+    stage = found.space.stages[0]
+    assert stage.order[0] == "layer1.0" and "layer1.0" in found.space.removed(found.candidate)
+    assert isinstance(found.network.layer1[0], torch.nn.Identity)
+    assert [event.doing for event in told] == ["read", "trace", "choose", "cut, verify", "reconstruct", "time"]
+    assert str(told[1]) == "prune: trace (2/6)" and list(found.seconds) == [event.doing for event in told]
+
+
+def test_settings_of_a_method_and_what_was_done_as_json():
+    model, x = given()
+    found = sc.prune(model, x, budget=sc.Budget(macs=0.6), settings={"allocation": "knapsack"}, depth=1)
+    record = json.loads(json.dumps(found.record, allow_nan=False))
+    assert record["widths"] == dict(zip([a.name for a in found.space.axes], found.candidate, strict=True))
+    assert 0 < record["costs"]["latency_ms"] and 0 < record["full_costs"]["latency_ms"]
+    assert 0 <= record["reconstruction"]["agreement"] <= 1 and record["reconstruction"]["held_out"] > 0
+
+
 def test_a_space_of_the_users_own():
     model, x = given()
     space = sc.Space.trace(model, x[:1], divisor=2, ignore=("layer1",))
@@ -51,13 +75,18 @@ def test_a_space_of_the_users_own():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"budget": sc.Budget()}, "expected limits such as macs=0.7"),
-        ({"budget": sc.Budget(latency_ms=3)}, "milliseconds are for searches"),
+        ({"budget": sc.Budget()}, "there is no limit; expected some that arithmetic knows, such as macs=0.7"),
+        ({"budget": sc.Budget(latency_ms=3)}, "latency_ms=3 is measured.*milliseconds are for searches"),
         ({"budget": sc.Budget(macs=0.001)}, "is below the smallest network"),
         ({"method": "taylor"}, "taylor needs labels, and there are pictures only"),
         ({"method": "resrep"}, "resrep needs training"),
         ({"method": "l3"}, "l3"),
-        ({"images": []}, "holds no pictures"),
+        ({"images": []}, "holds no pictures; give at least 2"),
+        ({"images": torch.randn(1, 3, 8, 8)}, "holds 1 picture; give at least 2"),
+        ({"images": torch.randn(8, 1, 8, 8)}, r"does not take pictures of shape \(1, 8, 8\).*have 3 channels"),
+        ({"images": torch.full((8, 3, 8, 8), torch.nan)}, "hold NaN or infinite numbers"),
+        ({"depth": 1.5}, "depth=1.5: expected a share of the blocks"),
+        ({"settings": {"allocation": "best"}}, "l2"),
         ({"images": ["file.png"]}, "a batch of images is a str"),
     ],
 )

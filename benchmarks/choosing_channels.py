@@ -114,12 +114,14 @@ INTRODUCTION = """# Choosing channels where nothing is trained
 
 Which channels stay, and how many of each layer, when the network is not trained afterwards: what is left is what
 `secateur.reconstruct` can make of it, from {pictures} training images without their labels. A residual network on
-Fashion-MNIST ({full:.1f} % error, {seeds} seed{s}); errors in percent on {tested:,} test images (standard error of a figure: at
-most {half:.1f} points; differences between rows of the same images are surer). *Seconds* are those of one core for choosing.
+Fashion-MNIST ({full:.1f} % error, {seeds} seed{s}); errors in percent on {tested:,} test images (standard error of a
+figure: at most {half:.1f} points; differences between rows of the same images are surer). *Seconds* are those of one
+core for choosing.
 
-`l2` and `flap` allocate widths by one threshold, `uniform` and `thinet` keep the same share of every layer, and *knapsack* measures what
-every width costs the layers that read it. `merge` and `osscar` have the knapsack unless it says otherwise. `{peer}` is
-Torch-Pruning 1.6.1 with group-L1 importance and global ranking; its cut is the very same network that `build` makes.
+`l2` and `flap` allocate widths by one threshold, `uniform` and `thinet` keep the same share of every layer, and
+*knapsack* measures what every width costs the layers that read it. `merge` and `osscar` have the knapsack unless it
+says otherwise. `{peer}` is Torch-Pruning 1.6.1 with group-L1 importance and global ranking; its cut is the very same
+network that `build` makes.
 
     pip install --no-deps torch-pruning==1.6.1
     python benchmarks/choosing_channels.py --data FOLDER
@@ -149,7 +151,7 @@ def page():
         lines += [
             f"## At most {share:.0%} of the multiply-adds",
             "",
-            "| chosen by | inherited | recalibrated | reconstructed | agreement with the full network | MACs | seconds |",
+            "| chosen by | inherited | recalibrated | reconstructed | agreement with the full one | MACs | seconds |",
             "| --- " * 7 + "|",
         ]
         for (at, name), cells in found.items():

@@ -12,6 +12,7 @@ import json
 import shlex
 import tomllib
 from functools import cache
+from pathlib import Path
 
 import pytest
 import study_file
@@ -19,6 +20,7 @@ import torch
 import typer
 from doc_pages import PAGES, ROOT, blocks, inline
 from landscapes import tiny_net, tiny_space, tiny_task
+from PIL import Image
 
 import secateur
 from secateur.__main__ import app, main
@@ -80,6 +82,14 @@ def pictures(side=12):
     return {"model": model, "space": space, "images": torch.rand(16, 1, side, side), "labels": torch.arange(16) % 10}
 
 
+def photographed(folder="photos", side=12):
+    """As `pictures`, with some in a folder."""
+    Path(folder).mkdir()
+    for number, picture in enumerate(torch.randint(0, 256, (16, side, side), dtype=torch.uint8).numpy()):
+        Image.fromarray(picture).save(Path(folder) / f"{number}.png")
+    return pictures()
+
+
 def larger():
     return {"model": resnet20(blocks=(1, 1, 1)).eval(), "x": torch.rand(1, 1, 24, 24)}
 
@@ -96,7 +106,7 @@ def prunable():
 BEFORE = {
     "docs/methods.md": pictures,
     "docs/networks.md": larger,
-    "docs/reconstruction.md": pictures,
+    "docs/reconstruction.md": photographed,
     "docs/resrep.md": prunable,
     "docs/search.md": tiny,
 }
@@ -363,13 +373,22 @@ PARSED_ONLY = {
 def test_readme_command_lines_run(tmp_path, monkeypatch, capsys):
     """One after another on a study file of a tiny network, with fewer trials."""
     study_file.write(tmp_path, module="readme_tiny")
+    (tmp_path / "model.toml").write_text('model = "readme_tiny:Tiny"\n[space]\ndivisor = 2\n')
     monkeypatch.chdir(tmp_path)
+    photographed(side=8)
     ran = []
     for where, line in lines():
         program, *arguments = words(line)
         if not where.startswith("README.md") or program != "secateur" or set(arguments) & set(PARSED_ONLY):
             continue
-        places = {"STUDY.toml": "study.toml", "DIR": "runs/a", "OUT": f"out/{len(ran)}", "100": "7"}
+        places = {
+            "STUDY.toml": "study.toml",
+            "MODEL.toml": "model.toml",
+            "FOLDER": "photos",
+            "DIR": "runs/a",
+            "OUT": f"out/{len(ran)}",
+            "100": "7",
+        }
         given = [places.get(word, word) for word in arguments]
         assert main(given) == 0, (line, capsys.readouterr().err)
         ran.append(arguments[0])

@@ -120,8 +120,12 @@ core for choosing.
 
 `l2` and `flap` allocate widths by one threshold, `uniform` and `thinet` keep the same share of every layer, and
 *knapsack* measures what every width costs the layers that read it. `merge` and `osscar` have the knapsack unless it
-says otherwise. `{peer}` is Torch-Pruning 1.6.1 with group-L1 importance and global ranking; its cut is the very same
-network that `build` makes.
+says otherwise. `{peer}` is Torch-Pruning 1.6.1 with group-L1 importance and global ranking; its cut is the very
+same network that `build` makes.
+
+In this run `osscar` agrees with the full network most at every size, by more the more is cut; its errors are lowest
+below half, and within a point of all others above. `merge` is the best to take as it is, without solving or training,
+at mild budgets; once layers are solved, its choice is none.
 
     pip install --no-deps torch-pruning==1.6.1
     python benchmarks/choosing_channels.py --data FOLDER

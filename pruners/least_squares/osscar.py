@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
 
-from ...spaces import Candidate, Group, Scores, threshold_candidate
+from ...spaces import Candidate, Group, Scores, Space, threshold_candidate
 from ...spaces.checked import AT_LEAST_0, check
 from ...spaces.knapsacks import knapsack
 from ..criteria.filters import completed
 from ..proposal import Count, Needs, Proposal, Request, Weights, checked, examples_for
 from .damage import at_widths, of_group
 from .elimination import Elimination, swapped
-from .products import readers
+from .products import Reader, readers_twice
 from .thinet import scored
 
 
@@ -52,9 +52,10 @@ class Osscar:
         """See `Pruner.propose`; nothing is random."""
         space, examples = request.space, examples_for(self, request.examples)
         space.check_limits(request.limits)
+        read = readers_twice(request.model, space, examples)
         scores: Scores = {}
         table, unknown = dict[str, list[float]](), list[str]()
-        for group, found in readers(request.model, space, examples):
+        for group, found in read():
             if found:
                 order, after = Elimination(group.units, found).order()
                 scores[group.name], table[group.name] = scored(order, after), at_widths(group, after)
@@ -66,7 +67,7 @@ class Osscar:
         scores = completed(self.name, space, scores, unknown, "are read by no convolution or linear layer")
         scores = checked(self.name, space, scores)
         candidate = self._allocated(request, scores, table)
-        scores, notes = self._swapped(request, candidate, scores)
+        scores, notes = self._swapped(request.space, candidate, scores, read())
         return Proposal(
             candidate=candidate, scores=scores, notes={"damage": _total(request, candidate, table), **notes}
         )
@@ -84,15 +85,16 @@ class Osscar:
             least=self.least,
         )
 
-    def _swapped(self, request: Request, candidate: Candidate, scores: Scores) -> tuple[Scores, dict[str, Any]]:
+    def _swapped(
+        self, space: Space, candidate: Candidate, scores: Scores, read: Iterable[tuple[Group, list[Reader]]]
+    ) -> tuple[Scores, dict[str, Any]]:
         """The scores with units swapped at the candidate's widths, and how many were."""
         if not self.swaps:
             return scores, {}
-        space, changed, counts = request.space, dict(scores), dict[str, int]()
+        changed, counts = dict(scores), dict[str, int]()
         ranking = {group.name: ranks for group, ranks in zip(space.groups, space.ranking(scores), strict=True)}
         cut = {group.name: number for group, number in _kept(space.groups, candidate).items() if number < group.units}
-        assert request.examples is not None
-        for group, found in readers(request.model, space, request.examples):
+        for group, found in read:
             if not found or group.name not in cut:
                 continue
             kept = torch.zeros(group.units, dtype=torch.bool)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -116,6 +117,17 @@ def readers(
             made = [_reader(reading[name], found[name], group) for name in names[group.name] if name in found]
             yield group, [one for one in made if one is not None]
         waiting = waiting[len(taken) :]
+
+
+def readers_twice(
+    model: nn.Module, space: Space, examples: Examples, *, memory: int = MEMORY
+) -> Callable[[], Iterable[tuple[Group, list[Reader]]]]:
+    """What gives `readers`, as often as it is called: held where all products fit into memory, else gathered anew."""
+    sizes = [8 * _inputs(space, layer) ** 2 for layer in space.layers if layer.groups == 1 and layer.reads.any()]
+    if sum(sizes) > memory:
+        return partial(readers, model, space, examples, memory=memory)
+    held = list(readers(model, space, examples, memory=memory))
+    return lambda: held
 
 
 def _inputs(space: Space, layer: Layer) -> int:

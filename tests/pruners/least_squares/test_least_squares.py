@@ -13,7 +13,7 @@ from secateur.pruners import METHODS, Examples, Request, damages, realised
 from secateur.pruners.least_squares import elimination
 from secateur.pruners.least_squares.elimination import Elimination, swapped
 from secateur.pruners.least_squares.merging import Likeness, followers
-from secateur.pruners.least_squares.products import readers
+from secateur.pruners.least_squares.products import readers, readers_twice
 from secateur.pruners.least_squares.thinet import contributions, removal, scored
 
 
@@ -223,3 +223,14 @@ def test_groups_are_taken_one_after_another_where_memory_is_short():
         for one, other in zip(found, whole[group.name], strict=True):
             torch.testing.assert_close(one.products, other.products)
     assert not any(found for _, found in readers(model, space, examples, memory=1))
+
+
+def test_what_is_read_twice_is_held_where_it_fits():
+    model, space, examples = traced()
+    held = readers_twice(model, space, examples)
+    assert held() is held()
+    anew = readers_twice(model, space, examples, memory=2 * 8 * 144**2)
+    for (group, found), (other, again) in zip(held(), anew(), strict=True):
+        assert group == other and len(found) == len(again)
+        assert all(torch.allclose(one.products, two.products) for one, two in zip(found, again, strict=True))
+    assert len(list(anew())) == len(space.groups)

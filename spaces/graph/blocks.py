@@ -225,8 +225,8 @@ def _block(module: Called, calls: Calls, plain: bool) -> Block | str:
     streams.sort(key=lambda entry: given.index(calls.same[entry]) if calls.same.get(entry) in given else len(given))
     entry = streams[0]
     before = module.made_before(entry)
-    if before and not plain:
-        maker = next(iter(reversed(network.calls.get(min(before, key=module.places.__getitem__), ()))), "")
+    if before is not None and not plain:
+        maker = next(iter(reversed(network.calls.get(before, ()))), "")
         return f"a part of what it adds is made before it{f', by {maker}' if maker else ''}"
     made = {calls.same[node] for node in module.nodes if node in calls.same}
     gives = stand_in(call, calls.same.get(entry, entry), calls.same.get(end, end), made)

@@ -88,6 +88,7 @@ class Called:
             jumps: by what blocks in it give, what they take: whether a path needs no other sums than theirs.
         """
         made = self._made_of(entry)
+        inner = made & {entry, *self.nodes}
         waiting, seen = [(end, False)], set[tuple[Node, bool]]()
         while waiting:
             node, added = waiting.pop()
@@ -99,7 +100,7 @@ class Called:
             if jumps and node in jumps:
                 waiting.append((jumps[node], added))
             else:
-                more = ((source, added or sums) for source, sums in _back(node, made))
+                more = ((source, added or sums) for source, sums in _back(node, made, inner))
                 waiting += [one for one in more if jumps is None or not one[1]]
         return False
 
@@ -107,29 +108,47 @@ class Called:
         """Where the way back from what it gives ends: an operator that is not passed."""
         node = self.exits[-1]
         while True:
-            before = [source for source, _ in _back(node, self.members) if source in self.members]
+            before = [source for source, _ in _back(node, self.members, self.members) if source in self.members]
             if not before:
                 return node
             node = before[0]
 
-    def made_before(self, entry: Node) -> set[Node]:
-        """What the module takes that is made of `entry` outside of it."""
-        others, waiting, seen = set(self.entries) - {entry}, [entry], {entry}
-        first = self.places[self.nodes[0]]
-        while waiting and others:
+    def made_before(self, entry: Node) -> Node | None:
+        """A value that is made of `entry` outside of the module and for it alone: half of its branch is there."""
+        after = self._before(entry)
+        halves = [one for one in self.entries if one in after and one is not entry]
+        whole = {half: _sources(half, after) for half in halves}
+        mine = self.members.union(*whole.values())
+        alone = (half for half in halves if all(mine.issuperset(node.users) for node in whole[half]))
+        return next(alone, None)
+
+    def _before(self, entry: Node) -> set[Node]:
+        """What is made of `entry` before the module; nothing where the module takes nothing else."""
+        waiting, seen, first = [entry], set[Node](), self.places[self.nodes[0]]
+        while waiting and len(self.entries) > 1:
             for user in waiting.pop().users:
                 if user not in seen and self.places[user] < first:
                     seen.add(user)
                     waiting.append(user)
-        return others & seen
+        return seen
 
     def _made_of(self, entry: Node) -> set[Node]:
         """What is made of a tensor that the module takes: of its own nodes, and of what else it takes."""
-        made = {entry} | self.made_before(entry)
+        made = {entry, *self._before(entry).intersection(self.entries)}
         for node in self.nodes:
             if not made.isdisjoint(node.all_input_nodes):
                 made.add(node)
         return made
+
+
+def _sources(node: Node, among: Collection[Node]) -> set[Node]:
+    """What a value is made of, with itself, among some nodes."""
+    waiting, found = [node], {node}
+    while waiting:
+        more = {one for one in waiting.pop().all_input_nodes if one in among} - found
+        found |= more
+        waiting += more
+    return found
 
 
 def _elements(shape: Any) -> int:
@@ -137,8 +156,14 @@ def _elements(shape: Any) -> int:
     return math.prod(shape) if isinstance(shape, tuple) else 0
 
 
-def _back(node: Node, made: Collection[Node]) -> Iterator[tuple[Node, bool]]:
-    """The operands that an operator passes on, and whether it adds to them something that was made of the stream."""
+def _back(node: Node, made: Collection[Node], inner: Collection[Node]) -> Iterator[tuple[Node, bool]]:
+    """The operands that an operator passes on, and whether it adds to them something that was made of the stream.
+
+    Args:
+        node: the operator.
+        made: what was made of the stream.
+        inner: of that, what the module made, and the stream.
+    """
     name, args = operator_name(node), node.args
     first = args[0] if args else None
     if name == "aten.add":
@@ -147,7 +172,7 @@ def _back(node: Node, made: Collection[Node]) -> Iterator[tuple[Node, bool]]:
                 yield arg, args[1 - place] in made
     elif name in _SCALES:
         for place, arg in enumerate(args[: 1 if name == "aten.div" else 2]):
-            if isinstance(arg, Node) and args[1 - place] not in made:
+            if isinstance(arg, Node) and args[1 - place] not in inner:
                 yield arg, False
     elif isinstance(first, Node):
         if name == "aten.sub":  # x - f(x), not f(x) - x

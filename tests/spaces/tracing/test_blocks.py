@@ -53,7 +53,7 @@ FORMS = {
 
 
 class Net(nn.Module):
-    """Two stages of two blocks; the side inputs are made of the second input and read by all of them."""
+    """Two stages of two blocks; the side inputs are made before them and read by several."""
 
     def __init__(self, form, count=2):
         super().__init__()
@@ -63,12 +63,12 @@ class Net(nn.Module):
 
     def forward(self, x, t):
         x, t = self.stem(x), self.embed(t).relu()
-        mask = (t.sum(1) > 0).to(x)[:, None, None, None].expand(-1, C, *x.shape[2:]).contiguous()
+        mask = (x > 0).to(x) * (t.sum(1) > 0)[:, None, None, None]
         first, call = x, FORMS[self.form][1]
         for block in self.low:
             x = call(block, x, t, first, mask)
         x = F.max_pool2d(x, 2)
-        first, mask = x, mask[..., ::2, ::2].contiguous()
+        first, mask = x, (x > 0).to(x)
         for block in self.high:
             x = call(block, x, t, first, mask)
         return self.head(x.mean((2, 3)))

@@ -6,9 +6,9 @@
     python benchmarks/coverage.py --page                 # only write the page from the results there are
 
 Every network runs in a process of its own with a time limit; its result is a JSON file in `build/coverage`, which
-carries the digest of the code that gave it. `zoo.py` holds the list (`wild.py` the fourth, with a page of its own),
-`coverage_network.py` what is done with each, `peers.py` the same for other libraries (`--peers`), `coverage_page.py`
-the page.
+carries the digest of the code that gave it. `zoo.py` holds the list (`wild.py` the fourth and `attention.py` the fifth,
+with pages of their own), `coverage_network.py` what is done with each, `peers.py` the same for other libraries
+(`--peers`), `coverage_page.py` the page.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import secateur.spaces.tracing.trace  # noqa: F401 - before the processes part
 
 ROOT = Path(__file__).parents[1]
 SPACES = Path(secateur.spaces.__file__).parent
-LIBRARIES = ("torchvision", "monai", "timm", "hybrid", "wild")
+LIBRARIES = ("torchvision", "monai", "timm", "hybrid", "wild", "transformers")
 GIGABYTES = 16
 
 
@@ -172,7 +172,8 @@ def main():
         for library in arguments.libraries:
             sweep(library, works[work], arguments, arguments.cache / work / library, code)
     coverage_page.write(arguments.cache, ROOT / "docs" / "coverage.md")
-    wild_page.write(arguments.cache, ROOT / "docs" / "wild.md")
+    for library in ("wild", "transformers"):
+        wild_page.write(arguments.cache, library, ROOT / "docs")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def measure(entry, record):
     if record["train"] != "yes" and trained(copy.deepcopy(model), entry.example(2, side)) != "yes":
         record["train"] = "nor does the full network"
     stage(record, "export")
-    if entry.library == "wild":
+    if entry.library in ("wild", "transformers"):
         record["exported"], record["left out"] = saved(small, model, space, candidate)
         return stage(record, "done")
     try:
@@ -86,6 +86,7 @@ def describe(model, space, record):
         macs=int(space.costs([space.full]).macs[0]),
         reachable=1 - share(space, space.smallest),
         groups=len(space.groups),
+        heads=sum(group.unit > 1 for group in space.groups),
         stages=len(space.stages),
         blocks=sum(len(one.blocks) for one in space.stages),
         side_multiple=space.side_multiple,

@@ -1,4 +1,4 @@
-"""The page of the fourth list, `wild`, from the results in the cache of the coverage sweep."""
+"""The pages of the fourth list, `wild`, and the fifth, `transformers`, from the cache of the coverage sweep."""
 
 from __future__ import annotations
 
@@ -14,32 +14,47 @@ PATH = (
 PACKAGES += ("dynamic-network-architectures", "torchvision", "torch")
 
 
-def write(cache, page):
-    """Write the page from `cache`, if there are results."""
-    records = read(cache / "wild")
-    if not records:
-        return
-    lines = [*_head(records), "", *_goals(records.values()), "", *_networks(records), *_rest(records)]
-    page.write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
-
-
-def _head(records):
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:5])
-    versions += ",\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES[5:])
-    lines = [
+PAGES = {"wild": "wild.md", "transformers": "coverage_transformers.md"}
+TEXTS = {
+    "wild": [
         "# Networks as people have them",
         "",
         "What Secateur does with networks as their libraries and authors make them, without a wrapper: detectors,",
         "segmenters and backbones of Ultralytics, transformers, segmentation-models-pytorch, timm, nnU-Net, diffusers",
         "and torchvision, and small scripts with the habits of their fields (`benchmarks/wild.py`). Written by",
-        "`python benchmarks/coverage.py wild`, each network in a process of its own, random weights, one CPU core;",
+    ],
+    "transformers": [
+        "# Transformers and recurrent networks, measured",
+        "",
+        "What Secateur does with transformers of timm, transformers and torchvision, and with PyTorch's own layers,",
+        "each of its library's own class with small settings (`benchmarks/attention.py`). What follows, and how, is",
+        "in [Transformers](transformers.md). Written by",
+    ],
+}
+
+
+def write(cache, library, folder):
+    """Write the page of a list from `cache` into `folder`, if there are results."""
+    records = read(cache / library)
+    if not records:
+        return
+    lines = [*_head(records, library), "", *_goals(records.values(), library), "", *_networks(records), *_rest(records)]
+    (folder / PAGES[library]).write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
+
+
+def _head(records, library):
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:5])
+    versions += ",\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES[5:])
+    lines = [
+        *TEXTS[library],
+        f"`python benchmarks/coverage.py {library}`, each network in a process of its own, random weights, one core;",
         f"{versions}, Python {platform.python_version()}.",
         "The words are those of [Coverage](coverage.md).",
     ]
     return lines + mixed(records.values())
 
 
-def _goals(records):
+def _goals(records, library):
     ran = [record for record in records if record["verdict"] != "not run"]
     built = [record for record in ran if "error_random" in record]
     counts = {
@@ -50,6 +65,10 @@ def _goals(records):
         "built and wrong": sum(record["verdict"] == "wrong" for record in ran),
         "built, and a training step fails": sum(not _trains(record) for record in built),
     }
+    if library == "transformers":
+        counts["heads are an axis"] = sum(record.get("heads", 0) > 0 for record in ran)
+        counts["layers are an axis"] = sum(record.get("blocks", 0) > 0 for record in ran)
+        counts["a tenth of their MACs can be reached"] = sum(record.get("reachable", 0) >= 0.9 for record in ran)
     rows = [[name, count, f"{100 * count / max(len(ran), 1):.1f} %"] for name, count in counts.items()]
     return table(["networks", f"of {len(ran)} that run here", "share"], rows)
 
@@ -60,7 +79,7 @@ def _trains(record):
 
 def _networks(records):
     heads = ["network", "result", "parameters", "at half", "error", "train step", "MACs / counter"]
-    heads += ["blocks", "side step", "frozen", "exported", "trace", "all"]
+    heads += ["least MACs", "heads", "blocks", "side step", "frozen", "exported", "trace", "all"]
     rows = []
     for name, record in records.items():
         error = max(record.get("error", -1), record.get("error_random", -1))
@@ -74,6 +93,8 @@ def _networks(records):
                 f"{error:.0e}" if error >= 0 else "",
                 record.get("train", "")[:30],
                 f"{record['macs'] / counter:.3f}" if counter and "macs" in record else "",
+                f"{100 * (1 - record['reachable']):.1f} %" if "reachable" in record else "",
+                record.get("heads", ""),
                 record.get("blocks", ""),
                 record.get("side_multiple", "") or "",
                 f"{100 * record['frozen']:.0f} %" if "frozen" in record else "",
@@ -85,8 +106,9 @@ def _networks(records):
     text = [
         "*Train step*: forward, backward and a step of SGD in training, of the built network. *MACs / counter*: our",
         "multiply-adds of the full network over those of PyTorch's counter, which knows convolutions, matrix products",
-        "and attention. *Blocks*: those that can be dropped. *Side step*: smaller inputs by multiples of it are taken;",
-        "none: another side is refused. *Frozen*: share of the parameters that no width takes away.",
+        "and attention. *Least MACs*: of the smallest network. *Heads*: groups that go by several channels at once,",
+        "such as heads of attention. *Blocks*: those that can be dropped. *Side step*: smaller inputs by multiples of",
+        "it are taken; none: another side is refused. *Frozen*: share of the parameters that no width takes away.",
         "",
     ]
     return text + table(heads, rows)

@@ -63,8 +63,8 @@ def import_torchvision():
 
 def entries(library: str) -> list[Entry]:
     """The networks of one library."""
-    if library == "wild":
-        return importlib.import_module("wild").entries()
+    if library in ("wild", "transformers"):
+        return importlib.import_module({"wild": "wild", "transformers": "attention"}[library]).entries()
     return {"torchvision": torchvision_entries, "monai": monai_entries, "timm": timm_entries, "hybrid": hybrid_entries}[
         library
     ]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.fx import Node
 
-from .flow import Attribute, Blocks, Flow
-from .labels import BLANK, Labels, flat, operands, squashed
+from .flow import Flow
+from .labels import BLANK, Attribute, Blocks, Labels, flat, operands, squashed
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,44 @@ def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[
 def _choose_blocks(
     flow: Flow, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]], forced: frozenset[Node]
 ) -> list[tuple[Blocks, bool]]:
-    """Whole blocks for as many operators as allow it, tried together and then one by one."""
-    aligned = [blocks for blocks in flow.constraints.blocks if blocks.node in forced]
-    asked = [blocks for blocks in flow.constraints.blocks if blocks.node not in forced]
+    """Whole blocks for as many operators as allow it, tried together, then those that hang together, then one by one.
 
-    def free(kept: list[Blocks]) -> bool:
-        pairs = joins + [p for b in kept for p in b.whole] + [p for b in aligned for p in b.aligned]
-        of = _connect(flow.count, pairs, frozen)
-        return all(len(np.unique(of[b.first])) == len(b.first) and of[0] not in of[b.first] for b in kept)
+    Heads that hang together, such as those of queries, keys and values, go whole together or not at all.
+    """
+    every = flow.constraints.blocks
+    asked = [number for number, blocks in enumerate(every) if blocks.node not in forced]
+    aligned = [pair for blocks in every if blocks.node in forced for pair in blocks.aligned]
 
-    whole: list[Blocks] = asked if free(asked) else []
-    if not whole:
-        for blocks in asked:
-            if free([*whole, blocks]):
-                whole = [*whole, blocks]
-            else:
-                aligned.append(blocks)
-    return [(blocks, any(blocks is other for other in whole)) for blocks in flow.constraints.blocks]
+    def free(kept: Iterable[int]) -> bool:
+        some = [every[number] for number in kept]
+        of = _connect(flow.count, joins + [pair for blocks in some for pair in blocks.whole] + aligned, frozen)
+        return all(_go_apart(of, blocks) for blocks in some)
+
+    whole: set[int] = set(asked) if free(asked) else set()
+    for together in _hanging_together(flow, joins, every, asked) if not whole else ():
+        for numbers in (together, *([number] for number in together if not every[number].shared)):
+            if not whole.issuperset(numbers) and free([*whole, *numbers]):
+                whole.update(numbers)
+        aligned += [pair for number in together if number not in whole for pair in every[number].aligned]
+    return [(blocks, number in whole) for number, blocks in enumerate(every)]
+
+
+def _go_apart(of: Labels, blocks: Blocks) -> bool:
+    """Whether blocks may go: each by itself, or some of them together."""
+    found = np.unique(of[blocks.first])
+    return of[0] not in found and (len(found) > 1 if blocks.shared else len(found) == len(blocks.first))
+
+
+def _hanging_together(
+    flow: Flow, joins: list[tuple[Labels, Labels]], every: Sequence[Blocks], asked: Sequence[int]
+) -> list[list[int]]:
+    """Numbers of operators whose blocks are joined anyhow; others stand alone."""
+    of = _connect(flow.count, joins, [])
+    found: dict[int, list[int]] = {}
+    for number in asked:
+        blocks = every[number]
+        found.setdefault(int(of[blocks.first[0]]) if blocks.shared else -1 - number, []).append(number)
+    return list(found.values())
 
 
 def _singles(flow: Flow) -> list[Labels]:

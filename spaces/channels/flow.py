@@ -25,7 +25,20 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..graph.network import Network
-from .labels import BLANK, Labels, Layers, Source, constant, flat, nothing, operands, spread, squashed, tensors_in
+from .labels import (
+    BLANK,
+    Constraints,
+    Labels,
+    Layers,
+    Source,
+    constant,
+    flat,
+    nothing,
+    operands,
+    spread,
+    squashed,
+    tensors_in,
+)
 
 logger = logging.getLogger("secateur")
 DENSE = 2_000_000  # a parameter of more elements is not labelled element by element
@@ -45,63 +58,8 @@ _SILENCE = {  # operators that turn zeros into zeros
         "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
     ).split()
 } | {"getitem"}
-_WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear".split()}
+_WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear embedding".split()}
 _WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
-
-
-@dataclass
-class Blocks:
-    """Channels that come in `count` consecutive blocks: a grouped convolution or a group norm.
-
-    Either whole blocks go, or the same positions go in every block; the choice is made once all joins are known.
-
-    Attributes:
-        node: the operator.
-        whole: pairs to join when whole blocks go.
-        aligned: pairs to join when the same positions go in every block.
-        first: one label of each block; distinct and free ones allow whole blocks.
-        attribute: module attribute that counts the blocks, set when whole blocks go.
-    """
-
-    node: Node
-    whole: list[tuple[Labels, Labels]]
-    aligned: list[tuple[Labels, Labels]]
-    first: Labels
-    attribute: Attribute | None
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A module attribute that counts channels: `how many of labels stay // divide`; `item` of it if it is a tuple."""
-
-    module: str
-    name: str
-    labels: Labels
-    divide: int = 1
-    item: int = -1
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What the rules found of labels: which go together, which stay. `components` makes units of them.
-
-    Attributes:
-        joins: labels that go together.
-        frozen: labels that stay, and why.
-        fixed: parameters that stay whole, and why.
-        blocks: grouped operators.
-        attributes: module attributes that count channels.
-        makers: modules that make channels.
-        ties: why channels go together.
-    """
-
-    joins: list[tuple[Labels, Labels]] = field(default_factory=list)
-    frozen: list[tuple[Labels, str]] = field(default_factory=list)
-    fixed: dict[str, str] = field(default_factory=dict)
-    blocks: list[Blocks] = field(default_factory=list)
-    attributes: list[Attribute] = field(default_factory=list)
-    makers: list[tuple[str, Labels]] = field(default_factory=list)
-    ties: list[tuple[Labels, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -114,6 +72,7 @@ class Flow:
         literals: whether numbers written in the forward will follow the channels.
         moving: nodes whose values depend on the inputs.
         weighed: nodes whose values depend on parameters or buffers.
+        unread: nodes of which no output is made.
         side: index of the side that is walked.
         count: labels in use.
         slots: labels of the indices of an axis of a parameter or buffer.
@@ -123,6 +82,8 @@ class Flow:
         silent: nodes whose values are zero wherever a channel's weights are zero.
         statistics: nodes that a norm over channels makes of statistics alone; they hold no channel.
         filled: values that got the labels of what was written into them or met them.
+        node: the operator that is followed.
+        grids: labels that change along two axes: those of each axis, by shape and contents (`heads.py`).
         constraints: what the rules found of labels.
         trained: the first label that only the forward in training has; None where nothing is known of that.
     """
@@ -132,6 +93,7 @@ class Flow:
     literals: bool
     moving: set[Node]
     weighed: set[Node]
+    unread: set[Node] = field(default_factory=set)
     side: int = 0
     count: int = BLANK + 1
     slots: dict[tuple[str, int], Labels] = field(default_factory=dict)
@@ -141,6 +103,8 @@ class Flow:
     silent: set[Node] = field(default_factory=set)
     statistics: set[Node] = field(default_factory=set)
     filled: set[Node] = field(default_factory=set)
+    node: Node | None = None
+    grids: dict[tuple[tuple[int, ...], bytes], tuple[Labels, Labels]] = field(default_factory=dict)
     constraints: Constraints = field(default_factory=Constraints)
     trained: int | None = None
 
@@ -169,8 +133,8 @@ class Flow:
             self.constraints.joins.append((left[differ], right[differ]))
 
     def tie(self, labels: Tensor, axes: Sequence[int], reason: str) -> None:
-        """Join all labels that lie on one line along `axes`."""
-        if all(constant(labels, axis) for axis in axes):
+        """Join all labels that lie on one line along `axes`, unless nothing is made of the result."""
+        if all(constant(labels, axis) for axis in axes) or self.node in self.unread:
             return
         moved = labels.movedim(tuple(axes), tuple(range(len(axes))))
         small = squashed(moved)
@@ -261,7 +225,8 @@ def follow(
         literals: whether numbers written in the forward will follow the channels.
     """
     sources = set(network.sources)
-    flow = Flow(network, shapes, literals, depending(network, network.inputs), depending(network, sources))
+    moving, weighed = depending(network, network.inputs), depending(network, sources)
+    flow = Flow(network, shapes, literals, moving, weighed, _unread(network))
     _walk(flow, rule_for)
     return flow
 
@@ -271,7 +236,9 @@ def follow_training(flow: Flow, network: Network, rule_for: Callable[[Node], Rul
     flow.trained = flow.count
     sources = set(network.sources)
     moving, weighed = depending(network, network.inputs), depending(network, sources)
-    twin = replace(flow, network=network, moving=moving, weighed=weighed, side=0)  # all that was found is shared
+    twin = replace(  # all that was found is shared
+        flow, network=network, moving=moving, weighed=weighed, unread=_unread(network), side=0
+    )
     _walk(twin, rule_for)
     flow.count = twin.count
     return twin
@@ -311,6 +278,19 @@ def depending(network: Network, starts: Iterable[Node]) -> set[Node]:
     return found
 
 
+def _unread(network: Network) -> set[Node]:
+    """The nodes of which no output is made, such as weights of attention that are averaged and thrown away."""
+    read = set(network.outputs)
+    for node in reversed(network.graph.nodes):
+        if node in read or _is_mutable(node):
+            read.update(node.all_input_nodes)
+    return set(network.graph.nodes) - read
+
+
+def _is_mutable(node: Node) -> bool:
+    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+
+
 def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
     shape = flow.network.shapes[flow.side].get(node)
     if shape is None:
@@ -328,6 +308,7 @@ def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
     name = flow.network.names[node]
     reason = f"operator {name} has no rule"
     if rule is not None:
+        flow.node = node
         try:
             result = rule(flow, node, args, kwargs)
         except Unfollowed as unfollowed:
@@ -351,7 +332,7 @@ def _note_silence(flow: Flow, node: Node, result: Any) -> None:
     if _is_silent(flow, node, result):
         flow.silent.add(node)
         return
-    base = node.args[0] if node.args and getattr(getattr(node.target, "_schema", None), "is_mutable", False) else None
+    base = node.args[0] if node.args and _is_mutable(node) else None
     while isinstance(base, Node):
         flow.silent.discard(base)
         base = base.args[0] if flow.network.names[base] in VIEWS else None

@@ -1,15 +1,16 @@
-"""Labels of channels: how a value says which channel each of its elements carries."""
+"""Labels of channels: how a value says which channel each of its elements carries, and what is known of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 Labels = npt.NDArray[np.int64]
 BLANK = 1  # label of a constant filling: it fits whatever it meets
@@ -116,3 +117,66 @@ def operands(values: Any) -> list[Any]:
         elif isinstance(value, (list, tuple)):
             found += operands(value)
     return found
+
+
+# --- what is known of labels ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Blocks:
+    """Channels that come in `count` consecutive blocks: a grouped convolution or a group norm.
+
+    Either whole blocks go, or the same positions go in every block; the choice is made once all joins are known.
+
+    Attributes:
+        node: the operator.
+        whole: pairs to join when whole blocks go.
+        aligned: pairs to join when the same positions go in every block.
+        first: one label of each block; distinct and free ones allow whole blocks.
+        attribute: module attribute that counts the blocks, set when whole blocks go.
+        shared: whether several blocks may go together, such as the heads that share keys.
+    """
+
+    node: Node
+    whole: list[tuple[Labels, Labels]]
+    aligned: list[tuple[Labels, Labels]]
+    first: Labels
+    attribute: Attribute | None
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A module attribute that counts channels: `how many of labels stay // divide`; `item` of it if it is a tuple.
+
+    The name may be a pattern such as `*head*`: all attributes of such names whose value is the count.
+    """
+
+    module: str
+    name: str
+    labels: Labels
+    divide: int = 1
+    item: int = -1
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the rules found of labels: which go together, which stay. `components` makes units of them.
+
+    Attributes:
+        joins: labels that go together.
+        frozen: labels that stay, and why.
+        fixed: parameters that stay whole, and why.
+        blocks: grouped operators.
+        attributes: module attributes that count channels.
+        makers: modules that make channels.
+        ties: why channels go together.
+    """
+
+    joins: list[tuple[Labels, Labels]] = field(default_factory=list)
+    frozen: list[tuple[Labels, str]] = field(default_factory=list)
+    fixed: dict[str, str] = field(default_factory=dict)
+    blocks: list[Blocks] = field(default_factory=list)
+    attributes: list[Attribute] = field(default_factory=list)
+    makers: list[tuple[str, Labels]] = field(default_factory=list)
+    ties: list[tuple[Labels, str]] = field(default_factory=list)

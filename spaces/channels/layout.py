@@ -10,6 +10,8 @@ Symbols: `ids` is `(size of the axis,)` unit numbers of the indices of one axis;
 from __future__ import annotations
 
 import builtins
+import fnmatch
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +27,8 @@ from .labels import Labels, compact, flat, squashed, tensors_in
 
 if TYPE_CHECKING:
     from .components import Components
-    from .flow import Attribute, Flow
+    from .flow import Flow
+    from .labels import Attribute
 
 Ids = npt.NDArray[np.int64]
 Slots = dict[str, dict[int, Ids]]
@@ -151,9 +154,9 @@ def arrange(
                     slots.setdefault(alias, {})[axis] = ids
     counters = []
     for one in found.attributes:
-        ids, full = unit_of_label[one.labels], _full_value(model, one)
-        if ids.any() and full is not None:
-            counters.append(Counter(one.module, one.name, ids, one.divide, full, one.item))
+        ids = unit_of_label[one.labels]
+        for name, full in _full_values(model, one) if ids.any() else ():
+            counters.append(Counter(one.module, name, ids, one.divide, full, one.item))
     counters += _described(model, slots)
     frozen = _frozen(flow, found, unit_of_label, reasons)
     return Layout(tuple(groups), slots, tuple(counters), frozen, unit_of_label)
@@ -218,16 +221,22 @@ def _in_slots(found: Components, slots: Mapping[str, Mapping[int, Labels]], firs
     return ordered
 
 
-def _full_value(model: nn.Module, attribute: Attribute) -> int | tuple[int, ...] | None:
-    """The attribute's value where the module has it and it is the count; None where it is something else."""
+def _full_values(model: nn.Module, attribute: Attribute) -> Iterator[tuple[str, int | tuple[int, ...]]]:
+    """The attributes of that name or pattern which are the count, with their values; none that are something else."""
     try:
-        value = getattr(model.get_submodule(attribute.module), attribute.name, None)
+        module = model.get_submodule(attribute.module)
     except AttributeError:  # a plain function that the forward calls as if it were a module
-        return None
+        return
     count = len(attribute.labels) // attribute.divide
-    if isinstance(value, (tuple, list)) and len(value) >= -attribute.item and value[attribute.item] == count:
-        return tuple(int(item) for item in value)
-    return count if isinstance(value, int) and value == count else None
+    names = [attribute.name]
+    if "*" in attribute.name:  # a size of heads is not their number
+        names = [name for name in fnmatch.filter(vars(module), attribute.name) if not re.search("dim|size", name)]
+    for name in names:
+        value = getattr(module, name, None)
+        if isinstance(value, (tuple, list)) and len(value) >= -attribute.item and value[attribute.item] == count:
+            yield name, tuple(int(item) for item in value)
+        elif isinstance(value, int) and value == count:
+            yield name, count
 
 
 def _slots(flow: Flow, of: Labels) -> dict[str, dict[int, Labels]]:

@@ -1,4 +1,4 @@
-"""Rules of the operators that make, weigh or mix channels: convolutions, linear layers, products, norms, recurrence.
+"""Rules of the operators that make, weigh or mix channels: convolutions, linear layers, norms, recurrence.
 
 A weight may be a parameter or computed from parameters (weight norm, weight standardisation); either way the labels
 along its axes say what it makes and what it takes.
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..graph.network import operator_name
-from .flow import MIXED, Attribute, Blocks, Flow, Unfollowed
-from .labels import Labels, Layers, Source, constant, nothing, packed, spread
+from .flow import MIXED, Flow, Unfollowed
+from .labels import Attribute, Blocks, Labels, Layers, Source, constant, is_blank, packed, spread
 from .rules import arguments, joined, result_shape, rule, varying
 
 
@@ -26,7 +26,7 @@ def _convolution(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]
         result: Tensor = _transposed(flow, node, args, kwargs)
         return result
     weight, groups = call["weight"], int(call.get("groups") or 1)
-    axis = 1 - _rank(weight)
+    axis = 1 - rank(weight)
     given = _given(flow, call["input"], axis)
     made = flow.axis(weight, 0)
     _bias(flow, call.get("bias"), made)
@@ -43,7 +43,7 @@ def _convolution(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]
 def _transposed(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     call = arguments(node, args, kwargs)
     weight, groups = call["weight"], int(call.get("groups") or 1)
-    axis = 1 - _rank(weight)
+    axis = 1 - rank(weight)
     given = _given(flow, call["input"], axis)
     flow.join(flow.axis(weight, 0), given)
     if groups == 1:
@@ -59,7 +59,8 @@ def _transposed(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
     return spread(made, axis, result_shape(flow, node))
 
 
-def _rank(weight: Any) -> int:
+def rank(weight: Any) -> int:
+    """Axes of an operand."""
     return len(weight[0].shape if isinstance(weight, Layers) else weight.shape)
 
 
@@ -130,101 +131,6 @@ def _bias(flow: Flow, bias: Any, made: Labels) -> None:
         flow.join(flow.axis(bias, 0), made)
 
 
-# --- products ---------------------------------------------------------------------------------------------------------
-
-
-@rule("einsum")
-def _einsum(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
-    values = list(args[1])
-    inputs, _, output = str(args[0]).replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    rest = [_rank(value) - len(term.replace("...", "")) for term, value in zip(terms, values, strict=True)]
-    dots = [f"\x00{number}" for number in range(max(rest), 0, -1)]
-    letters = [_letters(term, dots[len(dots) - n :]) for term, n in zip(terms, rest, strict=True)]
-    if "->" in str(args[0]):
-        out = _letters(output, dots)
-    else:
-        every = [letter for term in letters for letter in term]
-        out = (dots if "..." in inputs else []) + sorted(
-            {letter for letter in every if every.count(letter) == 1 and letter not in dots}
-        )
-    return _product(flow, node, letters, out, values, _nodes(node.args[1]))
-
-
-def _letters(term: str, dots: list[str]) -> list[str]:
-    before, ellipsis, after = term.partition("...")
-    return [*before, *(dots if ellipsis else []), *after]
-
-
-def _nodes(values: Any) -> list[Node]:
-    return [value for value in values if isinstance(value, Node)]
-
-
-@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
-def _matmul(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
-    return _multiplied(flow, node, list(args[:2]), _nodes(node.args[:2]))
-
-
-@rule("addmm", "baddbmm", "addmv")
-def _added_matmul(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
-    product = _multiplied(flow, node, list(args[1:3]), _nodes(node.args[1:3]))
-    return joined(flow, [product, args[0]], result_shape(flow, node))
-
-
-def _multiplied(flow: Flow, node: Node, values: list[Any], nodes: list[Node]) -> Tensor | Layers:
-    left, right = (_rank(value) for value in values)
-    batch = [f"\x00{number}" for number in range(max(left, right) - 2, 0, -1)]
-    first = [*batch[len(batch) - max(left - 2, 0) :], *(["i"] if left > 1 else []), "k"]
-    second = [*batch[len(batch) - max(right - 2, 0) :], "k", *(["j"] if right > 1 else [])]
-    out = [*batch, *(["i"] if left > 1 else []), *(["j"] if right > 1 else [])]
-    return _product(flow, node, [first, second], out, values, nodes)
-
-
-def _product(
-    flow: Flow, node: Node, letters: list[list[str]], out: list[str], values: list[Any], nodes: list[Node]
-) -> Tensor | Layers:
-    """A sum of products over axes named by letters.
-
-    Channels that are summed over may go where one of the factors is zero for them.
-    """
-    shape = result_shape(flow, node)
-    if any(len(set(term)) != len(term) for term in letters):
-        raise Unfollowed("a diagonal is taken of its channels")
-    found: dict[str, list[tuple[Labels, Node]]] = {}
-    for term, value, source in zip(letters, values, nodes, strict=True):
-        for axis, letter in enumerate(term):
-            found.setdefault(letter, []).append((flow.axis(value, axis), source))
-    for letter, sides in found.items():
-        size = max(len(labels) for labels, _ in sides)
-        full = [(labels, source) for labels, source in sides if len(labels) == size]
-        if letter in out or any(source in flow.weighed - flow.moving or source in flow.silent for _, source in full):
-            for labels, _ in full[1:]:
-                flow.join(full[0][0], labels)
-        else:
-            for labels, _ in full:
-                flow.freeze(labels, "it is summed over in a product of two activations")
-    layers = []
-    for axis, letter in enumerate(out):
-        if shape[axis] > 1:
-            labels, _ = max(found[letter], key=lambda side: (len(side[0]), bool(side[0].any())))
-            layers.append(spread(labels, axis, shape))
-            if all(source not in flow.moving for _, source in found[letter]):
-                flow.constraints.makers.append((_maker(flow, node, next(iter(flow.weights.get(node, [])), "")), labels))
-    return packed(layers, shape)
-
-
-@rule("scaled_dot_product_attention")
-def _attention(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    """The features of the values follow; those of queries and keys scale the attention, so they stay."""
-    for value in args[:2]:
-        for layer in flow.layers(value):
-            flow.freeze(layer, "attention's heads stay whole")
-    for value in args[3:4]:
-        for layer in flow.layers(value):
-            flow.freeze(layer, "it is attention's mask")
-    return spread(_given(flow, args[2], -1), -1, result_shape(flow, node))
-
-
 # --- norms ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +194,7 @@ def _layer_norm(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
 @rule("prelu")
 def _prelu(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     weight = args[1]
-    if _rank(weight) and flow.axis(weight, 0).size > 1:
+    if rank(weight) and flow.axis(weight, 0).size > 1:
         channels = flow.axis(args[0], 1)
         flow.join(flow.axis(weight, 0), channels)
         count(flow, node, "num_parameters", channels)
@@ -304,46 +210,71 @@ def _weight_norm(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]
 # --- recurrence -------------------------------------------------------------------------------------------------------
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+@rule(*_RECURRENT)
 def _recurrent(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """The input size follows; the hidden size stays."""
+    """The units of a state go together in all gates, layers and directions: a module has one hidden size."""
     call = arguments(node, args, kwargs)
     if "params" not in call or "input" not in call:
         raise Unfollowed("packed sequences are not followed")
+    directions = 2 if call["bidirectional"] else 1
+    params, cells = call["params"], directions * int(call["num_layers"])
+    per = len(params) // cells  # weights, biases, and the projection of states where there is one
     given = _given(flow, call["input"], -1)
-    params, per = call["params"], 4 if call["has_biases"] else 2
-    for first in params[: 2 * per if call["bidirectional"] else per : per]:
-        flow.join(flow.axis(first, 1), given)
-    _state_stays(flow, node, params[::per])
-    states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
-    for state in states:
-        for layer in flow.layers(state):
-            flow.freeze(layer, "it is the state of a recurrent layer")
     count(flow, node, "input_size", given)
-    shapes = flow.network.shapes[flow.side][node]
-    return [nothing(shape) for shape in shapes]
+    hidden, state = _gated(flow, node, params[:per])
+    for number in range(cells):
+        own = params[number * per : (number + 1) * per]
+        for line, other in zip((hidden, state), _gated(flow, node, own), strict=True):
+            flow.join(line, other)
+        flow.join(flow.axis(own[0], 1), given if number < directions else np.tile(state, directions))
+    return _states(flow, node, call["hx"], [np.tile(state, directions), state, hidden])
 
 
-def _state_stays(flow: Flow, node: Node, weights: Sequence[Any]) -> None:
-    """Keep what a recurrent layer makes, which is the state that it takes back, and say so of the layer."""
-    for weight in weights:
-        made = flow.axis(weight, 0)
-        flow.freeze(made, "the hidden size of a recurrent layer stays")
-        flow.constraints.makers.append((flow.module(node), made))
-
-
-@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+@rule(*(f"{name}_cell" for name in _RECURRENT))
 def _cell(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """As a recurrent layer of one step; a loop gives the state back."""
     call = arguments(node, args, kwargs)
     given = _given(flow, call["input"], -1)
     flow.join(flow.axis(call["w_ih"], 1), given)
-    _state_stays(flow, node, [call["w_ih"]])
-    for state in call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]:
-        for layer in flow.layers(state):
-            flow.freeze(layer, "it is the state of a recurrent layer")
     count(flow, node, "input_size", given)
+    params = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call.get(name) is not None]
+    hidden, state = _gated(flow, node, params)
+    return _states(flow, node, call["hx"], [state, hidden])
+
+
+def _gated(flow: Flow, node: Node, params: Sequence[Any]) -> tuple[Labels, Labels]:
+    """Labels of the units of a recurrent layer and of the state it hands on, which may be a projection of them."""
+    weights, biases = [one for one in params if rank(one) == 2], [one for one in params if rank(one) == 1]
+    rows, state = flow.axis(weights[0], 0), flow.axis(weights[1], 1)
+    hidden = state
+    if len(weights) > 2:
+        hidden = flow.axis(weights[2], 1)
+        flow.join(flow.axis(weights[2], 0), state)
+        count(flow, node, "proj_size", state)
+    for value in (*weights[:2], *biases):
+        flow.join(flow.axis(value, 0), np.tile(hidden, len(rows) // len(hidden)))
+    count(flow, node, "hidden_size", hidden)
+    flow.constraints.makers.append((flow.module(node), hidden))
+    return hidden, state
+
+
+def _states(flow: Flow, node: Node, given: Any, lines: Sequence[Labels]) -> Any:
+    """The results of a recurrent operator; the first states it is given have the units of the last ones."""
+    values = list(given) if isinstance(given, (list, tuple)) else [given]
+    sources: Any = node.args[1]
+    for value, source, line in zip(
+        values, sources if isinstance(sources, (list, tuple)) else [sources], lines[-len(values) :], strict=True
+    ):
+        flow.join(flow.axis(value, -1), line)
+        if is_blank(value):
+            flow.fill(source, spread(line, -1, value.shape))
     shapes = flow.network.shapes[flow.side][node]
-    return nothing(shapes) if isinstance(shapes, tuple) else [nothing(shape) for shape in shapes]
+    if isinstance(shapes, tuple):
+        return spread(lines[0], -1, shapes)
+    return [spread(line, -1, shape) for line, shape in zip(lines, shapes, strict=False)]
 
 
 # --- module attributes that count channels ----------------------------------------------------------------------------
@@ -357,10 +288,10 @@ def count(flow: Flow, node: Node, name: str, labels: Labels) -> None:
 def make(flow: Flow, node: Node, name: str, labels: Labels, weight: Any) -> None:
     """Say that the calling module makes these channels."""
     count(flow, node, name, labels)
-    flow.constraints.makers.append((_maker(flow, node, weight.name if isinstance(weight, Source) else ""), labels))
+    flow.constraints.makers.append((maker(flow, node, weight.name if isinstance(weight, Source) else ""), labels))
 
 
-def _maker(flow: Flow, node: Node, weight: str) -> str:
+def maker(flow: Flow, node: Node, weight: str) -> str:
     """The calling module, or the weight where the network itself calls the operator."""
     path = flow.module(node)
     owner = weight.rpartition(".")[0]

@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from ..graph.network import is_pointwise, operator_name
 from .flow import MIXED, Flow, Rule, Unfollowed
+from .heads import apart, together
 from .labels import BLANK, Labels, Layers, Source, blank, constant, flat, is_blank, nothing, packed, spread, squashed
 from .statistics import is_statistic
 
@@ -85,10 +86,13 @@ def a_layer(function: Rule) -> Rule:
 
 
 def _apart(flow: Flow, layers: list[Tensor]) -> list[Tensor]:
-    """The layers that change along axes of their own; of two that were merged into one axis, the outer."""
+    """The layers that change along axes of their own; two that were merged into one axis are one of both."""
     kept: list[Tensor] = []
     for layer in layers:
-        if any(varying(layer) & varying(other) for other in kept):
+        near = [number for number, other in enumerate(kept) if varying(layer) & varying(other)]
+        if len(near) == 1 and len(varying(layer)) == 1 and varying(layer) == varying(kept[near[0]]):
+            kept[near[0]] = together(flow, kept[near[0]], layer, *varying(layer))
+        elif near:
             flow.freeze(layer, MIXED)
         else:
             kept.append(layer)
@@ -137,6 +141,7 @@ def _operands(values: Sequence[Any]) -> list[Any]:
 def joined(flow: Flow, values: Sequence[Any], shape: tuple[int, ...]) -> Tensor | Layers:
     """Labels of the result of an elementwise operator on `values`, which are broadcast to `shape`."""
     operands = [[_padded(layer, len(shape)) for layer in flow.layers(value)] for value in values]
+    operands = [_heads_apart(flow, number, operands) for number in range(len(operands))]
     results = []
     for axes in _connected([varying(layer) for layers in operands for layer in layers]):
         small = [size if axis in axes else 1 for axis, size in enumerate(shape)]
@@ -163,6 +168,22 @@ def joined(flow: Flow, values: Sequence[Any], shape: tuple[int, ...]) -> Tensor 
             labels = np.where(labels == BLANK, other, labels)
         results.append(torch.from_numpy(labels.astype(np.float64)).reshape(small).expand(shape))
     return packed(results, shape) if results else _uniform(flow, operands, shape)
+
+
+def _heads_apart(flow: Flow, number: int, operands: Sequence[list[Tensor]]) -> list[Tensor]:
+    """An operand's layers; channels in two axes apart where another operand has one of the two only."""
+    found: list[Tensor] = []
+    others = [other for place, layers in enumerate(operands) if place != number for other in layers]
+    for layer in operands[number]:
+        axes = varying(layer)
+        narrow = [[axis for axis in axes if other.shape[axis] == 1] for other in others]
+        met = any(
+            0 < len(along) < len(axes) or 0 < len(axes & varying(other)) < len(axes)
+            for along, other in zip(narrow, others, strict=True)
+        )
+        one = apart(flow, layer) if len(axes) == 2 and met else layer
+        found += list(one) if isinstance(one, Layers) else [one]
+    return found
 
 
 def _padded(labels: Tensor, rank: int) -> Tensor:

@@ -9,13 +9,14 @@ import copy
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..graph.attention import any_size, resized
 from ..graph.standin import Gives, in_place_of, is_plain
 
 if TYPE_CHECKING:
@@ -146,6 +147,9 @@ def assemble(
         for attribute, value in values.items():
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
+    for name in [name for name, module in modules.items() if any_size(module)]:
+        if any(tensors[one].shape != own[one].shape for one in own if one.startswith(f"{name}.")):
+            resized(cast("nn.MultiheadAttention", small.get_submodule(name)))
     return small
 
 

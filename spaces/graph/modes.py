@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from .attention import MultiheadAttention, by_weights
 from .network import plain, unknown_leaves
 
 _TRAINED = {
@@ -53,7 +55,7 @@ def switch(model: nn.Module, *, training: bool) -> None:
     """Put a network in eval mode, or in training but for PyTorch's own layers: only the user's forwards branch."""
     model.train(training)
     for module in model.modules():
-        if type(module).__module__.startswith("torch.nn."):
+        if type(module).__module__.startswith("torch.nn.") or isinstance(module, MultiheadAttention):
             module.training = False
 
 
@@ -132,11 +134,16 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unfused() -> Iterator[None]:
-    """Without the fused inference kernels of transformer layers: they hide the operators they stand for."""
+    """Without the fused inference kernels of transformer layers, which hide the operators they stand for.
+
+    Attention takes its sizes from its weights, as it does in a network that lost heads, and is always calculated the
+    same way: which kernel PyTorch chooses depends on shapes and device.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with by_weights(), sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from ..candidate import Axis
-from ..channels import makers, movement, picking, shuffles, spectra  # noqa: F401 - their rules are registered
+from ..channels import makers, movement, picking, positions, products  # noqa: F401 - their rules are registered
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange
@@ -25,6 +25,7 @@ from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
+from .attributes import counting
 from .caches import made_again
 from .calls import followed
 from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
@@ -178,8 +179,11 @@ def _grouped(
             for group in wrong:
                 flow.freeze(np.flatnonzero(group.holds(layout.unit_of_label)), REASON)
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
-        for group, node in disproved:
-            aligned |= _held(flow, found, layout, group, node)
+        for group, node in {group.name: (group, node) for group, node in reversed(disproved)}.values():
+            counted = [] if options.as_graph else counting(forwards, whole, layout, group, node)
+            flow.constraints.attributes.extend(counted)
+            if not counted:
+                aligned |= _held(flow, found, layout, group, node)
 
 
 def _writer(

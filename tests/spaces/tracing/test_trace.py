@@ -297,42 +297,6 @@ def test_what_is_not_used_is_named_and_nothing_else():
     assert unused == ["decoder.token", "spare", "top"]
 
 
-class Tagger(nn.Module):
-    """An embedding, a recurrent layer and what reads it."""
-
-    def __init__(self, kind):
-        super().__init__()
-        self.embed, self.read = nn.Embedding(20, 16), kind(16, 24, 2, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(48, 7)
-
-    def forward(self, tokens):
-        return self.out(self.read(self.embed(tokens))[0])
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_recurrent_layer_says_that_its_state_stays(kind):
-    space = Space.trace(Tagger(kind).eval(), torch.zeros(1, 5, dtype=torch.long))
-    assert space.frozen["read"] == "the hidden size of a recurrent layer stays"
-    assert [group.name for group in space.groups] == ["embed"]
-
-
-class Cell(nn.Module):
-    """A cell that is called twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed, self.cell, self.out = nn.Linear(4, 16), nn.GRUCell(16, 12), nn.Linear(12, 3)
-
-    def forward(self, x):
-        x = self.embed(x)
-        return self.out(self.cell(x, self.cell(x)))
-
-
-def test_a_recurrent_cell_says_that_its_state_stays():
-    frozen = Space.trace(Cell().eval(), torch.rand(1, 4)).frozen
-    assert frozen["cell"] == "the hidden size of a recurrent layer stays"
-
-
 def test_a_side_is_not_claimed_that_was_not_tried():
     """Two strides bring sides of 13 to 16 to four, which the linear layer takes; twelve is refused."""
     strided = nn.Sequential(

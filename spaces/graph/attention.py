@@ -1,0 +1,128 @@
+"""PyTorch's multi-head attention with any number of heads of any size.
+
+`nn.MultiheadAttention` takes the size of a head from the features of its input, so it cannot lose heads or features
+alone. This one takes it from its weights. Networks are captured and run dry with it, so that both forwards are the
+same; a network that lost heads or features keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The forward of `nn.MultiheadAttention`, with the number and size of heads that the weights have.
+
+    Raises:
+        ValueError: `is_causal` without a mask, as PyTorch's.
+    """
+    if is_causal and attn_mask is None:
+        raise ValueError("is_causal is a hint of what attn_mask holds; give attn_mask too")
+    batched, itself = query.dim() == 3, query is key and key is value
+    inputs = [query] if itself else [query, key, value]
+    if not batched:
+        inputs = [one.unsqueeze(0) for one in inputs]
+    elif not module.batch_first:
+        inputs = [one.transpose(0, 1) for one in inputs]
+    queries, keys, values = (
+        part.view(*part.shape[:2], module.num_heads, -1).transpose(1, 2) for part in _projected(module, inputs)
+    )
+    only_causal = is_causal and key_padding_mask is None and not need_weights
+    mask = None if only_causal else _mask(module, queries, attn_mask, key_padding_mask)
+    scale, dropout = module.head_dim**-0.5, module.dropout if module.training else 0.0
+    weights = None
+    if need_weights:
+        scores = (queries * scale) @ keys.transpose(-2, -1)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        weights = F.dropout(weights, dropout) if dropout else weights
+        mixed = weights @ values
+        weights = weights.mean(1) if average_attn_weights else weights
+        weights = weights if batched else weights.squeeze(0)
+    else:
+        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, only_causal, scale=scale)
+    result = module.out_proj(mixed.transpose(1, 2).flatten(2))
+    if not batched:
+        return result.squeeze(0), weights
+    return (result if module.batch_first else result.transpose(0, 1)), weights
+
+
+def _projected(module: nn.MultiheadAttention, inputs: list[Tensor]) -> list[Tensor]:
+    """Queries, keys and values, `(batch, length, features of all heads)`."""
+    bias = module.in_proj_bias
+    if len(inputs) == 1 and module.in_proj_weight is not None:
+        return list(F.linear(inputs[0], module.in_proj_weight, bias).chunk(3, -1))
+    weights: list[Tensor] = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    if module.in_proj_weight is not None:
+        weights = list(module.in_proj_weight.chunk(3))
+    biases = [None, None, None] if bias is None else bias.chunk(3)
+    inputs = inputs * 3 if len(inputs) == 1 else inputs
+    return [F.linear(one, weight, shift) for one, weight, shift in zip(inputs, weights, biases, strict=True)]
+
+
+def _mask(
+    module: nn.MultiheadAttention, queries: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
+) -> Tensor | None:
+    """What is added to the scores, broadcast to `(batch, heads, queries, keys)`."""
+    found = []
+    if attn_mask is not None:
+        several = attn_mask.dim() == 3  # one for each example and head
+        found.append(attn_mask.view(-1, module.num_heads, *attn_mask.shape[1:]) if several else attn_mask)
+    if key_padding_mask is not None:
+        given = key_padding_mask if key_padding_mask.dim() == 2 else key_padding_mask.unsqueeze(0)
+        found.append(given[:, None, None, :])
+    added = [
+        torch.zeros_like(one, dtype=queries.dtype).masked_fill(one, float("-inf")) if one.dtype == torch.bool else one
+        for one in found
+    ]
+    return added[0] + added[1] if len(added) == 2 else added[0] if added else None
+
+
+class MultiheadAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` that lost heads or features; parameters and arguments are the same."""
+
+    forward = attend
+
+
+def resized(module: nn.MultiheadAttention) -> None:
+    """Let a module whose parameters have other sizes than it was made for work."""
+    module.__class__ = MultiheadAttention
+    module._qkv_same_embed_dim = False  # so that no fused kernel of a layer around it takes its weights
+
+
+def any_size(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+    """Whether a module is attention that may be resized."""
+    kind = type(module)
+    if kind is not nn.MultiheadAttention:
+        return kind is MultiheadAttention
+    return module.bias_k is None and not module.add_zero_attn
+
+
+@contextlib.contextmanager
+def by_weights() -> Iterator[None]:
+    """Attention of all networks takes its sizes from its weights."""
+    own = nn.MultiheadAttention.forward
+
+    def forward(module: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        return attend(module, *args, **kwargs) if any_size(module) else own(module, *args, **kwargs)
+
+    nn.MultiheadAttention.forward = forward  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.MultiheadAttention.forward = own  # type: ignore[method-assign]

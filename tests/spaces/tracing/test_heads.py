@@ -1,0 +1,243 @@
+"""Attention: heads, what they are tied to, and the width of the stream; PyTorch's module with heads of any number."""
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import secateur as sc
+from secateur.spaces import Space, build, verify
+from secateur.spaces.graph.attention import by_weights
+
+
+class Fused(nn.Module):
+    """One linear layer makes queries, keys and values."""
+
+    def __init__(self, d=32, heads=4, how="sdpa"):
+        super().__init__()
+        self.heads, self.how, self.scale = heads, how, (d // heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        if how in ("masked", "hand"):
+            self.bias = nn.Parameter(torch.randn(heads, 6, 6))
+        if how == "normed":
+            self.norm = nn.LayerNorm(d // heads)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.how == "normed":
+            q, k = self.norm(q), self.norm(k)
+        if self.how == "rotary":
+            angle = torch.arange(length)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03]).repeat(2)
+            q, k = (one * angle.cos() + turned(one) * angle.sin() for one in (q, k))
+        if self.how in ("sdpa", "normed", "rotary"):
+            x = F.scaled_dot_product_attention(q, k, v)
+        elif self.how == "masked":
+            x = F.scaled_dot_product_attention(q, k, v, self.bias)
+        else:
+            x = (q @ k.transpose(-2, -1) * self.scale + self.bias).softmax(-1) @ v
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+def turned(x):
+    """Half of the features in the place of the other half."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([-second, first], -1)
+
+
+class Grouped(nn.Module):
+    """Two heads of queries share one of keys and values."""
+
+    def __init__(self, d=32, own=False):
+        super().__init__()
+        self.own, self.num_heads, self.num_kv_heads, self.head_dim = own, 4, 2, 8
+        self.q, self.k, self.v, self.o = nn.Linear(d, 32), nn.Linear(d, 16), nn.Linear(d, 16), nn.Linear(32, d)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        k, v = (
+            one(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2) for one in (self.k, self.v)
+        )
+        if not self.own:
+            k, v = (
+                one[:, :, None]
+                .expand(batch, -1, self.num_heads // self.num_kv_heads, length, self.head_dim)
+                .reshape(batch, self.num_heads, length, self.head_dim)
+                for one in (k, v)
+            )
+        return self.o(F.scaled_dot_product_attention(q, k, v, enable_gqa=self.own).transpose(1, 2).flatten(2))
+
+
+def causal(x):
+    """Each position sees those before it."""
+    return nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
+
+
+class Crossed(nn.Module):
+    """PyTorch's attention: on itself, then on fewer positions of other features."""
+
+    def __init__(self, d=32):
+        super().__init__()
+        self.own = nn.MultiheadAttention(d, 4, batch_first=True)
+        self.across = nn.MultiheadAttention(d, 4, kdim=d, vdim=d, bias=False)
+
+    def forward(self, x):
+        y = x + self.own(x, x, x, attn_mask=causal(x))[0]
+        given = y[:, ::2].transpose(0, 1)
+        return self.across(y.transpose(0, 1), given, given, need_weights=False)[0].transpose(0, 1)
+
+
+class Net(nn.Module):
+    """A stream that attention adds to, and what reads it."""
+
+    def __init__(self, attention, d=32):
+        super().__init__()
+        self.embed, self.norm, self.attention, self.head = nn.Linear(5, d), nn.LayerNorm(d), attention, nn.Linear(d, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.head((x + self.attention(self.norm(x))).mean(1))
+
+
+KINDS = {
+    **{how: (lambda how=how: Fused(how=how), "attention.qkv", 4) for how in "sdpa masked normed rotary hand".split()},
+    "grouped": (Grouped, "attention.q", 2),
+    "grouped by PyTorch": (lambda: Grouped(own=True), "attention.q", 2),
+    "module": (Crossed, "attention.own", 4),
+    "encoder layer": (lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), "attention.self_attn", 4),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_are_an_axis_and_the_stream_another(kind):
+    make, name, heads = KINDS[kind]
+    torch.manual_seed(0)
+    model, x = Net(make()).eval(), torch.rand(2, 6, 5)
+    space = Space.trace(model, x, divisor=1)
+    groups = {group.name: group for group in space.groups}
+    assert groups[name].units == heads and groups["embed"].units == 32
+    assert set(space.frozen) == {"head"}
+    twin = model.double()
+    for seed in range(3):
+        candidate = space.sample(1, seed=seed)[0]
+        assert verify(twin, space, candidate, x.double()) < 1e-12
+        small = build(model, space, candidate)
+        again = Space.trace(small.float().eval(), x, prove=False)
+        assert again.costs([again.full]).macs[0] == space.costs([candidate]).macs[0]
+        assert sum(p.numel() for p in small.parameters()) == space.costs([candidate]).params[0]
+        small.train()(x).sum().backward()
+        assert all(p.grad is not None for p in small.parameters())
+
+
+class Written(nn.Module):
+    """The size of a head is what the stream has for each."""
+
+    def __init__(self, d=32, heads=4):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def forward(self, x):
+        batch, length, d = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(batch, length, d))
+
+
+def test_sizes_that_the_forward_writes_follow_in_a_graph():
+    torch.manual_seed(0)
+    model, x = Net(Written()).eval(), torch.rand(2, 6, 5)
+    module = Space.trace(model, x)
+    assert "attention.qkv" in module.frozen and not [g for g in module.groups if g.name == "attention.qkv"]
+    space = Space.trace(model, x, as_graph=True)
+    assert {group.name: group.units for group in space.groups} == {"embed": 32, "attention.qkv": 4}
+    assert verify(model, space, space.sample(1, seed=0)[0], x) < 1e-5
+
+
+class Named(nn.Module):
+    """Sizes are kept in attributes of any name, in modules around the one that makes them; another is as large."""
+
+    def __init__(self):
+        super().__init__()
+        self.stream, self.classes, self.total = 32, 32, 32
+        self.embed, self.attention, self.head = nn.Conv2d(3, 32, 2, 2), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.proj = nn.Linear(32, 32)
+
+    def forward(self, x):
+        x = self.embed(x).view(x.shape[0], self.stream, -1).mT
+        q, k, v = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in self.attention(x).split(self.total, -1))
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(x.mean(1)).view(-1, self.classes)
+
+
+def test_attributes_that_count_channels_are_found_by_trial():
+    torch.manual_seed(0)
+    model, x = Named().eval(), torch.rand(2, 3, 8, 8)
+    space = Space.trace(model, x, divisor=1)
+    assert {group.name: group.units for group in space.groups} == {"embed": 32, "attention": 4}
+    small = build(model, space, space.smallest)
+    assert (small.stream, small.total, small.classes) == (1, 8, 32)
+    assert verify(model.double(), space, space.sample(1, seed=1)[0], x.double()) < 1e-12
+
+
+def test_a_network_that_lost_heads_is_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model, x = Net(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).eval(), torch.rand(2, 6, 5)
+    space = Space.trace(model, x)
+    candidate = space.sample(1, seed=0)[0]
+    small = build(model, space, candidate).eval()
+    sc.save(tmp_path / "small", small, model=model, space=space, candidate=candidate)
+    loaded = sc.load(tmp_path / "small", model=model).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(x), small(x))
+        assert torch.allclose(sc.load(tmp_path / "small")(x), small(x), atol=1e-6)
+
+
+FLAGS = [(False, True)] * 6
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "float", "of each head"])
+@pytest.mark.parametrize("other", ["itself", "keys are values", "all apart"])
+def test_attention_by_its_weights_is_that_of_pytorch(mask, other):
+    torch.manual_seed(0)
+    for first, weights, average, padded, batched, training in product(*FLAGS):
+        sizes = {"kdim": 8, "vdim": 12} if other == "all apart" else {}
+        module = nn.MultiheadAttention(16, 4, batch_first=first, **sizes).double().train(training)
+
+        def made(length, features, first=first, batched=batched):
+            x = torch.randn(2, length, features, dtype=torch.double)
+            return x[0] if not batched else x if first else x.transpose(0, 1)
+
+        query = key = value = made(5, 16)
+        if other != "itself":
+            key = value = made(7, 16 if other == "keys are values" else 8)
+            value = value if other == "keys are values" else made(7, 12)
+        length = 5 if other == "itself" else 7
+        given = {
+            "none": None,
+            "bool": torch.ones(5, length).triu(1).bool(),
+            "float": torch.randn(5, length).double(),
+            "of each head": torch.randn(4 * (2 if batched else 1), 5, length).double(),
+        }[mask]
+        padding = torch.zeros(2, length, dtype=torch.bool).index_fill(1, torch.tensor(length - 1), True)
+        padding = None if not padded or mask == "float" else padding if batched else padding[0]
+        padding = padding.double() * -9 if padding is not None and mask == "of each head" else padding
+        call = {
+            "attn_mask": given,
+            "key_padding_mask": padding,
+            "need_weights": weights,
+            "average_attn_weights": average,
+        }
+        want = module(query, key, value, **call)
+        with by_weights():
+            got = module(query, key, value, **call)
+        assert torch.allclose(got[0], want[0], atol=1e-12)
+        assert got[1] is want[1] is None or torch.allclose(got[1], want[1], atol=1e-12)
+
+
+def test_a_hint_without_a_mask_is_refused_as_by_pytorch():
+    x = torch.rand(1, 3, 8)
+    with by_weights(), pytest.raises(ValueError, match="is_causal is a hint"):
+        nn.MultiheadAttention(8, 2)(x, x, x, is_causal=True)

@@ -107,7 +107,9 @@ def find_blocks(
             )
     stacks = _stacks(modules)
     chosen = _chosen(blocks, modules, stacks)
-    reasons = {name: why for name, why in found.items() if isinstance(why, str)}
+    held = {above for name in modules for above in _above(name)[:-1]} - modules.keys()
+    reasons = dict.fromkeys(sorted(held), "the forward calls what is in it, not the block itself")
+    reasons |= {name: why for name, why in found.items() if isinstance(why, str)}
     return [block for name, block in blocks.items() if name in chosen], _told(reasons, chosen, stacks, modules, model)
 
 
@@ -265,18 +267,18 @@ def _told(
 ) -> dict[str, str]:
     """Of the modules that are no blocks, those of which a reader would expect it, outermost first."""
     told = dict[str, str]()
-    kinds = Counter((_kind(name), type(model.get_submodule(name))) for name in modules)
-    for name, reason in sorted(reasons.items(), key=lambda item: item[0].count(".")):
+    kinds = Counter((_kind(name), type(model.get_submodule(name))) for name in {*modules, *reasons})
+    for name, reason in sorted(reasons.items(), key=lambda item: (item[0] not in modules, item[0].count("."))):
         inside = any(above in chosen or above in told for above in _above(name))
-        if inside or name in stacks or any(one.startswith(f"{name}.") for one in chosen):
+        if inside or name in stacks or any(one.startswith(f"{name}.") for one in (*chosen, *told)):
             continue
         module = model.get_submodule(name)
         listed = name.rpartition(".")[2].isdigit() and kinds[_kind(name), type(module)] > 1
-        if modules[name].streams or (
+        if (name in modules and modules[name].streams) or (
             listed and any(any(True for _ in part.parameters()) for part in module.children())
         ):
             told[name] = reason
-    return {name: told[name] for name in modules if name in told}
+    return {name: told[name] for name in (*modules, *reasons) if name in told}
 
 
 def _kind(name: str) -> str:

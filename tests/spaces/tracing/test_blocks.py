@@ -281,6 +281,7 @@ REASONS = {
     "a number": (lambda b, x, t, f, m: (x + b.branch(x), 2.5), lambda b, x: b(x)[0], "gives a float"),
     "its own branch": (lambda b, x, t, f, m: x + b.norm(f), lambda b, x: b(x, None, x.relu()), "made before it"),
     "not given": (lambda b, x, t, f, m: b.held[0] + b.branch(b.held[0]), lambda b, x: held(b, x), "not among"),
+    "written out": (None, lambda b, x: x + b.norm(b.conv(x)), "not the block itself"),
     "twice": (lambda b, x, t, f, m: x + b.branch(x), lambda b, x: b(b(x)), "several times"),
 }
 

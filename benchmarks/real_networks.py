@@ -114,7 +114,12 @@ def brain(asked):
         torch.cat([scaled(head.moved(head.volume, seed, VOLUME), head.range) for seed in range(count)])
         for head, count in zip(heads, VOLUMES, strict=True)
     ]
-    return pretrained(Path(asked.weights)), copies[0], [Judges(copies[1][:, None], "copies of another head")], {}
+    return (
+        pretrained(Path(asked.weights)),
+        copies[0],
+        [Judges(copies[1][:, None], "copies of another head")],
+        {"divisor": 4},
+    )
 
 
 def convnext(asked):

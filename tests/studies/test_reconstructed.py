@@ -50,6 +50,20 @@ def test_processes_find_the_same(study, tmp_path):
     assert told(other) == told(study)
 
 
+@pytest.mark.slow
+def test_actors_of_ray_find_the_same(study, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray would write a token into the home folder
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        other = create(tmp_path / "s")
+        other.run(4, runner=sc.Ray(workers=2))
+    finally:
+        ray.shutdown()
+    assert told(other) == told(study)
+
+
 def test_an_export_needs_no_training_and_its_card_says_so(study, tmp_path):
     [folder] = study.export(tmp_path / "out", pick="best", finetune_epochs=0)
     record = json.loads((folder / "config.json").read_text())

@@ -20,6 +20,18 @@ def resnet18():
     return make(), torch.rand(2, 3, 64, 64)
 
 
+def resnet50():
+    from torchvision.models import resnet50 as make
+
+    return make(), torch.rand(2, 3, 224, 224)
+
+
+def cait_xxs24():
+    from timm import create_model
+
+    return create_model("cait_xxs24_224"), torch.rand(2, 3, 224, 224)
+
+
 def detr():
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
@@ -51,15 +63,16 @@ def unet2d():
     return model, {"sample": torch.rand(2, 3, 32, 32), "timestep": torch.tensor([10, 500])}
 
 
-def yolo(name):
+def yolo(name, side=160):
     from ultralytics import YOLO
 
-    return YOLO(f"{name}.yaml").model, torch.rand(2, 3, 160, 160)
+    return YOLO(f"{name}.yaml").model, torch.rand(2, 3, side, side)
 
 
 NETWORKS = {
-    **{made.__name__: made for made in (resnet18, detr, segformer, unet2d)},
+    **{made.__name__: made for made in (resnet18, resnet50, detr, segformer, unet2d, cait_xxs24)},
     **{name: lambda name=name: yolo(name) for name in ("yolo11n", "yolo26n")},
+    "rtdetr-l": lambda: yolo("rtdetr-l", 320),
 }
 
 

@@ -61,7 +61,9 @@ def switch(model: nn.Module, *, training: bool) -> None:
 
 Kept = dict[str, tuple[Any, Any]]
 """Attributes of a module by name, each with a copy of its contents where it is a list or a dictionary."""
-_INTERNAL = vars(nn.Module()).keys() - {"_buffers"}
+REGISTERED = {"_buffers", "_forward_hooks", "_forward_pre_hooks"}
+"""What PyTorch's modules hold that a forward may register."""
+_INTERNAL = vars(nn.Module()).keys() - REGISTERED
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def keeping(model: nn.Module) -> Iterator[None]:
 
 
 def attributes(module: nn.Module) -> Kept:
-    """What a forward may change: attributes that are not PyTorch's own, and which tensors are buffers."""
+    """What a forward may change: attributes that are not PyTorch's own, and which buffers and hooks there are."""
     return {
         name: (value, value.copy() if isinstance(value, (list, dict)) else None)
         for name, value in vars(module).items()

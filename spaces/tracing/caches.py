@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ..cutting.surgery import Cut
 from ..examples import device_of
-from ..graph.modes import Kept, attributes, keeping, quietly, unfused
+from ..graph.modes import REGISTERED, Kept, attributes, keeping, quietly, unfused
 from ..graph.network import BATCH, Examples, Side, as_call, resized
 from .probe import empty_like, sketch
 
@@ -76,7 +76,7 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
             (path, name): _without(before[path].get(name, ()), value)
             for path, module in small.named_modules()
             for name, value in vars(module).items()
-            if name in attributes(module) and name != "_buffers" and _differs(before[path].get(name, ()), value)
+            if name in attributes(module) and name not in REGISTERED and _differs(before[path].get(name, ()), value)
         }
     return None
 

@@ -21,9 +21,10 @@ from ..cutting.surgery import Cut, plan
 from ..cutting.writer import GraphWriter, Kept, shrunk
 from ..graph.blocks import Block
 from ..graph.capture import capture
-from ..graph.modes import quietly
+from ..graph.modes import evaluating, quietly
 from ..graph.network import BATCH, Examples, Network, Rehearsal, Shape, Side, Step, as_call, resized
-from .probe import empty_like, first_difference, first_surprise, results, run, sketch, sketched
+from .probe import empty_like, first_difference, first_surprise, rehearse, results, run, sketch, sketched
+from .values import Values
 
 logger = logging.getLogger("secateur")
 
@@ -140,6 +141,8 @@ class OfModule:
         examples: example inputs.
         training: whether it runs in training mode.
         runs: of the full network, kept.
+        rehearsals: what runs are held against, kept.
+        values: of the runs of the full network.
     """
 
     network: Network
@@ -149,6 +152,8 @@ class OfModule:
     examples: Examples
     training: bool = False
     runs: dict[bool, tuple[list[Step], Exception | None]] = field(default_factory=dict)
+    rehearsals: dict[bool, Rehearsal | None] = field(default_factory=dict)
+    values: dict[bool, Values] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> frozenset[Node]:
@@ -158,12 +163,41 @@ class OfModule:
     def full(self, quick: bool) -> tuple[list[Step], Exception | None]:
         """A run of the full network; where it fails on the meta device, others cannot be run there either."""
         if quick not in self.runs:
-            self.runs[quick] = self.run(Cut({}, {}, ()), quick)
+            values = self.values[quick] = Values()
+            self.runs[quick] = self.run(Cut({}, {}, ()), quick, values)
         return self.runs[quick]
 
-    def run(self, changes: Cut, quick: bool) -> tuple[list[Step], Exception | None]:
+    def rehearsed(self, quick: bool) -> Rehearsal | None:
+        """The run of the graph that the module's runs can be held against; None where they cannot be."""
+        if quick not in self.rehearsals:
+            self.rehearsals[quick] = self._on_meta() if quick else self.rehearsal
+        return self.rehearsals[quick]
+
+    def _on_meta(self) -> Rehearsal | None:
+        """Of the meta device, where PyTorch may split other operators than on fake tensors."""
+        if self.full(True)[1] is not None:
+            return None
+        if self._fits(self.rehearsal):
+            return self.rehearsal
+        try:
+            with evaluating(self.model, training=self.training):
+                found = rehearse(self.network, self.model, self.examples, quick=True)
+        except Exception as error:  # noqa: BLE001 - operators may know nothing of the meta device
+            logger.debug("the graph does not run on the meta device: %s", error)
+            return None
+        return found if self._fits(found) else None
+
+    def _fits(self, rehearsal: Rehearsal) -> bool:
+        """Whether the full network takes the operators of a run of the graph."""
+        steps, none = self.full(True)[0], frozenset[Node]()
+        try:
+            return first_surprise(self.network, rehearsal, steps, None, {}, none, self.constants) is None
+        except LookupError:
+            return False
+
+    def run(self, changes: Cut, quick: bool, values: Values | None = None) -> tuple[list[Step], Exception | None]:
         """A run of a smaller network."""
-        return run(self.model, changes, self.examples, self.side, quick=quick, training=self.training)
+        return run(self.model, changes, self.examples, self.side, quick=quick, training=self.training, values=values)
 
     def runs_without(self, removed: Sequence[Block]) -> bool:
         """Whether the full network runs without some blocks."""
@@ -189,14 +223,14 @@ class OfModule:
             skipped = frozenset(node for block in removed for node in block.nodes)
             failure: Exception | None = None
             for quick in (True, False):
-                full, cannot = self.full(quick)
-                if cannot is not None and quick:
+                rehearsal = self.rehearsed(quick)
+                if rehearsal is None:
                     continue
                 steps, failure = self.run(changes, quick)
                 try:
-                    compared = () if removed else full
+                    full = () if removed else self.full(quick)[0]
                     return first_surprise(
-                        self.network, self.rehearsal, steps, failure, predicted, skipped, self.constants, compared
+                        self.network, rehearsal, steps, failure, predicted, skipped, self.constants, full
                     )
                 except LookupError as error:
                     logger.debug("the dry run cannot be compared: %s", error)

@@ -40,6 +40,7 @@ from ..graph.network import (
     resized,
 )
 from .shortcuts import dispatched
+from .values import Values
 
 _FOLLOW = {  # sizes: the shapes of results say the same
     *("size", "sizes", "shape", "self_size", "split_size", "split_sizes", "normalized_shape", "repeats", "chunks"),
@@ -59,11 +60,12 @@ _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"} 
 class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every dispatched operator; what single numbers and tensors are made of goes with the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: Values | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self.makers: MutableMapping[Tensor, Maker] = WeakIdKeyDictionary()
         self._waiting: list[Number] = []
+        self._values = values
 
     def note(self, value: Tensor) -> None:
         """Keep a value that the forward did not calculate."""
@@ -73,6 +75,8 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = dispatched(func, args, kwargs or {})
+        if self._values is not None:
+            self._values.note(func, args, kwargs or {}, result)
         name = dispatched_name(func)
         found = [result] if isinstance(result, Tensor) else result if isinstance(result, (list, tuple)) else []
         shapes = tuple(tuple(tensor.shape) for tensor in found if isinstance(tensor, Tensor))
@@ -140,11 +144,12 @@ def _differ(numbers: Sequence[Number], others: Sequence[Number]) -> bool:
     )
 
 
-def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsal:
-    """Run the graph at its largest side on fake tensors."""
+def rehearse(network: Network, model: nn.Module, examples: Examples, *, quick: bool = False) -> Rehearsal:
+    """Run the graph at its largest side on fake tensors, or on the meta device, where PyTorch splits some operators."""
     side = network.sides[-1] if network.sides and network.sides[-1] else None
     state = named_tensors(model)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    device = "meta" if quick else None
+    mode: Any = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     given = enumerate(pytree.tree_leaves(as_call(resized(examples, side, BATCH))))
     values: dict[Node, Any] = {}
     steps: dict[Node, list[Step]] = {}
@@ -152,24 +157,26 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     makers: dict[Node, Maker] = {}
     owners: dict[int, Node] = {}
     kept: list[Any] = []
-    with quietly(), torch.no_grad(), fake, _Record() as record:
+    with quietly(), torch.no_grad(), mode, _Record() as record:
         for node in network.graph.nodes:
             before = len(record.steps)
             if node.op == "placeholder":
                 if node in network.sources:  # operators are dispatched otherwise for what has gradients
                     source = state[network.sources[node]]
-                    values[node] = empty_like(source).requires_grad_(source.requires_grad)
+                    values[node] = empty_like(source, device).requires_grad_(source.requires_grad)
                 elif node in network.inputs:
                     number, leaf = next(given)
-                    values[node] = empty_like(leaf)
+                    values[node] = empty_like(leaf, device)
                     makers[node] = (-1, number)
                 else:
-                    values[node] = _like(node.meta.get("val"))
+                    values[node] = _like(node.meta.get("val"), device)
             elif node.op == "get_attr":
-                values[node] = _like(node.meta.get("val"))
+                values[node] = _like(node.meta.get("val"), device)
             elif node.op == "call_function" and not network.names[node].startswith("aten._assert"):
                 call = torch.fx.node.map_arg(node.args, lambda n: values[n])
-                named = torch.fx.node.map_arg(dict(node.kwargs), lambda n: values[n])
+                named = dict(torch.fx.node.map_arg(node.kwargs, lambda n: values[n]))
+                if device and "device" in named:
+                    named["device"] = device
                 values[node] = node.target(*call, **named)
                 steps[node] = record.steps[before:]
             value = values.get(node)
@@ -188,9 +195,9 @@ def rehearse(network: Network, model: nn.Module, examples: Examples) -> Rehearsa
     return Rehearsal(steps, storages, makers)
 
 
-def _like(value: Any) -> Any:
+def _like(value: Any, device: str | None) -> Any:
     if isinstance(value, Tensor):
-        return torch.empty([int(size) for size in value.shape], dtype=value.dtype, device=value.device)
+        return torch.empty([int(size) for size in value.shape], dtype=value.dtype, device=device or value.device)
     return value
 
 
@@ -210,6 +217,7 @@ def run(
     quick: bool = False,
     training: bool = False,
     watch: Callable[[nn.Module, MutableMapping[Tensor, Maker]], None] | None = None,
+    values: Values | None = None,
 ) -> tuple[list[Step], Exception | None]:
     """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
 
@@ -222,6 +230,7 @@ def run(
             makes tensors on another device fails there.
         training: in training mode instead of eval mode, but for dropouts and norms.
         watch: is given the network before it runs, and what will say which step makes each tensor.
+        values: told all that is calculated.
 
     A forward that asks whether it is exported does as in the captured graph.
     """
@@ -234,7 +243,7 @@ def run(
     small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives)
     switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
-    recorder = _Record()
+    recorder = _Record(values)
     known = Known(recorder.note)
     with quietly(), torch.no_grad(), unfused(), still, mode, recorder, _compiling_state_context():
         known.know(small.named_buffers(), dict(model.named_buffers()))
@@ -246,9 +255,13 @@ def run(
                 recorder.makers[leaf] = (-1, number)
         if watch is not None:
             watch(small, recorder.makers)
+        if values is not None:
+            values.begin(named_tensors(small), [*fakes, *named.values()])
         try:
             with known:
-                small(*fakes, **named)
+                outputs = small(*fakes, **named)
+            if values is not None:
+                values.end(outputs)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             failure = error
     return recorder.ended(), failure

@@ -19,7 +19,7 @@ from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange
 from ..channels.rules import joined
 from ..costs.model import CostModel, cost_model
-from ..cutting.surgery import Cut, named_tensors
+from ..cutting.surgery import Cut, named_tensors, plan
 from ..cutting.writer import GraphWriter
 from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
@@ -33,7 +33,7 @@ from .layers import Layer, find_layers
 from .options import Options
 from .probe import first_surprise, rehearse, run
 from .proof import REASON, WITHOUT, Proof
-from .training import freeze_unread, in_training, rules, unread
+from .training import Training, freeze_unread, rules, unread
 
 logger = logging.getLogger("secateur")
 
@@ -81,18 +81,17 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     blocks = [block for block in every if not options.parts.kept(block.name)]
     stay |= {block.name: "ignore or the rules keep it" for block in every if block not in blocks}
     own = OfModule(network, rehearsal, flow, model, examples)
-    trained, reason = (None, "") if options.as_graph else in_training(own)  # a graph is of the forward in eval mode
-    forwards = [own] if trained is None else [own, trained]
-    networks = [one.network for one in forwards]
+    training = Training(own, wanted=not options.as_graph)  # a graph is of the forward in eval mode
+    networks = [one.network for one in training.forwards]
     _leave_whole(flow, blocks, options)
-    loose = freeze_unread(networks, flow, model, trained=not reason)
+    loose = freeze_unread(networks, flow, model, trained=not training.reason)
     multiple = _multiple(own)
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
-    layout, whole, surprise = _grouped(forwards, options, blocks, progress, proof)
+    layout, whole, surprise = _grouped(training, options, blocks, progress, proof)
     frozen = {**layout.frozen, **unread(networks, model), **loose}
-    if reason:
-        frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {reason}"
-    blocks = _removable(surprise, trained, layout, blocks, stay)
+    if training.reason:
+        frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {training.reason}"
+    blocks = _removable(surprise, training.forward, layout, blocks, stay)
     writer = _writer(flow, layout, whole, blocks, options)
     wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
     stay, blocks = stay | wrong, [block for block in blocks if block.name not in wrong]
@@ -143,7 +142,7 @@ def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
 
 
 def _grouped(
-    forwards: Sequence[OfModule], options: Options, blocks: Sequence[Block], progress: _Progress, proof: Proof
+    training: Training, options: Options, blocks: Sequence[Block], progress: _Progress, proof: Proof
 ) -> tuple[Layout, frozenset[Node], Surprise]:
     """Units and groups that nothing disproves, the grouped operators that lose whole blocks, and the dry run.
 
@@ -151,13 +150,13 @@ def _grouped(
     again.
 
     Args:
-        forwards: the one in eval mode, then that in training where it is another.
+        training: the forward in training, beside that in eval mode.
         options: of the trace.
         blocks: that may be dropped.
         progress: told what goes on.
         proof: by numbers.
     """
-    own = forwards[0]
+    own = training.forwards[0]
     network, flow, model = own.network, own.flow, own.model
     aliases = _aliases(model)
     aligned: frozenset[Node] = frozenset()
@@ -170,9 +169,11 @@ def _grouped(
         if options.as_graph:
             surprise = of_graph(network, flow, whole, blocks, model, own.examples)
         disproved = culprits(network, flow, layout, surprise)
-        for other in forwards[1:]:
+        for other in training.forwards[1:] if not disproved else ():  # of what is left
             disproved += culprits(other.network, other.flow, layout, other.surprise(whole))
         if not disproved:
+            if training.differs(plan(layout, ~at_random(layout), ())):
+                continue
             wrong = proof.culprits(layout, _writer(flow, layout, whole, blocks, options))
             if not wrong:
                 return layout, whole, surprise

@@ -2,12 +2,13 @@
 
 A network is captured in eval mode. A forward that branches on `self.training` (auxiliary heads, a projector) does more
 in training, with parameters and sizes of its own: where a run without arithmetic shows that, it is captured too, and
-what both say of a channel holds. Dropouts and norms are no such branch.
+what both say of a channel holds. Dropouts, stochastic depth and norms are no such branch. Start at `Training`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
@@ -18,49 +19,94 @@ from ..channels.rules import rule_for
 from ..cutting.surgery import Cut, named_tensors
 from ..graph.capture import capture
 from ..graph.modes import evaluating
-from ..graph.network import BATCH, Network, Rehearsal, Side, Step
+from ..graph.network import BATCH, Network, Rehearsal, Side
 from .dryrun import OfModule
 from .probe import rehearse, run
+from .values import Values
 
 
-def in_training(own: OfModule) -> tuple[OfModule | None, str]:
-    """The forward in training, where it is another one, followed too; and why it cannot be, where it cannot.
+class Training:
+    """The forward in training beside that in eval mode.
 
-    Args:
-        own: the forward in eval mode, whose labels are known.
+    Attributes:
+        forward: that in training, followed too; None where it calculates nothing that the one in eval mode does not.
+        reason: why it cannot be followed, where it cannot.
     """
-    model, examples, flow = own.model, own.examples, own.flow
-    side, failure = own.side, None
-    for factor in (1, 2, 4):  # an auxiliary head may need a larger side than the network
-        side = None if own.side is None else tuple(factor * size for size in own.side)
-        same, failure = _compared(own, side)
-        if same:
-            return None, ""
-        if failure is None or side is None:
-            break
-    if failure is not None:
-        return None, f"it does not run on the example inputs: {type(failure).__name__}: {_brief(failure)}"
-    try:
-        network = capture(model, examples, (side or (),), training=True)
-    except ValueError as error:
-        return None, _brief(error)
-    with evaluating(model, training=True):
-        rehearsal = rehearse(network, model, examples)
-    twin = follow_training(flow, network, rules(rehearsal))
-    return OfModule(network, rehearsal, twin, model, examples, training=True), ""
 
+    def __init__(self, own: OfModule, *, wanted: bool = True) -> None:
+        """Of a forward in eval mode, whose labels are known; not looked at where it is not wanted."""
+        self.forward: OfModule | None = None
+        self.reason = ""
+        self._own = own
+        self._quick = self._same = False
+        self._scales: list[Any] = []
+        if not wanted:
+            return
+        side, failure, said = own.side, None, ""
+        for factor in (1, 2, 4):  # an auxiliary head may need a larger side than the network
+            side = None if own.side is None else tuple(factor * size for size in own.side)
+            failure = self._compare(side)
+            if failure is None or side is None or str(failure) == said:  # it says no size
+                break
+            said = str(failure)
+        if failure is not None:
+            self.reason = f"it does not run on the example inputs: {type(failure).__name__}: {_brief(failure)}"
+        elif not self._same:
+            self._follow(side)
 
-def _compared(own: OfModule, side: Side | None) -> tuple[bool, Exception | None]:
-    """Whether the forward takes the same operators in training as in eval mode at a side, or what it raises there."""
-    failure: Exception | None = None
-    for quick in (True, False):
-        whole, at_own = Cut({}, {}, ()), side == own.side
-        steps, failure = own.full(quick) if at_own else run(own.model, whole, own.examples, side, quick=quick)
-        if failure is None:
-            others, failure = run(own.model, whole, own.examples, side, quick=quick, training=True)
-        if failure is None:
-            return _same(steps, others), None
-    return False, failure
+    @property
+    def forwards(self) -> list[OfModule]:
+        """Those that are followed."""
+        return [self._own] if self.forward is None else [self._own, self.forward]
+
+    def _compare(self, side: Side | None) -> Exception | None:
+        """Find whether the forward calculates nothing in training that it does not in eval mode; what it raises."""
+        own, failure = self._own, None
+        for quick in (True, False):
+            if side == own.side:
+                failure, base = own.full(quick)[1], own.values[quick]
+            else:
+                base = Values()
+                failure = run(own.model, Cut({}, {}, ()), own.examples, side, quick=quick, values=base)[1]
+            if failure is None:
+                values = Values(base)
+                failure = run(
+                    own.model, Cut({}, {}, ()), own.examples, side, quick=quick, training=True, values=values
+                )[1]
+            if failure is None:
+                self._quick, self._same, self._scales = quick, values.all_known, values.scales
+                return None
+        return failure
+
+    def differs(self, changes: Cut) -> bool:
+        """Whether a smaller network calculates something in training alone, such as with a size that is written there.
+
+        It is followed then, and not asked again.
+        """
+        if not self._same:
+            return False
+        own, base = self._own, Values()
+        if own.run(changes, self._quick, base)[1] is not None:
+            return False
+        values = Values(base)
+        failure = run(own.model, changes, own.examples, own.side, quick=self._quick, training=True, values=values)[1]
+        if failure is None and values.all_known and values.scales == self._scales:
+            return False
+        self._same = False
+        self._follow(own.side)
+        return self.forward is not None
+
+    def _follow(self, side: Side | None) -> None:
+        own = self._own
+        try:
+            network = capture(own.model, own.examples, (side or (),), training=True)
+        except ValueError as error:
+            self.reason = _brief(error)
+            return
+        with evaluating(own.model, training=True):
+            rehearsal = rehearse(network, own.model, own.examples)
+        twin = follow_training(own.flow, network, rules(rehearsal))
+        self.forward = OfModule(network, rehearsal, twin, own.model, own.examples, training=True)
 
 
 def unread(networks: Sequence[Network], model: nn.Module) -> dict[str, str]:
@@ -127,10 +173,6 @@ def rules(rehearsal: Rehearsal) -> Callable[[Node], Rule | None]:
     """The rule of each node's operator, from what it runs."""
     names = {node: [step.name for step in steps] for node, steps in rehearsal.steps.items()}
     return lambda node: rule_for(node, names.get(node, ()))
-
-
-def _same(steps: Sequence[Step], others: Sequence[Step]) -> bool:
-    return [(step.name, step.shapes) for step in steps] == [(step.name, step.shapes) for step in others]
 
 
 def _brief(error: Exception) -> str:

@@ -103,3 +103,29 @@ def test_what_is_kept_once_and_for_all_stays():
     space = Space.trace(model, x, divisor=1)
     assert model.scale is kept and len(space.groups) == 1
     assert verify(model, space, space.uniform(0.5), x) < 1e-12
+
+
+def test_hooks_that_the_first_forward_registers_are_registered_once():
+    """Some libraries collect hidden states by hooks that they register when they are first asked for them."""
+
+    class Collected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 2, 1)
+            self.states = None
+
+        def forward(self, x):
+            if self.states is None:
+                self.states = []
+                self.second.register_forward_hook(lambda module, given, result: self.states.append(result))
+            self.states.clear()
+            self.second(self.first(x))
+            (state,) = self.states
+            return self.last(state)
+
+    model, x = Collected().eval(), image(2, 3, 8, 8)
+    space = Space.trace(model, x, divisor=1)
+    assert model.states is None and not model.second._forward_hooks
+    assert [group.units for group in space.groups] == [12, 12]
+    assert space.proof.startswith("2 candidates")
+    assert model(x).shape == (2, 2, 6, 6)

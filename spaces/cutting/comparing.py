@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..channels.layout import Layout
 from ..examples import of_graph
+from ..graph.modes import keeping
 from ..graph.network import Examples
 from ..graph.standin import in_place_of
 from .masked import masked_outputs, outputs_of, relative_error
@@ -110,7 +111,7 @@ def compared(
     """Relative error of a built network: largest difference / largest output, the worst of all floating outputs.
 
     Args:
-        whole: the full network, as of `prepared`; it is masked in place.
+        whole: the full network, as of `prepared`; it is put back as it was.
         layout: its units.
         stays: `(u,)` whether each unit stays.
         removed: modules that become the identity.
@@ -123,18 +124,30 @@ def compared(
         ValueError: the built network gives other tensors or other shapes than the full one.
     """
     cut = [number for number, group in enumerate(layout.groups) if not stays[group.slice].all()]
-    with own_randomness(whole):
+    with own_randomness(whole), keeping(whole):
         with torch.no_grad():
             got = outputs_of(build(whole).eval(), of_graph(examples) if as_graph else examples)
-        for name in removed:
-            whole.set_submodule(name, in_place_of(whole.get_submodule(name), layout.gives.get(name)))
-        reached = _reached(whole, layout, cut, examples) if look and cut else None
-        kept = {
-            name: {axis: torch.from_numpy(np.flatnonzero(stays[ids])) for axis, ids in layout.slots[name].items()}
-            for name in named_tensors(whole)
-            if name in layout.slots
-        }
-        return Difference(relative_error(got, masked_outputs(whole, kept, examples)), len(cut), reached)
+        with _without(whole, layout, removed):
+            reached = _reached(whole, layout, cut, examples) if look and cut else None
+            kept = {
+                name: {axis: torch.from_numpy(np.flatnonzero(stays[ids])) for axis, ids in layout.slots[name].items()}
+                for name in named_tensors(whole)
+                if name in layout.slots
+            }
+            return Difference(relative_error(got, masked_outputs(whole, kept, examples)), len(cut), reached)
+
+
+@contextlib.contextmanager
+def _without(model: nn.Module, layout: Layout, removed: Sequence[str]) -> Iterator[None]:
+    """While some blocks are skipped."""
+    blocks = [(name, model.get_submodule(name)) for name in removed]
+    try:
+        for name, block in blocks:
+            model.set_submodule(name, in_place_of(block, layout.gives.get(name)))
+        yield
+    finally:
+        for name, block in blocks:
+            model.set_submodule(name, block)
 
 
 def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples: Examples) -> int | None:
@@ -150,17 +163,24 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
             return None
         random = torch.Generator().manual_seed(0)
         total: Tensor = sum((one * torch.randn(one.shape, generator=random).to(one)).sum() for one in outputs)  # type: ignore[assignment]
-        try:
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        except RuntimeError:  # what a forward overwrites in place has none
-            return None
-    reacts = np.zeros(layout.units, bool)
-    for name, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            for axis, ids in layout.slots[name].items():
-                lines = gradient.movedim(axis, 0).reshape(len(ids), -1)
-                reacts[ids[(lines != 0).any(1).cpu().numpy()]] = True
-    return sum(bool(reacts[layout.groups[number].slice].any()) for number in numbers)
+        vectors = [name for name, parameter in parameters.items() if parameter.ndim == 1]
+        others = [name for name in parameters if name not in set(vectors)]
+        reacts = np.zeros(layout.units, bool)
+        for names in (vectors, others):  # gradients of biases and norms take half the time, and mostly tell
+            try:
+                some = [parameters[name] for name in names]
+                gradients = torch.autograd.grad(total, some, allow_unused=True, retain_graph=True) if some else ()
+            except RuntimeError:  # what a forward overwrites in place has none
+                return None
+            for name, gradient in zip(names, gradients, strict=True):
+                if gradient is not None:
+                    for axis, ids in layout.slots[name].items():
+                        lines = gradient.movedim(axis, 0).reshape(len(ids), -1)
+                        reacts[ids[(lines != 0).any(1).cpu().numpy()]] = True
+            count = sum(bool(reacts[layout.groups[number].slice].any()) for number in numbers)
+            if count == len(numbers):
+                break
+    return count
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ Which those are is read off the norm's own weight, or, where it has none, off th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -47,25 +48,42 @@ def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Example
     """All output tensors of `model` in its present mode, with zeros everywhere but in what is kept.
 
     Args:
-        model: the full network; its weights are overwritten.
+        model: the full network; its weights are put back.
         kept: indices that stay, of every parameter and buffer of which some go.
         examples: inputs of the forward.
     """
     tensors = named_tensors(model)
     kept = {name: {axis: i.to(tensors[name].device) for axis, i in axes.items()} for name, axes in kept.items()}
+    known = {id(tensor): kept.get(name, {}) for name, tensor in tensors.items()}
     with torch.no_grad():
-        with _KeptOnly({id(tensor): {} for tensor in tensors.values()}) as unmasked:
+        with _masked(tensors, kept), contextlib.suppress(_Asked), _KeptOnly(known, found=[]) as told:
+            outputs = outputs_of(model, examples)
+        if not told.asked:
+            return outputs
+        with _KeptOnly({id(tensor): {} for tensor in tensors.values()}) as unmasked:  # weights do not tell all
             outputs_of(model, examples)
-        for name, axes in kept.items():
-            tensors[name].copy_(_scattered(_gathered(tensors[name], axes), axes, tensors[name].shape))
-        known = {id(tensor): kept.get(name, {}) for name, tensor in tensors.items()}
-        found: list[Tensor | None] = []
-        if unmasked.zeros:  # some statistics are not told by a weight
+        with _masked(tensors, kept):
             with _KeptOnly(known, zeros=unmasked.zeros) as marked:
                 outputs_of(model, examples)
-            found = marked.found
-        with _KeptOnly(known, found=found):
-            return outputs_of(model, examples)
+            with _KeptOnly(known, found=marked.found):
+                return outputs_of(model, examples)
+
+
+@contextlib.contextmanager
+def _masked(tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> Iterator[None]:
+    """While the tensors hold zeros everywhere but in what is kept."""
+    whole = {name: tensors[name].clone() for name in kept}
+    for name, axes in kept.items():
+        tensors[name].copy_(_scattered(_gathered(tensors[name], axes), axes, tensors[name].shape))
+    try:
+        yield
+    finally:
+        for name, tensor in reversed(whole.items()):  # one of two names was copied when it was masked
+            tensors[name].copy_(tensor)
+
+
+class _Asked(BaseException):
+    """Statistics are asked for, of which no weight tells what is removed; no forward may catch that."""
 
 
 def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
@@ -119,7 +137,7 @@ class _KeptOnly(TorchFunctionMode):
     Args:
         known: kept indices of each tensor of the model, by `id`.
         zeros: of the run with nothing masked: which lines were zero, in order of asking.
-        found: of the run that looked for zeros: the kept lines, in order of asking.
+        found: of the run that looked for zeros: the kept lines, in order of asking. One too many is refused.
     """
 
     def __init__(
@@ -128,6 +146,7 @@ class _KeptOnly(TorchFunctionMode):
         super().__init__()
         self.known = known
         self.leaks = found is None
+        self.asked = False
         self._given_zeros = None if zeros is None else iter(zeros)
         self._given_found = None if found is None else iter(found)
         self.zeros: list[Tensor] = []
@@ -168,7 +187,10 @@ class _KeptOnly(TorchFunctionMode):
 
     def _lines(self, x: Tensor, axis: int) -> Tensor | None:
         if self._given_found is not None:
-            return next(self._given_found)
+            for kept in self._given_found:
+                return kept
+            self.asked = True
+            raise _Asked
         others = [other for other in range(x.ndim) if other != axis]
         self.zeros.append((x == 0).all(dim=others) if others else x == 0)
         self.found.append(None)

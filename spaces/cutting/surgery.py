@@ -256,10 +256,18 @@ class Slotted(Protocol):
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by every name they have."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+
+    def walk(module: nn.Module, prefix: str) -> None:  # several times faster than the two generators of PyTorch
+        for found, held in ((parameters, module._parameters), (buffers, module._buffers)):
+            found.update((prefix + name, tensor) for name, tensor in held.items() if tensor is not None)
+        for name, child in module._modules.items():
+            if child is not None:
+                walk(child, f"{prefix}{name}.")
+
+    walk(model, "")
+    return parameters | buffers
 
 
 def l2_scores(space: Slotted, model: nn.Module) -> Scores:

@@ -22,7 +22,7 @@ from ..cutting.masked import outputs_of, relative_error
 from ..cutting.surgery import assemble, named_tensors, plan, smaller
 from ..cutting.writer import GraphWriter
 from ..examples import of_graph
-from ..graph.modes import quietly, unfused
+from ..graph.modes import keeping, quietly, unfused
 from ..graph.network import Examples, Side, each, flat_examples, plain, spatial_side
 from .dryrun import at_random
 
@@ -72,6 +72,7 @@ class Proof:
         self._why = ""
         self._seen: Difference | None = None
         self._candidates = 0
+        self._held: tuple[Layout, bool, nn.Module] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What was found, as plain values: `said`, and the names of groups and blocks that are left whole."""
@@ -135,7 +136,7 @@ class Proof:
         if self._inputs is None:
             return False
         build = _Build(layout, writer, stays, removed)
-        whole = prepared(self._model, layout, double=self._double)
+        whole = self._whole(layout, double=self._double)
         look = self._seen is None
         try:
             with quietly(), unfused():
@@ -157,6 +158,13 @@ class Proof:
         self._candidates += right
         return not right
 
+    def _whole(self, layout: Layout, *, double: bool) -> nn.Module:
+        """The full network whose channels are unlike; it is kept while it serves."""
+        if self._held is None or self._held[:2] != (layout, double):
+            self._held = None
+            self._held = layout, double, prepared(self._model, layout, double=double)
+        return self._held[2]
+
     def _begin(self, layout: Layout, writer: GraphWriter | None) -> str:
         """Find inputs on which the network runs, cheap ones first; why there are none."""
         size = sum(tensor.numel() for tensor in {id(one): one for one in named_tensors(self._model).values()}.values())
@@ -169,8 +177,8 @@ class Proof:
             for side in self._sides if writer is None else self._traced[:1]:
                 inputs = _real(self._examples, side, double=double)
                 try:
-                    whole = prepared(self._model, layout, double=double)
-                    with quietly(), unfused(), own_randomness(whole), torch.no_grad():
+                    whole = self._whole(layout, double=double)
+                    with quietly(), unfused(), own_randomness(whole), keeping(whole), torch.no_grad():
                         outputs = [outputs_of(whole, inputs) for _ in range(2)]
                         if writer is not None:  # a graph holds the dtypes and sides that it was captured with
                             outputs_of(_Build(layout, writer, everything, ())(whole), of_graph(inputs))

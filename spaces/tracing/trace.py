@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,7 @@ def _multiple(own: OfModule) -> int:
     model, examples, side = own.model, own.examples, spatial_side(own.examples)
     quick = side == own.side and own.full(True)[1] is None  # then it runs so at all sides that it takes
 
+    @cache
     def takes(side: Side) -> bool:
         ways = (True,) if quick else (True, False)
         return any(run(model, Cut({}, {}, ()), examples, side, quick=way)[1] is None for way in ways)
@@ -240,7 +242,7 @@ def _multiple(own: OfModule) -> int:
         if not side or min(side) <= step:
             break
         most = max(1, min(side) // 2 // step)  # steps down to half
-        counts = sorted({1, min(2, most), max(1, most // 2), most})
+        counts = dict.fromkeys((max(1, most // 2), most, 1, min(2, most)))  # sides far away are refused soonest
         if all(takes(tuple(size - count * step for size in side)) for count in counts):
             return step
     return 0

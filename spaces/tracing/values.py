@@ -122,7 +122,7 @@ class Values:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _is_scale(tensor: Tensor) -> bool:

@@ -200,7 +200,9 @@ def _plainly(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     same = plain(outputs)
     leaves = pytree.tree_leaves_with_path(same)
     names = tuple(_output_name(path) for path, leaf in leaves if isinstance(leaf, Tensor))
-    if pytree.tree_structure(outputs) == pytree.tree_structure(same):
+    # torch.export runs the nodes of a graph one by one, the last of which gives dicts and lists of kinds of their own.
+    frozen = isinstance(network, torch.fx.GraphModule) and not isinstance(outputs, Tensor)
+    if pytree.tree_structure(outputs) == pytree.tree_structure(same) and not frozen:
         return network, names
     around = nn.Module()
     around.network, around.training = network, network.training

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tasks import classification
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from secateur import Budget, Search, Space, Study, build, load, save, verify
 from secateur.evaluators import Training
@@ -29,6 +30,27 @@ def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Split().eval()
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "tuple"])
+def test_graphs_of_nested_outputs_are_exported(kind, tmp_path):
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            y = self.body(x).relu()
+            found = {"logits": self.head(y), "more": {"features": (y.mean((2, 3)), [y])}}
+            return {"dict": found, "list": [found, y], "tuple": (y, found)}[kind]
+
+    model, x = Nested().eval(), torch.rand(2, 3, 8, 8)
+    space = Space.trace(model, x, divisor=1, as_graph=True)
+    network = build(model, space, space.uniform(0.5))
+    save(tmp_path / "out", network, model=model, space=space, candidate=space.uniform(0.5))
+    found, wanted = load(tmp_path / "out")(x), network(x)
+    assert pytree.tree_structure(found) == pytree.tree_structure(wanted)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_module_is_frozen_and_a_graph_is_not():

@@ -61,20 +61,25 @@ def constants(examples: Examples) -> dict[str, Any]:
     return {name: value for name, value in as_call(examples)[1].items() if not isinstance(value, Tensor)}
 
 
-def described(tensor: Tensor, side: Side) -> dict[str, Any]:
-    """One input as plain values; it is spatial where its last axes are `side`."""
+def described(tensor: Tensor, side: Side, examples: int) -> dict[str, Any]:
+    """One input as plain values; it is spatial where its last axes are `side`.
+
+    One that has another number of rows than there are examples, as a bank of prototypes, has them in every batch.
+    """
     spatial = tensor.ndim == 2 + len(side) and bool(side) and tuple(tensor.shape[2:]) == side
+    batched = tensor.shape[:1] == (examples,)
     return {
-        "shape": [1, *tensor.shape[1:]] if tensor.ndim else [],
+        "shape": [1, *tensor.shape[1:]] if batched else list(tensor.shape),
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "spatial": spatial,
+        **({} if batched or not tensor.ndim else {"batched": False}),
     }
 
 
 def made(description: Mapping[str, Any], side: Side | None, batch: int) -> Tensor:
     """An input of that description at a side: seeded noise, or zeros where it holds integers."""
     shape = list(description["shape"])
-    if shape:
+    if shape and description.get("batched", True):
         shape[0] = batch
     if description["spatial"] and side is not None:
         shape[2:] = side

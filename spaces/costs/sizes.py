@@ -129,11 +129,11 @@ class Sizes:
 def batched(network: Network, storages: Mapping[Node, Node]) -> set[Node]:
     """The nodes whose size goes with the number of examples.
 
-    Those that depend on an input do, through memory that is written to as well. So does what is made from nothing with
-    the batch written in its first axis, as the first state of a recurrent layer: it shows where it meets a value of the
-    batch.
+    Those that depend on an input do that has a row an example, through memory that is written to as well. So does what
+    is made from nothing with the batch written in its first axis, as the first state of a recurrent layer: it shows
+    where it meets a value of the batch.
     """
-    found = set(network.inputs)
+    found = {node for node in network.inputs if network.shapes[0].get(node, ())[:1] == (BATCH,)}
     before = 0
     while before < len(found):
         before = len(found)

@@ -129,6 +129,8 @@ def checked(
     ignored, ruled = keys(ignore, "ignore"), checked_rules(rules)
     parts = Parts(model, ignored, ruled, divisor)
     _check_plain(model, parts, plain_blocks)
+    tensors = flat_examples(examples)
+    size = tensors[0].shape[0] if tensors[0].ndim else 0
     return Options(
         resolutions=sides,
         divisor=divisor,
@@ -137,7 +139,7 @@ def checked(
         parts=parts,
         plain_blocks=plain_blocks,
         as_graph=as_graph,
-        inputs=tuple(described(tensor, own) for tensor in flat_examples(examples)),
+        inputs=tuple(described(tensor, own, size) for tensor in tensors),
         names=tuple(name for name, value in as_call(examples)[1].items() if isinstance(value, Tensor)),
         constants=constants(examples),
         single=isinstance(examples, Tensor),

@@ -1,9 +1,9 @@
 """Processor seconds of `Space.trace`, proof included, beside one `torch.export` of the same network.
 
-    python benchmarks/tracing.py resnet18 detr segformer unet2d yolo11n yolo26n
+    python benchmarks/tracing.py resnet18 resnet50 detr segformer unet2d yolo11n yolo26n rtdetr-l cait_xxs24
 
-Networks that others wrote, small and with random weights; each needs its package (torchvision, transformers, diffusers,
-ultralytics). Both are measured on a network that has run and was exported once, so neither pays for first calls.
+Networks that others wrote, with random weights; each needs its package (torchvision, transformers, diffusers,
+ultralytics, timm). Both are measured on a network that has run and was exported once, so neither pays for first calls.
 """
 
 import argparse
@@ -64,9 +64,9 @@ def unet2d():
 
 
 def yolo(name, side=160):
-    from ultralytics import YOLO
+    from ultralytics import RTDETR, YOLO
 
-    return YOLO(f"{name}.yaml").model, torch.rand(2, 3, side, side)
+    return (RTDETR if name.startswith("rtdetr") else YOLO)(f"{name}.yaml").model, torch.rand(2, 3, side, side)
 
 
 NETWORKS = {

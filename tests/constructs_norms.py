@@ -98,7 +98,7 @@ by_hand("norm_of_gates", layer_norm, before=nn.Sigmoid(), frozen={"0": "used by 
 by_hand(
     "number_of_channels",
     lambda x, w, b: x / ((x * x).sum(1, keepdim=True) / x.shape[1] + 1e-6).sqrt(),
-    frozen={"0": "a size is written as a constant"},
+    frozen={"0": "it is calculated with the number of its channels at"},
 )
 by_hand(
     "pooled_channels",

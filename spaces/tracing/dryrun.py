@@ -143,6 +143,7 @@ class OfModule:
         runs: of the full network, kept.
         rehearsals: what runs are held against, kept.
         values: of the runs of the full network.
+        said: what a smaller network did at the operator that showed that it cannot be so, last.
     """
 
     network: Network
@@ -154,6 +155,7 @@ class OfModule:
     runs: dict[bool, tuple[list[Step], Exception | None]] = field(default_factory=dict)
     rehearsals: dict[bool, Rehearsal | None] = field(default_factory=dict)
     values: dict[bool, Values] = field(default_factory=dict)
+    said: dict[Node, str] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> frozenset[Node]:
@@ -229,9 +231,11 @@ class OfModule:
                 steps, failure = self.run(changes, quick)
                 try:
                     full = () if removed else self.full(quick)[0]
-                    return first_surprise(
+                    found = first_surprise(
                         self.network, rehearsal, steps, failure, predicted, skipped, self.constants, full
                     )
+                    self.said.update([found] if found else [])
+                    return found[0] if found else None
                 except LookupError as error:
                     logger.debug("the dry run cannot be compared: %s", error)
                     parting: Node = error.args[1]

@@ -46,9 +46,13 @@ _FOLLOW = {  # sizes: the shapes of results say the same
     *("size", "sizes", "shape", "self_size", "split_size", "split_sizes", "normalized_shape", "repeats", "chunks"),
     *("length", "indices_or_sections", "sections", "N", "C", "HxW", "unflattened_size", "hidden_size"),
 }
+WRITTEN = "a size is written as a constant, or taken from other channels,"
+ODD = "the forward, run with fewer of its channels, does not behave as their labels predict"
+NUMBER = "it is calculated with the number of its channels"
 _GROUPS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
 _STRIDED = {"as_strided", "empty_strided", "new_empty_strided", "_reshape_alias"}
 _PLACES = {"start", "end", "index"}  # along an axis
+_SIZES = {*_FOLLOW, "start", "end", "num_groups"} - {"N", "C", "HxW"}  # that a forward may write down
 _SILENT = {
     f"aten.{name}"
     for name in "detach alias lift_fresh lift_fresh_copy scalar_tensor empty clone _assert_tensor_metadata".split()
@@ -314,8 +318,8 @@ def first_surprise(
     skipped: frozenset[Node],
     constants: frozenset[Node] = frozenset(),
     full: Sequence[Step] = (),
-) -> Node | None:
-    """The first node with a result of another shape than predicted, other numbers, or at which the run stopped.
+) -> tuple[Node, str] | None:
+    """What happens first, and the node: a result of another shape than predicted, other numbers, the end of the run.
 
     Args:
         network: the captured graph.
@@ -345,18 +349,27 @@ def first_surprise(
                 continue
             if len(here) == len(expected) or failure is None:
                 raise LookupError(f"the run took {here} where the graph has {expected}", node)
-            return node
+            return node, _sized(network, node, f"it stops: {failure}")
         if not others.isdisjoint(range(position, position + len(expected))):
-            return node
+            return node, NUMBER
         if parting < position + len(expected):
             raise LookupError("the run took other operators than that of the full network", node)
         own, foreseen = results(network, node), predicted.get(node, ())
         if expected[-1].shapes[: len(own)] == own and here[-1].shapes[: len(foreseen)] != foreseen:
-            return node
+            given, wanted = (", ".join(map(str, shapes)) for shapes in (here[-1].shapes[: len(foreseen)], foreseen))
+            return node, _sized(network, node, f"it gives {given} instead of {wanted}")
         position += len(expected)
     if failure is not None or position != len(steps):
         raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}", network.operators[-1])
     return None
+
+
+def _sized(network: Network, node: Node, what: str) -> str:
+    """Why an operator does not go with fewer channels: a size that it is given, or else what happens."""
+    names = {argument.name for argument in getattr(getattr(node.target, "_schema", None), "arguments", ())}
+    if names & _SIZES:
+        return WRITTEN
+    return f"{network.names[node]} does not go with fewer of its channels ({' '.join(what.split())[:120]})"
 
 
 def results(network: Network, node: Node) -> tuple[Shape, ...]:

@@ -30,6 +30,10 @@ logger = logging.getLogger("secateur")
 
 REASON = "the built network gives other numbers than the full one with these channels zeroed"
 WITHOUT = "the built network gives other numbers than the full one without it"
+MIXED = (
+    "its rows are no examples: what the network gives for one goes with the others, so costs, which are of one row, "
+    "are of no example; put the batch first, as nn.LSTM(batch_first=True) takes it, or wrap the network so"
+)
 _TOLERANCES = {True: 1e-6, False: 1e-3}  # in float64, of which a forward may turn parts to float32; and as the model is
 _DOUBLE = 2**30  # bytes; larger networks are compared in their own dtype
 _LARGEST = 2**33
@@ -72,6 +76,7 @@ class Proof:
         self._why = ""
         self._seen: Difference | None = None
         self._candidates = 0
+        self._mixed = False
         self._held: tuple[Layout, bool, nn.Module] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +87,7 @@ class Proof:
         return {
             "said": self._said(),
             **({"disproved": {"groups": rounds, "blocks": blocks}} if rounds or blocks else {}),
+            **({"mixed": True} if self._mixed else {}),
         }
 
     def culprits(self, layout: Layout, writer: GraphWriter | None) -> list[Group]:
@@ -172,23 +178,26 @@ class Proof:
         if own > _LARGEST:
             return f"a copy takes {own / 2**30:.0f} GiB; verify a candidate where there is memory"
         everything = np.ones(layout.units, bool)
-        why = ""
+        why, ran, mixed = "", False, None
         for double in (True, False) if 8 * size <= _DOUBLE else (False,):
             for side in self._sides if writer is None else self._traced[:1]:
                 inputs = _real(self._examples, side, double=double)
                 try:
                     whole = self._whole(layout, double=double)
                     with quietly(), unfused(), own_randomness(whole), keeping(whole), torch.no_grad():
-                        outputs = [outputs_of(whole, inputs) for _ in range(2)]
+                        outputs = outputs_of(whole, inputs)
+                        mixed = _mixes(whole, inputs, outputs, _TOLERANCES[double])
+                        again = outputs if mixed is False and double else outputs_of(whole, inputs)
                         if writer is not None:  # a graph holds the dtypes and sides that it was captured with
                             outputs_of(_Build(layout, writer, everything, ())(whole), of_graph(inputs))
                 except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
                     why = f"the network does not run: {_line(error)}"
                     continue
-                why = _unfit(*outputs)
+                ran, why = True, _unfit(outputs, again)
                 if not why:
-                    self._inputs, self._double = inputs, double
+                    self._inputs, self._double, self._mixed = inputs, double, bool(mixed)
                     return ""
+        self._mixed = not ran and _rows(self._examples) > 2 and _runs(self._whole(layout, double=False), self._examples)
         return why
 
 
@@ -283,6 +292,44 @@ def _real(examples: Examples, side: Side, *, double: bool) -> Examples:
         return tensor.contiguous()
 
     return each(fit, examples)
+
+
+def _mixes(network: nn.Module, inputs: Examples, outputs: Sequence[Tensor], tolerance: float) -> bool | None:
+    """Whether the first axis of the inputs is no batch: what the network gives for a row goes with other rows.
+
+    Its outputs for the rows of `inputs` are held against those for the same rows in another order, or behind another
+    one where there is only one. None where outputs have no row an example, which tell nothing.
+    """
+    size = _rows(inputs)
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape[:1] != (size,):
+            return value
+        return value.flip(0) if size > 1 else torch.cat([value.flip(-1), value])
+
+    try:
+        found = outputs_of(network, each(moved, inputs))
+    except Exception:  # noqa: BLE001 - the user's forward may raise anything
+        return None
+    rows = [one.flip(0) if size > 1 else one[1:] for one in found if one.ndim]
+    whole = [one for one in outputs if one.ndim]
+    if [one.shape for one in rows] != [one.shape for one in whole] or any(one.shape[:1] != (size,) for one in whole):
+        return None
+    return relative_error(rows, whole) > tolerance
+
+
+def _rows(inputs: Examples) -> int:
+    """Of the first tensor."""
+    return next(iter(flat_examples(inputs)[0].shape), 0)
+
+
+def _runs(network: nn.Module, inputs: Examples) -> bool:
+    try:
+        with quietly(), unfused(), own_randomness(network), keeping(network), torch.no_grad():
+            outputs_of(network, inputs)
+    except Exception:  # noqa: BLE001 - the user's forward may raise anything
+        return False
+    return True
 
 
 def _line(error: Exception) -> str:

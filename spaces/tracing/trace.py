@@ -32,8 +32,8 @@ from .calls import followed
 from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
 from .layers import Layer, find_layers
 from .options import Options
-from .probe import first_surprise, rehearse, run
-from .proof import REASON, WITHOUT, Proof
+from .probe import ODD, first_surprise, rehearse, run
+from .proof import MIXED, REASON, WITHOUT, Proof
 from .training import Training, freeze_unread, rules, unread
 
 logger = logging.getLogger("secateur")
@@ -92,6 +92,8 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     frozen = {**layout.frozen, **unread(networks, model), **loose}
     if training.reason:
         frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {training.reason}"
+    if proof.to_json().get("mixed"):
+        frozen["first axis of the inputs"] = MIXED
     blocks = _removable(surprise, training.forward, layout, blocks, stay)
     writer = _writer(flow, layout, whole, blocks, options)
     wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
@@ -182,10 +184,11 @@ def _grouped(
                 flow.freeze(np.flatnonzero(group.holds(layout.unit_of_label)), REASON)
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
         for group, node in {group.name: (group, node) for group, node in reversed(disproved)}.values():
-            counted = [] if options.as_graph else counting(forwards, whole, layout, group, node)
+            counted = [] if options.as_graph else counting(training.forwards, whole, layout, group, node)
             flow.constraints.attributes.extend(counted)
             if not counted:
-                aligned |= _held(flow, found, layout, group, node)
+                said = next((one.said[node] for one in training.forwards if node in one.said), ODD)
+                aligned |= _held(flow, found, layout, group, node, said)
 
 
 def _writer(
@@ -218,13 +221,13 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names[id(tensor)] for name, tensor in tensors.items()}
 
 
-def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Node) -> frozenset[Node]:
+def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Node, said: str) -> frozenset[Node]:
     """Freeze a group that does not follow its forward; or grouped operators of it that must keep all their blocks."""
     labels = np.flatnonzero(group.holds(layout.unit_of_label))
     whole = found.whole_blocks(labels)
     if not whole:  # a reshape may count the groups, so their number is kept before anything is frozen
         place = where(node)
-        flow.freeze(labels, f"a size is written as a constant{f' at {place}' if place else ''}")
+        flow.freeze(labels, f"{said}{f' at {place}' if place else ''}")
     return frozenset(whole)
 
 

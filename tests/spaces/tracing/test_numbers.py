@@ -143,7 +143,36 @@ def test_other_values_do_not(name, options):
 
 def test_the_reason_names_the_line():
     space, _ = errors(COUNTS["tensor"])
-    assert "a size is written as a constant at" in space.frozen["a"] and "test_numbers.py:" in space.frozen["a"]
+    assert (
+        "it is calculated with the number of its channels at" in space.frozen["a"]
+        and "test_numbers.py:" in space.frozen["a"]
+    )
+
+
+class Three(nn.Module):
+    """Two widths that meet, the second of them by its number of channels only, and a layer of a stranger's."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 12, 1)
+        self.odd, self.head = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 2, 1)
+        self.most = 12
+
+    def forward(self, x):
+        first = self.a(x)
+        second = self.b(first).reshape(len(x), first.shape[1], -1).reshape(x.shape[0], -1, *x.shape[2:])
+        third = self.c(second)
+        if third.shape[1] < self.most:
+            raise RuntimeError("twelve channels are wanted")
+        return self.head(self.odd(third).relu())
+
+
+def test_a_reason_says_what_happened_and_where():
+    """A size that is another tensor's is none that was written, and an error of the forward's own is said."""
+    space = Space.trace(Three(), torch.rand(2, 3, 8, 8), divisor=1)
+    assert "taken from other channels, at" in space.frozen["b"] and "test_numbers.py:" in space.frozen["b"]
+    assert "(it stops: twelve channels are wanted)" in space.frozen["c"], space.frozen["c"]
+    assert [group.name for group in space.groups] == ["odd"]
 
 
 def cached(net, y, c):

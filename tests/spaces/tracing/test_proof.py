@@ -161,3 +161,67 @@ def test_graphs_without_blocks_that_take_a_mask_are_proven():
     space = Space.trace(model, x[:1], divisor=1, as_graph=True)
     assert space.stages and "candidates built give what" in space.proof
     assert verify(model, space, space.smallest, x) <= 1e-12
+
+
+class Steps(nn.Module):
+    """A recurrent layer over the first axis, or over the second one."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 12), nn.Linear(8, 5)
+        self.steps = nn.LSTM(12, 8, batch_first=batch_first)
+
+    def forward(self, x):
+        return self.out(self.steps(self.embed(x))[0])
+
+
+class Graph(nn.Module):
+    """Nodes that their edges name: rows are no examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x, edges):
+        h = self.a(x).relu()
+        return self.b(torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]))
+
+
+class Bank(nn.Module):
+    """Examples held against prototypes, of which there is another number."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(8, 32)
+
+    def forward(self, x, bank):
+        return self.a(x) @ self.b(bank).T
+
+
+EDGES = torch.tensor([[0, 1, 2, 5], [1, 2, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "mixed"),
+    [
+        (Steps(False), (torch.rand(10, 1, 6),), True),
+        (Steps(False), (torch.rand(1, 1, 6),), True),
+        (Steps(True), (torch.rand(1, 10, 6),), False),
+        (Steps(True), (torch.rand(4, 10, 6),), False),
+        (Graph(), (torch.rand(6, 8), EDGES), True),
+        (Bank(), (torch.rand(1, 8), torch.rand(7, 8)), False),
+        (Bank(), (torch.rand(3, 8), torch.rand(7, 8)), False),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)), (torch.rand(1, 3, 8, 8),), False),
+    ],
+)
+def test_a_first_axis_that_is_no_batch_is_said(model, inputs, mixed):
+    space = Space.trace(model.eval(), inputs)
+    assert ("first axis of the inputs" in space.frozen) == mixed
+    again = Space.trace(model, inputs, prove=space.settings["proof"])
+    assert again.frozen == space.frozen
+
+
+def test_what_is_the_same_for_every_example_costs_its_whole():
+    space = Space.trace(Bank(), (torch.rand(1, 8), torch.rand(7, 8)), divisor=1)
+    assert float(space.costs([space.full]).macs[0]) == 8 * 32 + 7 * 8 * 32 + 32 * 7
+    assert [tuple(one.shape) for one in space.example(space.full, batch=3)] == [(3, 8), (7, 8)]

@@ -45,7 +45,10 @@ def convolutions_of_bare_weights(self, x):
 
 
 @construct(
-    lambda: dict(a=conv(3, 8, 3), w2=weight(8, 1, 3, 3), out=conv(8, 2)), SMALL, frozen={"a": "constant"}, graph="a"
+    lambda: dict(a=conv(3, 8, 3), w2=weight(8, 1, 3, 3), out=conv(8, 2)),
+    SMALL,
+    frozen={"a": "does not go with fewer"},
+    graph="a",
 )
 def literal_groups(self, x):
     return self.out(F.relu(F.conv2d(F.relu(self.a(x)), self.w2, groups=8, padding=1)))
@@ -478,7 +481,7 @@ def loop_over_channels(self, x):
     three,
     SMALL,
     prunable="b",
-    frozen={"a": "constant"},
+    frozen={"a": "does not go with fewer"},
     graph="a b",
 )
 def literal_assertion(self, x):

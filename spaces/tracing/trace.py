@@ -32,8 +32,9 @@ from .calls import followed
 from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
 from .layers import Layer, find_layers
 from .options import Options
-from .probe import ODD, first_surprise, rehearse, run
+from .probe import rehearse, run
 from .proof import MIXED, REASON, WITHOUT, Proof
+from .surprises import ODD, first_surprise
 from .training import Training, freeze_unread, rules, unread
 
 logger = logging.getLogger("secateur")

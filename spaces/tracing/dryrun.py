@@ -23,9 +23,9 @@ from ..graph.blocks import Block
 from ..graph.capture import capture
 from ..graph.modes import evaluating, quietly
 from ..graph.network import BATCH, Examples, Network, Rehearsal, Shape, Side, Step, as_call, resized
+from ..graph.values import Values
 from .probe import empty_like, rehearse, run, sketch, sketched
 from .surprises import first_difference, first_surprise, results
-from .values import Values
 
 logger = logging.getLogger("secateur")
 

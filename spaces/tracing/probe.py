@@ -38,8 +38,8 @@ from ..graph.network import (
     dispatched_name,
     resized,
 )
+from ..graph.values import Values
 from .shortcuts import dispatched
-from .values import Values
 
 FOLLOW = {  # sizes: the shapes of results say the same
     *("size", "sizes", "shape", "self_size", "split_size", "split_sizes", "normalized_shape", "repeats", "chunks"),

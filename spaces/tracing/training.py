@@ -20,9 +20,9 @@ from ..cutting.surgery import Cut, named_tensors
 from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import BATCH, Network, Rehearsal, Side
+from ..graph.values import Values
 from .dryrun import OfModule
 from .probe import rehearse, run
-from .values import Values
 
 
 class Training:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..graph.network import BATCH, dispatched_name, plain
+from .network import BATCH, dispatched_name, plain
 
 _EMPTY = {"aten.new_empty", "aten.new_zeros", "aten.new_ones", "aten.new_full"}  # take no numbers of their operand
 _SAME = {"aten.clone", "aten.detach", "aten.alias"}

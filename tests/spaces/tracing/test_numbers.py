@@ -156,13 +156,12 @@ class Three(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 12, 1)
         self.odd, self.head = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 2, 1)
-        self.most = 12
 
     def forward(self, x):
         first = self.a(x)
         second = self.b(first).reshape(len(x), first.shape[1], -1).reshape(x.shape[0], -1, *x.shape[2:])
         third = self.c(second)
-        if third.shape[1] < self.most:
+        if third.shape[1] < 12:
             raise RuntimeError("twelve channels are wanted")
         return self.head(self.odd(third).relu())
 

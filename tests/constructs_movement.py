@@ -76,7 +76,7 @@ def _width(model):
     model.width = 8
 
 
-@construct(three(), SMALL, prunable="b", frozen={"a": "constant"}, graph="a b", after=_width)
+@construct(three(), SMALL, prunable="a b", after=_width)
 def view_by_attribute(self, x):
     x = F.relu(self.a(x)).reshape(x.shape[0], self.width, -1)
     return self.out(F.relu(self.b(x.reshape(x.shape[0], self.width, 4, 4))))

@@ -254,6 +254,8 @@ def _gated(flow: Flow, node: Node, params: Sequence[Any]) -> tuple[Labels, Label
         hidden = flow.axis(weights[2], 1)
         flow.join(flow.axis(weights[2], 0), state)
         count(flow, node, "proj_size", state)
+        flow.constraints.makers.append((flow.module(node), state))
+        flow.freeze(hidden, "a projected state must be smaller than what it is projected from")
     for value in (*weights[:2], *biases):
         flow.join(flow.axis(value, 0), np.tile(hidden, len(rows) // len(hidden)))
     count(flow, node, "hidden_size", hidden)

@@ -35,13 +35,10 @@ def attend(
     if is_causal and attn_mask is None:
         raise ValueError("is_causal is a hint of what attn_mask holds; give attn_mask too")
     batched, itself = query.dim() == 3, query is key and key is value
-    inputs = [query] if itself else [query, key, value]
-    if not batched:
-        inputs = [one.unsqueeze(0) for one in inputs]
-    elif not module.batch_first:
-        inputs = [one.transpose(0, 1) for one in inputs]
+    seen = {id(one): _by_length(module, one, batched) for one in (query, key, value)}  # the same one stays the same
+    inputs = [seen[id(one)] for one in ((query,) if itself else (query, key, value))]
     queries, keys, values = (
-        part.view(*part.shape[:2], module.num_heads, -1).transpose(1, 2) for part in _projected(module, inputs)
+        part.view(*part.shape[:2], module.num_heads, -1).permute(1, 2, 0, 3) for part in _projected(module, inputs)
     )
     only_causal = is_causal and key_padding_mask is None and not need_weights
     mask = None if only_causal else _mask(module, queries, attn_mask, key_padding_mask)
@@ -56,23 +53,38 @@ def attend(
         weights = weights if batched else weights.squeeze(0)
     else:
         mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, only_causal, scale=scale)
-    result = module.out_proj(mixed.transpose(1, 2).flatten(2))
+    length, batch = mixed.shape[2], mixed.shape[0]
+    result = module.out_proj(mixed.permute(2, 0, 1, 3).reshape(length * batch, -1)).view(length, batch, -1)
     if not batched:
-        return result.squeeze(0), weights
-    return (result if module.batch_first else result.transpose(0, 1)), weights
+        return result.squeeze(1), weights
+    return (result.transpose(0, 1) if module.batch_first else result), weights
+
+
+def _by_length(module: nn.MultiheadAttention, given: Tensor, batched: bool) -> Tensor:
+    """`(length, batch, features)`, the order in which PyTorch works too: so both take the same memory."""
+    return given.unsqueeze(1) if not batched else given.transpose(0, 1) if module.batch_first else given
 
 
 def _projected(module: nn.MultiheadAttention, inputs: list[Tensor]) -> list[Tensor]:
-    """Queries, keys and values, `(batch, length, features of all heads)`."""
-    bias = module.in_proj_bias
-    if len(inputs) == 1 and module.in_proj_weight is not None:
-        return list(F.linear(inputs[0], module.in_proj_weight, bias).chunk(3, -1))
+    """Queries, keys and values, `(length, batch, features of all heads)`; made and copied as PyTorch does it."""
+    weight, bias = module.in_proj_weight, module.in_proj_bias
+    if weight is not None and len(inputs) == 1:
+        return _parts(inputs[0], weight, bias, 3)
+    if weight is not None and inputs[1] is inputs[2]:
+        size = weight.shape[0] // 3
+        query = F.linear(inputs[0], weight[:size], None if bias is None else bias[:size])
+        return [query, *_parts(inputs[1], weight[size:], None if bias is None else bias[size:], 2)]
     weights: list[Tensor] = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
-    if module.in_proj_weight is not None:
-        weights = list(module.in_proj_weight.chunk(3))
+    if weight is not None:
+        weights = list(weight.chunk(3))
     biases = [None, None, None] if bias is None else bias.chunk(3)
     inputs = inputs * 3 if len(inputs) == 1 else inputs
-    return [F.linear(one, weight, shift) for one, weight, shift in zip(inputs, weights, biases, strict=True)]
+    return [F.linear(one, matrix, shift) for one, matrix, shift in zip(inputs, weights, biases, strict=True)]
+
+
+def _parts(given: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> list[Tensor]:
+    made = F.linear(given, weight, bias)
+    return list(made.view(*made.shape[:-1], count, -1).movedim(-2, 0).contiguous().unbind(0))
 
 
 def _mask(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from .attention import MultiheadAttention, by_weights
@@ -138,13 +137,12 @@ def quietly() -> Iterator[None]:
 def unfused() -> Iterator[None]:
     """Without the fused inference kernels of transformer layers, which hide the operators they stand for.
 
-    Attention takes its sizes from its weights, as it does in a network that lost heads, and is always calculated the
-    same way: which kernel PyTorch chooses depends on shapes and device.
+    Attention takes its sizes from its weights, as it does in a network that lost heads.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with by_weights(), sdpa_kernel(SDPBackend.MATH):
+        with by_weights():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

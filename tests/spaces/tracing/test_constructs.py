@@ -115,12 +115,17 @@ def test_nothing_is_left_whole_in_silence(case):
     assert not silent, case.space.frozen
 
 
+def _kind(module):
+    """Attention that lost heads is one of PyTorch's by inheritance."""
+    return nn.MultiheadAttention if isinstance(module, nn.MultiheadAttention) else type(module)
+
+
 def test_the_network_stays_the_users(case):
     half = case.space.uniform(0.5)
     small = build(case.model, case.space, half)
     assert type(small) is type(case.model)
-    assert {name: type(module) for name, module in small.named_modules()}.items() >= {
-        name: type(module)
+    assert {name: _kind(module) for name, module in small.named_modules()}.items() >= {
+        name: _kind(module)
         for name, module in case.model.named_modules()
         if not any(f"{name}.".startswith(f"{gone}.") for gone in case.space.removed(half))
     }.items()

@@ -68,15 +68,17 @@ def test_units_of_a_recurrent_layer_are_an_axis(name):
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_projected_states_have_a_number_of_their_own():
+def test_projected_states_go_and_what_they_are_projected_from_stays():
+    """PyTorch sees by the two sizes whether there is a projection."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 20, (2, 5))
     model = Tagger(nn.LSTM, proj_size=10)
     model(tokens)
     space = Space.trace(model.eval(), tokens, divisor=1)
-    assert sorted(group.units for group in space.groups) == [10, 16, 24]
+    assert {group.name: group.units for group in space.groups} == {"embed": 16, "read": 10}
+    assert space.frozen["read"] == "a projected state must be smaller than what it is projected from"
     small = build(model, space, space.smallest)
-    assert (small.read.hidden_size, small.read.proj_size) == (1, 1)
+    assert (small.read.hidden_size, small.read.proj_size) == (24, 1)
     assert verify(model.double(), space, space.sample(1, seed=0)[0], tokens) < 1e-12
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..graph.attention import by_weights
 from .patches import Call, call_of
 
 Before = Callable[[str, Call], None]
@@ -15,7 +16,10 @@ After = Callable[[str, Call, Tensor], None]
 
 
 class Watching(TorchFunctionMode):
-    """Within it, calls of layers are told before and after; of PyTorch's functions, modules' or not."""
+    """Within it, calls of layers are told before and after; of PyTorch's functions, modules' or not.
+
+    PyTorch's attention is one function, so within it that of `graph.attention` stands for it, which calls its layers.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,16 @@ class Watching(TorchFunctionMode):
         """
         super().__init__()
         self._names, self._before, self._after, self._given = names, before, after, given
+
+    def __enter__(self) -> Self:
+        self._attention = by_weights()
+        self._attention.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._attention.__exit__(*raised)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -70,6 +70,12 @@ NETWORKS = {
     "shared": (networks.Shared, (3, 6, 6)),
     "norms before": (networks.Dense, (3, 6, 6)),
     "attention": (Tokens, (6, 3)),
+    "attention of PyTorch": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(48, 5)
+        ),
+        (6, 3),
+    ),
 }
 
 

@@ -67,7 +67,7 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
         of = _connect(flow.count, joins, frozen)
     loose = _connect(flow.count, joins, [])
     reasons: dict[int, str] = {}
-    for labels, reason in (*frozen, *constraints.ties):
+    for labels, reason in (*constraints.told, *frozen, *constraints.ties):
         for component in np.unique(loose[labels]):
             reasons.setdefault(int(component), reason)
     attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]

@@ -171,6 +171,7 @@ class Constraints:
         attributes: module attributes that count channels.
         makers: modules that make channels.
         ties: why channels go together.
+        told: why channels do not go as they might, should they stay.
     """
 
     joins: list[tuple[Labels, Labels]] = field(default_factory=list)
@@ -180,3 +181,4 @@ class Constraints:
     attributes: list[Attribute] = field(default_factory=list)
     makers: list[tuple[str, Labels]] = field(default_factory=list)
     ties: list[tuple[Labels, str]] = field(default_factory=list)
+    told: list[tuple[Labels, str]] = field(default_factory=list)

@@ -224,11 +224,12 @@ def _aliases(model: nn.Module) -> dict[str, list[str]]:
 
 def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Node, said: str) -> frozenset[Node]:
     """Freeze a group that does not follow its forward; or grouped operators of it that must keep all their blocks."""
-    labels = np.flatnonzero(group.holds(layout.unit_of_label))
-    whole = found.whole_blocks(labels)
+    labels, place = np.flatnonzero(group.holds(layout.unit_of_label)), where(node)
+    whole, reason = found.whole_blocks(labels), f"{said}{f' at {place}' if place else ''}"
     if not whole:  # a reshape may count the groups, so their number is kept before anything is frozen
-        place = where(node)
-        flow.freeze(labels, f"{said}{f' at {place}' if place else ''}")
+        flow.freeze(labels, reason)
+    elif any(blocks.shared for blocks in found.whole if blocks.node in whole):
+        flow.constraints.told.append((labels, f"its heads cannot go: {reason}"))
     return frozenset(whole)
 
 

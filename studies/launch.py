@@ -27,7 +27,7 @@ from .runners.dispatch import executor
 from .settings.search import Search
 from .study import Study
 from .study_files.file import StudyFile, read
-from .study_files.parts import BASE_STATE, judge, make_model, make_task, named, traced, train_base
+from .study_files.parts import BASE_STATE, judge, make_model, make_parts, make_task, named, traced, train_base
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
 from .trials.storage import connect, disconnect
@@ -41,7 +41,7 @@ STUDY_TOML = "study.toml"
 
 def trace(file: StudyFile) -> Space:
     """The space of a study file's network, whose weights are those before any training."""
-    return traced(file, make_model(file), make_task(file))
+    return traced(file, *make_parts(file))
 
 
 def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None) -> Study:
@@ -196,7 +196,7 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     """
     if base is not None:
         file = file.without_weights()
-    model, task = make_model(file), make_task(file)
+    model, task = make_parts(file)
     if base is not None:
         model.load_state_dict(dict(base), strict=False)
     space = traced(file, model, task)

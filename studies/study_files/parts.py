@@ -42,15 +42,29 @@ def make_model(file: StudyFile) -> nn.Module:
     return model.eval()
 
 
+def make_parts(file: StudyFile) -> tuple[nn.Module, Task]:
+    """The file's network and its task; that there are data is seen before anything is imported.
+
+    Raises:
+        ValueError: it has no data, or none that can be made.
+    """
+    _data(file)
+    return make_model(file), make_task(file)
+
+
+def _data(file: StudyFile) -> Any:
+    if file.data is None:
+        raise ValueError('the table [data] is missing; give one, such as [data] reader = "mnist5k"')
+    return file.data
+
+
 def make_task(file: StudyFile) -> Task:
     """The file's data as a task.
 
     Raises:
         ValueError: it has none, or none that can be made.
     """
-    data = file.data
-    if data is None:
-        raise ValueError('the table [data] is missing; give one, such as [data] reader = "mnist5k"')
+    data = _data(file)
     if isinstance(data, Data):
         path = data.path if data.path is None else file.path(data.path)
         return dataclasses.replace(data, path=path).task()

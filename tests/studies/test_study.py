@@ -208,7 +208,7 @@ def test_a_study_that_cannot_be_made_leaves_nothing(tmp_path):
         ({"objectives": ("macs",)}, ValueError, "error"),
         ({"objectives": ("error", "speed")}, ValueError, "speed"),
         ({"fidelity": "perfect"}, ValueError, "recalibrated"),
-        ({"seeds": ("tiny",)}, ValueError, "uniform"),
+        ({"seeds": ("tiny",)}, ValueError, "did you mean 'thinet'"),
         ({"batch": 0}, ValueError, "batch"),
         ({"threads": -1}, ValueError, "threads"),
         ({"seed": -1}, ValueError, "seed"),

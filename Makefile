@@ -3,17 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test suite lint types docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
 	@if [ -e runs/mnist ] || [ -e runs/mnist.part ]; then $(BIN)/secateur resume runs/mnist; else $(BIN)/secateur search mnist --out runs/mnist; fi
 	@if [ -e out/mnist ]; then echo "out/mnist is there already"; else $(BIN)/secateur export runs/mnist --to out/mnist --pick all; fi
 
+# Types are checked beside the suite, which ends last and often waits for processes of its own.
+test: lint docs
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
 # One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
 # Two processes, each with whole files: what a file sets up once stays set up. They keep the order of
 # tests/conftest.py, so that both end together.
-test: lint types docs
+suite: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test

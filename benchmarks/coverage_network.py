@@ -129,7 +129,9 @@ def stage(record, name):
 
 
 def call(network, x):
-    """With one input or several."""
+    """With one input or several, in order or by name."""
+    if isinstance(x, dict):
+        return network(**x)
     return network(*x) if isinstance(x, tuple) else network(x)
 
 

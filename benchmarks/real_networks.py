@@ -132,7 +132,7 @@ def convnext(asked):
     task, file = data(asked.data), KEPT / "convnext.pt"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ConvNeXt(in_chans=1, num_classes=10, depths=(1, 1, 2, 1), dims=(24, 48, 96, 192), patch_size=2)
+        model = ConvNeXt(in_chans=1, num_classes=10, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), patch_size=1)
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True))
     else:

@@ -155,7 +155,7 @@ def arrange(
     counters = []
     for one in found.attributes:
         ids = unit_of_label[one.labels]
-        for name, full in _full_values(model, one) if ids.any() else ():
+        for name, full in full_values(model, one) if ids.any() else ():
             counters.append(Counter(one.module, name, ids, one.divide, full, one.item))
     counters += _described(model, slots)
     frozen = _frozen(flow, found, unit_of_label, reasons)
@@ -221,7 +221,7 @@ def _in_slots(found: Components, slots: Mapping[str, Mapping[int, Labels]], firs
     return ordered
 
 
-def _full_values(model: nn.Module, attribute: Attribute) -> Iterator[tuple[str, int | tuple[int, ...]]]:
+def full_values(model: nn.Module, attribute: Attribute) -> Iterator[tuple[str, int | tuple[int, ...]]]:
     """The attributes of that name or pattern which are the count, with their values; none that are something else."""
     try:
         module = model.get_submodule(attribute.module)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from ..channels.labels import Attribute
-from ..channels.layout import Counter, Group, Layout
+from ..channels.layout import Counter, Group, Layout, full_values
 from ..cutting.writer import Kept
 from .dryrun import OfModule, at_random
 
@@ -34,12 +34,13 @@ def counting(
         node: the operator that shows it.
     """
     order = {one: number for number, one in enumerate(one for forward in forwards for one in forward.network.operators)}
-    modules = dict(forwards[0].model.named_modules())
+    model = forwards[0].model
+    modules = dict(model.named_modules())
     found: list[Attribute] = []
     for _ in range(_TRIES):
-        for one in _candidates(forwards, _with(layout, found), group, node, modules):
+        for one in _candidates(forwards, _with(model, layout, found), group, node, modules):
             more = [*found, one, *_siblings(one, modules, layout, group)]
-            place = _surprise(forwards, whole, _with(layout, more), group)
+            place = _surprise(forwards, whole, _with(model, layout, more), group)
             if place is None:
                 return more
             if order[place] > order[node]:  # it follows up to there
@@ -53,7 +54,10 @@ def counting(
 def _candidates(
     forwards: Sequence[OfModule], layout: Layout, group: Group, node: Node, modules: Mapping[str, nn.Module]
 ) -> Iterator[Attribute]:
-    """Attributes around an operator whose value is a number of the group's channels, and that count no others."""
+    """Attributes that hold a number of the group's channels and count no others.
+
+    Those around an operator first, then those around the tensors of the group.
+    """
     flow = next((one.flow for one in forwards if node in one.network.calls), None)
     if flow is None:
         return
@@ -63,26 +67,39 @@ def _candidates(
         for axis, ids in axes.items()
         if (name, axis) in flow.slots and len(ids) > 1 and group.holds(ids).all()
     }
-    known = {(counter.module, counter.name) for counter in layout.counters}
-    for path in dict.fromkeys([*reversed(flow.network.calls[node]), ""]):
+    known = {(counter.module, counter.name, counter.item) for counter in layout.counters}
+    paths = [*reversed(flow.network.calls[node]), ""]
+    for name, axes in layout.slots.items():
+        if any(group.holds(ids).any() for ids in axes.values()):
+            places = name.split(".")[:-1]
+            paths += [".".join(places[:end]) for end in range(len(places), 0, -1)]
+    for path in dict.fromkeys(paths):
         for name, value in vars(modules[path]).items() if path in modules else ():
-            if type(value) is int and value in sizes and (path, name) not in known and not name.startswith("_"):
-                yield Attribute(path, name, sizes[value])
+            if name.startswith("_") or not isinstance(value, (int, tuple, list)):
+                continue
+            numbers = [(-1, value)] if isinstance(value, int) else list(enumerate(value, -len(value)))
+            for item, number in numbers:
+                if type(number) is int and number in sizes and (path, name, item) not in known:
+                    yield Attribute(path, name, sizes[number], item=item)
 
 
 def _siblings(one: Attribute, modules: Mapping[str, nn.Module], layout: Layout, group: Group) -> Iterator[Attribute]:
     """The same attribute of other modules of that class whose own tensors hold as many channels of the group."""
     size, kind = len(one.labels), type(modules[one.module])
     for path, module in modules.items():
-        if path != one.module and type(module) is kind and getattr(module, one.name, None) == size:
+        if path != one.module and type(module) is kind:
             own = [f"{path}.{name}" for name in (*module._parameters, *module._buffers)]
             lines = [ids for name in own for ids in layout.slots.get(name, {}).values()]
             if any(len(ids) == size and group.holds(ids).all() for ids in lines):
-                yield Attribute(path, one.name, one.labels)
+                yield replace(one, module=path)
 
 
-def _with(layout: Layout, attributes: Sequence[Attribute]) -> Layout:
-    more = [Counter(one.module, one.name, layout.unit_of_label[one.labels], 1, len(one.labels)) for one in attributes]
+def _with(model: nn.Module, layout: Layout, attributes: Sequence[Attribute]) -> Layout:
+    more = [
+        Counter(one.module, name, layout.unit_of_label[one.labels], 1, full, one.item)
+        for one in attributes
+        for name, full in full_values(model, one)
+    ]
     return replace(layout, counters=(*layout.counters, *more))
 
 

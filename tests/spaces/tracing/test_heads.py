@@ -155,6 +155,43 @@ def test_sizes_that_the_forward_writes_follow_in_a_graph():
     assert verify(model, space, space.sample(1, seed=0)[0], x) < 1e-5
 
 
+class Scaled(nn.Module):
+    """A scale of each channel that is brought to a shape it keeps, and biases a head, of which a module knows all."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shape = nn.Parameter(torch.rand(32)), (1, 1, 32)
+        self.attention, self.table, self.head = nn.Linear(32, 96), Table(), nn.Linear(32, 3)
+        self.embed, self.proj = nn.Linear(5, 32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        x = self.embed(x) * self.scale.view(self.shape)
+        q, k, v = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in self.attention(x).chunk(3, -1))
+        y = F.scaled_dot_product_attention(q, k, v, self.table())
+        return self.head(x + self.proj(y.transpose(1, 2).flatten(2)))
+
+
+class Table(nn.Module):
+    """Made by no other module than itself, before the operator that takes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.number, self.made = 4, nn.Linear(2, 4)
+
+    def forward(self):
+        places = torch.arange(72, dtype=self.made.weight.dtype).view(36, 2) / 72
+        return self.made(places).view(6, 6, self.number).permute(2, 0, 1)
+
+
+def test_attributes_may_be_tuples_and_of_modules_that_hold_the_channels():
+    torch.manual_seed(0)
+    model, x = Scaled().eval(), torch.rand(2, 6, 5)
+    space = Space.trace(model, x, divisor=1)
+    assert {group.name: group.units for group in space.groups} == {"embed": 32, "attention": 4}
+    small = build(model, space, space.smallest)
+    assert (small.shape, small.table.number) == ((1, 1, 1), 1)
+
+
 class Named(nn.Module):
     """Sizes are kept in attributes of any name, in modules around the one that makes them; another is as large."""
 

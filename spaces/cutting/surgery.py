@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.attention import any_size, resized
-from ..graph.standin import Gives, in_place_of, is_plain
+from ..graph.standin import PLAIN, Gives, in_place_of
 
 if TYPE_CHECKING:
     from ..channels.layout import Group, Layout, Slots
@@ -147,8 +147,10 @@ def assemble(
         for attribute, value in values.items():
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
-    for name in [name for name, module in modules.items() if any_size(module)]:
-        if any(tensors[one].shape != own[one].shape for one in own if one.startswith(f"{name}.")):
+    for name in [name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention)]:
+        if any_size(modules[name]) and any(
+            tensors[one].shape != own[one].shape for one in own if one.startswith(f"{name}.")
+        ):
             resized(cast("nn.MultiheadAttention", small.get_submodule(name)))
     return small
 
@@ -201,7 +203,7 @@ def _copied_value(value: Any, memo: dict[int, Any], path: str) -> Any:
     Raises:
         TypeError: it has no copy and holds tensors or modules, which must not be shared.
     """
-    if is_plain(value):
+    if isinstance(value, PLAIN) or (type(value) is tuple and all(isinstance(one, PLAIN) for one in value)):
         return value
     if isinstance(value, (dict, set)) and not value:
         return type(value)()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
-_PLAIN = (int, float, str, type(None))
+PLAIN = (int, float, str, type(None))
 
 
 class Unknown:
@@ -133,13 +133,13 @@ def is_gives(value: Any) -> bool:
         return False
     kind, inner = next(iter(value.items()))
     if kind == "take":
-        whole = isinstance(inner, list) and len(inner) > 1 and all(isinstance(one, _PLAIN) for one in inner)
+        whole = isinstance(inner, list) and len(inner) > 1 and all(isinstance(one, PLAIN) for one in inner)
         return whole and isinstance(inner[0], (int, type(None))) and isinstance(inner[1], (str, type(None)))
     if kind in ("tuple", "list"):
         return isinstance(inner, list) and all(map(is_gives, inner))
     if kind == "dict":
         return isinstance(inner, dict) and all(map(is_gives, inner.values()))
-    return kind == "value" and isinstance(inner, _PLAIN)
+    return kind == "value" and isinstance(inner, PLAIN)
 
 
 class StandIn(nn.Identity):
@@ -187,10 +187,10 @@ def in_place_of(block: nn.Module, gives: Gives | None) -> nn.Identity:
 
 
 def _described(module: nn.Module) -> SimpleNamespace:
-    plain = {name: value for name, value in vars(module).items() if is_plain(value)}
+    plain = {name: value for name, value in vars(module).items() if _is_plain(value)}
     return SimpleNamespace(**{name: _described(inner) for name, inner in module.named_children()}, **plain)
 
 
-def is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether a copy of an attribute is itself."""
-    return isinstance(value, _PLAIN) or (type(value) is tuple and all(isinstance(one, _PLAIN) for one in value))
+    return isinstance(value, PLAIN) or (type(value) is tuple and all(isinstance(one, PLAIN) for one in value))

@@ -390,7 +390,7 @@ def draw(path):
     axes[1].set(xlabel="ONNX Runtime on one thread, % of the full network's time")
     for place in axes:
         place.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ...spaces import Group, Scores, Space
+from ..criteria.filters import completed
 from ..examples import Examples
+from ..proposal import checked
 from .elimination import Elimination
 from .products import Reader, readers
+from .thinet import scored
 
 logger = logging.getLogger("secateur")
+OrderOf = Callable[[Group, list[Reader]], tuple[list[int], list[float]]]
 
 
 def damages(model: nn.Module, space: Space, examples: Examples, scores: Scores | None = None) -> dict[str, list[float]]:
@@ -33,6 +38,32 @@ def damages(model: nn.Module, space: Space, examples: Examples, scores: Scores |
         group.name: of_group(space, group, found, ranking[group.name][::-1])
         for group, found in readers(model, space, examples)
     }
+
+
+def in_order(
+    name: str, space: Space, read: Iterable[tuple[Group, list[Reader]]], order_of: OrderOf
+) -> tuple[Scores, dict[str, list[float]]]:
+    """Scores that rise in the order in which a method lets units go, and the damage of each legal width.
+
+    Args:
+        name: of the method.
+        space: the traced space.
+        read: each group, with what reads it.
+        order_of: units of a group in the order in which they go, and the damage after each.
+    """
+    scores: Scores = {}
+    table, unknown = dict[str, list[float]](), list[str]()
+    for group, found in read:
+        if found:
+            order, after = order_of(group, found)
+            scores[group.name], table[group.name] = scored(order, after), at_widths(group, after)
+        else:
+            scores[group.name] = torch.zeros(group.units)
+            order = space.ranking(None)[space.groups.index(group)].tolist()[::-1]
+            table[group.name] = of_group(space, group, found, order)
+            unknown.append(group.name)
+    scores = completed(name, space, scores, unknown, "are read by no convolution or linear layer")
+    return checked(name, space, scores), table
 
 
 def of_group(space: Space, group: Group, found: list[Reader], order: list[int]) -> list[float]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...spaces import Group, Scores, build, named_tensors, stays
+from ...spaces import Group, build, named_tensors, stays
 from ...spaces.checked import check
 from ...spaces.knapsacks import knapsack
-from ..criteria.filters import completed
-from ..proposal import Count, Needs, Proposal, Request, Weights, checked, examples_for
-from .damage import at_widths, of_group
+from ..proposal import Count, Needs, Proposal, Request, Weights, examples_for
+from .damage import in_order
 from .products import Reader, readers
-from .thinet import scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +45,13 @@ class Merge:
         """See `Pruner.propose`; nothing is random."""
         model, space, examples = request.model, request.space, examples_for(self, request.examples)
         space.check_limits(request.limits)
-        scores: Scores = {}
-        likeness, table, unknown = dict[str, Likeness](), dict[str, list[float]](), list[str]()
-        for group, found in readers(model, space, examples):
-            if found:
-                likeness[group.name] = Likeness(group, found)
-                order, after = followers(likeness[group.name].costs)
-                scores[group.name], table[group.name] = scored(order, after), at_widths(group, after)
-            else:
-                scores[group.name] = torch.zeros(group.units)
-                order = space.ranking(None)[space.groups.index(group)].tolist()[::-1]
-                table[group.name] = of_group(space, group, found, order)
-                unknown.append(group.name)
-        scores = completed(self.name, space, scores, unknown, "are read by no convolution or linear layer")
-        scores = checked(self.name, space, scores)
+        likeness = dict[str, Likeness]()
+
+        def order_of(group: Group, found: list[Reader]) -> tuple[list[int], list[float]]:
+            likeness[group.name] = Likeness(group, found)
+            return followers(likeness[group.name].costs)
+
+        scores, table = in_order(self.name, space, readers(model, space, examples), order_of)
         candidate = knapsack(space, table, request.limits, base=request.base, least_width=self.least)
         kept = torch.from_numpy(stays(space, candidate, scores))
         full = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}

@@ -11,12 +11,10 @@ import torch
 from ...spaces import Candidate, Group, Scores, Space, threshold_candidate
 from ...spaces.checked import AT_LEAST_0, check
 from ...spaces.knapsacks import knapsack
-from ..criteria.filters import completed
-from ..proposal import Count, Needs, Proposal, Request, Weights, checked, examples_for
-from .damage import at_widths, of_group
+from ..proposal import Count, Needs, Proposal, Request, Weights, examples_for
+from .damage import in_order
 from .elimination import Elimination, swapped
 from .products import Reader, readers_twice
-from .thinet import scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +51,7 @@ class Osscar:
         space, examples = request.space, examples_for(self, request.examples)
         space.check_limits(request.limits)
         read = readers_twice(request.model, space, examples)
-        scores: Scores = {}
-        table, unknown = dict[str, list[float]](), list[str]()
-        for group, found in read():
-            if found:
-                order, after = Elimination(group.units, found).order()
-                scores[group.name], table[group.name] = scored(order, after), at_widths(group, after)
-            else:
-                scores[group.name] = torch.zeros(group.units)
-                order = space.ranking(None)[space.groups.index(group)].tolist()[::-1]
-                table[group.name] = of_group(space, group, found, order)
-                unknown.append(group.name)
-        scores = completed(self.name, space, scores, unknown, "are read by no convolution or linear layer")
-        scores = checked(self.name, space, scores)
+        scores, table = in_order(self.name, space, read(), lambda group, found: Elimination(group.units, found).order())
         candidate = self._allocated(request, scores, table)
         scores, notes = self._swapped(request.space, candidate, scores, read())
         return Proposal(

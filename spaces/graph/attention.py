@@ -8,6 +8,7 @@ same; a network that lost heads or features keeps it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
@@ -125,16 +126,25 @@ def any_size(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     return module.bias_k is None and not module.add_zero_attn
 
 
+_OWN = nn.MultiheadAttention.forward
+_lock, _within = threading.Lock(), set[object]()
+
+
 @contextlib.contextmanager
 def by_weights() -> Iterator[None]:
-    """Attention of all networks takes its sizes from its weights."""
-    own = nn.MultiheadAttention.forward
-
-    def forward(module: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        return attend(module, *args, **kwargs) if any_size(module) else own(module, *args, **kwargs)
-
-    nn.MultiheadAttention.forward = forward  # type: ignore[assignment]
+    """Attention of all networks takes its sizes from its weights, until the last thread is out of this."""
+    here = object()
+    with _lock:
+        _within.add(here)
+        nn.MultiheadAttention.forward = _forward  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        nn.MultiheadAttention.forward = own  # type: ignore[method-assign]
+        with _lock:
+            _within.remove(here)
+            if not _within:
+                nn.MultiheadAttention.forward = _OWN  # type: ignore[method-assign]
+
+
+def _forward(module: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    return attend(module, *args, **kwargs) if any_size(module) else _OWN(module, *args, **kwargs)

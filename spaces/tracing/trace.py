@@ -142,6 +142,7 @@ def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
     network = flow.network
     flow.leave_whole(options.parts.ignored, "it is named in ignore")
     for block in blocks:  # without it, its input takes the place of its output
+        flow.node = block.exit
         joined(flow, [flow.values[block.entry], flow.values[block.exit]], network.shapes[flow.side][block.exit])
 
 

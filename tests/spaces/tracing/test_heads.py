@@ -274,6 +274,16 @@ def test_attention_by_its_weights_is_that_of_pytorch(mask, other):
         assert got[1] is want[1] is None or torch.allclose(got[1], want[1], atol=1e-12)
 
 
+def test_threads_leave_attention_as_it_was():
+    own, (first, second) = nn.MultiheadAttention.forward, (by_weights(), by_weights())
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # not in the order in which they came
+    assert nn.MultiheadAttention.forward is not own
+    second.__exit__(None, None, None)
+    assert nn.MultiheadAttention.forward is own
+
+
 def test_a_hint_without_a_mask_is_refused_as_by_pytorch():
     x = torch.rand(1, 3, 8)
     with by_weights(), pytest.raises(ValueError, match="is_causal is a hint"):

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from .training.aofp import Aofp
     from .training.granet import Granet
     from .training.lasso import GroupLasso
+    from .training.mlpruning import MLPruning
     from .training.orthoreg import OrthoReg
     from .training.sparse import SparseMasks
+    from .training.tiles import TileMasks
 else:
     __getattr__, __dir__ = face(__name__)
 
@@ -52,6 +54,7 @@ __all__ = [
     "Functionality",
     "Granet",
     "GroupLasso",
+    "MLPruning",
     "Merge",
     "Method",
     "OrthoReg",
@@ -64,6 +67,7 @@ __all__ = [
     "ResRep",
     "Scored",
     "SparseMasks",
+    "TileMasks",
     "TrainingPruner",
     "block_damages",
     "campaign",

@@ -93,6 +93,7 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "aofp": _late("training.aofp", "Aofp"),
         "granet": _late("training.granet", "Granet"),
         "orthoreg": _late("training.orthoreg", "OrthoReg"),
+        "mlpruning": _late("training.mlpruning", "MLPruning"),
     },
     GROUP,
     _method,

@@ -59,7 +59,7 @@ def main():
     """Train, prune, fine-tune, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loop", choices=["plain", "lightning"], default="plain")
-    parser.add_argument("--method", default="resrep", help="or aofp, granet, orthoreg")
+    parser.add_argument("--method", default="resrep", help="or aofp, granet, orthoreg, mlpruning")
     parser.add_argument("--macs", type=float, default=0.4, help="share of the multiply-adds")
     parser.add_argument("--base-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=8, help="of pruning")

@@ -50,7 +50,7 @@ def data(folder):
         batches = list(task.loader(name, None, None))
         images = torch.cat([batch.inputs for batch in batches])[:count]
         splits[name] = images, torch.cat([batch.targets for batch in batches])[:count]
-    return Classification(**splits, batch=128)
+    return Classification(**splits, batch=128, normalise="measure")
 
 
 def network(seed):

@@ -54,7 +54,9 @@ def digits():
     images = torch.tensor(pictures[order] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
     targets = torch.tensor(labels[order])
     cuts = {"train": slice(0, 897), "validation": slice(897, 1347), "test": slice(1347, None)}
-    task = Classification(**{name: (images[cut], targets[cut]) for name, cut in cuts.items()}, batch=64)
+    task = Classification(
+        **{name: (images[cut], targets[cut]) for name, cut in cuts.items()}, batch=64, normalise="measure"
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = resnet20(widths=(8, 16, 32), blocks=(1, 1, 1))

@@ -45,7 +45,7 @@ def small_task(folder):
         )
         for name, found in batches.items()
     }
-    return Classification(**splits, batch=128)
+    return Classification(**splits, batch=128, normalise="measure")
 
 
 def study(name, seed, trials, folder, task):

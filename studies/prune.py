@@ -25,6 +25,7 @@ from .proposals.pruning import method_named, settings_of
 from .proposals.seeds import Seed
 from .settings.runner import Serial
 from .study import Study
+from .study_files.data import Data
 from .study_files.file import StudyFile, read
 from .trials.events import Exported, Listener, Network
 from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
@@ -214,5 +215,11 @@ def _begun(part: Path, settings: Mapping[str, Any]) -> Path:
 
 def source(name: str | Path) -> tuple[StudyFile, Path | None]:
     """A study file by path, by name, or from a study's folder; the folder where it is one."""
-    folder = Path(name)
-    return read(name), folder if (folder / STUDY_JSON).exists() else None
+    file, folder = read(name), Path(name)
+    if not (folder / STUDY_JSON).exists():
+        return file, None
+    if isinstance(file.data, Data) and "preprocessing" not in read_study_json(folder, to_write=False):
+        # Earlier versions measured what was not given.
+        whole = file.data.mean is not None and file.data.std is not None
+        file = file.model_copy(update={"data": replace(file.data, normalise=None if whole else "measure")})
+    return file, folder

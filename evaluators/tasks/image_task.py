@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .images import Augment, Batch, Batches, Images, Split
+from .images import Augment, Batch, Batches, Images, ImageSettings
 from .task import ErrorRate, OverlapError, Side
 
 _IGNORED = -100  # the label that PyTorch's losses leave out
@@ -51,7 +50,10 @@ class ImageTask:
         """The settings, and the sizes instead of the data."""
         sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
         shape = (self._images.channels, *self._images.side)
-        settings = f"images={shape}, batch={self.batch}, augment={self.augment}, {self._learned}"
+        settings = (
+            f"images={shape}, mean={self.mean}, std={self.std}, batch={self.batch}, augment={self.augment}, "
+            f"{self._learned}"
+        )
         return f"{type(self).__name__}({sizes}, {settings})"
 
     @cached_property
@@ -66,8 +68,15 @@ class ImageTask:
 
     def with_batch(self, batch: int) -> ImageTask:
         """The same task with another number of images a batch."""
+        return self._with(self._images.with_batch(batch))
+
+    def measured(self) -> ImageTask:
+        """The same task as `normalise="measure"` makes it."""
+        return self._with(self._images.measured())
+
+    def _with(self, images: Images) -> ImageTask:
         other = copy.copy(self)
-        other.batch, other._images = batch, self._images.with_batch(batch)
+        other._images, other.batch, other.mean, other.std = images, images.batch, images.mean, images.std
         other.__dict__.pop("fingerprint", None)
         return other
 
@@ -149,15 +158,9 @@ class Classification(ImageTask):
     def __init__(
         self,
         *,
-        train: Split,
-        validation: Split,
-        test: Split | None = None,
-        batch: int = 128,
-        augment: Augment | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         classes: int | None = None,
         label_smoothing: float = 0.0,
+        **given: Unpack[ImageSettings],
     ) -> None:
         """Keep the splits where they are.
 
@@ -165,17 +168,20 @@ class Classification(ImageTask):
             train: what networks learn from, and what recalibrates them.
             validation: what candidates are compared on.
             test: what an exported network is measured on, once.
-            batch: images a batch.
+            batch: images a batch; 128 when it is left out.
             augment: how training images are moved.
-            mean: one value a channel, of the scaled images; None measures it on training images.
-            std: as `mean`.
+            mean: one value a channel, taken off the scaled images; None takes nothing off.
+            std: one value a channel, by which the rest is divided; None divides by nothing.
+            normalise: "measure" measures mean and std, where they are not given, on training images: for networks
+                that are trained on this task. None takes images as they are, as a network that was trained elsewhere
+                must see them just as it did there.
             classes: number of classes; None takes the largest training label plus one.
             label_smoothing: share of the target spread over all classes, 0..1.
         """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
         self.label_smoothing = label_smoothing
-        images = Images(train=train, validation=validation, test=test, batch=batch, augment=augment, mean=mean, std=std)
+        images = Images(**given)
         super().__init__(images, Labels(_classes_of(images, classes), label_smoothing))
         for name, labels in images.targets.items():
             if labels.ndim != 1:
@@ -193,16 +199,10 @@ class Segmentation(ImageTask):
     def __init__(
         self,
         *,
-        train: Split,
-        validation: Split,
-        test: Split | None = None,
-        batch: int = 16,
-        augment: Augment | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         classes: int | None = None,
         overlap: str = "iou",
         ignore: int | None = None,
+        **given: Unpack[ImageSettings],
     ) -> None:
         """Keep the splits where they are: `(n, c, *sides)` images and `(n, *sides)` integer masks.
 
@@ -210,16 +210,20 @@ class Segmentation(ImageTask):
             train: what networks learn from, and what recalibrates them.
             validation: what candidates are compared on.
             test: what an exported network is measured on, once.
-            batch: images a batch.
+            batch: images a batch; 16 when it is left out.
             augment: how training images and their masks are moved.
-            mean: one value a channel, of the scaled images; None measures it on training images.
-            std: as `mean`.
+            mean: one value a channel, taken off the scaled images; None takes nothing off.
+            std: one value a channel, by which the rest is divided; None divides by nothing.
+            normalise: "measure" measures mean and std, where they are not given, on training images: for networks
+                that are trained on this task. None takes images as they are, as a network that was trained elsewhere
+                must see them just as it did there.
             classes: number of classes; None takes the largest training label plus one.
             overlap: "iou" (mIoU) or "dice".
             ignore: the label of pixels that count for nothing; None: every pixel counts.
         """
         self.overlap, self.ignore = overlap, ignore
-        images = Images(train=train, validation=validation, test=test, batch=batch, augment=augment, mean=mean, std=std)
+        given.setdefault("batch", 16)
+        images = Images(**given)
         super().__init__(images, Masks(_classes_of(images, classes, ignore), overlap, ignore))
         self.error()  # refuses an unknown overlap now rather than after an epoch
         for name, masks in images.targets.items():

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,19 @@ class LazyImages(Protocol):
 
 
 Split = tuple[Tensor, Tensor] | LazyImages
+
+
+class ImageSettings(TypedDict):
+    """What every task of images takes; see `Classification`."""
+
+    train: Split
+    validation: Split
+    test: NotRequired[Split | None]
+    batch: NotRequired[int]
+    augment: NotRequired[Augment | None]
+    mean: NotRequired[Sequence[float] | None]
+    std: NotRequired[Sequence[float] | None]
+    normalise: NotRequired[Literal["measure"] | None]
 
 
 @dataclass(frozen=True)
@@ -99,13 +112,14 @@ class Images:
         *,
         train: Split,
         validation: Split,
-        test: Split | None,
-        batch: int,
-        augment: Augment | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        test: Split | None = None,
+        batch: int = 128,
+        augment: Augment | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        normalise: Literal["measure"] | None = None,
     ) -> None:
-        """Check the splits and, where `mean` or `std` is None, measure them on training images."""
+        """Check the splits; images are taken as they are where nothing else is asked."""
         self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
         self.sources = {name: _source(name, split) for name, split in self.given.items()}
         self.batch, self.augment = _checked_batch(batch), augment
@@ -119,11 +133,11 @@ class Images:
                 raise ValueError(
                     f"{name} images are {shape}, train images {(self.channels, *self.side)}; make them equal"
                 )
-        measured = self._measure() if mean is None or std is None else ([], [])
-        self.mean = _per_channel("mean", measured[0] if mean is None else mean, self.channels)
-        self.std = _per_channel("std", measured[1] if std is None else std, self.channels)
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; every channel's must be above 0")
+        check_normalise(normalise, mean, std)
+        self._asked = mean, std
+        self._normalise((0.0,) * self.channels, (1.0,) * self.channels)
+        if normalise is not None:
+            self._normalise(*self._measure())
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -153,6 +167,12 @@ class Images:
         other.batch = _checked_batch(batch)
         return other
 
+    def measured(self) -> Images:
+        """The same images, normalised by what is measured on training images, but for what was given."""
+        other = copy.copy(self)
+        other._normalise(*self._measure())
+        return other
+
     def digest(self) -> str:
         """A hash of the data and of all that prepares them."""
         digest = hashlib.sha256(repr((self.batch, self.augment, self.preprocessing)).encode())
@@ -174,6 +194,14 @@ class Images:
         """All training images, un-augmented and in their order."""
         source = self.sources["train"]
         return Batches(source=source, split="train as stored", resolution=resolution, seed=None, batch=self.batch)
+
+    def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take mean and std as given to the task, or else these."""
+        given = self._asked
+        self.mean = _per_channel("mean", mean if given[0] is None else given[0], self.channels)
+        self.std = _per_channel("std", std if given[1] is None else given[1], self.channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; every channel's must be above 0")
 
     def _measure(self) -> tuple[list[float], list[float]]:
         source = self.sources["train"]
@@ -307,6 +335,17 @@ def _checked_batch(batch: int) -> int:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch is {batch!r}; expected a whole number of images, at least 1")
     return batch
+
+
+def check_normalise(normalise: object, mean: object, std: object) -> None:
+    """Refuse a way to normalise that is none, or that leaves nothing to be measured."""
+    if normalise not in (None, "measure"):
+        raise ValueError(
+            f"normalise is {normalise!r}; expected None, which takes images as they are but for mean and std, "
+            "or 'measure'"
+        )
+    if normalise is not None and mean is not None and std is not None:
+        raise ValueError("normalise='measure' with both mean and std, which leaves nothing to measure; leave it out")
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> list[float]:

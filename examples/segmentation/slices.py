@@ -26,4 +26,4 @@ def task(batch=8, every=1):
     for name, part in PARTS.items():
         chosen = numbers[torch.isin(numbers % PERIOD, torch.tensor(part))][::every]
         splits[name] = (images[chosen, None], masks[chosen])
-    return sc.Segmentation(**splits, batch=batch, classes=3)
+    return sc.Segmentation(**splits, batch=batch, classes=3, normalise="measure")

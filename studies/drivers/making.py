@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import __version__
-from ...evaluators import Latency, Task, Training, check_task
+from ...evaluators import ImageTask, Latency, Task, Training, check_task
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import Budget, Space, build, copied
 from ..disk.artifact_mirror import ArtifactMirror
@@ -116,6 +116,7 @@ def found(
     if evaluator is not None or kept["evaluator"] not in EVALUATORS:
         check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
     check_task(task)
+    task = _as_kept(task, kept["task"])
     check_same(kept, {"task": task.fingerprint}, path)
     check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
     base = read_tensors(path / BASE, kept["weights"])
@@ -133,6 +134,14 @@ def found(
     space.check_limits(budget.limits(space))
     mirror = None if said.get("artifacts") is None else ArtifactMirror(path, said["artifacts"])
     return Parts(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)
+
+
+def _as_kept(task: Task, fingerprint: str) -> Task:
+    """The task, normalised by measured mean and std where an earlier version of the package did so unasked."""
+    if not isinstance(task, ImageTask) or task.fingerprint == fingerprint:
+        return task
+    measured = task.measured()
+    return measured if measured.fingerprint == fingerprint else task
 
 
 def check_moved(moved: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -63,8 +63,9 @@ class Data:
         batch: Images a batch.
         augment: How training images are moved.
         label_smoothing: Share of the target spread over all classes.
-        mean: One value a channel, of images scaled to 0..1; None measures it.
-        std: As `mean`.
+        mean: One value a channel, taken off images scaled to 0..1; None takes nothing off.
+        std: One value a channel, by which the rest is divided; None divides by nothing.
+        normalise: "measure" measures mean and std, where they are not given, on training images.
         classes: Number of classes; None counts them.
     """
 
@@ -80,6 +81,7 @@ class Data:
     label_smoothing: float = 0.0
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    normalise: Literal["measure"] | None = None
     classes: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +117,7 @@ class Data:
             augment=self.augment,
             mean=self.mean,
             std=self.std,
+            normalise=self.normalise,
             classes=named if self.classes is None else self.classes,
             label_smoothing=self.label_smoothing,
         )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from ...evaluators.tasks.images import check_normalise
 from ...spaces.checked import AT_LEAST_1, check
 from .image_files import ENDINGS, ImageFiles, opened
 
@@ -22,15 +23,16 @@ _MEASURED = 256  # pictures that mean and std are measured on
 class Images:
     """The image files in a folder and in folders within, in batches of `(n, c, *side)` float tensors; no labels.
 
-    They come in one fixed mixed order, so that the first few hundred stand for all. Colours are scaled to 0..1, the
-    mean is taken off, and the rest is divided by the standard deviation: as the network was trained.
+    They come in one fixed mixed order, so that the first few hundred stand for all. Colours are scaled to 0..1, and
+    where mean and std are given the mean is taken off, and the rest divided by std: as the network was trained.
 
     Attributes:
         path: the folder.
         side: pictures are resized (shorter side) and cropped to it; None takes them as they are, all of one size.
         mode: "L" (grey) or "RGB"; None: as the first picture is.
-        mean: one value a channel; None measures it on up to 256 pictures.
-        std: as `mean`.
+        mean: one value a channel; None takes nothing off.
+        std: one value a channel; None divides by nothing.
+        normalise: "measure" measures mean and std, where they are not given, on up to 256 pictures.
         batch: pictures a batch.
 
     Raises:
@@ -44,11 +46,13 @@ class Images:
     mode: Literal["L", "RGB"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    normalise: Literal["measure"] | None = None
     batch: Annotated[int, AT_LEAST_1] = 16
 
     def __post_init__(self) -> None:
         """Refuse settings that are off."""
         check(self)
+        check_normalise(self.normalise, self.mean, self.std)
         sides = (self.side,) if isinstance(self.side, int) else self.side or ()
         if any(side < 1 for side in sides):
             raise ValueError(f"side is {self.side}; expected one or two sizes of at least 1")
@@ -110,8 +114,8 @@ class Images:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != channels:
                 raise ValueError(f"{name} is {list(values)}; expected one number for each of {channels} channels")
-        if self.mean is not None and self.std is not None:
-            return self.mean, self.std
+        if self.normalise is None:
+            return self.mean or (0.0,) * channels, self.std or (1.0,) * channels
         colours = self._stored(0, _MEASURED).transpose(0, 1).flatten(1).double() / 255
         mean, std = colours.mean(1).tolist(), colours.std(1, correction=0).clamp_min(1e-6).tolist()
         return self.mean or tuple(mean), self.std or tuple(std)

@@ -54,6 +54,16 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("study.db-")}
 
 
+def test_a_study_whose_images_were_measured_unasked_is_opened_as_it_was(tmp_path):
+    """Until 0.2 a task without mean and std measured them: what such a study keeps decides."""
+    create(tmp_path / "study", task=TASK.measured()).run(1)
+    again = reopen(tmp_path / "study")
+    assert again.task.mean == TASK.measured().mean != TASK.mean == [0.0]
+    assert again.fingerprint["task"] == again.task.fingerprint
+    with pytest.raises(ValueError, match="task is"):
+        reopen(tmp_path / "study", task=tiny_task(seed=1))
+
+
 # --- what it keeps ----------------------------------------------------------------------------------------------------
 
 

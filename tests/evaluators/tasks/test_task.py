@@ -66,11 +66,23 @@ def test_a_smaller_last_training_batch_is_left_out():
 
 
 def test_images_stay_bytes_and_are_normalised_in_batches():
-    task = tasks.classification()
+    task = tasks.classification(normalise="measure")
     assert next(iter(task.loader("train"))).inputs.dtype == torch.uint8
     inputs = torch.cat([inputs for inputs, _ in prepared(task)])
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(inputs.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_images_are_taken_as_they_are_unless_asked():
+    images, labels = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5, torch.arange(8) % 2
+    plain = {"train": (images, labels), "validation": (images, labels)}
+    stored = images.clone()
+    assert torch.equal(prepared(Classification(**plain), "validation")[0][0], stored)
+    as_bytes = (255 * (images + 0.5)).to(torch.uint8), labels
+    [(inputs, _)] = prepared(Classification(train=as_bytes, validation=as_bytes), "validation")
+    assert torch.equal(inputs, as_bytes[0].float() * (1 / 255))
+    one = Classification(**plain, std=[0.5] * 3, normalise="measure")  # what is given is not measured
+    assert one.std == [0.5] * 3 and one.mean == Classification(**plain, normalise="measure").mean != [0.0] * 3
 
 
 @pytest.mark.parametrize("sides", [(12,), (12, 10), (6, 8, 7)])
@@ -91,7 +103,10 @@ def test_every_number_of_axes_and_resolution(sides, scale):
 def test_lazy_and_stored_images_are_the_same_task():
     images, labels, _ = tasks.squares(40, seed=0)
     stored = Classification(train=(images, labels), validation=(images, labels), batch=8)
-    lazy = Classification(train=Lazy(images, labels), validation=Lazy(images, labels), batch=8, classes=3)
+    stored = stored.measured()
+    lazy = Classification(
+        train=Lazy(images, labels), validation=Lazy(images, labels), batch=8, classes=3, normalise="measure"
+    )
     assert lazy.mean == stored.mean and lazy.std == stored.std
     for a, b in zip(prepared(stored, seed=2), prepared(lazy, seed=2), strict=True):
         assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
@@ -106,7 +121,8 @@ def test_fingerprint_says_data_and_settings():
         tasks.classification(augment=Augment(shift=0.1)),
         tasks.classification(label_smoothing=0.1),
         tasks.classification(classes=4),
-        tasks.classification(mean=[0, 0, 0]),
+        tasks.classification(mean=[1, 0, 0]),
+        tasks.classification(normalise="measure"),
     ]
     assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
     assert task.with_batch(8).fingerprint == others[1].fingerprint
@@ -166,6 +182,8 @@ WRONG = [
     ({"batch": 0}, ValueError, "at least 1"),
     ({"mean": [0.5]}, ValueError, "3 channels"),
     ({"std": [0.5, 0, 1]}, ValueError, "above 0"),
+    ({"normalise": "imagenet"}, ValueError, "normalise is 'imagenet'; expected None"),
+    ({"normalise": "measure", "mean": [0] * 3, "std": [1] * 3}, ValueError, "leaves nothing to measure"),
     ({"label_smoothing": 1}, ValueError, "label_smoothing"),
     ({"train": (images, masks)}, ValueError, "expected \\(n,\\)"),
 ]

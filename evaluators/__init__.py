@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .latency.latency_model import LatencyModel
     from .reconstruction.reconstruct import Origin, Reconstruction, Reconstructor, reconstruct
     from .tasks.image_task import Classification, ImageTask, Segmentation
-    from .tasks.images import Augment, Batch, LazyImages
+    from .tasks.images import Augment, Batch
+    from .tasks.sources import LazyImages
     from .tasks.task import (
         Distills,
         ErrorRate,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -25,6 +26,7 @@ from .images import Augment, Batch, Batches, Images, ImageSettings
 from .task import ErrorRate, OverlapError, Side
 
 _IGNORED = -100  # the label that PyTorch's losses leave out
+_OFTEN_IGNORED = 255  # what files of masks write for it
 
 
 class ImageTask:
@@ -87,7 +89,8 @@ class ImageTask:
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Inputs of a batch on `device`, as a network takes them, and targets, as `loss` takes them."""
         learned, augment, maps = self._learned, self.augment, None
-        _check_labels(batch.split, batch.targets, learned.classes, learned.ignore)
+        places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
+        _check_labels(batch.split, batch.targets, places, learned.classes, learned.ignore)
         images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._images.scale
         targets = batch.targets.to(device, non_blocking=True)
         if augment is not None and batch.seed is not None:
@@ -182,10 +185,7 @@ class Classification(ImageTask):
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
         self.label_smoothing = label_smoothing
         images = Images(**given)
-        super().__init__(images, Labels(_classes_of(images, classes), label_smoothing))
-        for name, labels in images.targets.items():
-            if labels.ndim != 1:
-                raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected (n,)")
+        super().__init__(images, Labels(_classes_of(images, classes, 1), label_smoothing))
 
 
 @final
@@ -224,11 +224,12 @@ class Segmentation(ImageTask):
         self.overlap, self.ignore = overlap, ignore
         given.setdefault("batch", 16)
         images = Images(**given)
-        super().__init__(images, Masks(_classes_of(images, classes, ignore), overlap, ignore))
+        for name, source in images.sources.items():
+            side = tuple(source.known()[0].shape[1:])
+            if side != images.side:
+                raise ValueError(f"{name} masks are {side}, images {images.side}; make them equal")
+        super().__init__(images, Masks(_classes_of(images, classes, 1 + len(images.side), ignore), overlap, ignore))
         self.error()  # refuses an unknown overlap now rather than after an epoch
-        for name, masks in images.targets.items():
-            if tuple(masks.shape[1:]) != images.side:
-                raise ValueError(f"{name} masks are {tuple(masks.shape[1:])}, images {images.side}; make them equal")
 
 
 @dataclass(frozen=True)
@@ -316,9 +317,17 @@ def divergence(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> 
     return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1).mean()
 
 
-def _classes_of(images: Images, classes: int | None, ignore: int | None = None) -> int:
-    """The number of classes, after every label in memory was compared with it."""
-    for name, labels in images.targets.items():
+def _classes_of(images: Images, classes: int | None, axes: int, ignore: int | None = None) -> int:
+    """The number of classes, after every label that is known was looked at: `(n,)` or `(n, *sides)`, so many axes."""
+    known = {name: source.known() for name, source in images.sources.items()}
+    for name, (labels, _) in known.items():
+        if axes == 1 and labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels != 0).sum(1) == 1).all()):
+            raise ValueError(
+                f"{name} labels have shape {tuple(labels.shape)} and look one-hot; expected (n,), the number of the "
+                "class: give labels.argmax(1)"
+            )
+        if labels.ndim != axes:
+            raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected (n,), one a picture")
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"{name} labels are {labels.dtype}; expected whole numbers")
     if classes is None:
@@ -327,21 +336,30 @@ def _classes_of(images: Images, classes: int | None, ignore: int | None = None) 
         labels = images.targets["train"]
         counted = labels if ignore is None else labels[labels != ignore]
         classes = int(counted.max()) + 1 if counted.numel() else 1
+        if classes == _OFTEN_IGNORED + 1 and not bool((counted == _OFTEN_IGNORED - 1).any()):
+            place = int((labels == _OFTEN_IGNORED).flatten(1 if axes > 1 else 0).nonzero()[0][0])
+            mend = "leave these examples out" if axes == 1 else f"give ignore={_OFTEN_IGNORED}"
+            raise ValueError(
+                f"train[{place}] has the label {_OFTEN_IGNORED}, which often marks what is to be ignored, and no label "
+                f"is {_OFTEN_IGNORED - 1}; {mend}, or say classes={_OFTEN_IGNORED + 1}"
+            )
     if classes < 1:
         raise ValueError(f"classes is {classes}; expected at least 1")
-    for name, labels in images.targets.items():
-        _check_labels(name, labels, classes, ignore)
+    for name, (labels, places) in known.items():
+        _check_labels(name, labels, places, classes, ignore)
     return classes
 
 
-def _check_labels(split: str, labels: Tensor, classes: int, ignore: int | None) -> None:
+def _check_labels(split: str, labels: Tensor, places: Sequence[int], classes: int, ignore: int | None) -> None:
     wrong = (labels < 0) | (labels >= classes)
     if ignore is not None:
         wrong &= labels != ignore
     if bool(wrong.any()):
         example = int(labels[wrong][0])
+        place = places[int(wrong.nonzero()[0][0])]
         raise ValueError(
-            f"{split} has the label {example}, outside 0..{classes - 1}; correct the labels or give `classes`"
+            f"{split} has the label {example}, outside 0..{classes - 1}, at index {place}; correct the labels or give "
+            "`classes`"
         )
 
 

@@ -1,52 +1,30 @@
 """Splits of images, in memory or decoded on demand, and their batches.
 
-Images stay as they were given (uint8 in memory). Reading order: `Images`, then `Batch`, then the two kinds of source
-below them. `image_task.py` prepares the batches for a network. `Augment` moves a batch on its device: shifts, turns,
-zooms and mirror images, one affine map an example.
+Images stay as they were given (uint8 in memory); `sources.py` reads them. Reading order: `Images`, then `Batch`.
+`image_task.py` prepares the batches for a network. `Augment` moves a batch on its device: shifts, turns, zooms and
+mirror images, one affine map an example.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..modes import derived_seed
+from .sources import Source, Split, Stored, source_of
 from .splitting import bounds
 from .task import Side
 
-logger = logging.getLogger("secateur")
-
 SPLITS = ("train", "validation", "test")
 _SAMPLE = 4096  # images that mean and std are measured on
-
-
-class LazyImages(Protocol):
-    """A dataset that decodes on demand: one `(c, *sides)` image and its target an index, all of the same shape.
-
-    With a `fingerprint` attribute (str) it says itself what it holds; otherwise a few examples are hashed.
-    """
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        """One image and its target."""
-        ...
-
-
-Split = tuple[Tensor, Tensor] | LazyImages
 
 
 class ImageSettings(TypedDict):
@@ -121,7 +99,7 @@ class Images:
     ) -> None:
         """Check the splits; images are taken as they are where nothing else is asked."""
         self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
-        self.sources = {name: _source(name, split) for name, split in self.given.items()}
+        self.sources = {name: source_of(name, split) for name, split in self.given.items()}
         self.batch, self.augment = _checked_batch(batch), augment
         example = self.sources["train"].fetch([0])[0]
         self.channels, self.side = example.shape[1], tuple(example.shape[2:])
@@ -147,7 +125,7 @@ class Images:
     @property
     def targets(self) -> dict[str, Tensor]:
         """`(n, ...)` targets of every split that is in memory."""
-        return {name: source.targets for name, source in self.sources.items() if isinstance(source, _Stored)}
+        return {name: source.targets for name, source in self.sources.items() if isinstance(source, Stored)}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -226,7 +204,7 @@ class Batches:
     Its last batch is left out when it is smaller than the others. The other splits come whole and in their order.
     """
 
-    def __init__(self, *, source: _Source, split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
+    def __init__(self, *, source: Source, split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
         """Nothing is read before the first iteration."""
         self._source, self._split, self._resolution, self._seed, self._batch = source, split, resolution, seed, batch
 
@@ -248,87 +226,6 @@ class Batches:
             chosen = order[number * self._batch : (number + 1) * self._batch]
             inputs, targets = self._source.fetch(chosen.tolist())
             yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
-
-
-class _Source(Protocol):
-    def __len__(self) -> int: ...
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]: ...
-    def digest(self) -> bytes: ...
-
-
-class _Stored:
-    """A pair of tensors in memory."""
-
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        self.inputs, self.targets = inputs, targets
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.inputs[indices], self.targets[indices]
-
-    def digest(self) -> bytes:
-        digest = hashlib.sha256()
-        for tensor in (self.inputs, self.targets):
-            digest.update(repr((tensor.shape, tensor.dtype)).encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-        return digest.digest()
-
-
-class _Decoded:
-    """A dataset that decodes on demand, a batch at a time on several threads (decoders release the interpreter)."""
-
-    def __init__(self, dataset: LazyImages) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        if len(indices) == 1:
-            pairs = [self.dataset[indices[0]]]
-        else:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                pairs = list(pool.map(self.dataset.__getitem__, indices))
-        return torch.stack([image for image, _ in pairs]), torch.stack([torch.as_tensor(target) for _, target in pairs])
-
-    def digest(self) -> bytes:
-        own = getattr(self.dataset, "fingerprint", None)
-        if own is not None:
-            return str(own).encode()
-        few = list(range(0, len(self), max(1, len(self) // 16)))
-        return hashlib.sha256(f"{len(self)}".encode() + _Stored(*self.fetch(few)).digest()).digest()
-
-
-def _source(name: str, split: Any) -> _Source:
-    if not isinstance(split, tuple | list):
-        if isinstance(split, Tensor) or not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
-            raise TypeError(
-                f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), "
-                "or a dataset with a length that gives one (image, target) an index"
-            )
-        if not len(split):
-            raise ValueError(f"the {name} split is empty; give at least one example")
-        return _Decoded(split)
-    if len(split) != 2:
-        raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
-    inputs, targets = (torch.as_tensor(part).cpu() for part in split)
-    if len(inputs) != len(targets):
-        raise ValueError(f"{name} has {len(inputs)} images and {len(targets)} targets; expected as many of each")
-    if not len(inputs):
-        raise ValueError(f"the {name} split is empty; give at least one example")
-    if not 3 <= inputs.ndim <= 5:
-        raise ValueError(f"{name} images have shape {tuple(inputs.shape)}; expected (n, channels, *sides)")
-    if inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] == inputs.shape[2] > 4:
-        logger.warning(
-            "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
-            "numpy.moveaxis(images, -1, 1)",
-            *(name, tuple(inputs.shape), *inputs.shape[1:]),
-        )
-    if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
-        raise TypeError(f"{name} images are {inputs.dtype}; expected uint8 (0..255) or floating point")
-    return _Stored(inputs, targets)
 
 
 def _checked_batch(batch: int) -> int:

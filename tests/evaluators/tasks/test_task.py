@@ -196,8 +196,10 @@ def test_wrong_data_is_one_clear_error(given, error, words):
 
 
 def test_wrong_labels_of_a_lazy_dataset_are_found_when_read():
-    task = Classification(train=Lazy(images, labels), validation=Lazy(images, labels), classes=2)
-    with pytest.raises(ValueError, match="outside 0..1"):
+    images, labels, _ = tasks.squares(64, seed=0)
+    labels[37] = 3
+    task = Classification(train=Lazy(images, labels), validation=Lazy(images[:8], labels[:8]), classes=3)
+    with pytest.raises(ValueError, match=r"train has the label 3, outside 0..2, at index 37"):
         prepared(task)
 
 

@@ -124,13 +124,33 @@ def first_output(outputs: Any) -> Tensor:
     return found
 
 
+def singles(batch: Any) -> list[Any]:
+    """Batches of one example each, made of a batch: every tensor is cut that is as long as the first one."""
+    sizes: list[int] = []
+    _tensors(batch, lambda tensor: tensor, sizes)
+    if not sizes:
+        return [batch]
+
+    def row(number: int) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: tensor[number : number + 1] if tensor.ndim and len(tensor) == sizes[0] else tensor
+
+    return [_tensors(batch, row(number)) for number in range(sizes[0])]
+
+
 def _moved(value: Any, device: torch.device) -> Any:
+    return _tensors(value, lambda tensor: tensor.to(device))
+
+
+def _tensors(value: Any, change: Callable[[Tensor], Tensor], sizes: list[int] | None = None) -> Any:
+    """What a batch is with every tensor changed; `sizes` is given the lengths of the tensors."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        if sizes is not None and value.ndim:
+            sizes.append(len(value))
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _moved(one, device) for name, one in value.items()}
+        return {name: _tensors(one, change, sizes) for name, one in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(_moved(one, device) for one in value)
+        return tuple(_tensors(one, change, sizes) for one in value)
     return value
 
 

@@ -34,6 +34,7 @@ CRITERIA: Registry[Criterion] = Registry(
         "synflow": _late("criteria.synflow", "synflow"),
         "obd": _late("criteria.gradients", "obd"),
         "hrank": _late("criteria.features", "hrank"),
+        "chip": _late("criteria.features", "chip"),
         "wanda": _late("criteria.activations", "wanda"),
         "flap": _late("criteria.activations", "flap"),
         "thinet": _late("least_squares.thinet", "thinet"),
@@ -75,6 +76,9 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         **{name: partial(_scored, name) for name in CRITERIA},
         "fpgm": partial(_scored, "fpgm", allocation="even"),  # as in the paper: distances of layers do not compare
         "hrank": partial(_scored, "hrank", allocation="even"),  # nor do ranks
+        "chip": partial(_scored, "chip", allocation="even"),
+        "synflow": _late("one_shot.scored", "SynFlow"),
+        "lamp": _late("one_shot.scored", "Lamp"),
         "wanda": partial(_scored, "wanda", allocation="even"),
         "flap": partial(_scored, "flap", normalise="standard"),
         "thinet": partial(_scored, "thinet", allocation="even"),

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .candidate import Candidate, Encoded, check_limits, repair, within
+from .channels.layout import Group
 from .cutting.surgery import Scores
 from .space import Space
 
-NORMALISATIONS = ("none", "mean", "max", "macs", "standard")
+NORMALISATIONS = ("none", "mean", "max", "macs", "standard", "lamp", "isomorphic")
 """What each group's scores may be divided by before one threshold is laid over all of them; see `normalised`."""
 Draw = Callable[[np.random.Generator], Candidate]
 """Gives one candidate, of its own choice, from a generator."""
@@ -26,7 +29,10 @@ def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
         space: the traced space.
         scores: importance of every unit.
         how: `"none"`, `"mean"` or `"max"` of the group's magnitudes, `"macs"`: multiply-adds that leave the full
-            network with one unit of the group, or `"standard"`: the standard deviation, the mean taken off before.
+            network with one unit of the group, `"standard"`: the standard deviation, the mean taken off before,
+            `"lamp"`: each score squared, divided by the sum of the squares that are as large or larger (Lee 2021, arXiv
+            2010.07611), or `"isomorphic"`: the share of units that score no higher, of those groups only that are made
+            and read by the same kinds of layers, so that all kinds lose the same share (Fang 2024, arXiv 2407.04616).
 
     Raises:
         ValueError: another `how`.
@@ -38,6 +44,10 @@ def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
     if how == "standard":
         centred = {name: values - values.double().mean() for name, values in scores.items()}
         return {name: values / values.std(correction=0).clamp_min(1e-300) for name, values in centred.items()}
+    if how == "lamp":
+        return {name: _lamp(values.double()) for name, values in scores.items()}
+    if how == "isomorphic":
+        return _among_alike(space, scores)
     if how == "macs":
         encoded = np.repeat(np.array([space.full], np.int64), len(space.groups) + 1, axis=0)
         for number, group in enumerate(space.groups):
@@ -51,6 +61,37 @@ def normalised(space: Space, scores: Scores, how: str = "mean") -> Scores:
         group.name: scores[group.name] / max(factor, 1e-300)
         for group, factor in zip(space.groups, factors, strict=True)
     }
+
+
+def _lamp(scores: Tensor) -> Tensor:
+    order = scores.argsort(descending=True, stable=True)
+    squares = scores[order].square()
+    ranked = squares / squares.cumsum(0).clamp_min(1e-300)
+    return torch.empty_like(ranked).scatter_(0, order, ranked)
+
+
+def _among_alike(space: Space, scores: Scores) -> Scores:
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for group in space.groups:
+        kinds.setdefault(_kind(space, group), []).append(group.name)
+    found = {}
+    for names in kinds.values():
+        pooled = torch.cat([scores[name].double() for name in names])
+        ranks = torch.empty_like(pooled)
+        ranks[pooled.argsort(stable=True)] = torch.arange(1, len(pooled) + 1).to(pooled) / len(pooled)
+        found |= dict(zip(names, ranks.split([len(scores[name]) for name in names]), strict=True))
+    return {group.name: found[group.name] for group in space.groups}
+
+
+def _kind(space: Space, group: Group) -> tuple[object, ...]:
+    """What makes and reads the group: kinds of layers, in order, and not how large they are."""
+    found: list[tuple[object, ...]] = []
+    for layer in space.layers:
+        if group.holds(layer.makes).any():
+            found.append(("makes", layer.kind, layer.depthwise, layer.norm is not None, layer.activation))
+        if group.holds(layer.reads).any():
+            found.append(("reads", layer.kind))
+    return tuple(found)
 
 
 def threshold_candidate(

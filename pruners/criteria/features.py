@@ -1,4 +1,4 @@
-"""A criterion that looks at feature maps."""
+"""Criteria that look at feature maps."""
 
 from __future__ import annotations
 
@@ -32,12 +32,29 @@ def hrank(model: nn.Module, space: Space, examples: Examples | None = None) -> S
     of linear layers. Most maps have full rank, so the entropy of their singular values decides between equals: it adds
     at most 0.001. Groups without maps are ranked by their L2 norms.
     """
+    return _means("hrank", model, space, examples, _ranks)
+
+
+@criterion("chip", needs="images")
+def chip(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
+    """Mean independence of a unit's feature maps: Sui 2021 (CHIP, arXiv 2110.13981).
+
+    By how much the nuclear norm of all maps of a layer, a row each, falls when one is left out; the mean over images.
+    Maps are taken where `hrank` takes them. Groups without maps are ranked by their L2 norms.
+    """
+    return _means("chip", model, space, examples, _independence)
+
+
+def _means(
+    name: str, model: nn.Module, space: Space, examples: Examples | None, values: Callable[[Tensor], Tensor]
+) -> Scores:
+    """The mean over examples of what `values` gives, `(n or 1, c)`, of the maps `(n, c, *side)` of every unit."""
     assert examples is not None
     total, count = np.zeros(space.units), np.zeros(space.units)
 
     def add(maps: Tensor, ids: Ids) -> None:
-        ranks = _ranks(maps).mean(0).double().cpu().numpy()
-        total[:] += np.bincount(ids, weights=ranks, minlength=space.units)
+        found = values(maps).mean(0).double().cpu().numpy()
+        total[:] += np.bincount(ids, weights=found, minlength=space.units)
         count[:] += np.bincount(ids, minlength=space.units)
 
     with left_as_found(model), torch.no_grad(), _observed(model, space, add):
@@ -45,7 +62,7 @@ def hrank(model: nn.Module, space: Space, examples: Examples | None = None) -> S
             examples.outputs_of(model, batch)
     scores = by_group(space, total / np.maximum(count, 1))
     unknown = [group.name for group in space.groups if not count[group.slice].all()]
-    return completed("hrank", space, scores, unknown, "have no feature maps")
+    return completed(name, space, scores, unknown, "have no feature maps")
 
 
 @contextmanager
@@ -123,3 +140,24 @@ def _ranks(maps: Tensor) -> Tensor:
     entropy = torch.special.entr(shares).sum(-1) / np.log(max(values.shape[-1], 2))
     ranks: Tensor = (values > tolerance).sum(-1) + _TIE * entropy
     return ranks
+
+
+def _independence(maps: Tensor) -> Tensor:
+    """`(n, c)` what each of `(n, c, *side)` maps adds to the nuclear norm of all maps of its image."""
+    return torch.stack([_added(rows) for rows in maps.double().flatten(2)])
+
+
+def _added(rows: Tensor) -> Tensor:
+    """`(c,)` what each of `(c, elements)` rows adds to their nuclear norm, from Gram matrices of the smaller side."""
+    count, elements = rows.shape
+    if elements < count:
+        whole = rows.T @ rows
+        return _nuclear(whole) - torch.stack([_nuclear(whole - torch.outer(row, row)) for row in rows])
+    whole = rows @ rows.T
+    others = ~torch.eye(count, dtype=torch.bool, device=rows.device)
+    return _nuclear(whole) - torch.stack([_nuclear(whole[other][:, other]) for other in others])
+
+
+def _nuclear(gram: Tensor) -> Tensor:
+    """The sum of the singular values of a matrix with this Gram matrix."""
+    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...spaces import Scores, Space
-from ..examples import Examples, first_output, gradients, left_as_found
+from ..examples import Examples, first_output, gradients, left_as_found, singles
 from .criteria import Criterion, criterion
 from .filters import unit_totals
 from .gates import gate_gradients
@@ -162,9 +163,8 @@ def _differences(model: nn.Module, examples: Examples, vector: Mapping[str, Tens
 def anpyc(model: nn.Module, space: Space, examples: Examples | None = None) -> Scores:
     """Change of the outputs' entropy, to second order, when weights go: the score of ANPyC (Peng 2021, IEEE TNNLS).
 
-    The mean over samples of `max(0, g w + 0.5 g^2 w^2)`, summed over all that leaves with a unit; `g` is the gradient
-    of the entropy of the softmax. Deviations: a batch counts as one sample, its gradient the mean (give batches of one
-    image for the exact score); of several outputs the first counts. The paper's continual learning is left out.
+    The mean over examples of `max(0, g w + 0.5 g^2 w^2)`, summed over all that leaves with a unit; `g` is the gradient
+    of the entropy of the softmax. Of several outputs the first counts. The paper's continual learning is left out.
     """
     assert examples is not None
     weights = dict(model.named_parameters())
@@ -173,10 +173,11 @@ def anpyc(model: nn.Module, space: Space, examples: Examples | None = None) -> S
     def entropy_of(network: nn.Module, batch: Any) -> Tensor:
         return entropy(first_output(examples.outputs_of(network, batch)))
 
-    for found in gradients(model, examples, entropy_of):
+    alone = replace(examples, batches=[one for batch in examples.batches for one in singles(batch)])
+    for found in gradients(model, alone, entropy_of):
         for name, gradient in found.items():
             product = weights[name].detach() * gradient
-            importance = (product + 0.5 * product.square()).clamp_min(0) / len(examples.batches)
+            importance = (product + 0.5 * product.square()).clamp_min(0) / len(alone.batches)
             total[name] = total[name] + importance if name in total else importance
     return unit_totals(space, total)
 

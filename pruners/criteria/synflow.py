@@ -18,7 +18,7 @@ from .filters import by_group, completed, unit_totals
 logger = logging.getLogger("secateur")
 
 
-def synaptic_flow(rounds: int = 1, keep: float = 0.1) -> Criterion:
+def synaptic_flow(rounds: int = 100, keep: float = 0.1) -> Criterion:
     """The criterion `w dR/dw` of Tanaka 2020 (arXiv 2006.05467), summed over all that leaves with a unit.
 
     `R` is the sum of the outputs when every weight is its magnitude and the input is all ones. Batch norms scale by
@@ -27,8 +27,8 @@ def synaptic_flow(rounds: int = 1, keep: float = 0.1) -> Criterion:
     saturated gate, are ranked by their L2 norms on the scale of the others.
 
     Args:
-        rounds: with several, as in the paper, the weakest units are taken out in steps and the flow is measured again;
-            the scores are then the order in which the units went.
+        rounds: the weakest units are taken out in so many steps and the flow is measured again after each, which keeps
+            layers from collapsing; the scores are the order in which the units went. One round: the flow itself.
         keep: share of the units that is left after the last round.
     """
     if rounds < 1 or not 0 < keep <= 1:

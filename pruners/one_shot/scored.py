@@ -12,9 +12,10 @@ from pydantic import AfterValidator, PlainValidator
 from ...spaces import NORMALISATIONS, Candidate, threshold_candidate, within
 from ...spaces.checked import check, one_of
 from ...spaces.knapsacks import knapsack
-from ..criteria.criteria import Criterion, check_criterion, shuffled
+from ..criteria.criteria import Criterion, check_criterion, l2, shuffled
+from ..criteria.synflow import synaptic_flow, synflow
 from ..least_squares.damage import damages
-from ..proposal import Count, Needs, Proposal, Request, Weights, checked, examples_for
+from ..proposal import Count, Needs, Proposal, Request, Share, Weights, checked, examples_for
 
 _RATIOS = np.linspace(1.0, 0.02, 99)  # widths that `Even` tries, widest first
 
@@ -25,8 +26,7 @@ class Scored:
 
     Attributes:
         criterion: scores every unit.
-        normalise: what each group's scores are divided by: `"none"`, `"mean"`, `"max"`, `"macs"` or `"standard"`, as
-            `spaces.normalised` says.
+        normalise: how scores of different groups compare, one of `spaces.NORMALISATIONS`, as `spaces.normalised` says.
         allocation: `"threshold"`; `"even"`: the same share of every group, as large as the limits allow; or
             `"knapsack"`: the least damage to the layers that read the groups, measured on images (`damages`).
         least: channels that every group keeps at least.
@@ -74,6 +74,35 @@ class Scored:
             least=self.least,
         )
         return Proposal(candidate=candidate, scores=scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynFlow(Scored):
+    """Iterative synaptic flow (Tanaka 2020, arXiv 2006.05467): the order in which units go, over all groups at once.
+
+    Attributes:
+        rounds: as of `synaptic_flow`; each costs a forward and a backward pass of one input.
+        keep: as of `synaptic_flow`.
+    """
+
+    rounds: Count = 100
+    keep: Share = 0.1
+    normalise: Annotated[str, AfterValidator(one_of(*NORMALISATIONS))] = "none"
+    criterion: Annotated[Criterion, PlainValidator(check_criterion)] = field(default=synflow, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "criterion", synaptic_flow(self.rounds, self.keep))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lamp(Scored):
+    """Layer-adaptive magnitude (Lee 2021, arXiv 2010.07611), of units: L2 norms, each among those of its own group."""
+
+    normalise: Annotated[str, AfterValidator(one_of(*NORMALISATIONS))] = "lamp"
+    criterion: Annotated[Criterion, PlainValidator(check_criterion)] = field(
+        default=replace(l2, name="lamp"), init=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 _TINY = 1e-12  # the least norm that a gradient is divided by
 _DEADLINE = 0.5  # share of the training at which the limits should be met by the mask
 _AFTER = 0.25 - 1 / (2 * math.pi)  # integral of a cosine schedule over what is left then, of its peak and length
-_STRENGTHS = (1e-4, 1e-2)  # the published one, and the most that is chosen by itself
+_STRENGTHS = (1e-4, 1e-2)  # the published one, and the most that pulls, by itself, at rows that are to stay
 _WATCHED = 50  # steps before the end over which variances are followed, or a tenth of the training
 _LAGS = 20.0  # time constants of the compactors' momentum that a training must have room for
 
@@ -52,7 +52,8 @@ class ResRep:
     there, instead of circling around it (`settle`); batch norms stay, with the statistics that their new inputs have.
 
     Attributes:
-        strength: of the lasso; None: so that a row masked half-way dies under a cosine schedule, 1e-4 to 1e-2.
+        strength: of the lasso; None: so that a row masked half-way dies under a cosine schedule, at least 1e-4; at rows
+            that stay it then pulls with 1e-2 at most.
         momentum: of the compactors; None: 0.99, less where fewer than 2,000 steps leave it no room.
         theta: rows given up at each update of the mask; None: 4, more where there are too few steps.
         interval: steps between updates; None: 200, fewer where they would not be done half-way.
@@ -118,7 +119,7 @@ class ResRepPhase:
         for q, mask in zip(self._compactors(), self.masks, strict=True):
             self._before.append(q.detach().clone() if self.method.settle else q.detach())
             gradient = torch.zeros_like(q) if q.grad is None else q.grad
-            q.grad = lasso(q.detach(), gradient, mask.to(q.device), self.schedule["strength"])
+            q.grad = lasso(q.detach(), gradient, mask.to(q.device), *self._strengths())
 
     def after_step(self, loop: Any) -> None:
         """Stop masked rows at zero; update the mask when it is time."""
@@ -161,6 +162,11 @@ class ResRepPhase:
         """Follow the variances behind the compactors towards the end only: that takes a fifth of a step."""
         self.watching = bool(loop.step >= loop.steps - max(_WATCHED, loop.steps // 10))
         self.compacted.watch(self.watching)
+
+    def _strengths(self) -> tuple[float, float]:
+        """Of the pull at masked rows, and at the others."""
+        strength = float(self.schedule["strength"])
+        return strength, strength if self.method.strength is not None else min(strength, _STRENGTHS[1])
 
     def _compactors(self) -> list[nn.Parameter]:
         found = [self.compacted.compactor(number) for number in self.numbers]
@@ -235,7 +241,9 @@ class ResRepPhase:
         }
 
 
-def lasso(compactor: Tensor, gradient: Tensor, mask: Tensor, strength: float) -> Tensor:
+def lasso(
+    compactor: Tensor, gradient: Tensor, mask: Tensor, strength: float, kept_strength: float | None = None
+) -> Tensor:
     """The gradient of every row: the objective's where the mask is 1, and the pull to zero everywhere.
 
     Args:
@@ -243,10 +251,13 @@ def lasso(compactor: Tensor, gradient: Tensor, mask: Tensor, strength: float) ->
         gradient: of the objective, of the same shape.
         mask: `(u,)` 0 where a row is given up.
         strength: of the pull.
+        kept_strength: of the pull at rows that are not given up, where it is another.
     """
     rows = [-1] + [1] * (compactor.ndim - 1)
+    kept = mask.bool().view(rows)
     pull = compactor / row_norms(compactor).clamp(min=_TINY).view(rows)
-    return torch.where(mask.bool().view(rows), gradient, torch.zeros_like(gradient)) + strength * pull
+    strengths = torch.where(kept, strength if kept_strength is None else kept_strength, strength).to(pull)
+    return torch.where(kept, gradient, torch.zeros_like(gradient)) + strengths * pull
 
 
 def schedule(method: ResRep, to_go: int, *, steps: int, epochs: int, rate: float) -> dict[str, Any]:
@@ -269,7 +280,7 @@ def schedule(method: ResRep, to_go: int, *, steps: int, epochs: int, rate: float
         momentum = min(0.99, max(0.0, 1 - _LAGS / steps))
     if strength is None:
         wanted = (1 - momentum) / (_AFTER * max(rate, _TINY) * steps)
-        strength = min(max(wanted, _STRENGTHS[0]), _STRENGTHS[1])
+        strength = max(wanted, _STRENGTHS[0])
     before = min(5.0, 0.1 * epochs) if method.mask_start is None else method.mask_start
     start = max(1, round(before * steps / epochs))
     window = max(1, round(_DEADLINE * steps) - start)

@@ -6,7 +6,7 @@ from networks import network
 from torch import nn
 
 from secateur.pruners import Examples
-from secateur.pruners.criteria.features import hrank
+from secateur.pruners.criteria.features import _independence, chip, hrank
 from secateur.spaces import Space
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -92,3 +92,32 @@ def test_no_hook_is_left(name):
     scores = hrank(model, space, Examples(batches=[(example, None)]))
     assert all(values.isfinite().all() for values in scores.values())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_independence_is_what_a_map_adds_to_the_nuclear_norm():
+    # rows e1, e1, 3 e2: singular values sqrt(2) and 3; without one of the equal rows 1 and 3, without the last sqrt(2)
+    maps = torch.zeros(1, 3, 2, 2).double()
+    maps[0, 0, 0, 0] = maps[0, 1, 0, 0] = 1
+    maps[0, 2, 0, 1] = 3
+    expected = torch.tensor([[2**0.5 - 1, 2**0.5 - 1, 3.0]]).double()
+    torch.testing.assert_close(_independence(maps), expected)
+    torch.testing.assert_close(_independence(maps[..., :1]), expected - torch.tensor([0, 0, 3.0]))  # fewer elements
+
+
+@pytest.mark.parametrize("side", [2, 5])
+def test_independence_agrees_with_singular_values(side):
+    rows = torch.randn(2, 6, side, side, generator=torch.Generator().manual_seed(0)).double()
+    for image, found in zip(rows.flatten(2), _independence(rows), strict=True):
+        whole = torch.linalg.matrix_norm(image, "nuc")
+        others = [torch.cat([image[:i], image[i + 1 :]]) for i in range(6)]
+        expected = torch.stack([whole - torch.linalg.matrix_norm(one, "nuc") for one in others])
+        torch.testing.assert_close(found, expected)
+
+
+def test_chip_is_a_mean_over_images():
+    images = torch.zeros(2, 2, 2, 2).double()
+    images[:, 0, 0, 0] = torch.tensor([1.0, 3.0])
+    images[1, 1, 0, 1] = 4.0
+    model = identity(2)
+    scores = chip(model, Space.trace(model, images[:1], divisor=1), Examples(batches=[(images, None)]))["0"]
+    torch.testing.assert_close(scores, torch.tensor([2.0, 2.0]).double())

@@ -23,7 +23,7 @@ from secateur.pruners.criteria.gradients import (
     taylor,
 )
 from secateur.pruners.criteria.synflow import synaptic_flow, synflow
-from secateur.pruners.examples import first_output
+from secateur.pruners.examples import first_output, singles
 from secateur.spaces import Space
 
 
@@ -137,16 +137,16 @@ def test_an_operator_without_a_second_derivative_is_no_obstacle(caplog):
 def test_synflow_is_the_flow_through_each_unit():
     # R = 2*5 + 3*7 with magnitudes; each unit's share counts at its filter and at its reader; the largest score is 1
     model, space = pair([2.0, -3.0], [-5.0, 7.0])
-    torch.testing.assert_close(synflow(model, space)["0"], torch.tensor([10 / 21, 1.0]).double())
+    torch.testing.assert_close(synaptic_flow(1)(model, space)["0"], torch.tensor([10 / 21, 1.0]).double())
 
 
 def test_every_layer_passes_on_the_same_flow():
     model, example = network("plain")  # filter, norm and reader: three times R in both groups, whatever the statistics
-    scores = synflow(model, Space.trace(model, example, divisor=1))
+    scores = synaptic_flow(1)(model, Space.trace(model, example, divisor=1))
     assert scores["conv1"].sum().item() == pytest.approx(scores["conv2"].sum().item() * 1.0, rel=0.2)
     plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 6), nn.Linear(6, 3)).eval()
     plain[2].running_mean.fill_(3.0)
-    scores = synflow(plain, Space.trace(plain, torch.zeros(1, 4), divisor=1))
+    scores = synaptic_flow(1)(plain, Space.trace(plain, torch.zeros(1, 4), divisor=1))
     assert scores["0"].sum().item() / 3 == pytest.approx(scores["3"].sum().item() / 2)
 
 
@@ -156,7 +156,7 @@ def test_synflow_of_a_deep_network_neither_overflows_nor_vanishes():
     for layer in model:
         nn.init.constant_(layer.weight, 1000.0)
     space = Space.trace(model, torch.zeros(1, 8), divisor=1)
-    for values in synflow(model, space).values():
+    for values in synaptic_flow(1)(model, space).values():
         torch.testing.assert_close(values, torch.ones(8).double())
 
 
@@ -188,6 +188,21 @@ def test_anpyc_by_hand():
     p = torch.tensor(0.3).double().sigmoid()
     t = -0.3 * p * (1 - p) * 2 * -0.1
     torch.testing.assert_close(scores, torch.stack([0 * t, 2 * (t + t**2 / 2)]))
+
+
+def test_anpyc_takes_one_example_at_a_time():
+    model, space = pair([1.0, 2.0], [0.5, -0.1])
+    rows = torch.tensor([[1.0], [-2.0], [0.5]]).double()
+    whole = anpyc(model, space, Examples(batches=[(rows, None)]))["0"]
+    each = [anpyc(model, space, Examples(batches=[(row[None], None)]))["0"] for row in rows]
+    torch.testing.assert_close(whole, torch.stack(each).mean(0))
+
+
+def test_batches_of_one_example():
+    a, b = torch.arange(6).reshape(3, 2), torch.arange(3)
+    assert [len(one) for one in (singles((a, b)), singles({"a": a, "b": [b, None]}), singles("none"))] == [3, 3, 1]
+    (first, scale), label = singles(([a, torch.tensor(2.0)], b))[1]
+    assert first.tolist() == [[2, 3]] and scale == 2 and label.tolist() == [1]
 
 
 def test_entropy_of_maps_and_of_several_outputs():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from networks import network
+from torch import nn
 
 from secateur.pruners import METHODS, Even, Request, Scored, criterion, l2
 from secateur.spaces import NORMALISATIONS, Space, normalised, threshold_family
@@ -32,6 +33,30 @@ def test_normalisations_by_hand(traced):
     torch.testing.assert_close(normalised(space, scores, "macs")[group.name], scores[group.name] / each)
     with pytest.raises(ValueError, match="normalise='median'"):
         normalised(space, scores, "median")
+
+
+def test_lamp_by_hand(traced):
+    # of 3, 1 and 2: squares 9, 1, 4, divided by what is as large or larger: 9/9, 1/14, 4/13
+    _, space = traced
+    found = normalised(space, {"one": torch.tensor([3.0, 1.0, 2.0])}, "lamp")["one"]
+    torch.testing.assert_close(found, torch.tensor([1.0, 1 / 14, 4 / 13]).double())
+
+
+def test_groups_of_one_kind_share_a_ranking_and_others_have_their_own():
+    layers = [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)]
+    space = Space.trace(nn.Sequential(*layers).eval(), torch.zeros(1, 3), divisor=1)
+    given = {"0": torch.tensor([5.0, 1.0, 7.0, 3.0]), "2": torch.tensor([2.0, 6.0]), "4": torch.tensor([9.0, 8.0, 0.0])}
+    found = normalised(space, given, "isomorphic")
+    expected = {"0": [4 / 6, 1 / 6, 1, 3 / 6], "2": [2 / 6, 5 / 6], "4": [1, 2 / 3, 1 / 3]}  # tanh is another kind
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], torch.tensor(values).double())
+
+
+def test_synflow_takes_rounds():
+    one, many = METHODS["synflow"](rounds=1), METHODS["synflow"]()
+    assert (one.rounds, many.rounds, many.normalise, one.name) == (1, 100, "none", "synflow")
+    with pytest.raises(ValueError, match="rounds"):
+        METHODS["synflow"](rounds=0)
 
 
 @pytest.mark.parametrize("how", NORMALISATIONS)

@@ -74,12 +74,12 @@ def _among_alike(space: Space, scores: Scores) -> Scores:
     kinds: dict[tuple[object, ...], list[str]] = {}
     for group in space.groups:
         kinds.setdefault(_kind(space, group), []).append(group.name)
-    found = {}
+    found: Scores = {}
     for names in kinds.values():
         pooled = torch.cat([scores[name].double() for name in names])
         ranks = torch.empty_like(pooled)
         ranks[pooled.argsort(stable=True)] = torch.arange(1, len(pooled) + 1).to(pooled) / len(pooled)
-        found |= dict(zip(names, ranks.split([len(scores[name]) for name in names]), strict=True))
+        found |= dict(zip(names, torch.split(ranks, [len(scores[name]) for name in names]), strict=True))
     return {group.name: found[group.name] for group in space.groups}
 
 

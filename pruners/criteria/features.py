@@ -160,4 +160,5 @@ def _added(rows: Tensor) -> Tensor:
 
 def _nuclear(gram: Tensor) -> Tensor:
     """The sum of the singular values of a matrix with this Gram matrix."""
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
+    norm: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
+    return norm

@@ -12,6 +12,7 @@ import typer
 
 from .studies.commands.app import app
 from .studies.commands.output import EXPECTED, text_of
+from .studies.trials.words import escaped
 
 _WATCH_S = "2"
 
@@ -51,7 +52,7 @@ def _with_seconds(arguments: list[str]) -> list[str]:
 
 
 def _complain(said: str) -> int:
-    print("secateur: error:", " ".join(said.split()), file=sys.stderr)
+    print("secateur: error:", escaped(" ".join(said.split())), file=sys.stderr)
     return 2
 
 

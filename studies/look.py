@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 class Look:
     """What a study's folder says, without its model and its data, as of when it was looked at.
 
-    Of a study that may run elsewhere, or that someone sent: nothing is written to it, and no code of the folder is
-    imported or run.
+    Of a study that may run elsewhere, or that someone sent: nothing is written to it or to its storage, no code of the
+    folder is imported or run, and nothing is sent.
     """
 
-    def __init__(self, path: str | Path, *, storage: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, storage: str | None = None, connect: bool = False) -> None:
         """Look at the study in the folder `path`.
 
         Args:
             path: the folder.
             storage: the URL of its storage again, with the password that it needs; see `Study.open`.
+            connect: whether a database server that only the folder names may be connected to.
 
         Raises:
             FileNotFoundError: there is no study.
-            ValueError: it is damaged, or of another version.
+            ValueError: it is damaged, or of another version; or its trials are on a server.
         """
-        self._view, self._storage = View(path, storage=storage), storage
+        self._view, self._storage, self._connect = View(path, storage=storage, connect=connect), storage, connect
 
     @property
     def path(self) -> Path:
@@ -70,7 +71,8 @@ class Look:
         """
         from .pages import report
 
-        return report(self.path, to, pictures=pictures, model=model, storage=self._storage, remake=False).page
+        storage, connect = self._storage, self._connect
+        return report(self.path, to, pictures=pictures, model=model, storage=storage, connect=connect).page
 
     def __repr__(self) -> str:
         return f"Look({str(self.path)!r})"

@@ -153,12 +153,13 @@ class Study:
         return cls(parts)
 
     @staticmethod
-    def look(path: str | Path, *, storage: str | None = None) -> Look:
-        """The study in the folder `path` as its folder says, without its model and task: nothing is written or run.
+    def look(path: str | Path, *, storage: str | None = None, connect: bool = False) -> Look:
+        """The study in the folder `path` as its folder says, without model and task: nothing is written, run or sent.
 
         Args:
             path: the study's folder.
             storage: as of `open`.
+            connect: whether a database server that only the folder names may be connected to.
 
         Raises:
             FileNotFoundError: there is no study.
@@ -166,7 +167,7 @@ class Study:
         """
         from .look import Look
 
-        return Look(path, storage=storage)
+        return Look(path, storage=storage, connect=connect)
 
     # --- searching ----------------------------------------------------------------------------------------------------
 

@@ -466,7 +466,7 @@ def looked_at(request, tmp_path, monkeypatch):
             monkeypatch.setenv("PGPASSWORD", postgresql.PASSWORD)
         study = sleeper.create(tmp_path / "s", 0.0, storage=storage)
         study.run(12)
-        command = [sys.executable, "-P", "-m", "secateur", "dashboard", str(study.path), "--port", "0"]
+        command = [sys.executable, "-P", "-m", "secateur", "dashboard", str(study.path), "--port", "0", "--connect"]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -5,9 +5,7 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ... import __version__
+from .looking import looking
 from .options import (
     Budgets,
     Folder,
@@ -27,25 +26,19 @@ from .options import (
     Track,
     Trials,
     budget_of,
+    examples,
     on_a_runner,
     settings_of,
     with_a_way,
 )
-from .output import follow, messages, own_output, print_json, print_text, resumable, show
-
-_VERBATIM = "\b\n"  # before lines that are not to be wrapped
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join([f"{_VERBATIM}Examples:", *(f"  {line}" for line in lines)])
-
+from .output import messages, own_output, print_json, print_text, resumable, show
 
 app = typer.Typer(
     rich_markup_mode=None,  # rich costs 80 ms at import
     pretty_exceptions_enable=False,
     add_completion=False,
     help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
-    epilog=_examples(
+    epilog=examples(
         "secateur trace mnist                   what may be searched",
         "secateur search mnist --out runs/a     train the network, then search",
         "secateur status runs/a                 how far it is",
@@ -71,7 +64,7 @@ def _options(
 
 @app.command(
     short_help="Show what may be searched, and what a budget can reach.",
-    epilog=_examples(
+    epilog=examples(
         "secateur trace mnist",
         "secateur trace study.toml --budget macs=0.3 --budget params=50%",
         "secateur trace study.toml --json > space.json",
@@ -98,7 +91,7 @@ def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet
 
 @app.command(
     short_help="Start a study: train the network, then search.",
-    epilog=_examples(
+    epilog=examples(
         "secateur search mnist --out runs/a",
         "secateur search study.toml --out runs/b --budget latency_ms=3 --trials 100",
         "secateur search study.toml --out runs/c --runner processes --workers 4",
@@ -127,12 +120,12 @@ def search(
             budget=budget_of(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
         )
         launch.search(file, out, progress=progress)
-    show(out, as_json, quiet=quiet)
+    show(out, as_json, quiet=quiet, storage=file.study.storage)
 
 
 @app.command(
     short_help="Go on with a study, to more trials, under another budget.",
-    epilog=_examples(
+    epilog=examples(
         "secateur resume runs/a",
         "secateur resume runs/a --trials 100 --budget macs=0.3",
         "secateur resume runs/a --runner ray --address auto --track tensorboard",
@@ -163,61 +156,12 @@ def resume(
             track=track,
             progress=progress,
         )
-    show(folder, as_json, quiet=quiet)
-
-
-@app.command(
-    short_help="Show how far a study is, what runs, what failed, the best.",
-    epilog=_examples(
-        "secateur status runs/a",
-        "secateur status runs/a --watch",
-        "secateur status runs/a --json",
-    ),
-)
-def status(
-    folder: Folder,
-    watch: Annotated[
-        float | None,
-        typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Again and again (2), until the search ends."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show how far a study is, what runs now, what failed, and the best network so far."""
-    from ..views import text as report
-    from ..views import view
-    from ..views.terminal import Style
-
-    if watch is not None:
-        with contextlib.suppress(KeyboardInterrupt), messages(quiet=True):
-            follow(view.watch(folder, watch, logging.getLogger("secateur").warning), as_json)
-    elif as_json:
-        print_json(view.View(folder).status().as_dict())
-    else:
-        print_text(report.status_text(view.View(folder).status(), Style.of(sys.stdout)))
-
-
-@app.command(
-    short_help="Show the networks that no other one beats.",
-    epilog=_examples(
-        "secateur front runs/a",
-        "secateur front runs/a --csv > front.csv",
-    ),
-)
-def front(folder: Folder, as_json: Json = False, csv: Annotated[bool, typer.Option("--csv")] = False) -> None:
-    """Show the networks that no other one beats within the budget, cheapest first."""
-    from ..views import view
-
-    if as_json and csv:
-        raise ValueError("--json and --csv are both given; keep one")
-    if csv:
-        print(view.View(folder).front().to_csv(index=False), end="")
-    else:
-        show(folder, as_json)
+    show(folder, as_json, quiet=quiet, connect=True)
 
 
 @app.command(
     short_help="Train networks of the front to the end and write them.",
-    epilog=_examples(
+    epilog=examples(
         "secateur export runs/a --to out/best",
         "secateur export runs/a --to out/all --pick all",
         "secateur export runs/a --to out/small --pick macs=0.2,params=30000",
@@ -270,7 +214,7 @@ def export(
 
 @app.command(
     short_help="Prune with one method of the literature, and write.",
-    epilog=_examples(
+    epilog=examples(
         "secateur prune mnist --method ranp-f --budget macs=0.3 --out out/ranp",
         "secateur prune runs/a --method resrep --epochs 20 --out out/resrep",
         "secateur prune model.toml --images photos --budget macs=0.7 --out out/m",
@@ -319,58 +263,4 @@ def prune(
         print_text(str(made))
 
 
-@app.command(
-    short_help="Write what a study found, and how, as one HTML page.",
-    epilog=_examples(
-        "secateur report runs/a",
-        "secateur report runs/a --beside runs/b --to both.html --png pictures",
-    ),
-)
-def report(
-    folder: Folder,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="FILE.html", help="The file, which replaces an earlier report; DIR/report.html."),
-    ] = None,
-    beside: Annotated[
-        Path | None, typer.Option("--beside", metavar="DIR2", help="Another study, laid beside it on the same page.")
-    ] = None,
-    png: Annotated[
-        Path | None, typer.Option("--png", metavar="FOLDER", help="Write the charts there as PNG files too.")
-    ] = None,
-    timed: Annotated[
-        bool, typer.Option("--time/--no-time", help="Time the layers of two networks, for a few seconds.")
-    ] = True,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Write what a study found, and how, as one HTML page that needs no network; at any time, also while it runs."""
-    with own_output(), messages(quiet):
-        from .. import pages
-
-        made = pages.report(folder, to, beside=beside, pictures=png, timed=timed)
-    if as_json:
-        print_json({"page": str(made.page), "pictures": [str(picture) for picture in made.pictures]})
-    else:
-        print(made.page, *made.pictures, sep="\n")
-
-
-@app.command(
-    short_help="Open Optuna's dashboard on a study.",
-    epilog=_examples(
-        "secateur dashboard runs/a",
-        "secateur dashboard runs/a --port 0 --host 0.0.0.0",
-    ),
-)
-def dashboard(
-    folder: Folder,
-    port: Annotated[int, typer.Option(metavar="N", help="Where it listens; 0 for any that is free.")] = 8080,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines look too.")] = "127.0.0.1",
-) -> None:
-    """Open Optuna's dashboard on a study: to look at, while it runs or later. Ctrl-C ends it."""
-    from ..views import dashboard as board
-    from ..views import view
-
-    seen = view.View(folder)
-    with contextlib.suppress(KeyboardInterrupt):
-        board.serve(seen.database, seen.name, port=port, host=host, ready=lambda url: print(url, flush=True))
+app.add_typer(looking)

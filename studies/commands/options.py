@@ -48,6 +48,11 @@ KeepGb = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
 
+Connect = Annotated[
+    bool, typer.Option("--connect", help="Connect to the database server that the folder names; otherwise none is.")
+]
+
+_VERBATIM = "\b\n"  # before lines that are not to be wrapped
 _RUNNER = {  # settings of runners that are options: the option, and what its value is called
     "workers": ("--workers", "N"),
     "gpus_per_trial": ("--gpus-per-trial", "SHARE"),
@@ -91,6 +96,11 @@ PICTURES: dict[str, Any] = {
     ],
 }
 """Options of `prune` where none is, with `--images`."""
+
+
+def examples(*lines: str) -> str:
+    """The lines below a command's help."""
+    return "\n".join([f"{_VERBATIM}Examples:", *(f"  {line}" for line in lines)])
 
 
 def on_a_runner(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..disk.files import as_written
+from ..trials.words import escaped
+
 if TYPE_CHECKING:
     from ..views.status import Status
 
@@ -42,7 +45,7 @@ def resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"secateur: stopped; {how}", file=sys.stderr)
+        print(escaped(f"secateur: stopped; {how}"), file=sys.stderr)
         raise typer.Exit(130) from None
     except EXPECTED as error:
         if made or not (folder / "study.json").exists():
@@ -73,21 +76,31 @@ def messages(quiet: bool) -> Iterator[Callable[[object], None]]:
         logger.propagate = propagate
 
 
-def show(folder: Path, as_json: bool, *, quiet: bool = True) -> None:
-    """Show a study's front, and unless quiet what to do with it."""
+def show(folder: Path, as_json: bool, *, quiet: bool = True, storage: str | None = None, connect: bool = False) -> None:
+    """Show a study's front, and unless quiet what to do with it.
+
+    Args:
+        folder: the study's.
+        as_json: whether as JSON.
+        quiet: whether nothing is said besides.
+        storage: the URL of its storage, with a password that it needs.
+        connect: whether a server that only the folder names may be connected to.
+    """
     from ..views import text as report
     from ..views import view
     from ..views.terminal import Style
 
-    seen = view.View(folder)
-    front = seen.front()
-    if as_json:
-        print_json({"status": seen.status().as_dict(), "front": report.frame_json(front)})
-        return
-    first = (*seen.objectives, *seen.limits)
-    print_text(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
+    seen = view.View(folder, storage=storage, connect=connect)
+    with as_written(folder):
+        front = seen.front()
+        if as_json:
+            print_json({"status": seen.status().as_dict(), "front": report.frame_json(front)})
+            return
+        first = (*seen.objectives, *seen.limits)
+        print_text(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
     if not quiet and len(front):
-        print(f"secateur: write these networks with: secateur export {folder} --to OUT --pick all", file=sys.stderr)
+        said = f"secateur: write these networks with: secateur export {folder} --to OUT --pick all"
+        print(escaped(said), file=sys.stderr)
 
 
 def follow(statuses: Iterator[Status], as_json: bool) -> None:
@@ -144,7 +157,8 @@ class _Lines(logging.Handler):
     """Writes to what standard error is at the moment; a progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: " * (record.levelno > logging.INFO) + self.format(record), file=sys.stderr)
+        said = f"{record.levelname.lower()}: " * (record.levelno > logging.INFO) + self.format(record)
+        print(escaped(said, keep="\n"), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -161,8 +175,8 @@ def _bar() -> Iterator[Callable[[object], None]]:
 
         def move(event: object) -> None:
             if isinstance(event, Trained | Exported):
-                bar.console.print(str(event), markup=False, highlight=False)
-            bar.update(task, description=event.short if isinstance(event, TrialEnded) else str(event))
+                bar.console.print(escaped(str(event)), markup=False, highlight=False)
+            bar.update(task, description=escaped(event.short if isinstance(event, TrialEnded) else str(event)))
             if isinstance(event, TrialEnded | Epoch | Calibrated | Step):
                 bar.update(task, completed=event.done, total=event.total)
 

@@ -13,15 +13,17 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 # EFBIG is what a quota by `ulimit -f` says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 _NUMBERED = re.compile(r"(trial|round):(0|[1-9][0-9]{0,8})")
 _NAME = re.compile(r"\w[^/\\\x00-\x1f]{0,199}")  # of one folder, and no hidden file
 
@@ -57,8 +59,8 @@ def sweep_files(*folders: Path) -> None:
 
 
 def write(path: Path, data: bytes | memoryview | str) -> None:
-    """Write `data` and flush it to the disk."""
-    with open(path, "wb") as file:
+    """Write `data` and flush it to the disk; never through a link."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
@@ -117,13 +119,68 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         FormatError: truncated, or not a JSON object.
     """
+    read = read_whole(Path(path))
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(read)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON ({error}): it was truncated or edited") from error
     if not isinstance(data, dict):
         raise FormatError(f"{path} holds a {type(data).__name__}, expected a JSON object")
     return data
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: what the file system says.
+        FormatError: as of `opened`.
+    """
+    with opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file to read: a pipe is not waited for, and a device that never ends is not read.
+
+    Raises:
+        OSError: what the file system says.
+        FormatError: it is no plain file, or larger than this machine's memory.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise FormatError(
+                f"{path} is a pipe, a device or a link to one; expected a plain file: restore it from a copy"
+            )
+        if found.st_size > _MEMORY:
+            raise FormatError(f"{path} says it holds {found.st_size:,} bytes, more than this machine's memory")
+        yield file
+
+
+def copy(path: Path, to: Path) -> None:
+    """Copy a plain file; the errors are those of `opened`."""
+    with opened(path) as source, open(to, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+@contextmanager
+def as_written(place: Path) -> Iterator[None]:
+    """Say of an error that only a damaged or edited file can cause that `place` is damaged.
+
+    Raises:
+        FormatError: such an error; those that say themselves what is wrong come through.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise FormatError(
+            f"{place} is damaged or was edited ({type(error).__name__}: {said}); restore it from a copy"
+        ) from error
 
 
 def _explained(error: BaseException, path: Path) -> BaseException:
@@ -222,7 +279,7 @@ def _remove(holder: Path) -> None:
 
 def _describe(holder: Path) -> str:
     try:
-        found = json.loads(holder.read_text())
+        found = json.loads(read_whole(holder))
         return f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process of unknown number"

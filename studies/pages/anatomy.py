@@ -99,7 +99,7 @@ def remade(folder: Path, run: bool) -> nn.Module:
     if not path.is_file():
         raise ValueError("the study was made in Python; write the report there, where its network is at hand")
     if not run:
-        raise ValueError("no code of the study was run, and the network was not given")
+        raise ValueError("no code of the study was run; --layers runs what study.toml names, or give the network")
     file = read(path)
     return make_model(file.model_copy(update={"model": file.model.model_copy(update={"checkpoint": None})}))
 

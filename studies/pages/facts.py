@@ -14,6 +14,7 @@ from torch import nn
 
 from ... import __version__
 from ...spaces import Axis
+from ..disk.files import read_whole
 from ..trials.front import on_front
 from ..trials.trial import Trial
 from ..views.status import Status
@@ -106,25 +107,27 @@ def facts(
     *,
     model: nn.Module | None = None,
     storage: str | None = None,
+    connect: bool = False,
     timed: bool = True,
-    remake: bool = True,
+    remake: bool = False,
 ) -> Facts:
     """What is known of the study in a folder.
 
     Args:
         folder: the study's.
-        model: the full network, with any weights; it is made as the folder's study file says when None.
+        model: the full network, with any weights.
         storage: the storage's URL again, with a password that it needs; see `Study.open`.
+        connect: whether a database server that only the folder names may be connected to.
         timed: whether the full network and the best one are timed layer by layer, for a few seconds. They never are
             while the study runs.
-        remake: whether the network is made as the study file says, which runs code.
+        remake: whether the network is made as the study file says where none is given, which runs code.
 
     Raises:
         FileNotFoundError: there is no study.
         ValueError: it is damaged, or of another version.
     """
     folder = Path(folder)
-    view = View(folder, storage=storage)
+    view = View(folder, storage=storage, connect=connect)
     found, status, trials, axes = view.found, view.status(), tuple(view.all_trials), view.axes
     front, running = on_front(trials, status.objectives, status.limits), bool(status.active)
     whole = [trial for trial in trials if trial.scored and _is_full(trial, axes)]
@@ -188,7 +191,7 @@ def _origin(folder: Path, found: Mapping[str, Any], status: Status) -> dict[str,
     noted at its beginning, `versions` those of now.
     """
     try:
-        text: str | None = (folder / "study.toml").read_text(encoding="utf-8")
+        text: str | None = read_whole(folder / "study.toml").decode()
     except (OSError, ValueError):
         text = None
     command = f"secateur search study.toml --out {shlex.quote(folder.name)}"

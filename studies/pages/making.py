@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..disk.files import FULL, write_atomic
+from ..disk.files import FULL, as_written, read_whole, write_atomic
 from .facts import Facts, facts
 
 _NEEDED = ("plotly", "jinja2", "matplotlib")
@@ -40,18 +40,20 @@ def report(
     model: nn.Module | None = None,
     timed: bool = True,
     storage: str | None = None,
-    remake: bool = True,
+    connect: bool = False,
+    remake: bool = False,
 ) -> Report:
-    """The report of a study as one HTML file, which replaces an earlier one; nothing of the study changes.
+    """The report of a study as one HTML file, which replaces an earlier one; nothing of the study changes or runs.
 
     Args:
         folder: the study's.
         to: the file, whose name ends in .html; `report.html` in the study's folder when None.
         beside: the folder of another study, laid beside it.
         pictures: a folder for PNG files of the charts, made where it is missing.
-        model: the full network, where no study file says how it is made; weights do not matter.
+        model: the full network, from which its layers are known; weights do not matter.
         timed: whether networks are timed layer by layer, for a few seconds.
         storage: the URL of the study's storage again, with the password that it needs; see `Study.open`.
+        connect: whether a database server that only a folder names may be connected to.
         remake: whether the network is made as the study file says where no `model` is given, which runs its code.
 
     Raises:
@@ -67,12 +69,16 @@ def report(
     _check(path)
     if pictures is not None and Path(pictures).exists() and not Path(pictures).is_dir():
         raise FileExistsError(f"{pictures} is a file; give a folder for the pictures")
-    studies = [facts(folder, model=model, timed=timed, storage=storage, remake=remake)]
+    with as_written(Path(folder)):
+        studies = [facts(folder, model=model, storage=storage, timed=timed, connect=connect, remake=remake)]
     if beside is not None:
-        studies = list(_named_apart(studies[0], facts(beside, timed=timed, remake=remake)))
+        with as_written(Path(beside)):
+            other = facts(beside, timed=timed, connect=connect, remake=remake)
+        studies = list(_named_apart(studies[0], other))
     from . import page as made  # needs plotly and Jinja
 
-    text = made.page(studies)
+    with as_written(Path(folder)):
+        text = made.page(studies)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
@@ -89,7 +95,7 @@ def _check(path: Path) -> None:
         raise ValueError(f"a report is written to a file that ends in .html; got {path}")
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; give a file that ends in .html")
-    if path.exists() and _MINE not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+    if path.exists() and _MINE not in read_whole(path).decode(errors="replace")[:1000]:
         raise FileExistsError(f"{path} exists and is no report; remove it or choose another file")
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
-from ..disk.files import alive
+from ..disk.files import alive, read_whole
 from ..trials.events import STATES, SlotChanged
 
 logger = logging.getLogger("secateur")
@@ -194,8 +194,8 @@ def _plain(event: SlotChanged, seconds: float) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     """The file's object; None where it is missing, being made, or was left half by a power cut."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_whole(path))
+    except (OSError, ValueError, RecursionError):
         return None
     fits = isinstance(found, dict) and isinstance(found.get("pid"), int) and isinstance(found.get("host"), str)
     return found if fits else None

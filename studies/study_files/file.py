@@ -41,6 +41,7 @@ from ...evaluators import Latency, Training
 from ...spaces import Budget
 from ...spaces.checked import AT_LEAST_1, POSITIVE, expectation
 from ...spaces.tracing.parts import checked_rules
+from ..disk.files import read_whole
 from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers
@@ -274,8 +275,8 @@ def read(name: str | Path) -> StudyFile:
     """
     path = _find(name)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(read_whole(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no valid TOML: {error}") from None
     tables["folder"] = str(path.parent.joinpath(str(tables.get("folder", "."))).absolute())
     try:

@@ -14,20 +14,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sqlite3
 import tempfile
-import weakref
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage
-
 from ..disk.files import FormatError, read_json
-from .storage import check_sqlite, connect, sqlite_url
-from .urls import JOURNAL, completed, file_of, is_journal, journal_path, without_password
+from .storage import check_sqlite, sqlite_url
+from .urls import completed, file_of, is_journal, journal_path, without_password
 
 FORMAT, VERSION = "secateur-study", 2
 _READ = (1, VERSION)  # secateur 0.1 wrote version 1, whose outcomes are of another form
@@ -185,53 +179,3 @@ def check_same(kept: Mapping[str, Any], given: Mapping[str, Any], folder: Path) 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def open_to_look(folder: Path, found: Mapping[str, Any], given: str | None = None) -> tuple[BaseStorage, bool]:
-    """The storage of a study to look at, and whether it is a copy as of now, where it may be read and not written.
-
-    SQLite can't read a write-ahead log where it may not write beside it, and a journal is opened for writing. So a copy
-    is looked at, which goes when the storage does.
-
-    Args:
-        folder: of the study.
-        found: what its study.json holds.
-        given: see `storage_url`.
-
-    Raises:
-        ValueError: the trials are gone or damaged, or another storage was given.
-    """
-    kept = found["storage"]
-    file = folder / DATABASE if kept is None else file_of(kept, folder)
-    if file is None or not file.is_file() or all(os.access(place, os.W_OK) for place in (file, file.parent)):
-        return connect(storage_url(folder, found, given), folder), False
-    if kept is not None or given is not None:
-        storage_url(folder, found, given)  # refuses another one
-    aside = Path(tempfile.mkdtemp(prefix="secateur-look-"))
-    try:
-        if kept is not None and is_journal(kept):
-            shutil.copyfile(file, aside / file.name)
-            storage = connect(f"{JOURNAL}{aside / file.name}")
-        else:
-            _copy(file, aside / DATABASE)
-            check_sqlite(aside / DATABASE, said=file)
-            storage = connect(sqlite_url(aside / DATABASE))
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    weakref.finalize(storage, shutil.rmtree, aside, ignore_errors=True)
-    return storage, True
-
-
-def _copy(file: Path, to: Path) -> None:
-    """Copy an SQLite file as it is at one moment, what stands in its log included."""
-    try:
-        with (
-            closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(to)) as target,
-        ):
-            source.backup(target)
-    except sqlite3.Error:  # damaged; or not to be read in its place, because nobody has it open: so nothing changes
-        for end in ("", "-wal"):
-            if Path(f"{file}{end}").exists():
-                shutil.copyfile(f"{file}{end}", f"{to}{end}")

@@ -22,6 +22,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ...search.problem import quiet
+from ..disk.files import FormatError
 from .journal import JournalFile
 from .urls import SERVERS, is_journal, is_server, journal_path, masked, parsed, without_password
 from .words import first_line
@@ -40,6 +41,10 @@ _LIVELY = {
     },
     "mysql": {"connect_timeout": _CONNECT_S, "read_timeout": 30, "write_timeout": 30},
 }
+_READING = {  # sessions that can only read
+    "postgresql": {"options": "-c default_transaction_read_only=on"},
+    "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
+}
 _FULL = {"53100", 1021, 1114, "SQLITE_FULL"}  # PostgreSQL, MySQL twice, SQLite
 _AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PROTOCOL")
 
@@ -49,12 +54,13 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string()
 
 
-def connect(url: str, folder: Path | None = None) -> BaseStorage:
+def connect(url: str, folder: Path | None = None, *, only_look: bool = False) -> BaseStorage:
     """The Optuna storage at `url`; tables, or the journal, are made where they are missing.
 
     Args:
         url: see `urls.py`.
         folder: where the relative path of a journal starts; the working directory when None.
+        only_look: whether sessions of a server can only read, and no tables are made.
 
     Raises:
         ValueError: the storage can't be reached or read.
@@ -65,10 +71,12 @@ def connect(url: str, folder: Path | None = None) -> BaseStorage:
             return JournalStorage(JournalFile(path))
         except OSError as error:
             raise ValueError(f"storage {path} can't be opened ({error.strerror}); give a file that can") from error
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+            raise FormatError(f"{path} is no journal of trials, or damaged; give another file") from error
     named = parsed(url).render_as_string(hide_password=False)
     try:
         with quiet():
-            storage = RDBStorage(named, engine_kwargs=_options(url))
+            storage = RDBStorage(named, engine_kwargs=_options(url, only_look), skip_table_creation=only_look)
     except ImportError:
         raise ValueError(f"storage {without_password(url)!r} can't be opened: {_driver_missing(url)}") from None
     except (SQLAlchemyError, RuntimeError) as error:
@@ -154,15 +162,16 @@ class _Translation:
         raise ConnectionError(said)
 
 
-def _options(url: str) -> dict[str, Any]:
+def _options(url: str, only_look: bool) -> dict[str, Any]:
     # A message of SQLAlchemy's would otherwise hold all that a statement was to write.
     options: dict[str, Any] = {"hide_parameters": True}
     backend = parsed(url).get_backend_name()
     if backend == "sqlite":
         return options | {"connect_args": {"timeout": _TIMEOUT_S}}
-    lively = _LIVELY.get("mysql" if backend == "mariadb" else backend, {})
-    given = parsed(url).query
-    return options | {"connect_args": {name: value for name, value in lively.items() if name not in given}}
+    kind = "mysql" if backend == "mariadb" else backend
+    lively, given = _LIVELY.get(kind, {}), parsed(url).query
+    settings: dict[str, Any] = {name: value for name, value in lively.items() if name not in given}
+    return options | {"connect_args": settings | (_READING.get(kind, {}) if only_look else {})}
 
 
 def _close(engine: sqlalchemy.Engine, process: int) -> None:

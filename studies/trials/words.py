@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_ODD = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control and format characters, halves of pairs, separators of lines
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""The text with escapes for what moves a cursor, changes colours or turns the direction of writing.
+
+    >>> print(escaped("a\x1b[31mb\u202ec"))
+    a\x1b[31mb\u202ec
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one.encode("unicode_escape").decode() if one not in keep and unicodedata.category(one) in _ODD else one
+        for one in text
+    )
+
 
 def percent(error: float) -> str:
     """An error for people.

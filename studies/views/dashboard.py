@@ -24,12 +24,17 @@ _NAMES = "study:metric_names"  # where Optuna's `set_metric_names` keeps them
 
 
 def serve(
-    storage: BaseStorage, name: str, *, port: int, host: str = "127.0.0.1", ready: Callable[[str], object]
+    look: Callable[[], BaseStorage],
+    name: str,
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    ready: Callable[[str], object],
 ) -> None:
     """Serve the dashboard of one study until it is interrupted.
 
     Args:
-        storage: where the study is.
+        look: gives the storage where the study is, as of now.
         name: its name there.
         port: where it listens; any that is free when 0.
         host: the address that it listens at; others than this machine's see it at `"0.0.0.0"`.
@@ -43,7 +48,7 @@ def serve(
         from optuna_dashboard import wsgi  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("optuna-dashboard is not installed: pip install 'secateur[dashboard]'") from error
-    shown = Shown(storage, name)
+    shown = Shown(look, name)
     try:
         server = make_server(host, port, _looking(wsgi(shown)), _Server, _Quiet)
     except OSError as error:
@@ -57,7 +62,7 @@ def _through(name: str) -> Any:
     """A method that asks the storage behind."""
 
     def ask(self: Shown, *given: Any, **named: Any) -> Any:
-        return getattr(self._storage, name)(*given, **named)
+        return getattr(self._look(), name)(*given, **named)
 
     return ask
 
@@ -77,14 +82,14 @@ class Shown(BaseStorage):
         id: of the study.
     """
 
-    def __init__(self, storage: BaseStorage, name: str) -> None:
-        """Show the study of this name."""
-        self._storage = storage
-        self.id = storage.get_study_id_from_name(name)
+    def __init__(self, look: Callable[[], BaseStorage], name: str) -> None:
+        """Show the study of this name in the storage that `look` gives."""
+        self._look = look
+        self.id = look().get_study_id_from_name(name)
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """The one study."""
-        found = [copy.copy(study) for study in self._storage.get_all_studies() if study._study_id == self.id]
+        found = [copy.copy(study) for study in self._look().get_all_studies() if study._study_id == self.id]
         for study in found:
             study.system_attrs = self.get_study_system_attrs(self.id)
         return found
@@ -93,16 +98,16 @@ class Shown(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Every trial, with its constraints."""
-        return [_shown(trial) for trial in self._storage.get_all_trials(study_id, deepcopy, states)]
+        return [_shown(trial) for trial in self._look().get_all_trials(study_id, deepcopy, states)]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial, with its constraints."""
-        return _shown(self._storage.get_trial(trial_id))
+        return _shown(self._look().get_trial(trial_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """What Optuna keeps of the study, and the names of the objectives."""
-        names = self._storage.get_study_user_attrs(study_id).get("objectives")
-        return dict(self._storage.get_study_system_attrs(study_id)) | ({_NAMES: names} if names else {})
+        names = self._look().get_study_user_attrs(study_id).get("objectives")
+        return dict(self._look().get_study_system_attrs(study_id)) | ({_NAMES: names} if names else {})
 
     get_study_user_attrs = _through("get_study_user_attrs")
     get_study_id_from_name = _through("get_study_id_from_name")

@@ -1,6 +1,6 @@
 """What a terminal shows: tables as wide as it is, sparklines, and colours where they are wanted.
 
-Texts are never read as markup: a layer may be called `[red]`.
+Texts are never read as markup, a layer may be called `[red]`, and control characters in them are shown as escapes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..trials.words import escaped
+
 COLUMNS = 80  # where no one says how wide it is
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CODES = {"bold": "1", "bad": "31"}
+_NO_COLOUR = re.compile(r"\x1b(?!\[[\d;]*m)")
 _END = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
 
 
@@ -65,7 +68,11 @@ PLAIN = Style()
 
 
 def shown(text: str, stream: TextIO) -> str:
-    """The text as the stream's encoding has it, with question marks for what it has not."""
+    """The text as the stream's encoding has it, with question marks for what it has not.
+
+    Of control characters only ends of lines and colours, which are ours by now, come through.
+    """
+    text = _NO_COLOUR.sub(r"\\x1b", escaped(text, keep="\n\x1b"))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -83,9 +90,9 @@ def table(
     """
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column, head in enumerate(rows[0]):
-        made.add_column(Text(head), justify="right" if column in right else "left", overflow="fold")
+        made.add_column(_cell(head), justify="right" if column in right else "left", overflow="fold")
     for number, row in enumerate(rows[1:], start=1):
-        made.add_row(*map(Text, row), style="green" if number == best else "")
+        made.add_row(*map(_cell, row), style="green" if number == best else "")
     return _rendered(made, style)
 
 
@@ -111,16 +118,21 @@ def beside(rows: Sequence[tuple[str, str]], *, bad: Collection[str] = (), style:
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, said in rows:
-        made.add_row(Text(name), Text(said.replace("\n", " "), style="red" if name in bad else ""))
+        made.add_row(_cell(name), _cell(said.replace("\n", " "), "red" if name in bad else ""))
     return _rendered(made, style)
 
 
 def headed(text: str, style: Style) -> str:
     """A text whose lines that are not indented are painted as heads, and a lone "no" as bad news."""
+    text = escaped(text, keep="\n")
     if not style.colours:
         return text
     lines = [line if line.startswith(" ") else _painted("bold", line) for line in text.splitlines()]
     return "\n".join(re.sub(r"(?<=  )no(?=  )", _painted("bad", "no"), line) for line in lines)
+
+
+def _cell(text: str, style: str = "") -> Text:
+    return Text(escaped(text), style=style)
 
 
 def _painted(how: str, text: str) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from ...spaces import Axis, Budget
+from ..disk.files import as_written, read_whole
 from ..runners.slots import drivers
-from ..trials.folder import STUDY_JSON, described_storage, open_to_look, part_of, read_study_json
+from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
 from ..trials.front import front_table, on_front, trial_table
 from ..trials.ledger import Ledger, Retry
+from ..trials.looking import Glimpse
 from ..trials.trial import Trial
 from .status import Status, status_of
 
@@ -39,7 +41,7 @@ class View:
         resolutions: sides that the resolution axis is an index into.
         storage: file or URL of the storage that holds the trials, without a password.
         name: of the study there.
-        database: that storage.
+        glimpse: gives that storage, as of now.
         budget: the one of the last run.
         limits: that in absolute numbers.
         objectives: what is minimised.
@@ -48,12 +50,13 @@ class View:
         all_trials: in number order.
     """
 
-    def __init__(self, path: str | Path, *, storage: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, storage: str | None = None, connect: bool = False) -> None:
         """Read the folder.
 
         Args:
             path: the folder.
             storage: the study's storage URL again, with the password that it needs; see `Study.open`.
+            connect: whether a database server that the folder names may be connected to.
 
         Raises:
             FileNotFoundError: there is no study.
@@ -66,29 +69,25 @@ class View:
                 f"or wait until it is"
             )
         self.found = found = read_study_json(self.path, to_write=False)
-        self._given = storage
-        self._settings: dict[str, Any] = found["settings"]
-        self.axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
-        self.full: dict[str, float] = found["full_costs"]
-        self.resolutions: list[list[int]] = found["space"]["resolutions"]
-        self.storage = described_storage(self.path, found["storage"])
-        self.name: str = found["name"]
-        self.objectives: list[str] = self._settings["objectives"]
-        self._open()
-        self._look()
+        with as_written(self.path):
+            self._settings: dict[str, Any] = found["settings"]
+            self.axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
+            self.full: dict[str, float] = found["full_costs"]
+            self.resolutions: list[list[int]] = found["space"]["resolutions"]
+            self.storage = described_storage(self.path, found["storage"])
+            self.name: str = found["name"]
+            self.objectives: list[str] = self._settings["objectives"]
+            self.glimpse = Glimpse(self.path, found, given=storage, ask=connect)
+            retry = Retry(self.storage, seconds=_RETRY_S)
+            self._ledger = Ledger(self.glimpse.storage(), self.name, self.axes, self.objectives, retry=retry)
+            self._look()
 
     def refresh(self) -> None:
         """Look again."""
-        if self._copied:
-            self._open()
-        else:
+        with as_written(self.path):
+            self._ledger.storage = self.glimpse.storage()
             self._ledger.refresh()
-        self._look()
-
-    def _open(self) -> None:
-        self.database, self._copied = open_to_look(self.path, self.found, self._given)
-        retry = Retry(self.storage, seconds=_RETRY_S)
-        self._ledger = Ledger(self.database, self.name, self.axes, self.objectives, retry=retry)
+            self._look()
 
     def _look(self) -> None:
         self.notes = notes = self._ledger.notes
@@ -107,15 +106,16 @@ class View:
 
     def status(self) -> Status:
         """As `Study.status`, with what runs now: `goal`, `left_s`, `drivers` and `gpus`."""
-        found = status_of(self.path, self.all_trials, self.budget, self.limits, self._settings, self._proxies)
-        found = replace(found, drivers=drivers(self.path))
-        goal = max((one["goal"] for one in found.drivers or () if one["goal"]), default=None) or self._goal()
-        return replace(found, goal=goal, left_s=_left(found, goal, self.all_trials), gpus=self._gpus(found))
+        with as_written(self.path):
+            found = status_of(self.path, self.all_trials, self.budget, self.limits, self._settings, self._proxies)
+            found = replace(found, drivers=drivers(self.path))
+            goal = max((one["goal"] for one in found.drivers or () if one["goal"]), default=None) or self._goal()
+            return replace(found, goal=goal, left_s=_left(found, goal, self.all_trials), gpus=self._gpus(found))
 
     def _goal(self) -> int | None:
         """Of the last run."""
         try:
-            given = tomllib.loads((self.path / "study.toml").read_text(encoding="utf-8"))["study"]["trials"]
+            given = tomllib.loads(read_whole(self.path / "study.toml").decode())["study"]["trials"]
         except (OSError, ValueError, KeyError, TypeError):  # a study that Python made has no such file
             given = self.notes.get("trials")
         return max(given, len(self.all_trials)) if isinstance(given, int) else None
@@ -128,13 +128,14 @@ class View:
         return gpu_use({name for slot in slots for name in slot.get("gpus") or ()})
 
 
-def watch(path: str | Path, every_s: float, say: Callable[[str], object]) -> Iterator[Status]:
+def watch(path: str | Path, every_s: float, say: Callable[[str], object], *, connect: bool = False) -> Iterator[Status]:
     """`View.status` again and again, until no one runs the study.
 
     Args:
         path: the study's folder; waited for while its network is being trained.
         every_s: seconds between two looks; more where a look takes long, so that the search has its storage to itself.
         say: told why there is nothing to see for now.
+        connect: as of `View`.
     """
     folder, seen, idle, before = Path(path), None, 0, ""
     while True:
@@ -147,7 +148,7 @@ def watch(path: str | Path, every_s: float, say: Callable[[str], object]) -> Ite
             if training:
                 trouble = f"{path} is not made yet: its network is being trained"
             elif seen is None:
-                seen = View(folder)
+                seen = View(folder, connect=connect)
             else:
                 seen.refresh()
             found = None if seen is None else seen.status()

@@ -466,12 +466,13 @@ def test_a_study_file_remakes_its_network(tmp_path, capsys):
     file = write(tmp_path, "pages_tiny") / "study.toml"
     assert main(["search", str(file), "--out", str(tmp_path / "s"), "--quiet"]) == 0
     capsys.readouterr()
-    found = facts(tmp_path / "s", timed=False)
+    assert "no code of the study was run" in facts(tmp_path / "s", timed=False).no_anatomy
+    found = facts(tmp_path / "s", timed=False, remake=True)
     assert found.no_anatomy == "" and [row["layer"] for row in found.anatomy.layers] == ["conv1", "conv2", "head"]
     text = page([found])
     assert "secateur search study.toml --out s" in text and "pages_tiny:Tiny" in text
     (tmp_path / "pages_tiny.py").write_text("raise RuntimeError('moved <b>away</b>')")
     sys.modules.pop("pages_tiny")
-    found = facts(tmp_path / "s", timed=False)
+    found = facts(tmp_path / "s", timed=False, remake=True)
     assert found.anatomy is None and "moved <b>away</b>" in found.no_anatomy
     assert "moved &lt;b&gt;away&lt;/b&gt;" in page([found])

@@ -25,7 +25,8 @@ from secateur.__main__ import app, main
 from secateur.spaces.describe import describe
 from secateur.studies import launch
 from secateur.studies.study_files import file as config
-from secateur.studies.trials.folder import open_to_look, read_study_json
+from secateur.studies.trials.folder import read_study_json
+from secateur.studies.trials.looking import Glimpse
 from secateur.studies.trials.storage import disconnect
 from secateur.studies.views.view import View
 
@@ -321,10 +322,10 @@ def test_a_copy_that_is_looked_at_goes_with_it_and_damage_is_named(tmp_path, mon
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
     (tmp_path / "copies").mkdir()
     found = read_study_json(study.path, to_write=False)
-    storage, copied = open_to_look(study.path, found)
-    assert copied and len(list((tmp_path / "copies").iterdir())) == 1
-    disconnect(storage)
-    del storage
+    glimpse = Glimpse(study.path, found)
+    disconnect(glimpse.storage())
+    assert len(list((tmp_path / "copies").iterdir())) == 1
+    del glimpse
     assert not list((tmp_path / "copies").iterdir())
     with pytest.raises(ValueError, match="is read-only; make it writable"):
         read_study_json(study.path)

@@ -99,13 +99,13 @@ def test_a_password_is_nowhere(tmp_path, url, caplog, capfd, monkeypatch):
     said.append(str(refused.value))
     view = View(tmp_path / "s", storage=url)
     said += [view.storage, str(view.status()), str(View.__dict__)]
-    disconnect(view.database)
+    disconnect(view.glimpse.storage())
     again = reopen(tmp_path / "s", url, evaluator=None)
     assert len(again.trials()) == 5
     close(again)
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     again = reopen(tmp_path / "s", None, evaluator=None)
-    assert len(again.trials()) == 5 and View(tmp_path / "s").storage == kept
+    assert len(again.trials()) == 5 and View(tmp_path / "s", connect=True).storage == kept
     close(again)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 5

@@ -138,8 +138,7 @@ class Study:
             budget: other limits from now on; all trials are used again. The last ones when None.
             sampler: the same factory as at the start, where it was no name.
             evaluator: the same as at the start, where there was one.
-            storage: the URL of the start again, with the password that it needs; None where the database knows the
-                user without, or PostgreSQL finds the password in `PGPASSWORD` or `~/.pgpass`.
+            storage: the URL of the start again, with its password; None where it needs none or knows it (`~/.pgpass`).
 
         Raises:
             FileNotFoundError: there is no study.

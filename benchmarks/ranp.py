@@ -117,7 +117,7 @@ def widths(
         theta = threshold(s, kept_by(kappa, sum(map(len, s))))
         return space.check([max(1, int((layer >= theta).sum())) for layer in s[:-1]]), {}
     settings = {} if method in ("ranp", "ranp-w") else {"strength": strength}
-    proposal = METHODS[method](kappa=kappa, weights="fresh", **settings).propose(
+    proposal = METHODS[method](kappa=kappa, weights="fresh", least=1, **settings).propose(
         Request(model, space, {}, examples=examples, seed=seed)
     )
     return proposal.candidate, dict(proposal.notes)

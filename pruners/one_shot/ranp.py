@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ Ids = npt.NDArray[np.int64]
 Resource = Literal["flops", "memory", "params"]
 
 logger = logging.getLogger("secateur")
+_LEAST = 4  # channels that a group of twice as many keeps where nothing else is asked
 _NO_STATISTICS = "more than 1 value per channel"  # what a batch norm in train mode says of a batch that has none
 
 
@@ -56,7 +57,8 @@ class Ranp:
         initialise: take gradients from weights drawn again.
         draw: how `fresh` draws: `"xavier"` or `"orthogonal"`.
         weights: `"inherited"`, or `"fresh"` as in the paper.
-        least: channels that every group keeps at least.
+        least: channels that every group keeps at least; None: 4 where it has 8 or more, as far as the limits allow (a
+            layer that is left one or two cuts the network off). The paper's own: 1.
     """
 
     name: str = "ranp"
@@ -71,7 +73,7 @@ class Ranp:
     initialise: bool = False
     draw: Draw = "xavier"
     weights: Annotated[Weights, AfterValidator(one_of("inherited", "fresh"))] = "inherited"
-    least: Count = 1
+    least: Count | None = None
     needs: Needs = "labels"
     allocates: bool = True
     selects: bool = True
@@ -104,7 +106,10 @@ class Ranp:
         k = max(1, k)
         k = k if fits(k) else _largest(fits, k)
         candidate = at(k) if k else space.repair(at(1), limits)
-        if any(candidate[i] < min(self.least, group.width) for i, group in enumerate(space.groups)):
+        narrow = [group.name for i, group in enumerate(space.groups) if candidate[i] < self._least(group)]
+        if narrow and self.least is None:
+            return self._without_least(request)
+        if narrow:
             raise ValueError(
                 f"no network with at least {self.least} channels in every group is within {dict(limits)}; lower `least`"
             )
@@ -117,6 +122,17 @@ class Ranp:
             if notes.get(key):
                 logger.info("%s: %s: %s", self.name, key, notes[key])
         return Proposal(candidate=candidate, scores=scores, weights=weights, notes=notes)
+
+    def _least(self, group: Group) -> int:
+        """Channels that a group keeps."""
+        return min(self.least or (_LEAST if group.width >= 2 * _LEAST else 1), group.width)
+
+    def _without_least(self, request: Request) -> Proposal:
+        found = replace(self, least=1).propose(request)
+        groups = enumerate(request.space.groups)
+        narrow = [group.name for i, group in groups if found.candidate[i] < self._least(group)]
+        logger.warning("%s: the limits leave less than %d channels in %s", self.name, _LEAST, ", ".join(narrow))
+        return replace(found, notes=found.notes | {"narrow": narrow})
 
     def neurons(
         self,
@@ -173,7 +189,7 @@ class Ranp:
         for number, (group, own) in enumerate(zip(request.space.groups, members, strict=True)):
             if own:
                 wanted = self._units(own, s, theta) * group.unit
-                legal = [width for width in group.widths if width >= self.least] or [group.width]
+                legal = [width for width in group.widths if width >= self._least(group)] or [group.width]
                 values[number] = max([width for width in legal if width <= wanted] or legal[:1])
         return request.space.canonical(values)
 
@@ -186,7 +202,7 @@ class Ranp:
 
     def _rank(self, s: Sequence[Array], group: Group, own: Sequence[_Member]) -> int:
         """The least `k` at which the group keeps its least units without help."""
-        units = -(-min(self.least, group.width) // group.unit)
+        units = -(-self._least(group) // group.unit)
         if self.unify == "max":
             return min(rank_of(s, s[one.layer][one.neurons], (units - 1) * one.each + 1) for one in own)
         return max(rank_of(s, s[one.layer][one.neurons], units * one.each) for one in own)

@@ -133,7 +133,7 @@ def test_raw_scores_are_the_gradient_of_one_mask_on_a_neuron():
 def test_the_widest_network_within_the_limits(name, cost):
     model, space, examples = volumes()
     limits = share(space, 0.3, cost)
-    pruner = METHODS[name]()
+    pruner = METHODS[name](least=1)
     proposal = pruner.propose(Request(model, space, limits, examples=examples))
     assert within(space, space.encode([proposal.candidate]), limits).all()
     # one neuron more is too many
@@ -153,7 +153,7 @@ def test_the_last_layer_keeps_all_though_its_scores_count():
     kappa = 0.6
     neurons = sum(map(len, s))
     theta = threshold(s, math.floor(neurons * (1 - kappa)))
-    proposal = METHODS["ranp-w"](kappa=kappa).propose(Request(model, space, {}, examples=examples))
+    proposal = METHODS["ranp-w"](kappa=kappa, least=1).propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [max(1, int((layer >= theta).sum())) for layer in s[:-1]]
     assert realised(model, space, proposal).head.out_channels == 3
 
@@ -315,7 +315,7 @@ def test_a_group_without_a_layer_stays_whole():
     examples = Examples(batches=[(example, torch.tensor([1]))], loss=nn.functional.cross_entropy)
     space = Space.trace(model, example, divisor=1)
     assert [group.name for group in space.groups] == ["words", "wide"]
-    proposal = Ranp(kappa=0.9).propose(Request(model, space, {}, examples=examples))
+    proposal = Ranp(kappa=0.9, least=1).propose(Request(model, space, {}, examples=examples))
     assert list(proposal.candidate) == [6, 1]
     assert set(proposal.notes["whole"]) == {"words"}
     # a limit that the others cannot meet takes from it too
@@ -332,6 +332,18 @@ def test_no_group_is_narrower_than_asked_for():
     assert min(Ranp(least=3).propose(Request(model, space, {"macs": macs}, examples=examples)).candidate) == 3
     with pytest.raises(ValueError, match="at least 3 channels"):
         Ranp(least=3).propose(Request(model, space, {"macs": macs - 1}, examples=examples))
+
+
+def test_by_itself_no_group_of_eight_is_left_fewer_than_four_unless_the_limits_ask_for_it(caplog):
+    model, space, examples = traced("plain")  # 8 and 16 channels
+    alone, paper = (
+        Ranp(kappa=0.95, least=least).propose(Request(model, space, {}, examples=examples)) for least in (None, 1)
+    )
+    assert min(alone.candidate) == 4 and min(paper.candidate) < 4 and "narrow" not in alone.notes
+    limits = {"macs": float(space.costs([space.check([4, 4])])["macs"].iloc[0]) - 1}
+    tight = Ranp().propose(Request(model, space, limits, examples=examples))
+    assert within(space, space.encode([tight.candidate]), limits).all()
+    assert tight.notes["narrow"] and "less than 4 channels" in caplog.text
 
 
 @pytest.mark.parametrize(

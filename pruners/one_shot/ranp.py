@@ -132,7 +132,7 @@ class Ranp:
         groups = enumerate(request.space.groups)
         narrow = [group.name for i, group in groups if found.candidate[i] < self._least(group)]
         logger.warning("%s: the limits leave less than %d channels in %s", self.name, _LEAST, ", ".join(narrow))
-        return replace(found, notes=found.notes | {"narrow": narrow})
+        return replace(found, notes={**found.notes, "narrow": narrow})
 
     def neurons(
         self,

@@ -11,15 +11,15 @@ text     which of eight libraries a passage of 16 words of documentation is from
 images   Fashion-MNIST (FOLDER holds its four IDX files); a ViT with a class token and patches of 7 x 7, whose position
          embeddings are interpolated to the side.
 
-Both have three layers of six heads, a stream of 48 and an MLP of 192 inside; they learn from 9,600 passages or 6,000
+Both have three layers of six heads, a stream of 48 and an MLP of 192 inside; they learn from 4,800 passages or 6,000
 images, a base network a seed. Every way then has the same passes over the training examples, EPOCHS.
 
 full           the whole network, trained on
 uniform        one ratio for heads, MLP and stream
 torch-pruning  Torch-Pruning's global Taylor pruning of heads, MLP and stream, head sizes whole
 mlpruning      `--method mlpruning`, half of the epochs for the method
-search         width, heads, layers and (images) sides: shared weights for one epoch of four passes, scores without any
-               training, the best by validation error for what is left
+search         width, heads, layers, and the side of images or the length of passages: shared weights for one epoch of
+               four passes, scores without any training, the best by validation error for what is left
 Cells are kept in build/encoders; `--page` writes the tables into docs/transformers.md.
 """
 
@@ -39,7 +39,7 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,12 +62,12 @@ KEPT, PAGE = ROOT / "build" / "encoders", ROOT / "docs" / "transformers.md"
 LIBRARIES = ("numpy", "scipy", "pandas", "sklearn", "sympy", "networkx", "torch", "python")
 NAMES = {*LIBRARIES, "np", "pd", "nx", "scikit", "learn", "pytorch"}
 WORDS, LENGTH = 2000, 16
-TRAIN = {"text": 9600, "images": 6000}
+TRAIN = {"text": 4800, "images": 6000}
 HELD = {"validation": 1200, "test": 2400}
 BASE_EPOCHS = {"text": 5, "images": 8}
 EPOCHS, SHARED, TRIALS = 6, 1, 60
 PASSES = 4  # a step of shared training: the full network, the smallest, and two drawn
-SIDES = (28, 21, 14)
+SIDES = {"text": (16, 12, 8), "images": (28, 21, 14)}
 WAYS = ("full", "uniform", "torch-pruning", "mlpruning", "search")
 SETTINGS = {
     "optimizer": "adamw",
@@ -148,6 +148,7 @@ class ViT(nn.Module):
 class Batch:
     inputs: torch.Tensor
     targets: torch.Tensor
+    resolution: tuple[int, ...] | None
 
 
 class Passages:
@@ -166,10 +167,14 @@ class Passages:
         order = torch.arange(len(labels))
         if seed is not None:
             order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        return [Batch(tokens[part], labels[part]) for part in order.split(self.batch)]
+        return [Batch(tokens[part], labels[part], resolution) for part in order.split(self.batch)]
+
+    def at(self, batch, resolution):
+        return replace(batch, resolution=resolution)
 
     def forward(self, model, batch):
-        return model(batch.inputs), batch.targets
+        (length,) = batch.resolution or (LENGTH,)
+        return model(batch.inputs[:, :length]), batch.targets
 
     def loss(self, outputs, targets):
         return F.cross_entropy(outputs, targets)
@@ -266,7 +271,7 @@ def cell(kind, way, share, seed, task):
     model = base(kind, seed, task)
     started = time.process_time()
     side, left, notes = None, EPOCHS, {}
-    space = traced(kind, model, resolutions=SIDES if way == "search" and kind == "images" else ())
+    space = traced(kind, model, resolutions=SIDES[kind] if way == "search" else ())
     limits = {"macs": share * space.full_costs["macs"]}
     if way == "full":
         small = copy.deepcopy(model)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .graph.network import Examples, Side, as_call
+from .graph.network import Examples, Side, as_call, spatial_axis
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -66,7 +66,7 @@ def described(tensor: Tensor, side: Side, examples: int) -> dict[str, Any]:
 
     One that has another number of rows than there are examples, as a bank of prototypes, has them in every batch.
     """
-    spatial = tensor.ndim == 2 + len(side) and bool(side) and tuple(tensor.shape[2:]) == side
+    spatial = spatial_axis(tensor, side) > 0
     batched = tensor.shape[:1] == (examples,)
     return {
         "shape": [1, *tensor.shape[1:]] if batched else list(tensor.shape),
@@ -82,7 +82,7 @@ def made(description: Mapping[str, Any], side: Side | None, batch: int) -> Tenso
     if shape and description.get("batched", True):
         shape[0] = batch
     if description["spatial"] and side is not None:
-        shape[2:] = side
+        shape[-len(side) :] = side
     dtype = getattr(torch, description["dtype"])
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype)

@@ -142,7 +142,7 @@ def _check(tensors: tuple[Tensor, ...], space: Space, candidate: Candidate) -> N
     for tensor, one in zip(tensors, space.settings["inputs"], strict=True):
         expected = list(one["shape"])
         if one["spatial"]:
-            expected[2:] = space.side(candidate)
+            expected[-len(space.traced_side) :] = space.side(candidate)
         if list(tensor.shape[1:]) != expected[1:]:
             raise ValueError(
                 f"images are {tuple(tensor.shape)}; the network takes (n, {', '.join(map(str, expected[1:]))})"

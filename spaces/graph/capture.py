@@ -35,9 +35,10 @@ from .network import (
     as_call,
     flat_examples,
     operator_name,
+    own_side,
     plain,
     resized,
-    spatial_side,
+    spatial_axis,
     unknown_leaves,
     where,
 )
@@ -147,15 +148,15 @@ def _place(failure: Exception | None) -> str:
 def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_batch: bool) -> ExportedProgram | None:
     """One export for all sides, or None where the network fixes a side (or the batch, where any is asked for)."""
     example = resized(examples, sides[-1], BATCH)
-    side = spatial_side(example)
-    moving = [axis for axis in range(len(side)) if len({s[axis] for s in sides}) > 1]
+    side = own_side(example)
+    moving = [axis for axis in range(len(sides[-1])) if len({s[axis] for s in sides}) > 1]
 
     def dims(tensor: Any) -> Any:
         if not isinstance(tensor, Tensor):
             return pytree.tree_map(lambda _: None, tensor)
         free: dict[int, Any] = {0: Dim.AUTO} if any_batch and tensor.ndim and tensor.shape[0] == BATCH else {}
-        if tensor.ndim == 2 + len(side) and tuple(tensor.shape[2:]) == side:
-            free |= {2 + axis: Dim.AUTO for axis in moving}
+        if first := spatial_axis(tensor, side):
+            free |= {first + axis: Dim.AUTO for axis in moving}
         return free or None
 
     args, kwargs = as_call(example)
@@ -170,10 +171,11 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
             continue
         if any_batch and value.ndim and value.shape[0] == BATCH and isinstance(value.shape[0], int):
             return None
-        if value.ndim != 2 + len(side):
+        first = value.ndim - len(side)
+        if first != 2 and (first != 1 or len(side) != 1 or value.is_floating_point()):
             continue
         for axis in moving:
-            size = value.shape[2 + axis]
+            size = value.shape[first + axis]
             expression = getattr(getattr(size, "node", None), "expr", None)
             if not isinstance(expression, sympy.Symbol):
                 return None

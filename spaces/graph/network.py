@@ -178,9 +178,29 @@ def spatial_side(examples: Examples) -> Side:
     return next((tuple(tensor.shape[2:]) for tensor in flat_examples(examples) if tensor.ndim > 2), ())
 
 
+def own_side(examples: Examples) -> Side:
+    """As `spatial_side`; where there is none, the length of the first input of whole numbers `(batch, length)`."""
+    lengths = (tuple(tensor.shape[1:]) for tensor in flat_examples(examples) if _counts(tensor) and tensor.ndim == 2)
+    return spatial_side(examples) or next(lengths, ())
+
+
+def spatial_axis(tensor: Tensor, side: Side) -> int:
+    """The first of an input's axes that are this side; 0 where it has none.
+
+    They are behind the batch and the channels; of tokens and their masks, which have no channels, behind the batch.
+    """
+    if side and tensor.ndim == 2 + len(side) and tuple(tensor.shape[2:]) == side:
+        return 2
+    return int(len(side) == 1 and tensor.ndim == 2 and _counts(tensor) and tuple(tensor.shape[1:]) == side)
+
+
+def _counts(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex()
+
+
 def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
     """The example with `batch` examples, its spatial inputs brought to `side` (contents repeated, never read)."""
-    old = spatial_side(examples)
+    old = own_side(examples)
     size = flat_examples(examples)[0].shape[0] if flat_examples(examples)[0].ndim else 0
 
     def fit(tensor: Any) -> Any:
@@ -188,9 +208,10 @@ def resized(examples: Examples, side: Side | None, batch: int) -> Examples:
             return tensor
         if tensor.ndim and tensor.shape[0] == size:
             tensor = tensor[:1].expand(batch, *tensor.shape[1:])
-        if side is not None and tensor.ndim == 2 + len(old) and tuple(tensor.shape[2:]) == old and side != old:
-            tensor = tensor.reshape(*tensor.shape[:2], -1)[..., :1].reshape(*tensor.shape[:2], *(1,) * len(old))
-            tensor = tensor.expand(*tensor.shape[:2], *side)
+        first = spatial_axis(tensor, old) if side and side != old else 0
+        if side and first:
+            tensor = tensor.flatten(first)[..., :1].reshape(*tensor.shape[:first], *(1,) * len(old))
+            tensor = tensor.expand(*tensor.shape[:first], *side)
         return tensor.contiguous()
 
     return each(fit, examples)

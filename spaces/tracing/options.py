@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..examples import constants, described, device_of, made, nested
-from ..graph.network import Examples, Side, as_call, flat_examples, spatial_side
+from ..graph.network import Examples, Side, as_call, flat_examples, own_side, spatial_side
 from .parts import Key, Parts, Rule, checked_rules, keys
 
 _NAMED_WHERE_USED = ("block_order", "plain_blocks", "as_graph", "proof")  # in a fingerprint; the order never is
@@ -124,8 +124,14 @@ def checked(
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
         raise ValueError(f"divisor={divisor!r}: expected an integer of at least 1")
     plain_blocks = (plain_blocks,) if isinstance(plain_blocks, str) else tuple(plain_blocks)
-    own = spatial_side(examples)
+    resolutions = (resolutions,) if isinstance(resolutions, int) else tuple(resolutions)
+    own = own_side(examples) if resolutions else spatial_side(examples)
     sides = _sides(resolutions, own)
+    if not spatial_side(examples) and any(side > own for side in sides):
+        raise ValueError(
+            f"resolution {sides[-1][0]} is longer than the example, {own[0]} tokens; trace with an example of the "
+            "longest, so that it is seen whether the network takes it"
+        )
     ignored, ruled = keys(ignore, "ignore"), checked_rules(rules)
     parts = Parts(model, ignored, ruled, divisor)
     _check_plain(model, parts, plain_blocks)
@@ -178,13 +184,14 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sides(resolutions: Iterable[int | Sequence[int]], own: Side) -> tuple[Side, ...]:
-    if isinstance(resolutions, int):
-        resolutions = (resolutions,)
     sides = set()
     for resolution in resolutions:
         side = (resolution,) * len(own) if isinstance(resolution, int) else tuple(resolution)
         if not own:
-            raise ValueError("resolutions are given, but no example input has spatial axes (batch, channels, *side)")
+            raise ValueError(
+                "resolutions are given, but no example input has spatial axes (batch, channels, *side), nor tokens as "
+                "whole numbers (batch, length)"
+            )
         if len(side) != len(own) or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in side):
             raise ValueError(f"resolution {resolution!r}: expected a positive integer or {len(own)} of them")
         sides.add(side)

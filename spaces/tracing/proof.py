@@ -23,7 +23,7 @@ from ..cutting.surgery import assemble, named_tensors, plan, smaller
 from ..cutting.writer import GraphWriter
 from ..examples import of_graph
 from ..graph.modes import keeping, quietly, unfused
-from ..graph.network import Examples, Side, each, flat_examples, plain, spatial_side
+from ..graph.network import Examples, Side, each, flat_examples, own_side, plain, spatial_axis
 from .dryrun import at_random
 
 logger = logging.getLogger("secateur")
@@ -67,7 +67,7 @@ class Proof:
         self._model = model
         self._examples = examples
         self._traced = tuple(sides)
-        self._sides = _cheapest(spatial_side(examples), sides, multiple)
+        self._sides = _cheapest(own_side(examples) if sides[0] else (), sides, multiple)
         self._found = found
         self._rounds: list[list[str]] = []
         self._blocks: list[str] = []
@@ -272,7 +272,7 @@ def _cheapest(own: Side, sides: Sequence[Side], multiple: int) -> list[Side]:
 
 def _real(examples: Examples, side: Side, *, double: bool) -> Examples:
     """At most two examples at a side: their own numbers, repeated or cut, or noise where all of them are equal."""
-    own = spatial_side(examples)
+    own = own_side(examples)
     size = flat_examples(examples)[0].shape[:1]
     random = torch.Generator().manual_seed(0)
 
@@ -282,8 +282,9 @@ def _real(examples: Examples, side: Side, *, double: bool) -> Examples:
         tensor = value.detach()
         if size and tensor.shape[:1] == size:
             tensor = tensor[:2]
-        if side != own and tensor.ndim == 2 + len(own) and tuple(tensor.shape[2:]) == own:
-            for axis, length in enumerate(side, 2):
+        first = spatial_axis(tensor, own) if side and side != own else 0
+        if first:
+            for axis, length in enumerate(side, first):
                 tensor = tensor.index_select(axis, torch.arange(length, device=tensor.device) % tensor.shape[axis])
         if tensor.is_floating_point():
             if tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):

@@ -54,7 +54,7 @@ def counting(
 def _candidates(
     forwards: Sequence[OfModule], layout: Layout, group: Group, node: Node, modules: Mapping[str, nn.Module]
 ) -> Iterator[Attribute]:
-    """Attributes that hold a number of the group's channels and count no others.
+    """Attributes that are read, hold a number of the group's channels and count no others.
 
     Those around an operator first, then those around the tensors of the group.
     """
@@ -67,6 +67,7 @@ def _candidates(
         for axis, ids in axes.items()
         if (name, axis) in flow.slots and len(ids) > 1 and group.holds(ids).all()
     }
+    read = {one for forward in forwards for one in forward.read}
     known = {(counter.module, counter.name, counter.item) for counter in layout.counters}
     paths = [*reversed(flow.network.calls[node]), ""]
     for name, axes in layout.slots.items():
@@ -75,7 +76,7 @@ def _candidates(
             paths += [".".join(places[:end]) for end in range(len(places), 0, -1)]
     for path in dict.fromkeys(paths):
         for name, value in vars(modules[path]).items() if path in modules else ():
-            if name.startswith("_") or not isinstance(value, (int, tuple, list)):
+            if name.startswith("_") or (path, name) not in read or not isinstance(value, (int, tuple, list)):
                 continue
             numbers = [(-1, value)] if isinstance(value, int) else list(enumerate(value, -len(value)))
             for item, number in numbers:

@@ -1,4 +1,7 @@
-"""How modules are called: a run without arithmetic, whose tensors are found again in the graph. Start at `followed`."""
+"""How modules are called: a run without arithmetic, whose tensors are found again in the graph. Start at `followed`.
+
+Beside it, which of their attributes they read: `reading`.
+"""
 
 from __future__ import annotations
 
@@ -131,3 +134,37 @@ def _aligned(steps: Sequence[Step], others: Sequence[Step]) -> dict[int, int]:
     for block in difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks():
         found |= {block.a + number: block.b + number for number in range(block.size)}
     return found
+
+
+def reading(seen: set[tuple[str, str]]) -> Callable[[nn.Module, object], None]:
+    """What `run` is given to note `(module, name)` of the attributes that a forward reads of modules."""
+
+    def watch(small: nn.Module, _: object) -> None:
+        paths: dict[int, list[str]] = {}
+        for path, module in small.named_modules(remove_duplicate=False):
+            paths.setdefault(id(module), []).append(path)
+        kinds = dict.fromkeys(type(module) for module in small.modules())
+        told = {kind: _telling(kind, paths, seen) for kind in kinds if _extensible(kind)}
+        for path, module in small.named_modules():
+            if type(module) in told:
+                module.__class__ = told[type(module)]
+            else:
+                seen.update((path, name) for name in vars(module))
+
+    return watch
+
+
+def _extensible(kind: type[nn.Module]) -> bool:
+    """Whether nothing minds a further class of this kind; attention of another class is not captured alike."""
+    known = any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1])
+    return type(kind) is type and not known and not issubclass(kind, nn.MultiheadAttention)
+
+
+def _telling(kind: type[nn.Module], paths: Mapping[int, list[str]], seen: set[tuple[str, str]]) -> type[nn.Module]:
+    """A class of modules that notes what is read of them, and else does as its base."""
+
+    def get(module: nn.Module, name: str) -> Any:
+        seen.update([(path, name) for path in paths.get(id(module), ())])
+        return kind.__getattribute__(module, name)
+
+    return type(kind.__name__, (kind,), {"__getattribute__": get, "__module__": kind.__module__})

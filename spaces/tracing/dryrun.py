@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from ..graph.capture import capture
 from ..graph.modes import evaluating, quietly
 from ..graph.network import BATCH, Examples, Network, Rehearsal, Shape, Side, Step, as_call, resized
 from ..graph.values import Values
-from .probe import empty_like, rehearse, run, sketch, sketched
-from .surprises import first_difference, first_surprise, results
+from .calls import reading
+from .probe import Around, Watch, empty_like, rehearse, run, sketch, sketched
+from .surprises import Going, first_difference, first_surprise, results
 
 logger = logging.getLogger("secateur")
 
@@ -33,24 +34,59 @@ Surprise = Callable[[Layout, Kept, Sequence[Block]], Node | None]
 """The first operator that does not behave as predicted when only some units and blocks stay, or None."""
 
 
-def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -> list[tuple[Group, Node]]:
-    """Groups that cannot shrink as predicted, each with the operator that shows it."""
+Oddities = Callable[[Layout, Kept], Collection[Node]]
+"""All operators that do not behave as predicted when only some units stay, as far as one run can tell."""
+
+
+def culprits(
+    network: Network, flow: Flow, layout: Layout, surprise: Surprise, oddities: Oddities
+) -> list[tuple[Group, Node]]:
+    """Groups that cannot shrink as predicted, each with the operator that shows it.
+
+    Args:
+        network: the captured graph.
+        flow: the labels of its values.
+        layout: units and groups.
+        surprise: a dry run; it says in the end that all others can.
+        oddities: one that tells of many groups at a time.
+    """
     found: dict[int, Node] = {}
 
-    def without(gone: Kept, numbers: Sequence[int]) -> Node | None:
+    def left(gone: Kept, numbers: Sequence[int]) -> Kept:
         stays = np.ones(layout.units, bool)
         for number in numbers:
             group = layout.groups[number]
             stays[group.slice] = ~gone[group.slice]
+        return stays
+
+    def without(gone: Kept, numbers: Sequence[int]) -> Node | None:
+        stays = left(gone, numbers)
         return None if stays.all() else surprise(layout, stays, ())
+
+    def apart(gone: Kept, numbers: Sequence[int]) -> bool:
+        """Find groups that odd operators touch alone, of those that each touches one at a time; are there any?"""
+        before = len(found)
+        suspects = {node: _touching(flow, layout, node, numbers)[:3] for node in oddities(layout, left(gone, numbers))}
+        for place in range(3):
+            waiting = {node: some[place] for node, some in suspects.items() if len(some) > place}
+            waiting = {node: one for node, one in waiting.items() if found.keys().isdisjoint(suspects[node])}
+            odd = oddities(layout, left(gone, sorted(set(waiting.values())))) if len(waiting) > 1 else ()
+            for node in odd:
+                if node in waiting and _touching(flow, layout, node, sorted(set(waiting.values()))) == [waiting[node]]:
+                    found.setdefault(waiting[node], node)
+        return len(found) > before
 
     for gone in _scenarios(network, flow, layout):
         numbers = [n for n, group in enumerate(layout.groups) if gone[group.slice].any()]
+        together = True
         while True:
             numbers = [number for number in numbers if number not in found]
             node = without(gone, numbers)
             if node is None:
                 break
+            together = together and apart(gone, numbers)
+            if together:
+                continue
             near = next((n for n in _touching(flow, layout, node, numbers)[:3] if without(gone, [n]) is not None), None)
             if near is not None:
                 found[near] = node
@@ -62,6 +98,11 @@ def culprits(network: Network, flow: Flow, layout: Layout, surprise: Surprise) -
                 fine, bad, node = (fine, middle, sooner) if sooner is not None else (middle, bad, node)
             found[numbers[bad - 1]] = node
     return [(layout.groups[number], node) for number, node in found.items()]
+
+
+def nothing_odd(layout: Layout, stays: Kept) -> Collection[Node]:
+    """What is odd of a network of which a run tells one oddity at a time."""
+    return ()
 
 
 def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
@@ -163,6 +204,16 @@ class OfModule:
         """Nodes whose values do not depend on the inputs."""
         return frozenset(node for node in self.network.operators if node not in self.flow.moving)
 
+    @cached_property
+    def read(self) -> set[tuple[str, str]]:
+        """Attributes of modules that the forward reads, `(module, name)`; all where that is not known."""
+        seen, quick = set[tuple[str, str]](), self.full(True)[1] is None
+        again, failure = self.run(Cut({}, {}, ()), quick, watch=reading(seen))
+        if failure is None and [step.name for step in again] == [step.name for step in self.full(quick)[0]]:
+            return seen
+        modules = self.model.named_modules(remove_duplicate=False)
+        return {(path, name) for path, module in modules for name in vars(module)}
+
     def full(self, quick: bool) -> tuple[list[Step], Exception | None]:
         """A run of the full network; where it fails on the meta device, others cannot be run there either."""
         if quick not in self.runs:
@@ -198,9 +249,17 @@ class OfModule:
         except LookupError:
             return False
 
-    def run(self, changes: Cut, quick: bool, values: Values | None = None) -> tuple[list[Step], Exception | None]:
-        """A run of a smaller network."""
-        return run(self.model, changes, self.examples, self.side, quick=quick, training=self.training, values=values)
+    def run(
+        self,
+        changes: Cut,
+        quick: bool,
+        values: Values | None = None,
+        watch: Watch | None = None,
+        around: Around | None = None,
+    ) -> tuple[list[Step], Exception | None]:
+        """A run of a smaller network; arguments as of `probe.run`."""
+        mode = {"quick": quick, "training": self.training}
+        return run(self.model, changes, self.examples, self.side, **mode, values=values, watch=watch, around=around)
 
     def runs_without(self, removed: Sequence[Block]) -> bool:
         """Whether the full network runs without some blocks."""
@@ -212,6 +271,22 @@ class OfModule:
     def side(self) -> Side | None:
         """The largest side."""
         return self.network.sides[-1] or None
+
+    def oddities(self, whole: frozenset[Node]) -> Oddities:
+        """All that it does not do as predicted; `whole` as of `surprise`."""
+
+        def odd(layout: Layout, stays: Kept) -> Collection[Node]:
+            quick = self.rehearsed(True) is not None
+            rehearsal = self.rehearsed(quick)
+            if rehearsal is None:
+                return ()
+            predicted, found = _predicted(self.network, self.flow, layout, whole, stays), dict[Node, str]()
+            around = partial(Going, self.network, rehearsal, predicted, self.full(quick)[0], found)
+            self.run(plan(layout, stays, ()), quick, around=around)
+            self.said.update(found)
+            return found
+
+        return odd
 
     def surprise(self, whole: frozenset[Node]) -> Surprise:
         """What it does not do as predicted.

@@ -207,6 +207,13 @@ def empty_like(tensor: Any, device: str | None = None) -> Any:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device or tensor.device)
 
 
+Watch = Callable[[nn.Module, MutableMapping[Tensor, Maker]], None]
+"""Is given a network before it runs, and what will say which step makes each tensor."""
+
+Around = Callable[[list[Step]], contextlib.AbstractContextManager[object]]
+"""Gives a mode in which a forward is called, of the steps that it will take."""
+
+
 def run(
     model: nn.Module,
     changes: Cut,
@@ -215,8 +222,9 @@ def run(
     *,
     quick: bool = False,
     training: bool = False,
-    watch: Callable[[nn.Module, MutableMapping[Tensor, Maker]], None] | None = None,
+    watch: Watch | None = None,
     values: Values | None = None,
+    around: Around | None = None,
 ) -> tuple[list[Step], Exception | None]:
     """Run a smaller network without arithmetic; the steps it took, and what it raised if it did.
 
@@ -228,8 +236,9 @@ def run(
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
         training: in training mode instead of eval mode, but for dropouts and norms.
-        watch: is given the network before it runs, and what will say which step makes each tensor.
+        watch: is given the network before it runs.
         values: told all that is calculated.
+        around: gives a mode in which the forward is called.
 
     A forward that asks whether it is exported does as in the captured graph.
     """
@@ -257,7 +266,7 @@ def run(
         if values is not None:
             values.begin(named_tensors(small), [*fakes, *named.values()])
         try:
-            with known:
+            with known, contextlib.nullcontext() if around is None else around(recorder.steps):
                 outputs = small(*fakes, **named)
             if values is not None:
                 values.end(outputs)

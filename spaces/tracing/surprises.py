@@ -6,8 +6,14 @@ Start at `first_surprise`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from ..graph.network import Network, Number, Rehearsal, Shape, Step
 from .probe import FOLLOW, differ, numbers_of
@@ -45,32 +51,119 @@ def first_surprise(
         LookupError: the run took other operators than the graph, so the two cannot be compared; the second argument is
             the node at which they part.
     """
-    position = 0
+    position = drift = 0  # the drift is that of the run of the full network, ahead of this one
     nodes = [node for node in network.operators if node not in skipped and rehearsal.steps.get(node)]
     names = [[step.name for step in rehearsal.steps[node]] for node in nodes]
-    others, parting = _compared(steps, full)
     for number, node in enumerate(nodes):
         expected = rehearsal.steps[node]
         here = steps[position : position + len(expected)]
+        foreseen = predicted.get(node, ())
         if [step.name for step in here] != names[number]:
+            following = [name for more in names[number + 1 : number + 3] for name in more]
+            resumed = _resumed(steps, position, following)
             if node in constants:  # a mask may be filled by one operator or by several
-                position = _resumed(steps, position, [name for more in names[number + 1 : number + 3] for name in more])
+                position = resumed
+                continue
+            if following and resumed > position and _split(network, node, steps[resumed - 1], foreseen):
+                position, drift = resumed, drift + position + len(expected) - resumed
                 continue
             if len(here) == len(expected) or failure is None:
                 raise LookupError(f"the run took {here} where the graph has {expected}", node)
             return node, _sized(network, node, f"it stops: {failure}")
-        if not others.isdisjoint(range(position, position + len(expected))):
-            return node, NUMBER
-        if parting < position + len(expected):
-            raise LookupError("the run took other operators than that of the full network", node)
-        own, foreseen = results(network, node), predicted.get(node, ())
-        if expected[-1].shapes[: len(own)] == own and here[-1].shapes[: len(foreseen)] != foreseen:
-            given, wanted = (", ".join(map(str, shapes)) for shapes in (here[-1].shapes[: len(foreseen)], foreseen))
-            return node, _sized(network, node, f"it gives {given} instead of {wanted}")
+        for step, other in zip(here, full[position + drift :], strict=False):
+            if step.name != other.name:
+                raise LookupError("the run took other operators than that of the full network", node)
+            if differ(step.numbers, other.numbers):
+                return node, NUMBER
+        if said := _misshapen(network, node, here[-1], expected[-1], foreseen):
+            return node, said
         position += len(expected)
     if failure is not None or position != len(steps):
         raise LookupError(f"the run has {len(steps)} steps, the graph {position}: {failure}", network.operators[-1])
     return None
+
+
+class Going(TorchFunctionMode):
+    """Goes on where an operator does not behave as foreseen, as if it did: the others that do not are seen too.
+
+    A run that takes other operators than the graph ends where it fails.
+
+    Attributes:
+        odd: the operators that do not behave as foreseen, in order, each with what is said of it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rehearsal: Rehearsal,
+        predicted: Mapping[Node, tuple[Shape, ...]],
+        full: Sequence[Step],
+        odd: dict[Node, str],
+        steps: list[Step],
+    ) -> None:
+        """Arguments as of `first_surprise`, but for `odd`, to which is added, and for `steps`, which grows."""
+        super().__init__()
+        self._network, self._expected, self._predicted, self._full = network, rehearsal.steps, predicted, full
+        self._odd, self._steps = odd, steps
+        self._left = [node for node in reversed(network.operators) if rehearsal.steps.get(node)]
+        self._position = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, or give what is foreseen of the operator that it is."""
+        node = self._next()
+        try:
+            result = func(*args, **(kwargs or {}))
+        except Exception as error:
+            own = node and self._network.shapes[-1][node]
+            if node is None or not isinstance(own, tuple):
+                raise
+            self._odd[node] = _sized(self._network, node, f"it stops: {error}")
+            self._steps[self._position :] = self._expected[node]
+            return self._foreseen(node, args)
+        said = self._said(node) if node is not None else ""
+        if node is not None and said:
+            self._odd[node] = said
+            if said != NUMBER and isinstance(result, Tensor):
+                return self._foreseen(node, args)
+        return result
+
+    def _next(self) -> Node | None:
+        """The operator that comes next; None where steps are not those of the graph."""
+        while self._left and self._position < len(self._steps):
+            names = [step.name for step in self._expected[self._left[-1]]]
+            end = self._position + len(names)
+            if [step.name for step in self._steps[self._position : end]] != names:
+                return None
+            self._position = end
+            self._left.pop()
+        return self._left[-1] if self._left and self._position == len(self._steps) else None
+
+    def _said(self, node: Node) -> str:
+        """What is odd of an operator that was just called; nothing where it took no step, or other ones."""
+        here, expected = self._steps[self._position :], self._expected[node]
+        if [step.name for step in here] != [step.name for step in expected]:
+            if here and _split(self._network, node, here[-1], self._predicted.get(node, ())):
+                self._steps[self._position :] = expected
+            return ""
+        full = self._full[self._position : self._position + len(here)]
+        if any(differ(one.numbers, other.numbers) for one, other in zip(here, full, strict=False)):
+            return NUMBER
+        return _misshapen(self._network, node, here[-1], expected[-1], self._predicted.get(node, ()))
+
+    def _foreseen(self, node: Node, args: Any) -> Tensor:
+        given = next(one for one in pytree.tree_leaves(args) if isinstance(one, Tensor))
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():  # no step of the run
+            made = torch.empty(self._predicted[node][0], dtype=self._network.dtypes[node], device="meta")
+            return FakeTensor(given.fake_mode, made, given.device) if isinstance(given, FakeTensor) else made
+
+
+def _misshapen(network: Network, node: Node, step: Step, expected: Step, foreseen: tuple[Shape, ...]) -> str:
+    """What is said of an operator that gives other shapes than foreseen; nothing where it gives these."""
+    own, found = results(network, node), step.shapes[: len(foreseen)]
+    if expected.shapes[: len(own)] != own or found == foreseen:
+        return ""
+    given, wanted = (", ".join(map(str, shapes)) for shapes in (found, foreseen))
+    return _sized(network, node, f"it gives {given} instead of {wanted}")
 
 
 def _sized(network: Network, node: Node, what: str) -> str:
@@ -87,15 +180,13 @@ def results(network: Network, node: Node) -> tuple[Shape, ...]:
     return (shapes,) if isinstance(shapes, tuple) else tuple(shape for shape in shapes if shape is not None)
 
 
-def _compared(steps: Sequence[Step], full: Sequence[Step]) -> tuple[set[int], float]:
-    """Where a run calculates with other numbers than that of the full network, and where it takes other operators."""
-    others = set[int]()
-    for place, (one, other) in enumerate(zip(steps, full, strict=False)):
-        if one.name != other.name:
-            return others, place
-        if differ(one.numbers, other.numbers):
-            others.add(place)
-    return others, float("inf")
+def _split(network: Network, node: Node, last: Step, foreseen: tuple[Shape, ...]) -> bool:
+    """Whether PyTorch may split an operator otherwise at other sizes, as a product where an axis has one element.
+
+    It calculates with no number then, and the last step gives what is foreseen.
+    """
+    numbers = numbers_of(node.target, node.args, node.kwargs, network.shapes[-1].__getitem__)
+    return bool(foreseen) and not any(True for _ in numbers) and last.shapes[: len(foreseen)] == foreseen
 
 
 def _resumed(steps: Sequence[Step], position: int, names: list[str]) -> int:

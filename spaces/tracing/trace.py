@@ -29,7 +29,7 @@ from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_si
 from .attributes import counting
 from .caches import made_again
 from .calls import followed
-from .dryrun import OfModule, Surprise, at_random, culprits, of_graph
+from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph
 from .layers import Layer, find_layers
 from .options import Options
 from .probe import rehearse, run
@@ -170,12 +170,12 @@ def _grouped(
         layout = arrange(flow, found, widths=options.parts.widths, aliases=aliases, model=model)
         layout = replace(layout, gives={block.name: block.gives for block in blocks if block.gives is not None})
         whole = frozenset(block.node for block in found.whole)
-        surprise = own.surprise(whole)
+        surprise, oddities = own.surprise(whole), own.oddities(whole)
         if options.as_graph:
-            surprise = of_graph(network, flow, whole, blocks, model, own.examples)
-        disproved = culprits(network, flow, layout, surprise)
+            surprise, oddities = of_graph(network, flow, whole, blocks, model, own.examples), nothing_odd
+        disproved = culprits(network, flow, layout, surprise, oddities)
         for other in training.forwards[1:] if not disproved else ():  # of what is left
-            disproved += culprits(other.network, other.flow, layout, other.surprise(whole))
+            disproved += culprits(other.network, other.flow, layout, other.surprise(whole), other.oddities(whole))
         if not disproved:
             if training.differs(plan(layout, ~at_random(layout), ())):
                 continue

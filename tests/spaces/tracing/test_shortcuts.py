@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.spaces import Space
+from secateur.spaces.tracing import dryrun
+from secateur.spaces.tracing.probe import run
 from secateur.spaces.tracing.shortcuts import dispatched
 
 
@@ -106,3 +108,48 @@ def test_an_attribute_that_cannot_be_written_is_left_alone():
     model.settings = Frozen(width=8)
     assert [group.units for group in Space.trace(model, torch.rand(2, 3, 8, 8)).groups] == [8]
     assert model.settings == {"width": 8}
+
+
+class Written(nn.Module):
+    """A layer whose width is written in its forward, and attributes of the same number that are not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(16, 12), nn.Linear(12, 16)
+        self.width = self.hidden = 12
+
+    def forward(self, x):
+        return x + self.outer(self.inner(x).reshape(-1, 12))
+
+
+class Read(Written):
+    def forward(self, x):
+        return x + self.outer(self.inner(x).reshape(-1, self.hidden))
+
+
+def traced(monkeypatch, kind, layers):
+    """The groups of a network, and how many dry runs of it the trace takes."""
+    runs = []
+
+    def counted(*args, **kwargs):
+        runs.append(args)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(dryrun, "run", counted)
+    torch.manual_seed(0)
+    blocks = nn.Sequential(nn.Linear(8, 16), *(kind() for _ in range(layers)), nn.Linear(16, 2))
+    space = Space.trace(blocks, torch.rand(2, 8), divisor=4)
+    return [group.units for group in space.groups], len(runs), space
+
+
+def test_dry_runs_of_what_cannot_shrink_do_not_grow_with_the_layers(monkeypatch):
+    few, many = traced(monkeypatch, Written, 2), traced(monkeypatch, Written, 8)
+    assert few[0] == many[0] == [16]  # the stream alone
+    assert many[1] == few[1]
+    assert sum("written as a constant" in reason for reason in many[2].frozen.values()) >= 8
+
+
+def test_attributes_that_a_forward_reads_follow(monkeypatch):
+    groups, _, space = traced(monkeypatch, Read, 2)
+    assert groups == [16, 12, 12]
+    assert {counter.name for counter in space.layout.counters} & {"width", "hidden"} == {"hidden"}

@@ -89,6 +89,8 @@ def convert(taking: Taking, batch: int | None, *, any_side: bool = False) -> Con
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths and lines of the user's sources, in every file made from this
+    taken = program.graph_signature.user_inputs  # an autoencoder gives a sample for a sample
+    names = tuple(f"output_{name}" if name in taken else name for name in names)
     return Converted(program, batch, names, tuple({0: "batch"} | taking.axes(tensor) for tensor in inputs))
 
 

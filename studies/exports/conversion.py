@@ -23,6 +23,7 @@ from ...spaces.graph.modes import DataAsDetached
 from ...spaces.graph.network import Examples, spatial_side
 from ...spaces.tracing.caches import made_again
 from ..disk.files import write
+from .operators import of_libraries
 from .program import read_program
 from .taking import Side, Taking, pictured
 from .verification import BATCHES, Verification, batch_of, called
@@ -100,6 +101,7 @@ class Programs:
     def __init__(self, taking: Taking, figures: Verification, *, any_side: bool) -> None:
         self._taking, self._figures, self._any_side = taking, figures, any_side
         self._converted: dict[int | None, Converted] = {}
+        self.operators: list[str] = []  # of libraries, that a program calls
 
     def write(self, path: Path, notes: Mapping[str, str], *, required: bool) -> None:
         """Convert, write, read back and compare.
@@ -119,7 +121,11 @@ class Programs:
             try:
                 made = self._of(batch)
                 write(path, program_bytes(made.program) if kind == "pt2" else onnx_model(made, notes))
-                run = called(read_program(path)) if kind == "pt2" else onnx_runner(path)
+                if kind == "pt2":
+                    self.operators = of_libraries(made.program)
+                    run = called(read_program(path, self.operators))
+                else:
+                    run = onnx_runner(path)
                 for name in self._figures.cases(batch):
                     run(self._figures.inputs[name])
             except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from ... import __version__
 from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, named_tensors
 from ...spaces.graph.network import Examples
 from ...spaces.graph.standin import is_gives
-from ..disk.files import FormatError, new_folder, read_json, to_json, write
+from ..disk.files import FormatError, new_folder, read_json, write
 from .card import card
 from .conversion import Programs, Wanted
+from .digests import check, seal
 from .program import read_program
 from .taking import Taking
 from .verification import Verification, called
@@ -95,9 +96,9 @@ def write_model(
     config |= {"pictures": wanted.pictures, "any_side": wanted.any_side}
     with new_folder(Path(folder)) as aside:
         figures = Verification(Taking(network, example))
-        write(aside / "config.json", to_json(config))
         with figures.timed("safetensors"):
             write(aside / "model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
+            seal(aside, config)
             figures.compare("safetensors", called(load(aside, full).cpu()))
         asked = Verification(taking, sides) if wanted.pictures or sides else figures
         programs = Programs(taking, asked, any_side=wanted.any_side)
@@ -105,8 +106,8 @@ def write_model(
             with asked.timed(name):
                 programs.write(aside / f"model.{name}", _metadata(config), required=wanted.required)
         config["verified"] = figures.found = figures.found | asked.found
-        write(aside / "config.json", to_json(config))
         write(aside / "README.md", card(config, [path.name for path in aside.iterdir()]))
+        seal(aside, config | ({"operators": programs.operators} if programs.operators else {}))
     return figures.found
 
 
@@ -170,7 +171,7 @@ def record_of(space: Space, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load(folder: str | Path, model: nn.Module | None = None, *, operators: Collection[str] = ()) -> nn.Module:
     """The network that was exported to `folder`, with its weights, in eval mode; nothing is unpickled.
 
     Args:
@@ -179,10 +180,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             device, and can be trained. None: the exported program, which needs no code; it runs on the CPU, in eval.
             A network that was rebuilt as a graph (`as_graph`) is traced and rebuilt so; one without the settings of its
             space, as older exports are, is loaded as its program.
+        operators: operators of libraries that a program may call besides torch's own, such as `"torchvision::nms"`; an
+            operator may be any code, so name those of exports that you trust.
 
     Raises:
         FileNotFoundError: no such folder, or a file of it is missing.
-        FormatError: not an export, of a newer version, truncated or edited, or not safe to load.
+        FormatError: not an export, of a newer version, truncated or edited (a digest of every file says so), or not
+            safe to load.
         ValueError: `model` is not the network that was cut.
     """
     folder = Path(folder)
@@ -191,7 +195,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         left_out = config.get("verified", {}).get("pt2", {"left_out": "it was not asked for"}).get("left_out")
         if left_out and not (folder / "model.pt2").exists():
             raise FileNotFoundError(f"{folder} holds no program ({left_out}); give the full network: load(..., model=)")
-        return read_program(folder / "model.pt2")
+        return read_program(folder / "model.pt2", operators)
     _check_model(model, config["full_shapes"], folder)
     tensors = _read_tensors(folder, config)
     full = named_tensors(model)
@@ -201,7 +205,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         if config.get("as_graph"):
             return _graph(model, placed, config).eval()
         return assemble(model, placed, config["attributes"], config["removed"], config.get("gives")).eval()
-    except (TypeError, AttributeError, KeyError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
 
@@ -231,6 +235,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, valid in kinds.items():
         if not valid(config.get(key)):
             raise FormatError(f"{path}: {key!r} is missing or malformed: it was edited; export again")
+    check(folder, config)
     return config
 
 

@@ -4,8 +4,9 @@
 and constants marked `use_pickle`, custom and opaque objects, and archives of the older layouts; it loads compiled
 libraries; it evaluates symbolic sizes (`sympify`) and guards as Python; it imports the modules that input trees name;
 and it writes the names of the graph into Python source. So `check` reads the archive with torch's own reader first,
-and refuses every member, mark, operator and text that a plain network has no use for. What passes is loaded from the
-same bytes. Not covered: an archive that takes endless time or memory.
+and refuses every member, mark, operator (`operators.py`) and text that a plain network has no use for, sizes that would
+take long to calculate, and tensors that lack their bytes. What passes is loaded from the same bytes. Not covered: a
+program that takes endless time or memory when it is called.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 from torch.export.pt2_archive import PT2ArchiveReader
 from torch.utils import _pytree as pytree
 
-from ..disk.files import FormatError
+from ..disk.files import FormatError, read_whole
+from ..disk.process_state import environment
+from .operators import check_operator
 
 _MODEL = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
@@ -40,20 +44,18 @@ _MEMBERS = re.compile(
 )
 _SYMBOL = r"[a-z]{1,3}\d+"
 _TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", "collections.namedtuple", None}
-# Namespaces of torch's own operators other than aten: none is part of an exported network, and some reach the machine.
-_OTHER_OPERATORS = re.compile(
-    r"_.*|c10d.*|debug.*|export|flex_lib|fsdp|inductor.*|mkl.*|onednn|onnx.*|prim|prims|profiler|rngprims|static_runtime"
-    r"|streams|symm_mem|load_library|loaded_libraries|import_module|higher_order"
-)
-_CONTROL_FLOW = {"cond", "while_loop", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
-_FILE_OPERATORS = {"from_file"}
 _SIZE_WORDS = set(
     "Symbol Integer Float Rational Add Mul Pow Abs Max Min Mod And Or Not Equality Unequality LessThan StrictLessThan "
     "GreaterThan StrictGreaterThan Eq Ne Le Lt Ge Gt ceiling floor oo int_oo CeilDiv CeilToInt CleanDiv FloatPow "
-    "FloatTrueDiv FloorDiv FloorToInt Identity IntTrueDiv LShift ModularIndexing PowByNatural PythonMod RShift "
+    "FloatTrueDiv FloorDiv FloorToInt Identity IntTrueDiv ModularIndexing PowByNatural PythonMod "
     "RoundDecimal RoundToInt ToFloat TruncToFloat TruncToInt Where".split()
 )
-_SIZE_NODES = (ast.Expression, ast.Call, ast.keyword, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.operator)
+_POWERS = {"Pow", "FloatPow", "PowByNatural"}
+_SIZE_NODES = (ast.Expression, ast.Call, ast.keyword, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp)
+_SIZE_SIGNS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+_LONGEST_SIZE, _LARGEST_SIZE = 20_000, 2**63
+_LARGEST_POWER = _MOST_POWERS = 4  # a size of 64 bits has at most 2**14 after so many
+_MOST_DIGITS = 100  # of a float that a size may ask for
 
 
 @final
@@ -85,8 +87,12 @@ class Program(nn.Module):
         return self
 
 
-def read_program(path: str | Path) -> Program:
+def read_program(path: str | Path, operators: Collection[str] = ()) -> Program:
     """The program in a .pt2 file, ready to run.
+
+    Args:
+        path: the file.
+        operators: those of libraries that it may call, such as `"torchvision::nms"`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -95,19 +101,20 @@ def read_program(path: str | Path) -> Program:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"program {path} does not exist or is not a file")
-    data = path.read_bytes()  # what is checked is what is loaded, even if the file changes meanwhile
+    data = read_whole(path)  # what is checked is what is loaded, even if the file changes meanwhile
     try:
-        check(data)
-        return Program(torch.export.load(io.BytesIO(data)))
+        check(data, operators)
+        # torch logs what it refuses, traceback and all, before it raises that.
+        with environment({}, quiet="torch.export"), environment({}, quiet="torch._export.serde.serialize"):
+            return Program(torch.export.load(io.BytesIO(data)))
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     except Exception as error:
-        raise FormatError(
-            f"{path} cannot be loaded by torch {torch.__version__}: {str(error).strip()[:300]}"
-        ) from error
+        said = " ".join(str(error).split())[:300]
+        raise FormatError(f"{path} cannot be loaded by torch {torch.__version__}: {said}") from error
 
 
-def check(data: bytes) -> None:
+def check(data: bytes, operators: Collection[str] = ()) -> None:
     """Raise a FormatError unless the .pt2 archive `data` holds a plain network and nothing that could run code."""
     names = _members(data)
     try:
@@ -121,11 +128,12 @@ def check(data: bytes) -> None:
     for config, pattern in _PAYLOADS.items():
         _check_payloads(config, _parsed(config, read[config]), pattern, names)
     _check_samples(read[_SAMPLES])
-    _check_model(_parsed(_MODEL, read[_MODEL]))
+    model = _parsed(_MODEL, read[_MODEL])
+    _check_tree({**model, "guards_code": []}, operators)  # guards are never run: `Program` asks for none
 
 
-def _members(data: bytes) -> set[str]:
-    """Names of the archive's members without their common root; all of them known, none twice."""
+def _members(data: bytes) -> dict[str, int]:
+    """Names of the archive's members without their common root, and their bytes; all of them known, none twice."""
     # The sample inputs are an archive inside: in a truncated file their directory is the last one a reader finds.
     if data[-22:-18] != b"PK\x05\x06":
         raise FormatError("truncated, or not a .pt2 archive")
@@ -153,7 +161,7 @@ def _members(data: bytes) -> set[str]:
     missing = sorted(_NEEDED - set(names))
     if missing:
         raise FormatError(f"not a .pt2 archive of one network: {missing[0]} is missing")
-    return set(names)
+    return {name: entry.file_size for name, entry in zip(names, entries, strict=True)}
 
 
 def _parsed(name: str, data: bytes) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def _parsed(name: str, data: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _check_payloads(config: str, parsed: dict[str, Any], pattern: str, names: set[str]) -> None:
+def _check_payloads(config: str, parsed: dict[str, Any], pattern: str, names: Mapping[str, int]) -> None:
     entries = parsed.get("config")
     if not isinstance(entries, dict):
         raise FormatError(f"{config} lacks its table")
@@ -176,10 +184,24 @@ def _check_payloads(config: str, parsed: dict[str, Any], pattern: str, names: se
         file = entry.get("path_name")
         if not isinstance(file, str) or not re.fullmatch(pattern, file) or f"{Path(config).parent}/{file}" not in names:
             raise FormatError(f"refused: {name} in {config} points to {file!r}, not to a tensor of the archive")
-        if entry.get("tensor_meta") is None:
-            raise FormatError(f"refused: {name} in {config} does not describe a tensor")
+        if _bytes_of(entry.get("tensor_meta"), name) > names[f"{Path(config).parent}/{file}"]:
+            raise FormatError(f"{name} in {config} lacks bytes of its tensor: the archive was edited or cut short")
         _check_text("fqn", name)
-    _check_tree(entries)
+    _check_tree(entries, ())
+
+
+def _bytes_of(described: Any, name: str) -> int:
+    """How many bytes a tensor of the archive reaches to in its file."""
+    try:
+        sizes, strides = ([int(one["as_int"]) for one in described[key]] for key in ("sizes", "strides"))
+        dtype = _SERIALIZE_TO_TORCH_DTYPE[described["dtype"]]
+        start = int(described["storage_offset"]["as_int"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"refused: {name} does not describe a tensor") from error
+    if len(sizes) != len(strides) or min((*sizes, *strides, start), default=0) < 0:
+        raise FormatError(f"refused: {name} does not describe a tensor")
+    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) + 1
+    return (start + reach) * dtype.itemsize if all(sizes) else 0
 
 
 def _check_samples(data: bytes) -> None:
@@ -195,17 +217,13 @@ def _check_samples(data: bytes) -> None:
         raise FormatError("refused: the sample inputs are not tensors")
 
 
-def _check_model(model: dict[str, Any]) -> None:
-    _check_tree({**model, "guards_code": []})  # guards are never run: `Program` asks for none
-
-
-def _check_tree(value: Any) -> None:
+def _check_tree(value: Any, operators: Collection[str]) -> None:
     """Look at every text of a graph by the key it stands under."""
     for key, text in _texts("", value):
         if key in ("as_custom_obj", "custom_obj", "as_operator", "custom_obj_values"):
             raise FormatError(f"refused: the graph holds {key.removeprefix('as_')}, which a plain network does not")
         if key == "target":
-            _check_operator(text)
+            check_operator(text, operators)
         elif key == "expr_str":
             _check_size(text)
         elif key in ("in_spec", "out_spec"):
@@ -246,35 +264,54 @@ def _check_text(key: str, text: str) -> None:
         raise FormatError(f"refused: {text[:80]!r} is no name of a module, tensor or input")
 
 
-def _check_operator(target: str) -> None:
-    if re.fullmatch(r"(_operator|math)\.[a-z]+_?|torch\.sym_[a-z]+|torch\._sym_sqrt", target):
-        return
-    match = re.fullmatch(r"torch\.ops\.(\w+)\.(\w+)(?:\.(\w+))?", target)
-    if match and match[1] == "higher_order":
-        allowed = match[2] in _CONTROL_FLOW and match[3] is None
-    elif match:
-        allowed = not _OTHER_OPERATORS.fullmatch(match[1]) and match[2] not in _FILE_OPERATORS and match[3] is not None
-    else:
-        allowed = False
-    if not allowed:
-        raise FormatError(f"refused: the graph calls {target[:80]!r}, which a plain network does not")
-
-
 def _check_size(expression: str) -> None:
-    """Refuse what is more than calls of sympy's arithmetic, as "Mul(Integer(2), Symbol('s40', positive=True))"."""
+    """Refuse what is more than calls of sympy's arithmetic, as "Mul(Integer(2), Symbol('s40', positive=True))".
+
+    And what is much to calculate: numbers beyond 64 bits, powers of powers, floats of a million digits.
+    """
     try:
+        if len(expression) > _LONGEST_SIZE:
+            raise ValueError("too long")
         nodes = list(ast.walk(ast.parse(expression, mode="eval")))
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise FormatError(f"refused: {expression[:80]!r} is no size") from error
-    for node in nodes:
-        if isinstance(node, ast.Name):
-            plain = node.id in _SIZE_WORDS or re.fullmatch(_SYMBOL, node.id) is not None
-        elif isinstance(node, ast.Constant):
-            plain = isinstance(node.value, (int, float)) or re.fullmatch(_SYMBOL, str(node.value)) is not None
-        else:
-            plain = isinstance(node, _SIZE_NODES)
-        if not plain:
-            raise FormatError(f"refused: {expression[:80]!r} is no size")
+    powers = sum(isinstance(node, ast.Name) and node.id in _POWERS for node in nodes)
+    if powers > _MOST_POWERS or not all(map(_is_size, nodes)):
+        raise FormatError(f"refused: {expression[:80]!r} is no size")
+
+
+def _is_size(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in _SIZE_WORDS or re.fullmatch(_SYMBOL, node.id) is not None
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, int | float):
+            return abs(node.value) <= _LARGEST_SIZE
+        return re.fullmatch(_SYMBOL, str(node.value)) is not None or _is_number(node.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in _POWERS:
+            return len(node.args) == 2 and _is_small(node.args[1]) and not node.keywords
+        if node.func.id == "Float":
+            digits = [*node.args[1:], *(one.value for one in node.keywords)]
+            return all(isinstance(one, ast.Constant) and _at_most(one.value, _MOST_DIGITS) for one in digits)
+    return isinstance(node, (*_SIZE_NODES, *_SIZE_SIGNS))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a float as sympy writes it, in quotes."""
+    return isinstance(value, str) and re.fullmatch(r"-?\d{1,40}(\.\d{1,60})?(e[+-]?\d{1,3})?", value) is not None
+
+
+def _at_most(value: Any, most: int) -> bool:
+    return isinstance(value, int | float) and abs(value) <= most
+
+
+def _is_small(node: ast.expr) -> bool:
+    """Whether an exponent is a small number, such as `Integer(2)` or `Rational(1, 2)`."""
+    parts: list[ast.expr] = [node]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Integer", "Rational"):
+        parts = node.args
+    numbers = [one.operand if isinstance(one, ast.UnaryOp) else one for one in parts]
+    return all(isinstance(one, ast.Constant) and _at_most(one.value, _LARGEST_POWER) for one in numbers)
 
 
 def _check_spec(text: str, *, arguments: bool) -> None:

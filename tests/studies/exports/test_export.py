@@ -432,7 +432,8 @@ def test_json_is_compact_and_says_the_same():
 
 
 def edit(folder, **changes):
-    config = read_json(folder / "config.json")
+    """Change entries of config.json, and drop its digests, as exports of 0.2 and before have none."""
+    config = read_json(folder / "config.json") | {"files": "gone", "digest": "gone"}
     config.update(changes)
     (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
@@ -460,6 +461,10 @@ def test_loading_truncated_files(spoiled):
     folder, full = spoiled
     for name in ("model.safetensors", "model.pt2"):
         truncate(folder / name)
+    for given in (None, full):
+        with pytest.raises(FormatError, match=r"model\.(pt2|safetensors) is truncated, was changed"):
+            load(folder, model=given)
+    edit(folder)
     with pytest.raises(FormatError, match=r"model\.safetensors is truncated"):
         load(folder, model=full)
     with pytest.raises(FormatError, match=r"model\.pt2: truncated"):
@@ -467,6 +472,42 @@ def test_loading_truncated_files(spoiled):
     truncate(folder / "config.json")
     with pytest.raises(FormatError, match="truncated or edited"):
         load(folder, model=full)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt2", "model.onnx", "config.json"])
+def test_one_changed_byte_is_refused(spoiled, name):
+    folder, full = spoiled
+    if not (folder / name).exists():
+        pytest.skip("not written here")
+    data = (folder / name).read_bytes()
+    at = data.index(b'"conv1') + 5 if name == "config.json" else len(data) // 2
+    (folder / name).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    for model in (None, full):
+        with pytest.raises(FormatError):
+            load(folder, model=model)
+
+
+def test_files_of_two_exports_do_not_mix_and_a_card_may_be_added_to(spoiled, tmp_path):
+    folder, full = spoiled
+    with (folder / "README.md").open("a") as card:
+        card.write("More for people.\n")
+    load(folder)
+    (folder / "model.pt2").unlink()  # a copy of what one needs is enough
+    load(folder, model=full)
+    config = read_json(folder / "config.json")
+    for changes in ({"files": {}}, {"attributes": {"conv1": {"stride": [2, 2]}}}):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(FormatError, match="was edited, or is of another export"):
+            load(folder, model=full)
+
+
+def test_an_export_without_digests_is_loaded_and_that_is_said(spoiled, caplog):
+    folder, full = spoiled
+    load(folder, model=full)
+    assert "digests" not in caplog.text
+    edit(folder)
+    load(folder, model=full)
+    assert "kept no digests" in caplog.text
 
 
 @pytest.mark.parametrize(

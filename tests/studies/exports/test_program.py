@@ -12,6 +12,7 @@ from torch import nn
 from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 
 from secateur.studies.disk.files import FormatError
+from secateur.studies.exports.operators import of_libraries
 from secateur.studies.exports.program import check, read_program
 
 MODEL = "models/model.json"
@@ -170,6 +171,13 @@ def crafted(members, touch):
         "value names": edited(members, MODEL, rename),
         "parameter names": edited(members, MODEL, parameter),
         "operator that opens files": edited(members, MODEL, operator("torch.ops.aten.from_file.default")),
+        "operator that prints": edited(members, MODEL, operator("torch.ops.aten._print.default")),
+        "operator on texts": edited(members, MODEL, operator("torch.ops.aten.str.default")),
+        "operator of a library": edited(members, MODEL, operator("torch.ops.image.write_file.default")),
+        "operator without checks": edited(members, MODEL, operator("torch.ops.aten._sparse_coo_tensor_unsafe.default")),
+        "operator that is not there": edited(members, MODEL, operator("torch.ops.aten.nothing.default")),
+        "python that calls": edited(members, MODEL, operator("_operator.methodcaller")),
+        "factorials": edited(members, MODEL, operator("math.factorial")),
         "operator that loads": edited(members, MODEL, operator("torch.ops.load_library")),
         "function of torch": edited(members, MODEL, operator("torch.load")),
         "function of the standard library": edited(members, MODEL, operator("_operator.__class__.x")),
@@ -188,6 +196,58 @@ def test_crafted_archives_are_refused_and_run_nothing(tmp_path, members, subtest
             with pytest.raises(FormatError, match=r"a\.pt2: refused"):
                 read_program(archive(tmp_path / "a.pt2", bad))
             assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "Integer(9)**9**9**9",
+        "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
+        "Pow(Integer(2), Integer(99999999999))",
+        "Pow(" * 20 + "Integer(9)" + ", Integer(4))" * 20,
+        "Float('0.5', precision=10000000000)",
+        "Float('1e999999999')",
+        f"Integer({'9' * 400})",
+        "Mul(" + "Integer(2), " * 5000 + "Integer(2))",
+        "LShift(Integer(1), Integer(99999999999))",
+    ],
+)
+def test_sizes_that_take_long_are_refused(members, expression):
+    def change(data):
+        values = data["graph_module"]["graph"]["tensor_values"]
+        value = next(value for value in values.values() if "as_expr" in str(value["sizes"]))
+        value["sizes"][0]["as_expr"]["expr_str"] = expression
+
+    with pytest.raises(FormatError, match="is no size"):
+        check(zipped(edited(members, MODEL, change)))
+
+
+def test_a_weight_without_its_bytes_is_refused_and_torch_logs_nothing(tmp_path, members, capfd, caplog):
+    name = next(name for name, data in members.items() if name.startswith("data/weights/weight_") and data)
+    with pytest.raises(FormatError, match="lacks bytes of its tensor"):
+        read_program(archive(tmp_path / "a.pt2", {**members, name: b""}))
+    broken = edited(members, MODEL, lambda data: data["graph_module"]["graph"].update(inputs=[]))
+    with pytest.raises(FormatError, match="cannot be loaded"):
+        read_program(archive(tmp_path / "a.pt2", broken))
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+def test_operators_of_libraries_are_called_where_they_are_named(tmp_path):
+    with torch.library._scoped_library("secateur_test", "DEF") as library:
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
+
+        class Twice(nn.Module):
+            def forward(self, x):
+                return torch.ops.secateur_test.twice(x) + 1
+
+        program = torch.export.export(Twice(), (torch.rand(2, 3),))
+        torch.export.save(program, tmp_path / "a.pt2")
+        with pytest.raises(FormatError, match=r"operators=\['secateur_test::twice'\]"):
+            read_program(tmp_path / "a.pt2")
+        x = torch.rand(2, 3)
+        named = of_libraries(program)
+        torch.testing.assert_close(read_program(tmp_path / "a.pt2", named)(x), 2 * x + 1)
 
 
 def test_guards_are_never_run(tmp_path, members):

@@ -8,29 +8,54 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
-from .studies.commands.app import app
-from .studies.commands.output import EXPECTED, text_of
-from .studies.trials.words import escaped
+# The rest is imported within `main`, where an interrupt is heard.
 
 _WATCH_S = "2"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input is one line and 2, an interrupt 130, any other error 1."""
-    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    debug = "--debug" in arguments
-    given = _with_seconds([one for one in arguments if one != "--debug"])
     try:
-        code = app(args=given, prog_name="secateur", standalone_mode=False)
+        if sys.stderr is None:
+            sys.stderr = open(os.devnull, "w")
+        if sys.stdout is None:
+            return _complain("standard output is closed, so nothing can be shown; leave it open, or send it to a file")
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            return code or (
+                1 if isinstance(error, BrokenPipeError) else _complain(f"standard output: {error.strerror}")
+            )
+        return code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    import logging
+
+    import typer
+
+    from .studies.commands.app import app
+    from .studies.commands.output import EXPECTED, text_of
+
+    debug, code = "--debug" in arguments, logging.getLogger("secateur.code")
+    code.disabled = "--trust" in arguments
+    given = _with_seconds([one for one in arguments if one not in ("--debug", "--trust")]) or ["--help"]
+    try:
+        ended = app(args=given, prog_name="secateur", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(error.format_message())
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         return 1
     except typer.Abort:
         return 130
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int) and error.code > 128:  # asked to end, by a signal
+            raise
+        return _complain(f"the code of the model or the data called sys.exit({error.code!r})") and 1
     except EXPECTED as error:
         if debug:
             raise
@@ -40,7 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _complain(f"{type(error).__name__}: {error}; this was not foreseen: --debug before the command shows where")
         return 1
-    return code if isinstance(code, int) else 0
+    finally:
+        code.disabled = False
+    return ended if isinstance(ended, int) else 0
 
 
 def _with_seconds(arguments: list[str]) -> list[str]:
@@ -52,7 +79,10 @@ def _with_seconds(arguments: list[str]) -> list[str]:
 
 
 def _complain(said: str) -> int:
-    print("secateur: error:", escaped(" ".join(said.split())), file=sys.stderr)
+    from .studies.disk.secrets import hidden
+    from .studies.trials.words import escaped
+
+    print("secateur: error:", escaped(hidden(" ".join(said.split()))), file=sys.stderr)
     return 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -140,6 +141,6 @@ def _parse(name: str, limit: float | int | str) -> tuple[float, bool]:
         return value, True
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
         raise TypeError(f"budget {name}={limit!r}: expected a number, a percentage such as '50%', or None")
-    if not 0 < limit < float("inf"):
-        raise ValueError(f"budget {name}={limit!r}: expected a positive, finite number")
+    if not 0 < limit <= sys.float_info.max:
+        raise ValueError(f"budget {name}={limit!r:.80}: expected a positive, finite number")
     return float(limit), isinstance(limit, float) and limit <= 1 and name != "latency_ms"

@@ -56,6 +56,7 @@ def expectation(problems: Sequence[Any]) -> str:
     texts = [_EXPECTED.get(one["type"], one["msg"].removeprefix("Input should be ")) for one in problems]
     for long, short in (
         ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
         ("greater than", "more than"),
         ("less than inf", "a finite number"),
     ):

@@ -27,6 +27,7 @@ from .runners.dispatch import executor
 from .settings.search import Search
 from .study import Study
 from .study_files.file import StudyFile, read
+from .study_files.held import differences, held
 from .study_files.parts import BASE_STATE, judge, make_model, make_parts, make_task, named, traced, train_base
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
@@ -37,6 +38,7 @@ from .views.trackers import Trackers, trackers_of
 logger = logging.getLogger("secateur")
 
 STUDY_TOML = "study.toml"
+_HELD = "study_file"  # how the study notes what its file said
 
 
 def trace(file: StudyFile) -> Space:
@@ -107,7 +109,9 @@ def resume(
     else:
         before = _file_of(folder)
         file = before.changed(**changes)
-        study = opened(file, folder)
+        study = _as_made(before, opened(file, folder))
+        if _HELD not in study._ledger.notes:  # an older secateur made it
+            study._ledger.note(_HELD, held(before))
         done = int(study.trials()["evaluated"].size)
         if done >= file.study.trials:
             logger.warning(
@@ -126,9 +130,14 @@ def resume(
 
 
 def open_study(folder: str | Path) -> Study:
-    """The study in a folder, as its study file says."""
+    """The study in a folder, as its study file says.
+
+    Raises:
+        ValueError: the file was edited, but for what may change, or is another study's.
+    """
     folder = Path(folder)
-    return opened(_file_of(folder), folder)
+    file = _file_of(folder)
+    return _as_made(file, opened(file, folder))
 
 
 def export(
@@ -235,6 +244,7 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
                 storage=file.study.storage,
                 artifacts=file.study.artifacts,
             )
+            study._ledger.note(_HELD, held(file))
             os.replace(part / STUDY_TOML, out / STUDY_TOML)
     except Exception:
         if not begun and not (part / BASE_STATE).exists() and not (out / STUDY_JSON).exists():
@@ -280,6 +290,23 @@ def opened(file: StudyFile, folder: Path) -> Study:
         budget=file.budget,
         sampler=None if isinstance(sampler, str) else sampler,
     )
+
+
+def _as_made(file: StudyFile, study: Study) -> Study:
+    """The study, if its file still says what it was made with; one of an older secateur is not held against its file.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    kept = study._ledger.notes.get(_HELD)
+    different = differences(kept, file) if isinstance(kept, dict) else []
+    if different:
+        raise ValueError(
+            f"{study.path / STUDY_TOML} was edited, or is another study's: {'; '.join(different)}; put that back, or "
+            "start a new study. What may change are the tables budget and runner, trials, keep_gb and track, and where "
+            "code and data are"
+        )
+    return study
 
 
 def _sampler(file: StudyFile) -> str | SamplerFactory:

@@ -86,7 +86,7 @@ def test_search_says_how_far_it_is_in_plain_lines(folder, capsys):
     out = folder / "plain"
     assert main(["search", str(folder / "study.toml"), "--out", str(out), "--trials", "3", "--seed", "5"]) == 0
     said = capsys.readouterr()
-    lines = said.err.splitlines()
+    lines = [line for line in said.err.splitlines() if not line.startswith("runs the code of ")]  # said once
     assert lines[0].startswith("base network: epoch 1/2, loss ")
     assert re.match(r"3/3 trials: error [\d.]+%, [\d.]+ ?k? MACs; best [\d.]+% \(trial \d\)$", lines[-2])
     assert lines[-1] == f"secateur: write these networks with: secateur export {out} --to OUT --pick all"

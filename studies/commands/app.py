@@ -58,6 +58,7 @@ def _version(asked: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Say nothing of whose code a study file runs.")] = False,
 ) -> None:
     pass
 

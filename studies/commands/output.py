@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..disk.files import as_written
+from ..disk.secrets import hidden
 from ..trials.words import escaped
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said = f"{record.levelname.lower()}: " * (record.levelno > logging.INFO) + self.format(record)
-        print(escaped(said, keep="\n"), file=sys.stderr)
+        print(escaped(hidden(said), keep="\n"), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import final
 
 from .artifacts import FOLDERS, STATE
+from .secrets import hidden
 
 logger = logging.getLogger("secateur")
 
@@ -23,7 +24,6 @@ PROPOSALS = "proposals"
 
 _KINDS = (*FOLDERS, PROPOSALS)
 _FILE = re.compile(r"\w[^/\\\x00-\x1f]{0,250}")
-_LOGIN = re.compile(r"//[^/@]*:[^/@]*@")
 
 
 @final
@@ -150,11 +150,13 @@ def check_mirror(url: object) -> None:
         ValueError: it is.
     """
     if not isinstance(url, str) or "://" not in url:
-        raise ValueError(f"artifacts={url!r}: expected a path such as 's3://bucket/study' or 'file:///mnt/study'")
-    if _LOGIN.search(url):
         raise ValueError(
-            "the path of the artifacts holds a password, which would be written down; leave it out, and give it to "
-            "fsspec by the environment or by a file in ~/.config/fsspec"
+            f"artifacts={hidden(repr(url))}: expected a path such as 's3://bucket/study' or 'file:///mnt/study'"
+        )
+    if hidden(url) != url:
+        raise ValueError(
+            f"the path of the artifacts holds a password or a token, {hidden(url)}, which would be written down; leave "
+            "it out, and give it to fsspec by the environment or by a file in ~/.config/fsspec"
         )
 
 

@@ -10,23 +10,24 @@ proposals/KEY.json                  what a method proposed: candidate, names of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ...pruners import Proposal
 from ...spaces import Candidate, Cut, Scores, Space, build, cut, inherited
-from .files import check_name, path_of, read_json, to_json, write_atomic
+from .files import FormatError, check_name, path_of, read_json, to_json, write_atomic
 from .weights import digest, read_described, read_tensors
 
 INHERITED = "inherited"
 PARENT = "trial:"
 ROUND = "round:"
 _DIGITS = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class Artifacts:
         plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
         path = self._path("weights", f"{PARENT}{number}")
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, save(plain, metadata={"format": "pt", "candidate": json.dumps(list(candidate))}))
+        said = {"format": "pt", "candidate": json.dumps(list(candidate)), "digest": digest(plain)}
+        write_atomic(path, save(plain, metadata=said))
 
     def cut(self, candidate: Candidate, ranking: str) -> Cut:
         """What a trial changes in the full network."""
@@ -78,6 +80,18 @@ class Artifacts:
         """The files, as paths in the study, that `build` reads for these names."""
         found = [] if ranking == self.ranking else [path_of("rankings", ranking)]
         return found if weights == INHERITED else [*found, path_of("weights", weights)]
+
+    def check(self, ranking: str, weights: str) -> None:
+        """Read what these names name.
+
+        Raises:
+            FormatError: it is lost or damaged; shared weights that are not there are trained again.
+        """
+        self.scores_of(ranking)
+        if weights.startswith(PARENT) or (weights.startswith(ROUND) and self._path("weights", weights).exists()):
+            self._described("weights", weights)
+        elif weights != INHERITED and not weights.startswith(ROUND):
+            self._read("weights", weights)
 
     def rankings(self) -> list[str]:
         """Names of the rankings that methods gave."""
@@ -130,22 +144,30 @@ class Artifacts:
         return named
 
     def _described(self, kind: str, named: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return read_described(self._there(kind, named))
+        return _kept(lambda: read_described(self._there(kind, named)))
 
     def _read(self, kind: str, named: str) -> dict[str, Tensor]:
-        return read_tensors(self._there(kind, named), named.rpartition(":")[2])
+        return _kept(lambda: read_tensors(self._there(kind, named), named.rpartition(":")[2]))
 
     def _there(self, kind: str, named: str) -> Path:
         path = self._path(kind, named)
         if not path.exists():
-            raise ValueError(
-                f"{path} is missing: removed to stay within keep_gb, or lost; restore it from a copy, or choose a "
-                "trial that does not start from it"
+            raise FormatError(
+                f"{path} is missing: removed to stay within keep_gb, or lost; restore it from a copy and go on, or "
+                "choose a trial that does not start from it"
             )
         return path
 
     def _path(self, kind: str, named: str) -> Path:
         return self.folder / path_of(kind, named)
+
+
+def _kept(read: Callable[[], T]) -> T:
+    """What is read from the study's own files: no trial is to blame where that fails."""
+    try:
+        return read()
+    except ValueError as error:
+        raise FormatError(str(error)) from error
 
 
 FOLDERS = ("rankings", "weights")  # of a study, that hold artifacts

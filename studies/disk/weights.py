@@ -74,7 +74,12 @@ def read_described(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: the file is missing or damaged.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        tensors, said = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    if "digest" in said and digest(tensors) != said["digest"]:
+        raise ValueError(
+            f"{path} holds other tensors than the study wrote; restore it from a copy or start a new study"
+        )
+    return tensors, said
 
 
 @contextmanager

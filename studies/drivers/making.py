@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import uuid
 from collections.abc import Callable, Mapping
@@ -44,8 +45,10 @@ from ..trials.folder import (
 )
 from ..trials.ledger import Ledger, Retry, make_ledger
 from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
-from ..trials.urls import without_password
+from ..trials.urls import is_server, without_password
 from .engine import Engine
+
+_code = logging.getLogger("secateur.code")  # silent with --trust
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def found(
     model = with_kept_weights(model, base)
     space = Space.from_settings(model, said["space"])
     check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)
+    if said["storage"] is not None and storage is None and is_server(said["storage"]):
+        _code.info("connects to %s, which study.json in %s names", said["storage"], path)
     ledger = _ledger(path, said, space, search, storage)
     budget = Budget(**ledger.notes["budget"]) if budget is None else budget
     space.check_limits(budget.limits(space))

@@ -31,7 +31,7 @@ from ...spaces import copied
 from ...spaces.allocation import Draw, mixture
 from ..disk.artifacts import ROUND
 from ..disk.files import write_atomic
-from ..disk.weights import TrainingCheckpoint, read_described, read_description
+from ..disk.weights import TrainingCheckpoint, digest, read_described, read_description
 
 logger = logging.getLogger("secateur")
 
@@ -87,6 +87,7 @@ class Rounds:
             start, asked = time.perf_counter(), self._asked(number, center, limits)
             tensors = self._trained(number, asked)
             said = {"format": "pt", "asked": json.dumps(asked), "seconds": repr(time.perf_counter() - start)}
+            said["digest"] = digest(tensors)
             write_atomic(self.path(number), save(tensors, metadata=said))
             self._state(number).unlink(missing_ok=True)
         return f"{ROUND}{number}"

@@ -23,6 +23,7 @@ from ...evaluators.modes import reproducible, seed_of
 from ...search import NOTE
 from ...spaces import Space
 from ..disk.artifacts import FOLDERS, ROUND, Artifacts, place_artifact
+from ..disk.files import FormatError
 from ..disk.scratch import Scratch
 from ..trials.events import Epoch, Happened, JobEnd, Rung, Say, Watch
 from ..trials.trial import REFERENCE, Evaluated, Failed, Trial, outcome_of
@@ -81,6 +82,10 @@ class Job:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class Asked(SystemExit):
+    """This process was asked to end; no trial's own affair."""
+
+
 def perform(evaluation: Evaluation, job: Job, say: Say) -> JobEnd:
     """Do a job where the evaluation's artifacts are; what goes wrong is a failed outcome.
 
@@ -95,10 +100,14 @@ def perform(evaluation: Evaluation, job: Job, say: Say) -> JobEnd:
             return JobEnd(outcome=evaluation(job.trial, job.earlier, say))
         evaluation.ensure_round(job.trial, say)
         return JobEnd()
-    except Exception as error:  # the user's evaluator, task and data raise whatever they like
+    except Asked:
+        raise
+    except (Exception, SystemExit) as error:  # the user's evaluator, task and data raise whatever they like
         said = " ".join(str(error).split())
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        transient = isinstance(error, OSError)
+        if isinstance(error, SystemExit):
+            reason = f"the code of the model, task or evaluator called sys.exit({error.code!r})"
+        transient = isinstance(error, OSError | FormatError)  # a file that is lost or damaged may come back
         return JobEnd(outcome=Failed(reason=reason, seconds=time.perf_counter() - start), transient=transient)
 
 

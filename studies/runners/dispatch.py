@@ -280,15 +280,17 @@ class Dispatcher:
             self._again(slot, running.task, outcome.reason)
             return
         if end.transient:
-            self._probe()
+            self._probe(running.task.job.trial)
         self._end(slot, running.task, outcome)
 
-    def _probe(self) -> None:
-        """Write something into the study; where even that fails, it is not the trial that does.
+    def _probe(self, trial: Trial) -> None:
+        """Write into the study, and read what the trial starts from; where that fails, it is not the trial that does.
 
         Raises:
             OSError: the disk is full, or the folder is gone.
+            FormatError: what it starts from is lost or damaged.
         """
+        self.evaluation.artifacts.check(trial.ranking, trial.weights)
         write_atomic(self._folder / _PROBE, bytes(2**16))
         (self._folder / _PROBE).unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, final
 
 from ...evaluators.modes import present
-from ..outcomes.work import Evaluation, Job, Work, perform
+from ..outcomes.work import Asked, Evaluation, Job, Work, perform
 from ..settings.runner import Runner, Serial
 from ..trials.events import Epoch, Happened, JobEnd, Message, Rung, WorkerInfo
 from ..trials.trial import Failed
@@ -231,7 +231,7 @@ class Interrupts:
     def _leave(self, number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not strike while workers are ended
         _say("asked to end: leaving at once; the trials that run are redone when the study goes on")
-        raise SystemExit(128 + number)
+        raise Asked(128 + number)
 
 
 def _say(text: str) -> None:

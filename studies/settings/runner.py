@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from ...spaces.checked import check, near
 
 SCHEDULERS = ("asha", "median")  # of Ray Tune
 
+_LONGEST_S = 10**9  # 30 years: what the system's timers take is not much longer
+_MOST_WORKERS = 2**16
 _Amount = Annotated[float, Ge(0), Lt(math.inf)]
 
 
@@ -36,7 +38,7 @@ class Runner:
     """
 
     kind: ClassVar[str]
-    timeout_s: Annotated[float, Gt(0), Lt(math.inf)] | None = None
+    timeout_s: Annotated[float, Gt(0), Le(_LONGEST_S)] | None = None
     retries: Annotated[int, Ge(0)] = 2
     asynchronous: bool = False
 
@@ -64,7 +66,7 @@ class _Workers(Runner):
             unless given.
     """
 
-    workers: Annotated[int, Ge(1)] | None = None
+    workers: Annotated[int, Ge(1), Le(_MOST_WORKERS)] | None = None
     cpus_per_trial: _Amount | None = None
     gpus_per_trial: _Amount | None = None
 

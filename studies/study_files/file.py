@@ -19,7 +19,6 @@ import dataclasses
 import difflib
 import json
 import re
-import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,13 +40,14 @@ from ...evaluators import Latency, Training
 from ...spaces import Budget
 from ...spaces.checked import AT_LEAST_1, POSITIVE, expectation
 from ...spaces.tracing.parts import checked_rules
-from ..disk.files import read_whole
+from ..disk.secrets import hidden
 from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers
 from ..trials.urls import without_password
 from .data import Data
 from .pictures import Images
+from .tables import tables_of
 
 
 class _Table(BaseModel):
@@ -274,29 +274,14 @@ def read(name: str | Path) -> StudyFile:
         ValueError: no TOML, an unknown or missing key, or a value that is none; the sentence names file, table and key.
     """
     path = _find(name)
-    try:
-        tables = tomllib.loads(read_whole(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid TOML: {error}") from None
+    tables = tables_of(path)
     tables["folder"] = str(path.parent.joinpath(str(tables.get("folder", "."))).absolute())
     try:
-        if "dimensions" in (table := tables.get("space", {})):
-            tables["space"] = _without_dimensions(table)
         # As JSON, because then a strict check takes lists for tuples and texts for paths, and nothing else for another.
         return StudyFile.model_validate_json(json.dumps(tables, default=str))
     except (ValueError, TypeError) as error:
         said = _sentence(error) if isinstance(error, ValidationError) else str(error)
         raise ValueError(f"{path}: {said}") from None
-
-
-def _without_dimensions(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a file of 0.1, which says by `dimensions` whether widths and depths are searched, in rules."""
-    known, given = ("width", "depth"), table["dimensions"]
-    if not isinstance(given, list) or not set(given) <= set(known):
-        raise ValueError(f"[space] dimensions: given {given}; expected some of {known}")
-    fixed = {**({} if "width" in given else {"least": 1.0}), **({} if "depth" in given else {"depth": False})}
-    others = {name: one for name, one in table.items() if name != "dimensions"}
-    return others | ({"rules": others.get("rules", {}) | {"*": fixed}} if fixed else {})
 
 
 def shipped() -> list[str]:
@@ -336,7 +321,7 @@ def _sentence(error: ValidationError) -> str:
 
 def _said(alike: list[Any], place: list[Any]) -> str:
     problem = alike[0]
-    given = json.dumps(problem["input"], default=str)
+    given = hidden(json.dumps(problem["input"], default=str))
     given = given if len(given) <= 60 else f"{given[:57]}..."
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         *table, key = place

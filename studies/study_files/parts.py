@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import logging
 import traceback
@@ -26,6 +27,7 @@ from .data import Data
 from .file import StudyFile
 
 logger = logging.getLogger("secateur")
+_code = logging.getLogger("secateur.code")  # silent with --trust
 
 BASE_STATE = "base.pt"  # the training of the base network, after every epoch
 
@@ -98,6 +100,7 @@ def named(file: StudyFile, what: str, name: str) -> Any:
     """What `package.module:name` names, installed or in the file's folder."""
     importable(file.folder)
     module, _, attribute = name.partition(":")
+    _say(what, module)
     try:
         thing = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -116,6 +119,25 @@ def named(file: StudyFile, what: str, name: str) -> Any:
     if not callable(thing):
         raise TypeError(f"{what} factory {name} is a {type(thing).__name__}; expected something to call")
     return thing
+
+
+def _say(what: str, module: str) -> None:
+    """Say whose code is about to be run, and where it lies; that of secateur itself is no news."""
+    package = module.partition(".")[0]
+    if package == __name__.partition(".")[0]:
+        return
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # a module that something put there by hand
+        found = None
+    places = [] if found is None else [found.origin, *(found.submodule_search_locations or ())]
+    place = next((one for one in places if one), None)
+    if place is not None and (package, place) not in _SAID:
+        _SAID.add((package, place))
+        _code.info("runs the code of %s, as the study file says of its %s: %s", package, what, place)
+
+
+_SAID: set[tuple[str, str]] = set()  # once in a process
 
 
 def _raised(error: BaseException, folder: Path) -> str:

@@ -73,7 +73,10 @@ def connect(url: str, folder: Path | None = None, *, only_look: bool = False) ->
             raise ValueError(f"storage {path} can't be opened ({error.strerror}); give a file that can") from error
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
             raise FormatError(f"{path} is no journal of trials, or damaged; give another file") from error
-    named = parsed(url).render_as_string(hide_password=False)
+    place = parsed(url)
+    if place.password is None and place.get_backend_name() in ("mysql", "mariadb"):
+        place = place.set(password=os.environ.get("MYSQL_PWD"))  # which MySQL's own library reads, and PyMySQL does not
+    named = place.render_as_string(hide_password=False)
     try:
         with quiet():
             storage = RDBStorage(named, engine_kwargs=_options(url, only_look), skip_table_creation=only_look)
@@ -187,7 +190,7 @@ def _relax(connection: Any, _record: Any) -> None:
 def _password_missing(url: str, said: str) -> str:
     if parsed(url).get_backend_name() != "postgresql" or "no password supplied" not in said:
         return ""
-    return "; give the URL with the password, set PGPASSWORD, or write the password to ~/.pgpass"
+    return "; set PGPASSWORD, or write the password to ~/.pgpass (in Python: give the URL with the password)"
 
 
 def _driver_missing(url: str) -> str:

@@ -7,7 +7,6 @@ postgresql://user@host/database     a server; so is mysql://
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -15,12 +14,13 @@ from urllib.parse import quote, quote_plus
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from ..disk.secrets import SECRET
+
 JOURNAL = "journal:"
 SERVERS = ("postgresql", "mysql", "mariadb")
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _DRIVERS |= {"mariadb": "mariadb+pymysql"}
-_SECRET = re.compile(r"pass|pwd|secret|token", re.IGNORECASE)
 _EXPECTED = (
     "expected a storage URL such as 'sqlite:////data/study.db', 'journal:study.journal' or "
     "'postgresql://user@host/database'"
@@ -75,6 +75,8 @@ def parsed(url: str) -> URL:
         found.get_backend_name()
     except (ArgumentError, ValueError, AttributeError):
         raise ValueError(f"the storage given is no URL; {_EXPECTED}") from None
+    if found.get_backend_name() == "sqlite" and found.database in (None, "", ":memory:"):
+        raise ValueError(f"storage {url!r} names no file, and trials in memory are gone with the process; {_EXPECTED}")
     return found.set(drivername=_DRIVERS.get(found.drivername, found.drivername))
 
 
@@ -88,7 +90,7 @@ def without_password(url: str) -> str:
         return url
     parsed(url)
     found = make_url(url)
-    secrets = [name for name in found.query if _SECRET.search(name)]
+    secrets = [name for name in found.query if SECRET.fullmatch(name)]
     if found.password is None and not secrets:
         return url
     return found._replace(password=None).difference_update_query(secrets).render_as_string(hide_password=False)
@@ -127,7 +129,7 @@ def _secrets(url: str) -> Iterator[str]:
     if is_journal(url):
         return
     found = parsed(url)
-    values = [found.password, *(value for name, value in found.query.items() if _SECRET.search(name))]
+    values = [found.password, *(value for name, value in found.query.items() if SECRET.fullmatch(name))]
     for value in values:
         for secret in [value] if isinstance(value, str) else value or ():
             yield from (one for one in (secret, quote(secret, safe=""), quote_plus(secret)) if one)

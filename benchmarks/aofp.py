@@ -63,7 +63,7 @@ def longer(model, task, arguments, seed):
 
 def cell(arguments, seed):
     """The figures of one seed."""
-    task = Data(validation=0.1, test=0.3, seed=seed, batch=64, augment=AUGMENT, normalise="measure").task()
+    task = Data(validation=0.1, test=0.3, split_seed=seed, batch=64, augment=AUGMENT, normalise="measure").task()
     model = base(task, seed, arguments.base, arguments.out)
     space = Space.trace(model, torch.zeros(1, 1, 28, 28), divisor=2)
     full = space.costs([space.full]).iloc[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .modes import derived_seed, threads_set
 from .reconstruction.reconstruct import Origin, Reconstructor
 from .tasks.splitting import Unsplittable
-from .tasks.task import Side, Task, check_task
+from .tasks.task import Side, Task, check_task, figures
 from .training.distillation import Teacher, answered, teacher_for
 from .training.measures import measure_error, recalibrate
 from .training.parallel import Placement
@@ -258,7 +258,7 @@ class Ladder:
                     model = build().to(device=self.device, dtype=self.dtype)
                 self._train(model, rung, resolution, seed, context, parts)
                 measured = measure_error(model, self.task, resolution=resolution, parts=parts)
-                error, error_std = measured.compute(), measured.std()
+                error, error_std = figures(measured)
             errors[f"error_{rung}"] = error
             if report is not None and report(rung, error):
                 break

@@ -24,11 +24,11 @@ from ..spaces import Budget, Space
 from .disk.artifact_mirror import ArtifactMirror
 from .disk.files import locked, write_atomic
 from .runners.dispatch import executor
-from .settings.search import Search
+from .settings.search import UNTRAINED, Search
 from .study import Study
 from .study_files.file import StudyFile, read
 from .study_files.held import differences, held
-from .study_files.parts import BASE_STATE, judge, make_model, make_parts, make_task, named, traced, train_base
+from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
 from .trials.storage import connect, disconnect
@@ -218,7 +218,7 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     executor(file.runner).check(threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
     search = _search(file)
     _check_places(file, out)
-    part = part_of(out)
+    part, expected = part_of(out), file.model.expect_error
     begun = part.exists()
     try:
         part.mkdir(parents=True, exist_ok=True)
@@ -230,8 +230,6 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
             if file.model.train:
                 train_base(file, model, task, space, part, progress)
                 space = traced(file, model, task)  # the default scores are norms of the trained weights
-            elif base is None and file.runner.kind == "serial":  # else the device may be elsewhere
-                judge(file, model, task, space)
             study = Study.create(
                 out,
                 model=model,
@@ -243,6 +241,8 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
                 latency=file.latency,
                 storage=file.study.storage,
                 artifacts=file.study.artifacts,
+                # What the study trains itself may come out as badly as it was asked to.
+                expect_error=UNTRAINED if expected is None and (file.model.train or base is not None) else expected,
             )
             study._ledger.note(_HELD, held(file))
             os.replace(part / STUDY_TOML, out / STUDY_TOML)

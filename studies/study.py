@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never, final
+from typing import TYPE_CHECKING, Any, Unpack, final
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..spaces import Budget, Space
     from .disk.weights import ModelSource
     from .drivers.ask_tell import OwnLoop
-    from .drivers.making import Parts
+    from .drivers.making import Further, Parts
     from .look import Look
     from .proposals.seeds import Seed
     from .runners.executor import Executor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .trials.events import Listener
     from .trials.trial import Outcome, Trial
     from .views.status import Status
+
 
 # What a method needs is imported when it is called: the name `secateur.Study` alone loads a few files, not the house.
 
@@ -74,7 +75,7 @@ class Study:
         latency: Latency | None = None,
         storage: str | None = None,
         artifacts: str | None = None,
-        **moved: Never,
+        **further: Unpack[Further],
     ) -> Study:
         """A new study in the folder `path`, which appears whole or not at all.
 
@@ -92,16 +93,16 @@ class Study:
                 `mysql` are servers, shared by `ask` and `tell`. A password in it is used and never written down.
             artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
                 are copied there too, and fetched from there where the folder lacks them.
-            moved: nothing; what `Search` has now is refused.
+            further: `expect_error`, the validation error that you know the full network by: where the measured one is
+                far from it no study is made; `"untrained"` where nothing is expected of it.
 
         Raises:
             FileExistsError: the folder exists.
-            ValueError: a setting is off, a budget is out of reach, or the space is not of this model.
-            TypeError: an argument of another type.
+            ValueError, TypeError: an argument is off, a budget is out of reach, the space is not of this model, or the
+                full network only guesses, or is far from `expect_error`.
         """
-        from .drivers.making import check_moved, made
+        from .drivers.making import made
 
-        check_moved(moved)
         parts = made(
             Path(path),
             model=model,
@@ -113,6 +114,7 @@ class Study:
             latency=latency,
             storage=storage,
             artifacts=artifacts,
+            **further,
         )
         return cls(parts)
 
@@ -314,18 +316,12 @@ class Study:
 
     def status(self) -> Status:
         """Where the study stands; `as_dict` gives plain values."""
-        from .settings.search import settings_to_json
+        from .trials.folder import read_study_json
         from .views.status import status_of
 
         self._ledger.refresh()
-        return status_of(
-            self.path,
-            self._ledger.trials,
-            self.budget,
-            self.limits(),
-            settings_to_json(self.search, self.training, self.latency),
-            self._ledger.notes.get("proxies", []),
-        )
+        found, proxies = read_study_json(self.path, to_write=False), self._ledger.notes.get("proxies", [])
+        return status_of(self.path, self._ledger.trials, self.budget, self.limits(), found, proxies)
 
     def report(self, to: str | Path | None = None, *, pictures: str | Path | None = None) -> Path:
         """The report of this study, one HTML page, and where it lies; see `pages.report`.

@@ -78,7 +78,7 @@ class TaskContract:
         task = self.task()
         one, two = self._error(task), self._error(task)
         assert one.compute() == two.compute() and one.count == task.sizes["validation"]
-        assert math.isfinite(one.compute()) and one.compute() >= 0 and one.std() >= 0
+        assert math.isfinite(one.compute()) and one.compute() >= 0 and (one.std() or 0.0) >= 0
 
     def test_its_fingerprint_stays(self) -> None:
         """A study is resumed with the same task, made again."""

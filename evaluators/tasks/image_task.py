@@ -76,6 +76,15 @@ class ImageTask:
         """The same task as `normalise="measure"` makes it."""
         return self._with(self._images.measured())
 
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> ImageTask:
+        """The same task as with another `mean` and `std`."""
+        return self._with(self._images.normalised(mean, std))
+
+    @property
+    def guess(self) -> float | None:
+        """The error above which a network does little better than to guess; None where guessing is right."""
+        return self._learned.guess if self.classes > 1 else None
+
     def _with(self, images: Images) -> ImageTask:
         other = copy.copy(self)
         other._images, other.batch, other.mean, other.std = images, images.batch, images.mean, images.std
@@ -248,6 +257,11 @@ class Labels:
         """All that a fingerprint depends on."""
         return "classification", self.classes, self.smoothing
 
+    @property
+    def guess(self) -> float:
+        """Nine tenths of what a guess is wrong in, all classes being as frequent."""
+        return 0.9 * (1 - 1 / self.classes)
+
     def prepared(self, labels: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
         """The labels, wherever their images were moved."""
         return labels.long()
@@ -280,6 +294,11 @@ class Masks:
     def settings(self) -> tuple[object, ...]:
         """All that a fingerprint depends on."""
         return "segmentation", self.classes, self.overlap, self.ignore
+
+    @property
+    def guess(self) -> float:
+        """What a mask of a single class can't fall below."""
+        return 1 - 1 / self.classes
 
     def prepared(self, masks: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
         """The masks, moved as their images and at their side (None: as stored); what counts for nothing is -100."""

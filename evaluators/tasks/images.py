@@ -112,7 +112,7 @@ class Images:
                     f"{name} images are {shape}, train images {(self.channels, *self.side)}; make them equal"
                 )
         check_normalise(normalise, mean, std)
-        self._asked = mean, std
+        self._asked: tuple[Sequence[float] | None, Sequence[float] | None] = mean, std
         self._normalise((0.0,) * self.channels, (1.0,) * self.channels)
         if normalise is not None:
             self._normalise(*self._measure())
@@ -143,6 +143,13 @@ class Images:
         """The same images with another number of them a batch."""
         other = copy.copy(self)
         other.batch = _checked_batch(batch)
+        return other
+
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Images:
+        """The same images with other values, as if these had been given."""
+        other = copy.copy(self)
+        other._asked = mean, std
+        other._normalise((0.0,) * self.channels, (1.0,) * self.channels)
         return other
 
     def measured(self) -> Images:

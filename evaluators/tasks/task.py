@@ -10,10 +10,12 @@ A `Metric` is an error accumulated over a whole split: the share of wrong answer
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -149,11 +151,21 @@ def check_task(task: object, *names: str) -> None:
             for name, (kind, expected) in kinds.items()
             if not isinstance(values[name], kind)
         ]
+        if not wrong and (said := _no_json(values["preprocessing"])):
+            wrong = [f"preprocessing is no JSON ({said}): give plain numbers, texts, lists and dicts"]
     if wrong:
         raise TypeError(
             f"task is a {type(task).__name__}; expected a Task such as Classification, but {'; '.join(wrong)} "
             "(secateur.evaluators.Task says what each is)"
         )
+
+
+def _no_json(values: Any) -> str | None:
+    try:
+        json.dumps(dict(values))
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _misfit(task: object, name: str, protocol: type, *, needed: bool) -> str | None:
@@ -186,12 +198,34 @@ class Metric(Protocol):
         ...
 
     def compute(self) -> float:
-        """The error over everything seen."""
+        """The error over everything seen: one number, which may be numpy's or a tensor."""
         ...
 
-    def std(self) -> float:
-        """The standard error of `compute` over the examples seen."""
+    def std(self) -> float | None:
+        """The standard error of `compute` over the examples seen; None, or no such method, where it is not known."""
         ...
+
+
+def figures(metric: Metric) -> tuple[float, float | None]:
+    """The error and its standard error as plain numbers; None where the metric has no `std`, or it says None.
+
+    Raises:
+        TypeError: what the metric gave is no number; the sentence names it.
+    """
+    std = getattr(metric, "std", None)
+    spread = std() if callable(std) else None
+    return _number(metric, "compute", metric.compute()), None if spread is None else _number(metric, "std", spread)
+
+
+def _number(metric: Metric, name: str, value: Any) -> float:
+    size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 1
+    if not isinstance(value, SupportsFloat) or size != 1:
+        said = " ".join(repr(value).split())[:60]
+        raise TypeError(
+            f"the task's error, {type(metric).__name__}.{name}(), gave {said}, a {type(value).__name__}; "
+            "expected one number"
+        )
+    return float(value)
 
 
 class ErrorRate:

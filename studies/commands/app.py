@@ -31,7 +31,7 @@ from .options import (
     settings_of,
     with_a_way,
 )
-from .output import messages, own_output, print_json, print_text, resumable, show
+from .output import messages, none_is_left, own_output, print_json, print_text, resumable, show
 
 app = typer.Typer(
     rich_markup_mode=None,  # rich costs 80 ms at import
@@ -121,7 +121,7 @@ def search(
             budget=budget_of(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
         )
         launch.search(file, out, progress=progress)
-    show(out, as_json, quiet=quiet, storage=file.study.storage)
+    none_is_left(show(out, as_json, quiet=quiet, storage=file.study.storage))
 
 
 @app.command(
@@ -157,7 +157,7 @@ def resume(
             track=track,
             progress=progress,
         )
-    show(folder, as_json, quiet=quiet, connect=True)
+    none_is_left(show(folder, as_json, quiet=quiet, connect=True))
 
 
 @app.command(

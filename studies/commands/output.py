@@ -77,8 +77,10 @@ def messages(quiet: bool) -> Iterator[Callable[[object], None]]:
         logger.propagate = propagate
 
 
-def show(folder: Path, as_json: bool, *, quiet: bool = True, storage: str | None = None, connect: bool = False) -> None:
-    """Show a study's front, and unless quiet what to do with it.
+def show(
+    folder: Path, as_json: bool, *, quiet: bool = True, storage: str | None = None, connect: bool = False
+) -> Status:
+    """Where a study stands, after its front is shown, and unless quiet what to do with it.
 
     Args:
         folder: the study's.
@@ -93,15 +95,26 @@ def show(folder: Path, as_json: bool, *, quiet: bool = True, storage: str | None
 
     seen = view.View(folder, storage=storage, connect=connect)
     with as_written(folder):
-        front = seen.front()
+        front, status = seen.front(), seen.status()
         if as_json:
-            print_json({"status": seen.status().as_dict(), "front": report.frame_json(front)})
-            return
+            print_json({"status": status.as_dict(), "front": report.frame_json(front)})
+            return status
         first = (*seen.objectives, *seen.limits)
         print_text(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
+        if full := report.full_text(status):
+            print_text(f"full network: {full}")
     if not quiet and len(front):
         said = f"secateur: write these networks with: secateur export {folder} --to OUT --pick all"
         print(escaped(said), file=sys.stderr)
+    return status
+
+
+def none_is_left(status: Status) -> None:
+    """End the command with 1 where every trial of a study failed: there is no network to choose."""
+    if status.told and status.failed == status.told:
+        said = f"all {status.told} trials failed, so nothing was found; the last: {status.failures[0].reason}"
+        print(escaped(f"secateur: error: {said}"), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def follow(statuses: Iterator[Status], as_json: bool) -> None:

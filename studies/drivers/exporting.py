@@ -66,6 +66,9 @@ class Export:
                     self.mirror.pull(self.engine.artifacts.paths(trial.ranking, trial.weights))
             if tried:
                 picked = [exporter.best_of(tried, finetune_epochs, progress)]
+            for trial in picked:
+                if over := trial.over(limits):
+                    logger.warning("trial %d, exported as asked, is over the study's budget: %s", trial.number, over)
             return exporter.export(to, picked, front, finetune_epochs, progress, wanted, notes)
 
     def _finalists(self, count: int, within: object) -> list[Trial]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ..exports.conversion import rehearse
 from ..settings.search import (
     EVALUATORS,
     LADDER,
+    UNTRAINED,
     Search,
     evaluator_name,
     fingerprint,
@@ -47,6 +49,7 @@ from ..trials.ledger import Ledger, Retry, make_ledger
 from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from ..trials.urls import is_server, without_password
 from .engine import Engine
+from .given import judged
 
 _code = logging.getLogger("secateur.code")  # silent with --trust
 
@@ -58,6 +61,12 @@ class Parts:
     engine: Engine
     budget: Budget
     mirror: ArtifactMirror | None
+
+
+class Further(TypedDict, total=False):
+    """What `Study.create` takes beside its parts."""
+
+    expect_error: float | str | None
 
 
 def made(
@@ -72,8 +81,10 @@ def made(
     latency: Latency | None,
     storage: str | None,
     artifacts: str | None,
+    **further: Unpack[Further],
 ) -> Parts:
     """The parts of a new study, whose folder appears whole or not at all; the arguments are `Study.create`'s."""
+    expected = _expected(further)
     _check_arguments(model, task, space, budget, search, training, latency)
     search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
     space.check_limits(budget.limits(space))
@@ -83,6 +94,7 @@ def made(
     if not space.as_graph:  # a graph is a program already
         rehearse(model, space.inputs(model, space.full, batch=2))
     kept = fingerprint(base, space, task, search, training, latency)
+    judgement = judged(model, task, space, search, expected)
     described = {
         "format": FORMAT,
         "format_version": VERSION,
@@ -94,6 +106,8 @@ def made(
         "space": space.settings,
         "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
         "full_costs": space.full_costs,
+        "full": asdict(judgement),
+        "preprocessing": dict(task.preprocessing),
         "fingerprint": kept,
         "versions": {"secateur": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
@@ -149,14 +163,21 @@ def _as_kept(task: Task, fingerprint: str) -> Task:
     return measured if measured.fingerprint == fingerprint else task
 
 
-def check_moved(moved: Mapping[str, object]) -> None:
-    """Refuse arguments that `Study.create` does not take; those that `Search` has now with the new call."""
-    names = {one.name for one in fields(Search)}
-    if not set(moved) <= names:
-        raise TypeError(f"Study.create does not take {', '.join(sorted(set(moved) - names))}")
+def _expected(further: Mapping[str, object]) -> float | str | None:
+    """What is expected of the full network; other arguments are refused, those that `Search` has with the new call."""
+    moved = [name for name in further if name != "expect_error"]
+    strange = sorted(set(moved) - {one.name for one in fields(Search)})
+    if strange:
+        raise TypeError(f"Study.create does not take {', '.join(strange)}")
     if moved:
         new = ", ".join(f"{name}=..." for name in moved)
         raise TypeError(f"{', '.join(moved)}: expected within `search`, as Study.create(..., search=sc.Search({new}))")
+    given = further.get("expect_error")
+    if given is None or given == UNTRAINED:
+        return None if given is None else UNTRAINED
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise ValueError(f"expect_error is {given!r}; expected an error to be held against, or {UNTRAINED!r}")
+    return float(given)
 
 
 def _ledger(path: Path, found: Mapping[str, Any], space: Space, search: Search, given: str | None) -> Ledger:

@@ -13,6 +13,7 @@ from ...evaluators.modes import present
 from ...pruners.criteria.retained import LEAST, known
 from ...spaces import Budget
 from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
+from ..outcomes.sides import WRONG_SIDE
 from ..runners.dispatch import Dispatcher
 from ..runners.executor import Executor, Interrupts
 from ..runners.slots import SlotStatus
@@ -97,6 +98,9 @@ def running(
                 dispatcher.close()
         if sum(isinstance(trial.outcome, Scored) for trial in ledger.trials) >= LEAST:  # below it, none has a number
             ledger.note("proxies", known(engine.proxies()))
+        failed = [trial.outcome.reason for trial in ledger.trials if isinstance(trial.outcome, Failed)]
+        if failed and len(failed) == sum(trial.told for trial in ledger.trials):
+            logger.error("all %d trials failed, so nothing was found; the last: %s", len(failed), failed[-1])
         if "latency_ms" in absolute and not on_front(ledger.trials, search.objectives, absolute):
             logger.warning("no network was within latency_ms=%g; the front is empty", absolute["latency_ms"])
 
@@ -191,6 +195,11 @@ class Run:
 
     def _told(self, trial: Trial) -> None:
         self._watch.tell(trial)
+        if isinstance(trial.outcome, Failed) and trial.outcome.reason.startswith(f"{WRONG_SIDE}:"):
+            raise RuntimeError(
+                f"trial {trial.number} shows that the search would claim what is not so, and it stops: "
+                f"{trial.outcome.reason}"
+            )
         last = [one.outcome for one in self._ledger.trials[max(0, trial.number + 1 - _FAILURES) : trial.number + 1]]
         failed = [outcome.reason for outcome in last if isinstance(outcome, Failed)]
         if len(failed) == _FAILURES:

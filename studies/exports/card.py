@@ -32,6 +32,7 @@ def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
         f"# {config['class'].rpartition('.')[2]}, pruned",
         "",
         f"A smaller `{config['class']}`: {_removed(config)}.",
+        *(["", f"It is over the budget of its study: {config['over_budget']}."] if config.get("over_budget") else []),
         *_reconstructed(config),
         *_table("Costs (one example)", config.get("costs")),
         *_table("Errors", config.get("errors")),

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ...evaluators import Metric, Origin, Reconstructor, Task, Teacher, Training, measure_error, recalibrate, train
+from ...evaluators import Origin, Reconstructor, Task, Teacher, Training, measure_error, recalibrate, train
 from ...evaluators.modes import seed_of
+from ...evaluators.tasks.task import figures as figures_of
 from ...spaces import Space, verify
 from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
@@ -253,6 +254,7 @@ class Exporter:
             "fidelity": trial.fidelity,
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
             "limits": dict(self.limits),
+            **({"over_budget": over} if (over := trial.over(self.limits)) else {}),
             "training": asdict(self.training) | {"epochs": found["epochs"]},
             "fingerprint": dict(self.fingerprint),
         }
@@ -265,10 +267,10 @@ def errors(
     """Error, its standard error and the number of examples of the validation split, and of the test split if any."""
     found: dict[str, Any] = {}
     for split in (split for split in splits if split == "validation" or task.sizes.get(split)):
-        error: Metric = measure_error(model, task, split=split, resolution=side, device=device)
+        error, std = figures_of(measure_error(model, task, split=split, resolution=side, device=device))
         found |= {
-            f"{split}_error": error.compute(),
-            f"{split}_error_std": error.std(),
+            f"{split}_error": error,
+            f"{split}_error_std": std,
             f"{split}_size": task.sizes[split],
         }
     return found

@@ -28,6 +28,7 @@ from ..disk.scratch import Scratch
 from ..trials.events import Epoch, Happened, JobEnd, Rung, Say, Watch
 from ..trials.trial import REFERENCE, Evaluated, Failed, Trial, outcome_of
 from .rounds import Rounds
+from .sides import watched
 from .stopping import Stopping
 
 
@@ -260,7 +261,8 @@ class Evaluation:
         """A fresh small network with the weights the trial names; shared ones are trained now if they are not there."""
         if self.rounds is not None and trial.weights.startswith(ROUND):
             self.rounds.ensure(*_asked(trial))
-        return self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
+        built = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
+        return watched(built, self.space, trial.candidate)
 
     def origin(self, trial: Trial) -> Origin:
         """The full network with the base weights, and what of it the trial keeps."""

@@ -90,6 +90,9 @@ def tiles(study: Facts) -> list[dict[str, str]]:
             if name in best.measures:
                 share = f"{best.measures[name] / study.full[name]:.0%} of the full" if study.full.get(name) else ""
                 found.append({"what": UNITS[name], "value": amount(name, best.measures[name]), "more": share})
+    if "error" in status.full:
+        size = f"{status.full['size']:,} validation examples" if "size" in status.full else ""
+        found.append({"what": "full network, as given", "value": percent(status.full["error"]), "more": size})
     goal = f" of {status.goal}" if status.goal else ""
     failed = f"{status.failed} failed" if status.failed else "none failed"
     found += [

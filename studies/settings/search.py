@@ -24,6 +24,7 @@ OBJECTIVES = ("error", *COSTS, "latency_ms")
 LADDER, SHARED = EVALUATORS = ("ladder", "shared-weights")
 OWN = ("full", "compound", "magnitude")  # seeds that are no pruning methods
 DEFAULT = ("full", "compound")
+UNTRAINED = "untrained"  # what is expected of a network that is no better than a guess
 
 
 def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ into an `ImageSet`; data that bring their own validation or test split keep it. 
 import gzip
 import importlib.util
 import inspect
+import logging
 import math
 import zipfile
 import zlib
@@ -22,30 +23,14 @@ from torch import Tensor
 from ...evaluators import Augment, Classification
 from ...lazy import Registry
 from .image_files import ImageFiles, image_files
+from .splits import ImageSet, Pair, listed, split
+
+logger = logging.getLogger("secateur")
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
-Images = Tensor | ImageFiles
-Pair = tuple[Images, Tensor]
 Reader = Callable[[str | Path | None], "ImageSet"]
 """From a file or folder, None for the reader's own place, to its images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """Labelled images as a reader found them.
-
-    Attributes:
-        train: Images, `(n, c, *sides)` or files, and their `(n,)` labels.
-        validation: The data's own validation split, if there is one.
-        test: The data's own test split, if there is one.
-        names: The classes' names, where the data know them.
-    """
-
-    train: Pair
-    validation: Pair | None = None
-    test: Pair | None = None
-    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +41,12 @@ class Data:
         reader: One of `READERS`: ours, and those of installed packages.
         path: The file or folder; None takes the reader's own place, where it has one.
         side: Images of a folder are resized (shorter side) and cropped to it; None takes them as they are.
+        mode: "L" (grey) or "RGB", which images of a folder are made; None: grey where all seem to be.
         lazy: Images of a folder are decoded anew at every use, rather than kept in memory.
-        validation: Images held out for the search: a number, or a fraction of the training images.
+        validation: Images held out for the search: a number, a fraction of the training images, or a text file that
+            lists them, one a line: `class/name.png` of a folder, the number of the image elsewhere.
         test: Images held out for the end, likewise; None takes the data's own test split, or else a fifth.
-        seed: Of the split.
+        split_seed: Of the split, where it is drawn.
         batch: Images a batch.
         augment: How training images are moved.
         label_smoothing: Share of the target spread over all classes.
@@ -72,10 +59,11 @@ class Data:
     reader: str = "mnist5k"
     path: str | Path | None = None
     side: int | tuple[int, int] | None = None
+    mode: Literal["L", "RGB"] | None = None
     lazy: bool = False
-    validation: int | float = 0.2
-    test: int | float | None = None
-    seed: int = 0
+    validation: int | float | str = 0.2
+    test: int | float | str | None = None
+    split_seed: int = 0
     batch: int = 128
     augment: Augment | None = None
     label_smoothing: float = 0.0
@@ -92,22 +80,35 @@ class Data:
             ImportError: The package that adds this reader gives none.
         """
         READERS.named(self.reader)
-        if self.reader != "folder" and (self.side is not None or self.lazy):
-            raise ValueError(f"side and lazy are for the reader 'folder'; {self.reader!r} has images of one size")
+        if self.reader != "folder" and (self.side is not None or self.lazy or self.mode is not None):
+            raise ValueError(f"side, mode and lazy are for the reader 'folder'; {self.reader!r} has images of one kind")
 
     def read(self) -> ImageSet:
         """The images as they are stored."""
         if self.reader == "folder":
-            return folder(self.path, side=self.side, lazy=self.lazy)
+            return folder(self.path, side=self.side, lazy=self.lazy, mode=self.mode)
         found = READERS[self.reader](self.path)
         if not isinstance(found, ImageSet):
             raise TypeError(f"the reader {self.reader!r} gave a {type(found).__name__}; expected an ImageSet")
         return found
 
-    def task(self) -> Classification:
-        """The images, split, as a task."""
+    def task(self, *, trained: bool = False) -> Classification:
+        """The images, split, as a task.
+
+        Args:
+            trained: warn of a validation split that is drawn here, because a network that was trained elsewhere may
+                have learned from its images.
+        """
         images = self.read()
-        train, validation, test = split(images, validation=self.validation, test=self.test, seed=self.seed)
+        if trained and images.validation is None and not isinstance(self.validation, str):
+            logger.warning(
+                "validation=%s is drawn at random (split_seed=%s): a checkpoint that was trained on other parts of "
+                "these images has learned from some of it, and errors are too low then; give the split that it knew: "
+                "its split_seed, or files that list its images, as validation = 'validation.txt'",
+                *(self.validation, self.split_seed),
+            )
+        held = (None if one is None else listed(one, images) for one in (self.validation, self.test))
+        train, validation, test = split(images, *held, seed=self.split_seed)
         named = None if images.names is None else len(images.names)
         return Classification(
             train=_given(train),
@@ -121,31 +122,6 @@ class Data:
             classes=named if self.classes is None else self.classes,
             label_smoothing=self.label_smoothing,
         )
-
-
-def split(
-    images: ImageSet, *, validation: int | float = 0.2, test: int | float | None = None, seed: int = 0
-) -> tuple[Pair, Pair, Pair]:
-    """Train, validation and test images: every class has its share of each, give or take one image.
-
-    Whole numbers count images, others are fractions of the training images. A split that the data bring is kept.
-    """
-    if images.test is not None and test is not None:
-        raise ValueError(f"these data bring their own test split, and test={test} was asked; leave `test` out")
-    inputs, labels = images.train
-    count = len(labels)
-    if len(inputs) != count:
-        raise ValueError(f"there are {len(inputs)} images and {count} labels; expected as many of each")
-    tests = 0 if images.test is not None else _share("test", 0.2 if test is None else test, count)
-    validations = 0 if images.validation is not None else _share("validation", validation, count)
-    if tests + validations >= count:
-        raise ValueError(
-            f"validation={validations} and test={tests} leave nothing of {count} images to train on; lower them"
-        )
-    order = _interleaved(labels, seed)
-    parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
-    held, compared, learned = ((inputs[part], labels[part]) for part in parts)
-    return learned, images.validation or compared, images.test or held
 
 
 def mnist5k(path: str | Path | None = None) -> ImageSet:
@@ -210,18 +186,25 @@ def npz(path: str | Path | None) -> ImageSet:
     return ImageSet(train=found["train"], validation=found["validation"], test=found["test"])
 
 
-def folder(path: str | Path | None, *, side: int | tuple[int, int] | None = None, lazy: bool = False) -> ImageSet:
+def folder(
+    path: str | Path | None,
+    *,
+    side: int | tuple[int, int] | None = None,
+    lazy: bool = False,
+    mode: Literal["L", "RGB"] | None = None,
+) -> ImageSet:
     """Images in one folder a class; or the same in the folders train, test, and validation or val."""
     place = _existing(path, "expected a folder with one folder of images a class")
     roots = {name: place / name for name in ("train", "validation", "val", "test") if (place / name).is_dir()}
     if "train" not in roots:
         roots = {"train": place}
-    found = {name: image_files(root, side=side) for name, root in roots.items()}
+    found = {name: image_files(root, side=side, mode=mode) for name, root in roots.items()}
     names = found["train"].names
     alike = {name: files.alike(found["train"]) for name, files in found.items()}
     splits = {name: (files if lazy else files.decoded(), files.labels) for name, files in alike.items()}
     validation = splits.get("validation", splits.get("val"))
-    return ImageSet(train=splits["train"], validation=validation, test=splits.get("test"), names=names)
+    places = tuple(f"{one.parent.name}/{one.name}" for one in found["train"].paths)
+    return ImageSet(train=splits["train"], validation=validation, test=splits.get("test"), names=names, places=places)
 
 
 def check_reader(name: str, reader: Any) -> Reader:
@@ -332,28 +315,6 @@ def _with_channels(images: Tensor, name: str) -> Tensor:
     if len(shape) in (4, 5) and 1 <= shape[-1] <= 4:
         return images.movedim(-1, 1).contiguous()
     raise ValueError(f"{name} has shape {shape}; expected (n, h, w), (n, channels, *sides) or (n, *sides, channels)")
-
-
-def _share(name: str, asked: int | float, count: int) -> int:
-    if isinstance(asked, bool) or not isinstance(asked, int | float):
-        raise TypeError(f"{name} is {asked!r}; expected a number of images or a fraction of them")
-    number = asked if isinstance(asked, int) else round(asked * count)
-    if asked <= 0 or (isinstance(asked, float) and asked >= 1) or not 0 < number < count:
-        raise ValueError(
-            f"{name}={asked} of {count} images; expected a number of images below that, or a fraction 0..1"
-        )
-    return number
-
-
-def _interleaved(labels: Tensor, seed: int) -> Tensor:
-    """`(n,)` shuffled indices of which any stretch holds every class in proportion, give or take one."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    _, classes, sizes = torch.unique(labels[shuffled], return_inverse=True, return_counts=True)
-    by_class = torch.argsort(classes, stable=True)
-    firsts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    place = torch.empty(len(labels), dtype=torch.float64)  # of each image within its class, 0..1
-    place[by_class] = (torch.arange(len(labels)) - firsts + 0.5).double() / torch.repeat_interleave(sizes, sizes)
-    return shuffled[torch.argsort(place, stable=True)]
 
 
 def _given(pair: Pair) -> Any:

@@ -1,6 +1,6 @@
 """The study file: TOML, one table a room, every key an argument of the same name in Python.
 
-    [model]       factory, arguments, checkpoint, train
+    [model]       factory, arguments, checkpoint, train, expect_error
     [images]      side, mode, mean, std: pictures without labels (`Images`), of `secateur prune --images`
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
     [space]       resolutions, divisor, ignore, rules, plain_blocks, as_graph, prove (`Space.trace`)
@@ -71,12 +71,15 @@ class Model(_Table):
         arguments: what it is called with.
         checkpoint: a plain state dict to start from.
         train: whether the study trains the network first, for `base_epochs` of the training table.
+        expect_error: the validation error that the network is known by, which the measured one must be near; or
+            "untrained", where nothing is expected of it.
     """
 
     factory: Name
     arguments: dict[str, Any] = {}
     checkpoint: Path | None = None
     train: bool = False
+    expect_error: float | Literal["untrained"] | None = None
 
 
 class OwnData(_Table):

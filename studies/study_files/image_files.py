@@ -15,6 +15,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".
 """Of the image files that are read."""
 
 
+_FEW = 16  # files that say whether all are grey
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """Image files and their labels; indexing decodes one, indexing with a tensor selects some.
@@ -83,8 +86,8 @@ class ImageFiles:
         return torch.from_numpy(values.reshape(height, width, -1)).permute(2, 0, 1).contiguous()
 
 
-def image_files(root: Path, *, side: int | tuple[int, int] | None = None) -> ImageFiles:
-    """The images of one folder a class, sorted by class and name; the first one says whether they are grey."""
+def image_files(root: Path, *, side: int | tuple[int, int] | None = None, mode: str | None = None) -> ImageFiles:
+    """The images of one folder a class, by class and name; where `mode` is None, a few say whether all are grey."""
     _pillow()
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; expected a folder with one folder of images a class")
@@ -97,7 +100,7 @@ def image_files(root: Path, *, side: int | tuple[int, int] | None = None) -> Ima
         raise ValueError(f"{root} has no images in {', '.join(empty)}; endings read: {' '.join(ENDINGS)}")
     paths = tuple(path for found in classes.values() for path in found)
     labels = [number for number, found in enumerate(classes.values()) for _ in found]
-    first = opened(paths[0])
+    first, few = opened(paths[0]), paths[:: max(1, len(paths) // _FEW)]
     asked = (side, side) if isinstance(side, int) else side
     if asked is not None and (len(asked) != 2 or min(asked) < 1):
         raise ValueError(f"side is {side}; expected one or two sizes of at least 1")
@@ -106,7 +109,7 @@ def image_files(root: Path, *, side: int | tuple[int, int] | None = None) -> Ima
         labels=torch.tensor(labels),
         names=tuple(classes),
         side=asked or (first.size[1], first.size[0]),
-        mode="L" if first.mode in ("1", "L", "LA") else "RGB",
+        mode=mode or ("L" if all(opened(path).mode in ("1", "L", "LA") for path in few) else "RGB"),
         exact=side is None,
     )
 

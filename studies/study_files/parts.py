@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...evaluators import Classification, Diverged, Task, measure_error, train
+from ...evaluators import Task, train
 from ...evaluators.modes import present, reproducible
 from ...pruners import Examples, block_damages
 from ...spaces import Space, copied
@@ -26,7 +26,6 @@ from .checkpoints import load_checkpoint
 from .data import Data
 from .file import StudyFile
 
-logger = logging.getLogger("secateur")
 _code = logging.getLogger("secateur.code")  # silent with --trust
 
 BASE_STATE = "base.pt"  # the training of the base network, after every epoch
@@ -51,7 +50,7 @@ def make_parts(file: StudyFile) -> tuple[nn.Module, Task]:
         ValueError: it has no data, or none that can be made.
     """
     _data(file)
-    return make_model(file), make_task(file)
+    return make_model(file), make_task(file, trained=file.model.checkpoint is not None)
 
 
 def _data(file: StudyFile) -> Any:
@@ -60,8 +59,8 @@ def _data(file: StudyFile) -> Any:
     return file.data
 
 
-def make_task(file: StudyFile) -> Task:
-    """The file's data as a task.
+def make_task(file: StudyFile, *, trained: bool = False) -> Task:
+    """The file's data as a task; `trained` as of `Data.task`.
 
     Raises:
         ValueError: it has none, or none that can be made.
@@ -69,7 +68,11 @@ def make_task(file: StudyFile) -> Task:
     data = _data(file)
     if isinstance(data, Data):
         path = data.path if data.path is None else file.path(data.path)
-        return dataclasses.replace(data, path=path).task()
+        validation, test = (
+            str(file.path(one)) if isinstance(one, str) else one for one in (data.validation, data.test)
+        )
+        placed = dataclasses.replace(data, path=path, validation=validation, test=test)  # type: ignore[arg-type]
+        return placed.task(trained=trained)
     task: Task = _call(file, "data", data.factory, data.arguments)
     missing = [name for name in _TASK if not hasattr(task, name)]
     if missing:
@@ -228,33 +231,4 @@ def train_base(
             callbacks=(checkpoint, watch),
             state=state,
         )
-        error = measure_error(model, task, split="validation", resolution=side, device=device)
-    logger.info("base network trained: validation error %.2f%% +- %.2f", 100 * error.compute(), 100 * error.std())
     model.cpu().eval()
-
-
-def judge(file: StudyFile, model: nn.Module, task: Task, space: Space) -> None:
-    """Log the error of a network that is searched as it is given; a warning where it only guesses, or fails."""
-    device = present(file.study.device)
-    with reproducible(file.study.threads or torch.get_num_threads(), device):
-        try:
-            measured = measure_error(
-                model, task, split="validation", resolution=space.side(space.full) or None, device=device
-            )
-        except Diverged as error:
-            logger.warning("full network: %s; %s", error, _UNTRAINED)
-            return
-        finally:
-            model.cpu().eval()
-    found = measured.compute()
-    said = f"full network: validation error {100 * found:.2f}% +- {100 * measured.std():.2f}"
-    if isinstance(task, Classification) and found > _GUESS * (1 - 1 / task.classes) > 0:
-        logger.warning("%s, little better than a guess; %s", said, _UNTRAINED)
-    elif file.model.checkpoint is None:
-        logger.info("%s, as %s gives it; train = true in [model] would train it first", said, file.model.factory)
-    else:
-        logger.info("%s", said)
-
-
-_GUESS = 0.9  # of the error of a guess: more than that is not trained
-_UNTRAINED = "if it is not trained yet, say train = true in [model], or give a checkpoint"

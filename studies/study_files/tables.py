@@ -32,6 +32,8 @@ def tables_of(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {place}: given {number}; expected a finite number")
     if "dimensions" in (table := tables.get("space", {})):
         tables["space"] = _without_dimensions(path, table)
+    if isinstance(data := tables.get("data"), dict) and "seed" in data:  # of 0.1, where it was the split's
+        data["split_seed"] = data.pop("seed")
     return tables
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 from ...search import NOTE
 from ...spaces import Candidate
@@ -134,6 +134,15 @@ class Trial:
         """Whether every limit is met."""
         return all(value <= 0 for value in self.constraints(limits).values())
 
+    def over(self, limits: Mapping[str, float]) -> str:
+        """The limits that are not met, in words; empty where all are."""
+        far, measures = self.constraints(limits), self.measures
+        return ", ".join(
+            f"{name} {f'{measures[name]:,.6g}' if name in measures else 'not measured'} of {limits[name]:,.6g}"
+            for name in limits
+            if far[name] > 0
+        )
+
     def ended(self, outcome: Outcome, memory: Mapping[str, Any] | None = None) -> Trial:
         """This trial, told."""
         return replace(self, outcome=outcome, told=True, memory=dict(memory or self.memory))
@@ -248,9 +257,14 @@ def outcome_from_json(values: Mapping[str, Any]) -> Outcome:
 
 def outcome_of(result: Any, *, seconds: float, latency_ms: float | None) -> Scored | Failed:
     """The outcome that an evaluator's `Result` says; an error that is no finite number is a failure."""
-    attributes = {name: value for name, value in result.attributes.items() if value is not None}
+    # numpy's and torch's numbers are numbers too
+    plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in result.attributes.items()}
+    attributes = {name: value for name, value in plain.items() if value is not None}
     if result.state != "complete":
         return Failed(reason=result.reason or "the evaluator gave no reason", seconds=seconds, attributes=attributes)
+    if not isinstance(result.error, SupportsFloat):
+        reason = f"the evaluator gave the error {result.error!r}, a {type(result.error).__name__}; expected a number"
+        return Failed(reason=reason, seconds=seconds, attributes=attributes)
     if not math.isfinite(result.error):
         reason = f"the error is {result.error}, not a finite number"
         return Failed(reason=reason, seconds=seconds, attributes=attributes)

@@ -46,6 +46,9 @@ class Status:
         history: see `insight.history`; `seeds` and `foresight` by the functions of such names there.
         proxies: rank correlations with the errors, best first, as at the end of the last run.
         seconds: spent evaluating.
+        full: the full network as it was given: its validation `error`, `error_std`, the `size` of the split, what was
+            `expected`, or the `reason` why it could not be measured; and the `preprocessing` of its inputs. Empty for
+            studies of before.
         goal: trials in all that the run, or the study file, asks for; None where no one asked.
         left_s: seconds that the run may still take; None where that is not known.
         drivers: who runs it, and what their slots do, see `slots.drivers`; None where the study did not look.
@@ -75,6 +78,7 @@ class Status:
     left_s: float | None = None
     drivers: list[dict[str, Any]] | None = None
     gpus: list[dict[str, Any]] = field(default_factory=list)
+    full: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name: what `secateur status --json` writes."""
@@ -91,10 +95,11 @@ def status_of(
     trials: Sequence[Trial],
     budget: Budget,
     limits: Mapping[str, float],
-    settings: Mapping[str, Any],
+    found: Mapping[str, Any],
     proxies: Sequence[Mapping[str, Any]],
 ) -> Status:
-    """Where a study stands; `settings` as in study.json, `proxies` as at the end of its last run."""
+    """Where a study stands; `found` is its study.json, `proxies` as at the end of its last run."""
+    settings = found["settings"]
     objectives = settings["objectives"]
     best: Trial | None = None
     for trial in trials:
@@ -120,7 +125,17 @@ def status_of(
         foresight=foresight(trials),
         proxies=[dict(proxy) for proxy in proxies],
         seconds=sum(outcome.seconds for outcome in outcomes),
+        full=_full(found),
     )
+
+
+def _full(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What study.json says of the full network, as far as it is of the expected kind."""
+    said, preprocessing = found.get("full"), found.get("preprocessing")
+    kinds = {"error": float, "error_std": float, "size": int, "expected": float | str, "reason": str}
+    said = said if isinstance(said, dict) else {}
+    full = {name: said[name] for name, kind in kinds.items() if isinstance(said.get(name), kind)}
+    return full | ({"preprocessing": preprocessing} if isinstance(preprocessing, dict) else {})
 
 
 def failures(trials: Sequence[Trial]) -> list[Reason]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
 _MAIN = 2  # costs that have room before anything else does
+_BRIEF = 60  # letters of what is done to images
 _REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
 
 
@@ -79,6 +80,8 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
         ("best", found),
         ("error", _best_so_far(status, style)),
         ("front", f"{status.front} network{'s' * (status.front != 1)}{_volume_so_far(status, style)}"),
+        ("full", full_text(status)),
+        ("inputs", _inputs(status)),
         ("budget", _asked(status)),
         ("sampler", f"{status.sampler}, minimising {' and '.join(status.objectives)}"),
         ("fidelity", status.fidelity),
@@ -92,6 +95,27 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
     slots = [slot for driver in drivers for slot in driver["slots"]]
     said = beside([row for row in rows if row[1]], bad=("failed",), style=style)
     return said + (f"\n\n{_slots(slots, style)}" if slots else "")
+
+
+def full_text(status: Status) -> str:
+    """The full network's error as it was given, in words; empty where the study does not know it."""
+    full = status.full
+    if "error" not in full:
+        return f"not measured: {full['reason']}" if "reason" in full else ""
+    said = f"error {percent(full['error'])}" + (f" +- {100 * full['error_std']:.2f}" if "error_std" in full else "")
+    said += f" on {full['size']:,} validation examples" if "size" in full else ""
+    return said + (f"; {percent(full['expected'])} was expected" if isinstance(full.get("expected"), float) else "")
+
+
+def _inputs(status: Status) -> str:
+    """What is done to images before the network sees them."""
+    known = status.full.get("preprocessing", {})
+    return ", ".join(f"{name} {_brief(known[name])}" for name in ("scale", "mean", "std") if name in known)
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(_value(one) for one in value) if isinstance(value, list) else _value(value)
+    return shortened(text, _BRIEF)
 
 
 def status_line(status: Status) -> str:

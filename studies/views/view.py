@@ -107,7 +107,7 @@ class View:
     def status(self) -> Status:
         """As `Study.status`, with what runs now: `goal`, `left_s`, `drivers` and `gpus`."""
         with as_written(self.path):
-            found = status_of(self.path, self.all_trials, self.budget, self.limits, self._settings, self._proxies)
+            found = status_of(self.path, self.all_trials, self.budget, self.limits, self.found, self._proxies)
             found = replace(found, drivers=drivers(self.path))
             goal = max((one["goal"] for one in found.drivers or () if one["goal"]), default=None) or self._goal()
             return replace(found, goal=goal, left_s=_left(found, goal, self.all_trials), gpus=self._gpus(found))

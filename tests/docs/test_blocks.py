@@ -36,8 +36,9 @@ LANGUAGES = {"python", "toml", "sh", "json", "text", ""}
 SMALLER = {
     "README.md": {
         "trials=50": "trials=2",
-        "finetune_epochs=5": "finetune_epochs=0",
-        "resnet20()": "resnet20(widths=(4, 4, 8), blocks=(1, 1, 1))",
+        "finetune_epochs=5": "finetune_epochs=1",
+        "epochs=10": "epochs=3",
+        "resnet20()": "resnet20(widths=(8, 16, 32), blocks=(1, 1, 1))",
     },
     "docs/networks.md": {"resolutions=(224, 192, 160)": "resolutions=(24, 20, 16)"},
     "docs/resrep.md": {"epochs=30": "epochs=1"},
@@ -150,6 +151,8 @@ def test_python_runs(page, tmp_path, monkeypatch):
     names = run(page)
     if page == "README.md":
         assert names["net"](torch.rand(2, 1, 28, 28)).shape == (2, 10)
+        written = json.loads((names["folders"][0] / "config.json").read_text())
+        assert names["study"].status().full["error"] < 0.15 and written["errors"]["test_error"] < 0.25
     if page == "docs/own.md":
         suites = [value for name, value in names.items() if name.startswith("Test")]
         tests = [getattr(suite(), name) for suite in suites for name in dir(suite) if name.startswith("test_")]
@@ -373,7 +376,8 @@ PARSED_ONLY = {
 def test_readme_command_lines_run(tmp_path, monkeypatch, capsys):
     """One after another on a study file of a tiny network, with fewer trials."""
     study_file.write(tmp_path, module="readme_tiny")
-    (tmp_path / "model.toml").write_text('model = "readme_tiny:Tiny"\n[space]\ndivisor = 2\n')
+    model = 'model = "readme_tiny:Tiny"\n[space]\ndivisor = 2\n[images]\nnormalise = "measure"\n'
+    (tmp_path / "model.toml").write_text(model)
     monkeypatch.chdir(tmp_path)
     photographed(side=8)
     ran = []

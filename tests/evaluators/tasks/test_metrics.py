@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from secateur.evaluators import ErrorRate, OverlapError
+from secateur.evaluators.tasks.task import figures
 
 
 def outputs_of(labels, classes=3):
@@ -88,3 +90,37 @@ def test_nothing_seen_is_refused():
 def test_unknown_overlap_is_refused():
     with pytest.raises(ValueError, match="'iou' or 'dice'"):
         OverlapError(classes=2, overlap="f1")
+
+
+class Given:
+    """A metric that gives a value, and perhaps its standard error."""
+
+    count = 4
+
+    def __init__(self, value, **std):
+        self.value = value
+        if std:
+            self.std = lambda: std["std"]
+
+    def update(self, outputs, targets):
+        pass
+
+    def compute(self):
+        return self.value
+
+
+@pytest.mark.parametrize("value", [0.25, np.float32(0.25), np.array(0.25), torch.tensor(0.25), torch.tensor([0.25]), 1])
+def test_whatever_is_one_number_is_taken(value):
+    error, std = figures(Given(value))
+    assert type(error) is float and error == float(value) and std is None
+    assert figures(Given(value, std=value)) == (error, error)
+    assert figures(Given(value, std=None)) == (error, None)
+
+
+@pytest.mark.parametrize("value", ["0.25", None, torch.tensor([0.2, 0.3]), np.zeros(2), {"error": 0.2}, [0.2]])
+def test_what_is_no_number_is_named_with_the_metric(value):
+    with pytest.raises(TypeError, match=r"the task's error, Given.compute\(\), gave .*; expected one number"):
+        figures(Given(value))
+    if value is not None:
+        with pytest.raises(TypeError, match=r"Given.std\(\), gave"):
+            figures(Given(0.2, std=value))

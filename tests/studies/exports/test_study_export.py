@@ -38,6 +38,21 @@ def config(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+def test_what_is_over_the_budget_says_so(study, tmp_path, caplog):
+    trials, kept = study.trials(), study.budget
+    dearest = trials.loc[trials.macs.idxmax()]
+    study.budget = Budget(macs=int(dearest.macs) - 1)
+    try:
+        (folder,) = study.export(tmp_path / "out", int(dearest.trial), finetune_epochs=0, formats=("safetensors",))
+    finally:
+        study.budget = kept
+    assert f"trial {dearest.trial}, exported as asked, is over the study's budget: macs" in caplog.text
+    assert config(folder)["over_budget"].startswith("macs ")
+    assert "over the budget of its study: macs" in (folder / "README.md").read_text()
+    (inside,) = study.export(tmp_path / "in", "best", finetune_epochs=0, formats=("safetensors",))
+    assert "over_budget" not in config(inside)
+
+
 def test_best_is_trained_written_and_loads_back(study, tmp_path):
     events = []
     (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=("pt2",), progress=events.append)

@@ -291,6 +291,52 @@ def test_classes_that_training_never_sees(tmp_path):
         folder(tmp_path)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_files_that_list_images_are_the_split(tmp_path, lazy):
+    image_folder(tmp_path / "all")
+    (tmp_path / "val.txt").write_text("cat/1.png\ndog/3.png\n\n./dog/0.png\n")
+    (tmp_path / "test.txt").write_text("cat/0.png\n")
+    given = {"reader": "folder", "path": tmp_path / "all", "lazy": lazy, "batch": 1}
+    task = Data(**given, validation=str(tmp_path / "val.txt"), test=str(tmp_path / "test.txt")).task()
+    seen = {name: [int(batch.inputs[0, 0, 0, 0]) for batch in task.loader(name)] for name in task.sizes}
+    assert seen["validation"] == [1, 43, 40] and seen["test"] == [0] and sorted(seen["train"]) == [2, 3, 41, 42]
+    for text, said in (
+        ("cat/1.png\ncat/9.png", "val.txt, line 2: 'cat/9.png' is no training image; expected such as cat/0.png"),
+        ("cat/1.png\ncat/1.png", "line 2: 'cat/1.png' is listed twice"),
+        ("\n", "lists no image"),
+        ("cat/0.png", "image cat/0.png is listed for validation and for test"),
+    ):
+        (tmp_path / "val.txt").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            Data(**given, validation=str(tmp_path / "val.txt"), test=str(tmp_path / "test.txt")).task()
+
+
+def test_files_that_list_numbers_are_the_split_of_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1), labels=np.arange(40) % 2)
+    (tmp_path / "val.txt").write_text("7\n12\n3\n")
+    task = Data(reader="npz", path=tmp_path / "a.npz", validation=str(tmp_path / "val.txt"), test=4).task()
+    assert next(iter(task.loader("validation"))).inputs.flatten().tolist() == [7, 12, 3]
+    assert task.sizes == {"train": 33, "validation": 3, "test": 4}
+
+
+def test_a_checkpoint_beside_a_drawn_split_is_warned_of(tmp_path, caplog):
+    image_folder(tmp_path / "all")
+    data = Data(reader="folder", path=tmp_path / "all", split_seed=5)
+    data.task()
+    assert not caplog.records
+    data.task(trained=True)
+    assert "validation=0.2 is drawn at random (split_seed=5): a checkpoint that was trained" in caplog.text
+
+
+def test_grey_pictures_become_what_a_network_takes(tmp_path):
+    image_folder(tmp_path / "all")
+    assert folder(tmp_path / "all", mode="RGB").train[0].shape == (8, 3, 6, 5)
+    image_folder(tmp_path / "all", classes=("eel",), mode="RGB")  # one class in colour: none loses it
+    assert folder(tmp_path / "all").train[0].shape[1] == 3
+    with pytest.raises(ValueError, match="side, mode and lazy are for the reader 'folder'"):
+        Data(mode="RGB")
+
+
 # --- MNIST and the settings ---
 
 

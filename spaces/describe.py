@@ -15,7 +15,7 @@ from .candidate import Axis, Costed
 from .graph.network import Side
 
 if TYPE_CHECKING:
-    from .channels.layout import Group
+    from .channels.layout import Group, Layout
 
 COLUMNS = 80
 SAMPLES = 10_000
@@ -42,6 +42,10 @@ class Described(Costed, Protocol):
     @property
     def ruled(self) -> Mapping[str, str]:
         """What each of the rules did."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the units of all groups are, and the numbers that calls are given."""
 
     @property
     def traced_side(self) -> Side:
@@ -85,6 +89,7 @@ def facts(space: Described, budget: Budget | None = None) -> dict[str, Any]:
         "frozen": dict(space.frozen),
         "whole_blocks": dict(space.whole_blocks),
         "rules": dict(space.ruled),
+        "given": list(dict.fromkeys(one.module for one in space.layout.numbers)),
         "proof": space.proof,
         "combinations": math.prod(len(axis.choices) for axis in space.axes),
         "unknown": unknown,
@@ -114,7 +119,8 @@ def describe(space: Described, budget: Budget | None = None) -> str:
     """
     found = facts(space, budget)
     parts = [_axes(space, found), _widths(space.groups), _depths(space), _stay(space.whole_blocks)]
-    parts += [_rules(space.ruled), _frozen(space.frozen), _wrapped(f"proof: {space.proof}", ""), _costs(found)]
+    parts += [_rules(space.ruled), _given(found["given"]), _frozen(space.frozen)]
+    parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
         parts.append(_limits(found))
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -224,6 +230,14 @@ def _rules(ruled: Mapping[str, str]) -> list[str]:
     if not ruled:
         return []
     return ["rules for parts", *(line for rule in ruled.items() for line in _wrapped(": ".join(rule), "  "))]
+
+
+def _given(modules: Sequence[str]) -> list[str]:
+    """Whose forwards work out other numbers with fewer channels."""
+    if not modules:
+        return []
+    names = ", ".join(_together([name or "the network itself" for name in modules]))
+    return ["modules whose calls are given the numbers of what is left", *_wrapped(_cut(names, COLUMNS - 2), "  ")]
 
 
 def _frozen(frozen: Mapping[str, str]) -> list[str]:

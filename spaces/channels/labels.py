@@ -160,6 +160,33 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number that a call of PyTorch's must be given, because the forward works out another with fewer channels.
+
+    Attributes:
+        module: whose forward calls.
+        function: the name of the function.
+        operands: how many it is given.
+        earlier: for each such call that this forward makes before, the module in which.
+        place: of the number among the operands.
+        lines: `(full, n)` labels of what it counts; in a `Layout`, their unit numbers. None where it counts none.
+        full: the number in the full network.
+    """
+
+    module: str
+    function: str
+    operands: int
+    earlier: tuple[str, ...]
+    place: int
+    lines: Labels | None
+    full: float
+
+    def left(self, stays: npt.NDArray[np.bool_]) -> float:
+        """The number where only some units stay: of lines of which something does."""
+        return self.full if self.lines is None else int(stays[self.lines].any(axis=1).sum())
+
+
+@dataclass(frozen=True)
 class Constraints:
     """What the rules found of labels: which go together, which stay. `components` makes units of them.
 
@@ -169,6 +196,7 @@ class Constraints:
         fixed: parameters that stay whole, and why.
         blocks: grouped operators.
         attributes: module attributes that count channels.
+        counts: such attributes, and numbers that calls must be given, as trials have shown.
         makers: modules that make channels.
         ties: why channels go together.
         told: why channels do not go as they might, should they stay.
@@ -179,6 +207,7 @@ class Constraints:
     fixed: dict[str, str] = field(default_factory=dict)
     blocks: list[Blocks] = field(default_factory=list)
     attributes: list[Attribute] = field(default_factory=list)
+    counts: list[Attribute | Number] = field(default_factory=list)
     makers: list[tuple[str, Labels]] = field(default_factory=list)
     ties: list[tuple[Labels, str]] = field(default_factory=list)
     told: list[tuple[Labels, str]] = field(default_factory=list)

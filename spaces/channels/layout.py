@@ -13,7 +13,7 @@ import builtins
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..graph.standin import Gives
 from .descriptions import descriptions
-from .labels import Labels, compact, flat, squashed, tensors_in
+from .labels import Labels, Number, compact, flat, squashed, tensors_in
 
 if TYPE_CHECKING:
     from .components import Components
@@ -93,6 +93,7 @@ class Layout:
         groups: units that are cut together.
         slots: which unit each index belongs to.
         counters: module attributes that count channels.
+        numbers: that calls of smaller networks must be given.
         frozen: `{module: reason}` of what is left whole.
         unit_of_label: unit number of each label of the walk.
         gives: by block, what takes its place gives, where that is not all that the block takes.
@@ -104,6 +105,7 @@ class Layout:
     frozen: dict[str, str]
     unit_of_label: Ids = field(repr=False)
     gives: dict[str, Gives] = field(default_factory=dict, repr=False)
+    numbers: tuple[Number, ...] = field(default=(), repr=False)
 
     @cached_property
     def units(self) -> int:
@@ -152,14 +154,24 @@ def arrange(
             if ids.any():
                 for alias in aliases.get(name, (name,)):
                     slots.setdefault(alias, {})[axis] = ids
-    counters = []
-    for one in found.attributes:
-        ids = unit_of_label[one.labels]
-        for name, full in full_values(model, one) if ids.any() else ():
-            counters.append(Counter(one.module, name, ids, one.divide, full, one.item))
-    counters += _described(model, slots)
     frozen = _frozen(flow, found, unit_of_label, reasons)
-    return Layout(tuple(groups), slots, tuple(counters), frozen, unit_of_label)
+    layout = Layout(tuple(groups), slots, tuple(_described(model, slots)), frozen, unit_of_label)
+    return counted(layout, [*found.attributes, *flow.constraints.counts], model)
+
+
+def counted(layout: Layout, counts: Sequence[Attribute | Number], model: nn.Module) -> Layout:
+    """The layout with attributes and numbers of calls that count channels."""
+    of = layout.unit_of_label
+    counters, numbers = [], []
+    for one in counts:
+        if isinstance(one, Number):
+            numbers.append(one if one.lines is None else replace(one, lines=of[one.lines]))
+        elif of[one.labels].any():
+            counters += [
+                Counter(one.module, name, of[one.labels], one.divide, full, one.item)
+                for name, full in full_values(model, one)
+            ]
+    return replace(layout, counters=(*layout.counters, *counters), numbers=(*layout.numbers, *numbers))
 
 
 def _described(model: nn.Module, slots: Slots) -> Iterator[Counter]:

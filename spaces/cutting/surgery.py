@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.attention import any_size, resized
+from ..graph.numbers import Numbers, call_name, renumber
 from ..graph.standin import PLAIN, Gives, in_place_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Cut:
         removed: modules that become the identity.
         as_graph: whether the network is rebuilt as a graph whose constants follow.
         gives: what takes the place of removed modules gives, of those for which that is not all that they take.
+        numbers: `{module: numbers that its forward is given}`.
     """
 
     kept: dict[str, dict[int, Tensor]]
@@ -40,6 +42,7 @@ class Cut:
     removed: tuple[str, ...]
     as_graph: bool = False
     gives: dict[str, Gives] = field(default_factory=dict)
+    numbers: dict[str, Numbers] = field(default_factory=dict)
 
 
 def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, ...]) -> Cut:
@@ -71,7 +74,19 @@ def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, 
                 value[counter.item] = count
             attributes.setdefault(counter.module, {})[counter.name] = value
     gives = {name: layout.gives[name] for name in removed if name in layout.gives}
-    return Cut(kept, attributes, removed, gives=gives)
+    return Cut(kept, attributes, removed, gives=gives, numbers=_numbers(layout, kept_units, gone) if kept else {})
+
+
+def _numbers(layout: Layout, kept_units: npt.NDArray[np.bool_], gone: tuple[str, ...]) -> dict[str, Numbers]:
+    """The numbers that forwards are given, by module; calls that removed blocks made are not counted."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for one in layout.numbers:
+        if not f"{one.module}.".startswith(gone):
+            calls = sum(not f"{module}.".startswith(gone) for module in one.earlier)
+            name = call_name(one.function, one.operands, calls)
+            places = found.setdefault(one.module, {}).setdefault(name, {})
+            places[str(one.place)] = one.left(kept_units)
+    return {module: dict(numbers) for module, numbers in found.items()}
 
 
 def smaller(tensors: Mapping[str, Tensor], changes: Cut) -> dict[str, Tensor]:
@@ -100,6 +115,7 @@ def assemble(
     attributes: Mapping[str, Mapping[str, Any]],
     removed: Sequence[str],
     gives: Mapping[str, Gives] | None = None,
+    numbers: Mapping[str, Numbers] | None = None,
 ) -> nn.Module:
     """A copy of `model` that holds the given tensors instead of its own.
 
@@ -111,6 +127,7 @@ def assemble(
         attributes: `{module: {attribute: value}}` to set.
         removed: modules to replace by the identity.
         gives: what to give in the place of those that take or give more than one value, as `Cut.gives` says.
+        numbers: what forwards are given, as `Cut.numbers` says.
 
     Raises:
         ValueError: a tensor or module is missing, or not known to the model.
@@ -132,7 +149,7 @@ def assemble(
             fits = isinstance(new, nn.Parameter) and new.requires_grad == tensor.requires_grad
             memo[id(tensor)] = new if fits else nn.Parameter(new, requires_grad=tensor.requires_grad)
     modules = dict(model.named_modules(remove_duplicate=False))
-    for name in [*removed, *attributes]:
+    for name in [*removed, *attributes, *(numbers or {})]:
         if name not in modules:
             raise ValueError(
                 f"{type(model).__name__} has no module {name!r}; use the class of the network that was cut"
@@ -147,6 +164,8 @@ def assemble(
         for attribute, value in values.items():
             old = getattr(module, attribute)
             setattr(module, attribute, type(old)(value) if isinstance(old, (tuple, torch.Size)) else value)
+    for name, given in (numbers or {}).items():
+        renumber(small.get_submodule(name), given)
     for name in [name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention)]:
         if any_size(modules[name]) and any(
             tensors[one].shape != own[one].shape for one in own if one.startswith(f"{name}.")

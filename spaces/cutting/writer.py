@@ -31,7 +31,7 @@ logger = logging.getLogger("secateur")
 Kept = npt.NDArray[np.bool_]
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _DROPOUTS: dict[str, Any] = {"aten.dropout": nn.Dropout, "aten.feature_dropout": nn.Dropout2d}
-_SIZED = {  # operators that take the sizes of their result: name -> position of the sizes
+SIZED = {  # operators that take the sizes of their result: name -> position of the sizes
     "aten.view": 1,
     "aten.reshape": 1,
     "aten._unsafe_view": 1,
@@ -272,8 +272,8 @@ class _Constants:
         args: list[Any] = list(node.args)
         kwargs: dict[str, Any] = dict(node.kwargs)
         target: Any = node.target
-        if name in _SIZED:
-            args[_SIZED[name]] = self._sizes(node, args[_SIZED[name]])
+        if name in SIZED:
+            args[SIZED[name]] = self._sizes(node, args[SIZED[name]])
         elif name == "aten.unflatten":
             axis = args[1] % len(self.full[args[0]])
             args[2] = [

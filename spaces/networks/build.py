@@ -90,7 +90,7 @@ def build(
     tensors = smaller(taken, changes)
     if space.writer is not None:
         return space.writer.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
-    return assemble(model, tensors, changes.attributes, changes.removed, changes.gives)
+    return assemble(model, tensors, changes.attributes, changes.removed, changes.gives, changes.numbers)
 
 
 def stays(space: Space, candidate: Candidate, scores: Scores | None) -> npt.NDArray[np.bool_]:

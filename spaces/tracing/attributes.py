@@ -1,54 +1,104 @@
-"""Numbers of channels that modules keep in attributes of any name, such as a `hidden_dim` that a reshape takes.
+"""Numbers of channels that forwards keep or work out: attributes of any name, and what calls must be given.
 
 Which attribute of that value counts which channels is not written anywhere, so it is tried: where a dry run shows that
-a group does not follow, the modules that call the operator are given the smaller numbers, and run again.
+a group does not follow, the modules that call the operator are given the smaller numbers, and run again. Where no
+attribute helps, as with `c // heads`, the call itself is given the numbers that the labels foretell. Start at
+`Counting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import nn
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
-from ..channels.labels import Attribute
-from ..channels.layout import Counter, Group, Layout, full_values
-from ..cutting.writer import Kept
+from ..channels.flow import Flow
+from ..channels.labels import Attribute, Labels, Number, compact, constant, tensors_in
+from ..channels.layout import Group, Layout, counted
+from ..cutting.surgery import Cut, plan
+from ..cutting.writer import SIZED, Kept
+from ..graph.network import BATCH, Network, Side
+from ..graph.numbers import may_be_renumbered
+from .calls import Hearing, Told, calls_of
 from .dryrun import OfModule, at_random
+from .probe import run
+from .training import Training
 
-_TRIES = 8  # places of a forward, one after the other, at which a group does not follow
+_TRIES = 12  # places of a forward, one after the other, at which a group does not follow
 
 
-def counting(
-    forwards: Sequence[OfModule], whole: frozenset[Node], layout: Layout, group: Group, node: Node
-) -> list[Attribute]:
-    """Attributes that count a group's channels, with which its forwards follow; none where there are no such.
+class Counting:
+    """Finds what counts a group's channels in its forwards."""
 
-    Args:
-        forwards: the one in eval mode, then that in training where it is another.
-        whole: grouped operators that lose whole blocks.
-        layout: units and groups.
-        group: the one that does not follow.
-        node: the operator that shows it.
-    """
-    order = {one: number for number, one in enumerate(one for forward in forwards for one in forward.network.operators)}
-    model = forwards[0].model
-    modules = dict(model.named_modules())
-    found: list[Attribute] = []
-    for _ in range(_TRIES):
-        for one in _candidates(forwards, _with(model, layout, found), group, node, modules):
-            more = [*found, one, *_siblings(one, modules, layout, group)]
-            place = _surprise(forwards, whole, _with(model, layout, more), group)
+    def __init__(self, training: Training, sides: Sequence[Side]) -> None:
+        """Of a network that takes other sides too."""
+        self._training, self._sides = training, sides
+        self._known: dict[OfModule, _Worked] = {}
+
+    def __call__(self, whole: frozenset[Node], layout: Layout, group: Group) -> list[Attribute | Number] | None:
+        """Attributes and numbers of calls with which forwards follow a group that they do not follow otherwise.
+
+        Args:
+            whole: grouped operators that lose whole blocks.
+            layout: units and groups.
+            group: the one that does not follow.
+
+        Returns:
+            An empty list where they do follow by itself; None where they do with nothing.
+        """
+        forwards = self._training.forwards
+        order = {one: number for number, one in enumerate(n for f in forwards for n in f.network.operators)}
+        modules = dict(forwards[0].model.named_modules())
+        found: list[Attribute | Number] = []
+        place = _surprise(forwards, whole, layout, group)
+        for _ in range(_TRIES):
             if place is None:
-                return more
-            if order[place] > order[node]:  # it follows up to there
-                found, node = more, place
-                break
-        else:
-            return []
-    return []
+                return found
+            node = place.node
+            ways: list[Sequence[Attribute | Number]] = [
+                [one, *_siblings(one, modules, layout, group)]
+                for one in _candidates(forwards, self.known(layout, found), group, node, modules)
+            ]
+            numbers = self._worked(place.forward).numbers(self.known(layout, found), place)
+            for way in [*ways, numbers] if numbers else ways:
+                after = _surprise(forwards, whole, self.known(layout, [*found, *way]), group)
+                if after is None or order[after.node] > order[node] or (way is numbers and after.node is node):
+                    found, place = [*found, *way], after  # it follows up to there
+                    break
+            else:
+                return None
+        return None
+
+    def known(self, layout: Layout, found: Sequence[Attribute | Number]) -> Layout:
+        """The layout with what was found."""
+        return counted(layout, found, self._training.forwards[0].model)
+
+    def _worked(self, forward: OfModule) -> _Worked:
+        return self._known.setdefault(forward, _Worked(forward, self._sides))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a forward does not follow.
+
+    Attributes:
+        forward: which.
+        node: the operator that shows it.
+        stays: `(u,)` the units that stay.
+    """
+
+    forward: OfModule
+    node: Node
+    stays: Kept
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
 
 
 def _candidates(
@@ -95,17 +145,161 @@ def _siblings(one: Attribute, modules: Mapping[str, nn.Module], layout: Layout, 
                 yield replace(one, module=path)
 
 
-def _with(model: nn.Module, layout: Layout, attributes: Sequence[Attribute]) -> Layout:
-    more = [
-        Counter(one.module, name, layout.unit_of_label[one.labels], 1, full, one.item)
-        for one in attributes
-        for name, full in full_values(model, one)
-    ]
-    return replace(layout, counters=(*layout.counters, *more))
+# --- numbers of calls -------------------------------------------------------------------------------------------------
 
 
-def _surprise(forwards: Sequence[OfModule], whole: frozenset[Node], layout: Layout, group: Group) -> Node | None:
-    """The first operator that does not behave as predicted when only this group shrinks, or None."""
+class _Worked:
+    """What a forward gives the functions that it calls."""
+
+    def __init__(self, forward: OfModule, sides: Sequence[Side]) -> None:
+        self._forward, self._sides = forward, sides
+        self._modules = dict(forward.model.named_modules())
+        self._quick = True
+
+    @cached_property
+    def _calls(self) -> dict[Node, Told]:
+        """Of the full network, those that give the values of the graph."""
+        forward = self._forward
+        for self._quick in (True, False):  # what runs with the full network runs with smaller ones
+            hearing, steps, failure = self._heard(Cut({}, {}, ()))
+            if failure is None:
+                return calls_of(forward.network, forward.rehearsal, hearing.told, steps)
+        return {}
+
+    @cached_property
+    def _with_heads(self) -> set[str]:
+        """Modules that make heads."""
+        forward = self._forward
+        made = [blocks.node for blocks in forward.flow.constraints.blocks if blocks.shared]
+        return {forward.network.calls[node][-1] for node in made if forward.network.calls.get(node)}
+
+    @cached_property
+    def _moving(self) -> set[tuple[Any, int]]:
+        """Calls and places of the numbers that go with the number of examples or with their sides."""
+        own, found = _by_key(self._heard(Cut({}, {}, ()))[0]), set[tuple[Any, int]]()
+        for batch, side in [(BATCH + 1, self._forward.side), *((BATCH, side) for side in self._sides)]:
+            hearing, _, failure = self._heard(Cut({}, {}, ()), batch=batch, side=side)
+            others = _by_key(hearing) if failure is None else {}
+            for key in own.keys() & others.keys():
+                for one, other in zip(own[key], others[key], strict=False):
+                    pairs = enumerate(zip(one.operands, other.operands, strict=False))
+                    found |= {(key, place) for place, (number, another) in pairs if number != another}
+        return found
+
+    def _heard(self, changes: Cut, *, batch: int = BATCH, side: Side | None = None) -> Any:
+        """What a run of a smaller network calls, its steps, and what it raised if it did."""
+        forward, hearing = self._forward, Hearing()
+        steps, failure = run(
+            forward.model,
+            changes,
+            forward.examples,
+            side or forward.side,
+            quick=self._quick,
+            training=forward.training,
+            batch=batch,
+            watch=hearing.watch,
+        )
+        return hearing, steps, failure
+
+    def numbers(self, layout: Layout, place: _Place) -> list[Number]:
+        """Those that the call which gives an operator's value must be given, and its like in other modules."""
+        told = self._calls.get(place.node)
+        if told is None or not any(_inside(told.module, one) or _inside(one, told.module) for one in self._with_heads):
+            return []
+        small = _by_key(self._heard(plan(layout, place.stays, ()))[0]).get(told.key, [])
+        own = self._of(place.node, told)
+        found, heads = [], told.module in self._with_heads
+        for one in own if heads else [one for one in own if one.lines is not None]:
+            right = {one.left(place.stays[layout.unit_of_label])}
+            if not heads:  # a size that is written down stays
+                right.add(one.full)
+            if any(other.operands[one.place] not in right for other in small):
+                found.append(one)
+        wrong = {(one.place, one.lines is None) for one in found}
+        for node, other in self._calls.items():
+            kinds = {type(self._modules[one.module]) for one in (told, other)}
+            if node is not place.node and len(kinds) == 1 and other.key[1:3] == told.key[1:3]:
+                found += [one for one in self._of(node, other) if (one.place, one.lines is None) in wrong]
+        return found
+
+    def _of(self, node: Node, told: Told) -> list[Number]:
+        """The numbers of a call that may be given, with what they count."""
+        if not may_be_renumbered(self._modules[told.module]):
+            return []
+        network, flow = self._forward.network, self._forward.flow
+        own = pytree.tree_leaves(_counting(flow, node))
+        every = [one if isinstance(one, _Counts) else _Counts(_number(network, one), None) for one in own]
+        numbers = [(one.full, one.lines) for one in every if type(one.full) in (int, float)]
+        places = [place for place, one in enumerate(told.operands) if one is not None]
+        if [one for one, _ in numbers] != [told.operands[place] for place in places]:
+            return []
+        return [
+            Number(told.module, told.function, len(told.operands), told.earlier, place, line, one)
+            for place, (one, line) in zip(places, numbers, strict=True)
+            if (told.key, place) not in self._moving
+        ]
+
+
+def _number(network: Network, value: Any) -> Any:
+    """A plain value, also where the graph calculates it."""
+    return network.numbers[-1].get(value, value) if isinstance(value, Node) else value
+
+
+def _inside(path: str, other: str) -> bool:
+    """Whether a module is another, or within it."""
+    return not other or f"{path}.".startswith(f"{other}.")
+
+
+def _by_key(hearing: Hearing) -> dict[Any, list[Told]]:
+    found: dict[Any, list[Told]] = {}
+    for one in hearing.told:
+        found.setdefault(one.key, []).append(one)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """What an operator is given, and the channels that it counts where it does."""
+
+    full: Any
+    lines: Labels | None
+
+
+def _counting(flow: Flow, node: Node) -> tuple[list[Any], dict[str, Any]]:
+    """The operands of an operator of a graph; of sizes that go with channels, which."""
+    name, shapes = flow.network.names[node], flow.network.shapes[-1]
+    args: list[Any] = list(node.args)
+    kwargs: dict[str, Any] = dict(node.kwargs)
+
+    def counts(value: Any, axis: int, size: Any, start: int = 0) -> Any:
+        for labels in tensors_in(flow.values[value]):
+            if type(size) is int and size > 0 and not constant(labels, axis):
+                lines = np.moveaxis(compact(labels), axis, 0).reshape(labels.shape[axis], -1)[start : start + size]
+                if len(np.unique(lines, axis=0)) == size:  # else it may count examples or positions too
+                    return _Counts(size, lines)
+        return size
+
+    if name in SIZED:
+        args[SIZED[name]] = [counts(node, axis, size) for axis, size in enumerate(args[SIZED[name]])]
+    elif name == "aten.unflatten":
+        axis = args[1] % len(shapes[args[0]])
+        args[2] = [counts(node, axis + place, size) for place, size in enumerate(args[2])]
+    elif name in ("aten.split", "aten.split_with_sizes"):
+        axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(shapes[args[0]])
+        if isinstance(args[1], int):
+            args[1] = counts(args[0], axis, args[1])
+        elif all(isinstance(size, int) for size in args[1]):
+            args[1] = [counts(args[0], axis, size, sum(args[1][:n])) for n, size in enumerate(args[1])]
+    elif name == "aten.narrow" and all(isinstance(bound, int) for bound in args[2:4]):
+        args[2:4] = [counts(args[0], args[1], args[2]), counts(args[0], args[1], args[3], args[2])]
+    return args, kwargs
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def _surprise(forwards: Sequence[OfModule], whole: frozenset[Node], layout: Layout, group: Group) -> _Place | None:
+    """Where a forward first does not behave as predicted when only this group shrinks, or None."""
     least = np.zeros(layout.units, bool)
     least[group.slice][group.widths[0] // group.unit :] = True
     for gone in (at_random(layout), least):
@@ -114,5 +308,5 @@ def _surprise(forwards: Sequence[OfModule], whole: frozenset[Node], layout: Layo
         for forward in forwards:
             node = forward.surprise(whole)(layout, stays, ())
             if node is not None:
-                return node
+                return _Place(forward, node, stays)
     return None

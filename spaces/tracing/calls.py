@@ -5,13 +5,18 @@ Beside it, which of their attributes they read: `reading`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from ..cutting.surgery import Cut
 from ..graph.blocks import Calls
@@ -63,6 +68,95 @@ def followed(
         return Calls(found if place else {}, same, several)
 
     return calls
+
+
+# --- calls of PyTorch's functions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """A call of a function of PyTorch.
+
+    Attributes:
+        module: whose forward calls.
+        function: its name.
+        earlier: for each such call that this forward made before, of as many operands, the module in which.
+        operands: its numbers at their places among all that it is given; None in the place of others.
+        maker: what makes its first result, where that is known.
+    """
+
+    module: str
+    function: str
+    earlier: tuple[str, ...]
+    operands: tuple[float | None, ...]
+    maker: Maker | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What the same call of another run has too."""
+        return self.module, self.function, len(self.operands), len(self.earlier)
+
+
+class Hearing(TorchFunctionMode):
+    """Notes the calls of functions, in order. Its `watch` is one of `run`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Told] = []
+        self._makers: Mapping[Tensor, Maker] = {}
+        self._within: list[tuple[str, dict[tuple[str, int], list[str]]]] = []
+
+    def watch(self, small: nn.Module, makers: Mapping[Tensor, Maker]) -> None:
+        """Listen to the forwards of a network."""
+        self._makers = makers
+        for path, module in small.named_modules():
+            module.forward = self._listened(module.forward, path)
+
+    def _listened(self, forward: Callable[..., Any], path: str) -> Callable[..., Any]:
+        @wraps(forward)
+        def listened(*args: Any, **kwargs: Any) -> Any:
+            self._within.append((path, {}))
+            try:
+                with contextlib.nullcontext() if len(self._within) > 1 else self:
+                    return forward(*args, **kwargs)
+            finally:
+                self._within.pop()
+
+        return listened
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, and note it."""
+        name, (path, called) = getattr(func, "__name__", ""), self._within[-1]
+        operands = pytree.tree_leaves((args, kwargs or {}))
+        numbers = tuple(one if type(one) in (int, float) else None for one in operands)
+        kind = (name, len(operands))
+        told = Told(path, name, tuple(called.get(kind, ())), numbers)
+        for _, seen in self._within:
+            seen.setdefault(kind, []).append(path)
+        place = len(self.told)
+        self.told.append(told)  # before it may fail
+        result = func(*args, **(kwargs or {}))
+        first = next((one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)), None)
+        self.told[place] = replace(told, maker=None if first is None else self._makers.get(first))
+        return result
+
+
+def calls_of(network: Network, rehearsal: Rehearsal, told: Sequence[Told], steps: Sequence[Step]) -> dict[Node, Told]:
+    """The calls that give the values of a graph, from a run of the full network."""
+    nodes: dict[Maker, Node] = {}
+    for node, maker in rehearsal.makers.items():
+        nodes.setdefault(maker, node)
+    place = _aligned(steps, [step for node in network.operators for step in rehearsal.steps.get(node, ())])
+    found: dict[Node, Told] = {}
+    for one in told:
+        step, number = one.maker or (len(steps), 0)
+        made = nodes.get((place.get(step, -2), number))
+        if made is not None:
+            found.setdefault(made.all_input_nodes[0] if network.names[made] == "getitem" else made, one)
+    return found
+
+
+# --- the same in the graph --------------------------------------------------------------------------------------------
 
 
 class _Made:

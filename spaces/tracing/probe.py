@@ -109,7 +109,7 @@ def numbers_of(
         kwargs: those given by name.
         shape: the shape of an operand.
     """
-    if not isinstance(func, torch._ops.OpOverload) or func._opname in _STRIDED:
+    if not isinstance(func, torch._ops.OpOverload) or func._opname.removesuffix("_") in _STRIDED:
         return
     call: dict[str, Any] = {}
     for place, argument in enumerate(func._schema.arguments):
@@ -222,6 +222,7 @@ def run(
     *,
     quick: bool = False,
     training: bool = False,
+    batch: int = BATCH,
     watch: Watch | None = None,
     values: Values | None = None,
     around: Around | None = None,
@@ -236,19 +237,20 @@ def run(
         quick: on the meta device instead of fake tensors: several times faster when shapes are new, but a forward that
             makes tensors on another device fails there.
         training: in training mode instead of eval mode, but for dropouts and norms.
+        batch: examples.
         watch: is given the network before it runs.
         values: told all that is calculated.
         around: gives a mode in which the forward is called.
 
     A forward that asks whether it is exported does as in the captured graph.
     """
-    args, kwargs = as_call(resized(examples, side, BATCH))
+    args, kwargs = as_call(resized(examples, side, batch))
     device = "meta" if quick else None
     mode: Any = torch.device("meta") if quick else FakeTensorMode(allow_non_fake_inputs=True)
     failure: Exception | None = None
     with mode:
         tensors = sketched(model, changes, device, fake=None if quick else mode)
-    small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives)
+    small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives, changes.numbers)
     switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
     recorder = _Record(values)
@@ -277,7 +279,8 @@ def run(
 
 def sketch(model: nn.Module, changes: Cut, device: str | None, fake: FakeTensorMode | None = None) -> nn.Module:
     """The smaller network with tensors of the right shapes and no contents, fake ones where a mode is given."""
-    return assemble(model, sketched(model, changes, device, fake), changes.attributes, changes.removed, changes.gives)
+    tensors = sketched(model, changes, device, fake)
+    return assemble(model, tensors, changes.attributes, changes.removed, changes.gives, changes.numbers)
 
 
 def sketched(

@@ -214,7 +214,7 @@ class _Build:
         if self._writer is not None:
             small: nn.Module = self._writer.module(whole, tensors, self._stays, self._removed)
         else:
-            small = assemble(whole, tensors, changes.attributes, self._removed, changes.gives)
+            small = assemble(whole, tensors, changes.attributes, self._removed, changes.gives, changes.numbers)
         small.register_forward_hook(self._noted)
         return small
 

@@ -26,7 +26,7 @@ from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
 from ..graph.modes import evaluating
 from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
-from .attributes import counting
+from .attributes import Counting
 from .caches import made_again
 from .calls import followed
 from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph
@@ -89,7 +89,8 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     loose = freeze_unread(networks, flow, model, trained=not training.reason)
     multiple = _multiple(own)
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
-    layout, whole, surprise = _grouped(training, options, blocks, progress, proof)
+    counting = Counting(training, _other_sides(options.sides, multiple))
+    layout, whole, surprise = _grouped(training, options, blocks, progress, proof, counting)
     frozen = {**layout.frozen, **unread(networks, model), **loose}
     if training.reason:
         frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {training.reason}"
@@ -147,7 +148,12 @@ def _leave_whole(flow: Flow, blocks: Sequence[Block], options: Options) -> None:
 
 
 def _grouped(
-    training: Training, options: Options, blocks: Sequence[Block], progress: _Progress, proof: Proof
+    training: Training,
+    options: Options,
+    blocks: Sequence[Block],
+    progress: _Progress,
+    proof: Proof,
+    counting: Counting,
 ) -> tuple[Layout, frozenset[Node], Surprise]:
     """Units and groups that nothing disproves, the grouped operators that lose whole blocks, and the dry run.
 
@@ -160,6 +166,7 @@ def _grouped(
         blocks: that may be dropped.
         progress: told what goes on.
         proof: by numbers.
+        counting: finds what counts channels of groups that do not follow.
     """
     own = training.forwards[0]
     network, flow, model = own.network, own.flow, own.model
@@ -185,10 +192,14 @@ def _grouped(
             for group in wrong:
                 flow.freeze(np.flatnonzero(group.holds(layout.unit_of_label)), REASON)
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
+        learnt = False
         for group, node in {group.name: (group, node) for group, node in reversed(disproved)}.values():
-            counted = [] if options.as_graph else counting(training.forwards, whole, layout, group, node)
-            flow.constraints.attributes.extend(counted)
-            if not counted:
+            counted = [] if options.as_graph else counting(whole, layout, group)
+            if counted:
+                flow.constraints.counts.extend(counted)
+                layout = counting.known(layout, counted)
+                learnt = True
+            elif counted is None or not learnt:
                 said = next((one.said[node] for one in training.forwards if node in one.said), ODD)
                 aligned |= _held(flow, found, layout, group, node, said)
 
@@ -252,6 +263,14 @@ def _multiple(own: OfModule) -> int:
         if all(takes(tuple(size - count * step for size in side)) for count in counts):
             return step
     return 0
+
+
+def _other_sides(sides: Sequence[Side], multiple: int) -> list[Side]:
+    """Sides that the network takes beside its largest."""
+    shares = (1, 2, 4) if multiple else ()  # a step, and down to about a half and a quarter
+    steps = [[max(1, (size - size // share) // multiple) * multiple for size in sides[-1]] for share in shares]
+    smaller = [tuple(size - step for size, step in zip(sides[-1], less, strict=True)) for less in steps]
+    return [*sides[:-1], *smaller]
 
 
 def _holds_at_all_sides(network: Network, rehearsal: Rehearsal, runs: Sequence[list[Step]]) -> bool:

@@ -86,6 +86,7 @@ def write_model(
         "removed": list(cut.removed),
         "gives": cut.gives,
         "attributes": cut.attributes,
+        "numbers": cut.numbers,
         "full_shapes": {name: list(tensor.shape) for name, tensor in named_tensors(full).items()},
         "shapes": {name: list(tensor.shape) for name, tensor in named_tensors(network).items()},
         "aliases": aliases,
@@ -204,7 +205,8 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
     try:
         if config.get("as_graph"):
             return _graph(model, placed, config).eval()
-        return assemble(model, placed, config["attributes"], config["removed"], config.get("gives")).eval()
+        gives, numbers = config.get("gives"), config.get("numbers")
+        return assemble(model, placed, config["attributes"], config["removed"], gives, numbers).eval()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
@@ -231,6 +233,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         "attributes": _dict_of(_dict_of(lambda value: isinstance(value, (int, float)) or shape(value))),
         "removed": _list_of(str),
         "gives": lambda value: value is None or _dict_of(is_gives)(value),
+        "numbers": lambda value: value is None or _dict_of(_is_numbers)(value),
     }
     for key, valid in kinds.items():
         if not valid(config.get(key)):
@@ -241,6 +244,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _list_of(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether a value says which numbers the calls of a forward are given."""
+    number = _dict_of(lambda one: isinstance(one, (int, float)))
+    return _dict_of(lambda places: number(places) and all(map(str.isdecimal, places)))(value)
 
 
 def _dict_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:

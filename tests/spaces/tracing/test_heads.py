@@ -1,5 +1,8 @@
 """Attention: heads, what they are tied to, and the width of the stream; PyTorch's module with heads of any number."""
 
+import copy
+import json
+import pickle
 from itertools import product
 
 import pytest
@@ -10,6 +13,7 @@ from torch import nn
 import secateur as sc
 from secateur.spaces import Space, build, verify
 from secateur.spaces.graph.attention import by_weights
+from secateur.studies.disk.files import FormatError
 
 
 class Fused(nn.Module):
@@ -145,14 +149,94 @@ class Written(nn.Module):
         return self.proj((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(batch, length, d))
 
 
-def test_sizes_that_the_forward_writes_follow_in_a_graph():
+class Windowed(Written):
+    """The same in windows where there are more than four positions; the scale is one of numbers too."""
+
+    def forward(self, x):
+        batch, length, d = x.shape
+        inside = min(length, 4)
+        if length > inside:  # another order of calls than for few positions
+            assert x.new_zeros(length).reshape(-1, inside).reshape(length).shape == (length,)
+        y = x.reshape(batch * (length // inside), inside, d)
+        q, k, v = self.qkv(y).reshape(-1, inside, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q * (d // self.heads) ** -0.5) @ k.mT).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(-1, inside, d)).reshape(batch, length, d)
+
+
+@pytest.mark.parametrize("as_graph", [False, True])
+@pytest.mark.parametrize("attention", [Written, Windowed])
+def test_sizes_that_the_forward_takes_from_other_widths_follow(attention, as_graph):
     torch.manual_seed(0)
-    model, x = Net(Written()).eval(), torch.rand(2, 6, 5)
-    module = Space.trace(model, x)
-    assert not module.groups and module.frozen["attention.qkv"].startswith("its heads cannot go: ")
-    space = Space.trace(model, x, as_graph=True)
+    model, x = Net(attention()).eval(), torch.rand(2, 8, 5)
+    space = Space.trace(model, x, as_graph=as_graph)
     assert {group.name: group.units for group in space.groups} == {"embed": 32, "attention.qkv": 4}
-    assert verify(model, space, space.sample(1, seed=0)[0], x) < 1e-5
+    assert ("calls are given the numbers of what is left" in str(space)) is not as_graph
+    twin = model.double()
+    for candidate in (space.smallest, *space.sample(2, seed=0), *((8, 96), (32, 24))):
+        assert verify(twin, space, candidate, x.double()) < 1e-12
+    small = build(model.float(), space, space.sample(1, seed=0)[0])
+    small.train()(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
+def test_a_network_whose_calls_are_given_numbers_is_as_any_other(tmp_path):
+    torch.manual_seed(0)
+    model = Net(Windowed()).eval()
+    space = Space.trace(model, torch.rand(2, 8, 5))
+    candidate = space.canonical((16, 24))
+    small = build(model, space, candidate)
+    x, y = torch.rand(3, 4, 5), torch.rand(5, 8, 5)  # other rows, fewer positions
+    other = pickle.loads(pickle.dumps(small))
+    assert type(small.attention) is Windowed and other.attention.forward.module is other.attention
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    sc.save(tmp_path / "small", small, model=model, space=space, candidate=candidate)
+    loaded = sc.load(tmp_path / "small", model=model)
+    with torch.no_grad():
+        for one in (other, copy.deepcopy(small), program, loaded, torch.compile(small, backend="eager")):
+            assert torch.equal(one(x), small(x))
+        again = Space.trace(small.eval(), torch.rand(2, 8, 5))
+        assert verify(small.double(), again, again.smallest, x.double()) < 1e-12
+        assert torch.allclose(sc.load(tmp_path / "small")(y), loaded(y), atol=1e-6)
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["numbers"]["attention"]["reshape/6 0"] == {"5": 8}
+    config["numbers"]["attention"]["reshape/6 0"] = {"x": 8}
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="'numbers' is missing or malformed"):
+        sc.load(tmp_path / "small", model=model)
+
+
+class Added(Written):
+    """A block."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Deep(nn.Module):
+    """Blocks that may be dropped, between calls of the same function by the network itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.blocks = nn.Linear(5, 32), nn.ModuleList(Added() for _ in range(3))
+        self.qkv, self.proj, self.head = nn.Linear(32, 96), nn.Linear(32, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        batch, length, d = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, 4, d // 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = (q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(batch, length, d)
+        return self.head(x + self.proj(y))
+
+
+def test_calls_of_dropped_blocks_are_not_counted():
+    torch.manual_seed(0)
+    model, x = Deep().double().eval(), torch.rand(2, 6, 5).double()
+    space = Space.trace(model, x)
+    assert [group.units for group in space.groups] == [32, 4, 4, 4, 4] and len(space.stages) == 1
+    for depth in range(4):
+        assert verify(model, space, [16, 24, 48, 72, 24, depth], x) < 1e-12
 
 
 class Scaled(nn.Module):

@@ -374,14 +374,15 @@ def kept(kind, way, share, seed):
     return KEPT / f"{kind}-{way}-{share}-{seed}.json"
 
 
+def complete(kind, share, seeds):
+    """The seeds that every way has run."""
+    return [seed for seed in range(seeds) if all(kept(kind, way, share, seed).exists() for way in WAYS)]
+
+
 def table(kind, share, seeds):
-    """Lines of a Markdown table, best validation error first."""
-    found = {}
-    for way in WAYS:
-        paths = [kept(kind, way, share, seed) for seed in range(seeds)]
-        cells = [json.loads(path.read_text()) for path in paths if path.exists()]
-        if cells:
-            found[way] = cells
+    """Lines of a Markdown table, best validation error first; of the complete seeds."""
+    done = complete(kind, share, seeds)
+    found = {way: [json.loads(kept(kind, way, share, seed).read_text()) for seed in done] for way in WAYS}
     out = ["| way | test error % | validation error % | MACs | seconds |", "| --- | --- | --- | --- | --- |"]
     for way in sorted(found, key=lambda way: statistics.mean(cell["errors"]["validation"] for cell in found[way])):
         cells = found[way]
@@ -389,7 +390,7 @@ def table(kind, share, seeds):
         macs, seconds = (statistics.mean(cell[key] for cell in cells) for key in ("macs", "seconds"))
         out.append(f"| {way} | {errors[0]} | {errors[1]} | {macs:.3f} | {seconds:.0f} |")
     commits = {cell["commit"] for cells in found.values() for cell in cells}
-    return [*out, "", f"Commit: {', '.join(sorted(commits))}; {len(cells)} seeds."]
+    return [*out, "", f"Commit: {', '.join(sorted(commits))}; {len(done)} seed{'s' if len(done) > 1 else ''}."]
 
 
 def said(values):
@@ -399,9 +400,9 @@ def said(values):
 
 
 def page(share, seeds):
-    """Put the tables between their marks."""
+    """Put the tables between their marks; one of which nothing is complete stays."""
     found = PAGE.read_text()
-    for kind in ("text", "images"):
+    for kind in [kind for kind in TRAIN if complete(kind, share, seeds)]:
         begin, end = (f"<!-- benchmarks/encoders.py, {kind}: {mark} -->" for mark in ("begin", "end"))
         before, _, rest = found.partition(begin)
         found = "\n".join([before + begin, "", *table(kind, share, seeds), "", end]) + rest.partition(end)[2]
@@ -432,7 +433,8 @@ def main():
             path.write_text(json.dumps(found, default=str))
             errors = ", ".join(f"{split} {100 * error:.1f} %" for split, error in found["errors"].items())
             print(f"{way}, seed {seed}: {errors}, MACs {found['macs']:.3f}, {found['seconds']:.0f} s", flush=True)
-    print("\n".join(table(arguments.kind, arguments.share, arguments.seeds)))
+    if complete(arguments.kind, arguments.share, arguments.seeds):
+        print("\n".join(table(arguments.kind, arguments.share, arguments.seeds)))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def scored(name, model, share, seed, task):
             ),
         )
         study.run(TRIALS)
-        limits = study._limits()
+        limits = study.limits()
         fit = [trial for trial in study._ledger.trials if trial.scored and trial.within(limits)]
         if not fit:
             raise ValueError("nothing is within the budget")

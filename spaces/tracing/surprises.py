@@ -114,8 +114,7 @@ class Going(TorchFunctionMode):
         try:
             result = func(*args, **(kwargs or {}))
         except Exception as error:
-            own = node and self._network.shapes[-1][node]
-            if node is None or not isinstance(own, tuple):
+            if node is None or not self._predicted.get(node):
                 raise
             self._odd[node] = _sized(self._network, node, f"it stops: {error}")
             self._steps[self._position :] = self._expected[node]
@@ -150,11 +149,14 @@ class Going(TorchFunctionMode):
             return NUMBER
         return _misshapen(self._network, node, here[-1], expected[-1], self._predicted.get(node, ()))
 
-    def _foreseen(self, node: Node, args: Any) -> Tensor:
+    def _foreseen(self, node: Node, args: Any) -> Tensor | tuple[Tensor, ...]:
         given = next(one for one in pytree.tree_leaves(args) if isinstance(one, Tensor))
+        shapes, dtype = self._predicted[node][: len(results(self._network, node))], self._network.dtypes[node]
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():  # no step of the run
-            made = torch.empty(self._predicted[node][0], dtype=self._network.dtypes[node], device="meta")
-            return FakeTensor(given.fake_mode, made, given.device) if isinstance(given, FakeTensor) else made
+            made = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
+            if isinstance(given, FakeTensor):
+                made = [FakeTensor(given.fake_mode, one, given.device) for one in made]
+        return made[0] if isinstance(self._network.shapes[-1][node], tuple) else tuple(made)
 
 
 def _misshapen(network: Network, node: Node, step: Step, expected: Step, foreseen: tuple[Shape, ...]) -> str:

@@ -127,6 +127,12 @@ class Read(Written):
         return x + self.outer(self.inner(x).reshape(-1, self.hidden))
 
 
+class Parts(Written):
+    def forward(self, x):
+        one, two = self.inner(x).split([4, 8], 1)
+        return x + self.outer(torch.cat([two, one], 1))
+
+
 def traced(monkeypatch, kind, layers):
     """The groups of a network, and how many dry runs of it the trace takes."""
     runs = []
@@ -142,8 +148,9 @@ def traced(monkeypatch, kind, layers):
     return [group.units for group in space.groups], len(runs), space
 
 
-def test_dry_runs_of_what_cannot_shrink_do_not_grow_with_the_layers(monkeypatch):
-    few, many = traced(monkeypatch, Written, 2), traced(monkeypatch, Written, 8)
+@pytest.mark.parametrize("kind", [Written, Parts])
+def test_dry_runs_of_what_cannot_shrink_do_not_grow_with_the_layers(kind, monkeypatch):
+    few, many = traced(monkeypatch, kind, 2), traced(monkeypatch, kind, 8)
     assert few[0] == many[0] == [16]  # the stream alone
     assert many[1] == few[1]
     assert sum("written as a constant" in reason for reason in many[2].frozen.values()) >= 8

@@ -43,7 +43,7 @@ def _run(arguments: list[str]) -> int:
 
     debug, code = "--debug" in arguments, logging.getLogger("secateur.code")
     code.disabled = "--trust" in arguments
-    given = _with_seconds([one for one in arguments if one not in ("--debug", "--trust")]) or ["--help"]
+    given = _with_seconds([one for one in arguments if one not in ("--debug", "--trust")] or ["--help"])
     try:
         ended = app(args=given, prog_name="secateur", standalone_mode=False)
     except typer.TyperException as error:
@@ -53,7 +53,7 @@ def _run(arguments: list[str]) -> int:
     except typer.Abort:
         return 130
     except SystemExit as error:
-        if error.code is None or isinstance(error.code, int) and error.code > 128:  # asked to end, by a signal
+        if isinstance(error.code, int) and error.code > 128:  # asked to end, by a signal
             raise
         return _complain(f"the code of the model or the data called sys.exit({error.code!r})") and 1
     except EXPECTED as error:

@@ -228,7 +228,8 @@ def command_lines(count: int, place: Path, drawn: random.Random) -> Figures:
     """Command lines, and as many budgets."""
     figures = Figures("command lines and budgets")
     here = Path.cwd()
-    os.chdir(place)  # what a mutated --out names is made here, if anywhere
+    (place / "empty").mkdir(exist_ok=True)
+    os.chdir(place / "empty")  # an empty path means this folder, which has no study file
     try:
         for number in range(count):
             if number % 2:

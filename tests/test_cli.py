@@ -443,6 +443,22 @@ def test_shipped_study_files_are_found_by_name():
     assert config.shipped() == ["fashion-mnist", "mnist"]
 
 
+def test_odd_ends_of_a_command_line(run, capsys):
+    assert main(["--debug"]) == 0 and "Usage: secateur" in capsys.readouterr().out
+    assert "expected a positive" in refused(capsys, "resume", run, "--budget", f"macs={'9' * 400}")
+    assert "timeout_s" in refused(capsys, "resume", run, "--timeout", "1e30")
+    assert "--port" in refused(capsys, "dashboard", run, "--port", "-1")
+    with subprocess.Popen(
+        f"exec {sys.executable} -P -m secateur status {run} >&-", shell=True, stderr=subprocess.PIPE, text=True
+    ) as closed:
+        said = closed.communicate()[1]
+    assert (
+        closed.returncode == 2
+        and said.startswith("secateur: error: standard output is closed")
+        and said.count("\n") == 1
+    )
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"secateur {__version__}\n"

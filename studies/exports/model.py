@@ -207,7 +207,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
             return _graph(model, placed, config).eval()
         gives, numbers = config.get("gives"), config.get("numbers")
         return assemble(model, placed, config["attributes"], config["removed"], gives, numbers).eval()
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
 

@@ -44,6 +44,10 @@ class Described(Costed, Protocol):
         """What each of the rules did."""
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was traced."""
+
+    @property
     def layout(self) -> Layout:
         """Where the units of all groups are, and the numbers that calls are given."""
 
@@ -118,7 +122,12 @@ def describe(space: Described, budget: Budget | None = None) -> str:
         budget: limits to hold against it.
     """
     found = facts(space, budget)
-    parts = [_axes(space, found), _widths(space.groups), _depths(space), _stay(space.whole_blocks)]
+    parts = [
+        _axes(space, found),
+        [*_widths(space.groups), *_undivided(space)],
+        _depths(space),
+        _stay(space.whole_blocks),
+    ]
     parts += [_rules(space.ruled), _given(found["given"]), _frozen(space.frozen)]
     parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
@@ -194,6 +203,16 @@ def _widths(groups: Sequence[Group]) -> list[str]:
     head = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     shown = rows if len(alike) < len(groups) else [row[:1] + row[2:] for row in rows]
     return [f"{head} of channels that are cut together", *_table(shown)]
+
+
+def _undivided(space: Described) -> list[str]:
+    """The groups of which several channels go at once that have no width by the divisor but the full one."""
+    divisor = space.settings["divisor"]
+    names = [one.name for one in space.groups if one.unit > 1 and all(width % divisor for width in one.widths[:-1])]
+    if not names:
+        return []
+    text = f"no multiples of the divisor, {divisor}, because channels go several at once: {', '.join(_together(names))}"
+    return _wrapped(text, "  ")
 
 
 def _alike(groups: Sequence[Group], pattern: Callable[[str], str]) -> list[list[Group]]:

@@ -149,6 +149,15 @@ class Written(nn.Module):
         return self.proj((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(batch, length, d))
 
 
+def test_a_divisor_that_no_number_of_heads_meets_is_said():
+    space = Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5), divisor=7)
+    assert space.groups[1].widths == (24, 48, 72, 96)
+    assert "no multiples of the divisor, 7, because channels go several at once: attention.qkv" in str(space).replace(
+        "\n ", ""
+    )
+    assert "divisor" not in str(Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5)))
+
+
 class Windowed(Written):
     """The same in windows where there are more than four positions; the scale is one of numbers too."""
 

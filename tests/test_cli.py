@@ -114,7 +114,7 @@ def test_status_and_front(run, capsys):
     assert main(["front", str(run), "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(front) + 1
     assert main(["front", str(run)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(front) + 1
+    assert len(capsys.readouterr().out.splitlines()) == len(front) + 2  # the names of the columns, and the full network
     assert "keep one" in refused(capsys, "front", run, "--csv", "--json")
 
 

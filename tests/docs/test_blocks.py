@@ -23,9 +23,10 @@ from landscapes import tiny_net, tiny_space, tiny_task
 from PIL import Image
 
 import secateur
-from secateur.__main__ import app, main
+from secateur.__main__ import main
 from secateur.pruners import methods
 from secateur.search import samplers
+from secateur.studies.commands.app import app
 from secateur.studies.settings.trackers import TRACKERS
 from secateur.studies.study_files import file as config
 from secateur.studies.study_files.data import READERS

@@ -95,6 +95,8 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "functionality": _late("one_shot.functionality", "Functionality"),
         "resrep": _late("resrep.resrep", "ResRep"),
         "aofp": _late("training.aofp", "Aofp"),
+        "group-lasso": _late("training.lasso", "Lasso", name="group-lasso"),
+        "partial": _late("training.lasso", "Lasso", name="partial"),
         "granet": _late("training.granet", "Granet"),
         "orthoreg": _late("training.orthoreg", "OrthoReg"),
         "mlpruning": _late("training.mlpruning", "MLPruning"),

@@ -7,8 +7,9 @@ import torch
 from networks import NETWORKS, Plain, network
 
 from secateur.evaluators import Training, train
-from secateur.pruners.training.lasso import GroupLasso
-from secateur.spaces import Space
+from secateur.pruners import Request
+from secateur.pruners.training.lasso import GroupLasso, Lasso
+from secateur.spaces import Space, stays, within
 
 
 def traced(name):
@@ -108,3 +109,34 @@ def test_wrong_settings_are_refused(given):
     space = traced("plain")[1]
     with pytest.raises(ValueError, match=next(iter(given))):
         GroupLasso(space, **given)
+
+
+@pytest.mark.parametrize("settings", [{}, {"growing": True}, {"name": "partial"}, {"strength": 1e-3}])
+def test_units_that_nothing_else_moves_fade_and_go(settings):
+    model, space = traced("plain")
+    limits = {"macs": 0.5 * space.full_costs["macs"]}
+    phase = Lasso(**settings).start(Request(model, space, limits, seed=1))
+    loop = Fake(phase.model)
+    loop.optimizer, loop.steps = torch.optim.SGD(phase.model.parameters(), lr=0.1), 40
+    phase.prepare(loop)
+    for loop.step in range(40):
+        loop.optimizer.param_groups[0]["lr"] = 0.1 * (1 + np.cos(np.pi * loop.step / 40)) / 2
+        loop.optimizer.zero_grad(set_to_none=False)
+        phase.after_backward(loop)
+        loop.optimizer.step()
+    proposal = phase.proposal()
+    assert (proposal.notes["faded"] == 0) if settings.get("strength") else proposal.notes["faded"] > 6
+    pushed = phase._lasso.chosen
+    if settings.get("name"):  # just those go
+        assert (stays(space, proposal.candidate, proposal.scores) == ~pushed).all()
+    else:
+        assert pushed.sum() == proposal.notes["pushed"] == 24
+    assert within(space, space.encode([proposal.candidate]), limits).all()
+
+
+def test_state_goes_back():
+    model, space = traced("plain")
+    one, other = (Lasso().start(Request(model, space, {"macs": 1e9}, seed=0)) for _ in range(2))
+    one._strength = 0.7
+    other.restore(one.state())
+    assert other.state() == one.state() and other._strength == 0.7

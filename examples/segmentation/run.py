@@ -22,7 +22,7 @@ from slices import task
 from unet import UNet
 
 import secateur as sc
-from secateur.evaluators import train
+from secateur.evaluators import measure_error, train
 
 SLABS = 7  # of test slices, see `slices.py`
 SIDES = [(192, 160), (168, 140), (144, 120), (120, 100), (96, 80)]
@@ -129,6 +129,7 @@ def main():
         budget=sc.Budget(macs=0.25, peak_bytes=0.5),
         training=training,
         search=sc.Search(seed=given.seed, threads=1),
+        expect_error=measure_error(model, data).compute(),
     )
     study.run(trials=given.trials)
     folders = study.export(given.out / "networks", pick="all", finetune_epochs=given.epochs)

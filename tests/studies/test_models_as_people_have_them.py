@@ -70,7 +70,7 @@ def test_a_study_takes_what_building_takes(make, tmp_path):
     task = sc.Classification(train=(IMAGES, LABELS), validation=(IMAGES, LABELS), test=(IMAGES, LABELS), batch=8)
     training = sc.Training(recalibration_images=16, short_epochs=1)
     parts = {"model": model, "task": task, "space": space, "budget": sc.Budget(macs=0.8), "training": training}
-    study = sc.Study.create(tmp_path / "study", **parts, search=sc.Search(threads=1))
+    study = sc.Study.create(tmp_path / "study", **parts, search=sc.Search(threads=1), expect_error="untrained")
     study.run(2)
     assert (study.trials().state == "complete").all()
     (folder,) = study.export(tmp_path / "out", finetune_epochs=1, formats=())

@@ -99,7 +99,7 @@ def commands() -> str:
     """The help text of every command, as Markdown."""
     import typer
 
-    from secateur.__main__ import app
+    from secateur.studies.commands.app import app
 
     group = typer.main.get_command(app)
     parts = []

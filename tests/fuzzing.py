@@ -418,8 +418,10 @@ def fuzz(place: Path, counts: dict[str, int], seed: int) -> list[Figures]:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser()
-    for one in KINDS:
-        options.add_argument(f"--{one}", type=int, default=0)
+    options.add_argument("--files", type=int, default=0, help="study files")
+    options.add_argument("--lines", type=int, default=0, help="command lines and budgets")
+    options.add_argument("--folders", type=int, default=0, help="folders of studies, five commands each")
+    options.add_argument("--exports", type=int, default=0, help="exports, two ways of loading each")
     options.add_argument("--seed", type=int, default=0)
     asked = vars(options.parse_args())
     drawn_from = asked.pop("seed")

@@ -21,9 +21,10 @@ from study_file import write
 from torch import nn
 
 from secateur import Budget, Space
-from secateur.__main__ import app, main
+from secateur.__main__ import main
 from secateur.spaces.describe import describe
 from secateur.studies import launch
+from secateur.studies.commands.app import app
 from secateur.studies.study_files import file as config
 from secateur.studies.trials.folder import read_study_json
 from secateur.studies.trials.looking import Glimpse

@@ -56,7 +56,7 @@ NOT_RUN = {
 
 FORMULAS = {
     """momentum = 1 - 20 / steps                                      at most 0.99
-strength = (1 - momentum) / (0.091 * lr * steps)               1e-4 to 1e-2: a row masked half-way dies under a cosine
+strength = (1 - momentum) / (0.091 * lr * steps)               at least 1e-4: a row masked half-way dies under a cosine
 interval, theta                                                so that the limits are met half-way""",
 }
 """Blocks that are for people: no code."""

@@ -53,7 +53,7 @@ class Odd:
         mark.touch()
         if seed % 4 == 0 and first:
             os.kill(os.getpid(), signal.SIGKILL)
-        if seed % 4 == 1 and first:
+        if seed % 4 == 1:
             sys.exit("enough")
         if seed % 4 == 2:
             raise ValueError("a bad network")
@@ -80,6 +80,8 @@ class Chatty:
             raise ValueError("a bad network")
         if end == "exit":
             sys.exit("enough")
+        if end == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         (self.folder / f"ended-{candidate.key}").touch()
         return self.instant(build, candidate=candidate, resolution=resolution, fidelity=fidelity, seed=seed)
 

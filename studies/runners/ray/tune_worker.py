@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 
-from ...outcomes.work import Job, Worker
+from ...outcomes.work import Asked, Job, Worker
 from ...trials.events import Epoch, Happened, JobEnd, Ready, Said, Unable, WorkerInfo
 from ...trials.trial import Failed
 
@@ -67,8 +67,7 @@ def trial(config: Mapping[str, Any], *, mailbox: str) -> None:
     """A trial of Tune's: does the job that is in the mailbox under the trial's name.
 
     Tune calls this in a thread of a process that it uses again, and a report waits until Tune has decided: where a
-    scheduler stops the trial, `report` ends the thread with a SystemExit, which no `except Exception` of a user's
-    takes for a failure.
+    scheduler stops the trial, `report` ends the thread with a SystemExit, told from a user's by its class.
     """
     ray: Any = importlib.import_module("ray")
     report: Any = importlib.import_module("ray.tune").report
@@ -93,17 +92,15 @@ def trial(config: Mapping[str, Any], *, mailbox: str) -> None:
         say(happened)
         event = happened.event
         if isinstance(event, Epoch):
-            report({**row, "epoch": event.done, "epochs": event.total, "loss": event.loss})
+            try:
+                report({**row, "epoch": event.done, "epochs": event.total, "loss": event.loss})
+            except SystemExit as stop:
+                raise Asked(stop.code) from None
             row = dict(empty)
         else:
             row["error"] = event.error  # part of the next result: schedulers count results as epochs
 
-    try:
-        end = _sendable(worker.run(job, tell))
-    except SystemExit as error:
-        if error.code == 0:  # Tune's
-            raise
-        raise RuntimeError(f"SystemExit: {error}") from None  # Ray would end the process, and forget why
+    end = _sendable(worker.run(job, tell))
     say(end)  # before Tune knows: a trial that ends without it was stopped
     report({**empty, **_last(end), "done": True})
 

@@ -181,7 +181,8 @@ def test_a_worker_that_dies_costs_one_attempt_of_one_trial(tmp_path, cluster):
     study = create(tmp_path / "a", evaluator=Odd(Instant(tiny_space(tiny_net())), tmp_path / "marks"))
     study.run(8, runner=TWO)
     trials = study.trials()
-    raised = trials[trials.reason == "ValueError: a bad network"]
+    left = "the code of the model, task or evaluator called sys.exit('enough')"
+    raised = trials[trials.reason.isin(["ValueError: a bad network", left])]
     assert len(raised) == (trials.state == "failed").sum() and (raised.attempts == 1).all()
     again = trials[trials.attempts == 2]
     assert len(again) and (again.state == "complete").all() and trials.attempts.max() == 2
@@ -235,25 +236,27 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
 
 
 def test_a_result_an_epoch_and_a_last_one_with_the_outcome(tmp_path, cluster):
-    """What is wrong fails the trial, and what would end a process loses the worker; each on a worker used before."""
-    study = create(
-        tmp_path / "a", evaluator=Chatty(Instant(tiny_space(tiny_net())), tmp_path, ends=("", "raise", "exit"))
-    )
-    study.run(4, runner=Tune(workers=1, retries=0))
+    """What is wrong, or asks to leave, fails the trial; what ends a process loses the worker; each on a used worker."""
+    ends = ("", "raise", "exit", "kill")
+    study = create(tmp_path / "a", evaluator=Chatty(Instant(tiny_space(tiny_net())), tmp_path, ends=ends))
+    study.run(5, runner=Tune(workers=1, retries=0))
     logged, trials = results(study), study.trials()
     for number, lines in enumerate(logged.values()):
         assert [line["epoch"] for line in lines[:3]] == [1, 2, 3] and {line["epochs"] for line in lines[:3]} == {3}
         assert [line["loss"] for line in lines[:3]] == [1.0, 1 / 2, 1 / 3]
-        assert [line["done"] for line in lines] == [False] * 3 + [True] * (number != 2)
+        assert [line["done"] for line in lines] == [False] * 3 + [True] * (number != 3)
         assert [line["training_iteration"] for line in lines] == list(range(1, len(lines) + 1))
         kept = [set(line) - {"state", "attributes"} for line in lines]
         assert all(columns == kept[0] for columns in kept)  # one header for Tune's CSV
-    assert [lines[-1].get("state") for lines in logged.values()] == ["complete", "failed", None, "complete"]
+    assert [lines[-1].get("state") for lines in logged.values()] == [
+        *("complete", "failed", "failed", None, "complete")
+    ]
     assert logged["trial-0000"][-1]["error"] == trials.error[0]
     assert trials.reason[1] == "ValueError: a bad network"
-    assert trials.reason[2].startswith("its worker died 1 times: ") and "enough" in trials.reason[2]
+    assert trials.reason[2] == "the code of the model, task or evaluator called sys.exit('enough')"
+    assert trials.reason[3].startswith("its worker died 1 times: ")
     pids = [{line["pid"] for line in lines} for lines in logged.values()]
-    assert pids[0] == pids[1] == pids[2] != pids[3] and len(pids[0]) == 1
+    assert pids[0] == pids[1] == pids[2] == pids[3] != pids[4] and len(pids[0]) == 1
 
 
 def test_a_trial_that_is_stopped_ends_at_its_last_result_and_its_worker_goes_on(tmp_path, cluster):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from secateur import Candidate
+from secateur.studies.disk.files import FormatError
 from secateur.studies.outcomes.work import Work
 from secateur.studies.runners import dispatch
 from secateur.studies.runners.dispatch import Dispatcher
@@ -18,9 +19,21 @@ DONE = Scored(error=0.25, seconds=0.1)
 
 
 @dataclass
+class Kept:
+    """Artifacts that only say what of theirs is damaged."""
+
+    damaged: set[str] = field(default_factory=set)
+
+    def check(self, ranking, weights):
+        if weights in self.damaged:
+            raise FormatError(f"{weights} is damaged")
+
+
+@dataclass
 class Needy:
     """An evaluation that only says what trials need."""
 
+    artifacts: Kept = field(default_factory=Kept)
     files: dict[int, list[str]] = field(default_factory=dict)
     rounds: set[str] = field(default_factory=set)
     stopping: object = None
@@ -194,6 +207,16 @@ def test_a_study_that_cannot_be_written_is_no_trials_fault(tmp_path):
     one = dispatcher(Scripted(done(Failed(reason="OSError: disk full"), transient=True)), folder, retries=0)
     one.submit(trial(0))
     with pytest.raises(OSError, match="No such file"):
+        one.next()
+
+
+def test_damaged_weights_are_no_trials_fault(tmp_path):
+    """The search ends, and the trial is redone when they are back."""
+    damaged = done(Failed(reason="FormatError: damaged"), transient=True)
+    evaluation = Needy(artifacts=Kept(damaged={"trial:0"}))
+    one = dispatcher(Scripted(damaged, damaged), tmp_path, evaluation, retries=1)
+    one.submit(trial(1, weights="trial:0"))
+    with pytest.raises(FormatError, match="trial:0 is damaged"):
         one.next()
 
 

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def test_pictures_of_a_folder(folder):
-    images = sc.Images(folder / "photos", side=8, batch=20)
+    images = sc.Images(folder / "photos", side=8, batch=20, normalise="measure")
     batches = list(images)
     assert len(images) == 48 and [tuple(one.shape) for one in batches] == [(20, 3, 8, 8), (20, 3, 8, 8), (8, 3, 8, 8)]
     whole = torch.cat(batches)
@@ -46,8 +46,11 @@ def test_pictures_of_a_folder(folder):
     torch.testing.assert_close(whole.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
     dark = whole[:16].mean((1, 2, 3)) < 0
     assert 0 < int(dark.sum()) < 16  # in a mixed order, not folder by folder
-    assert torch.equal(torch.cat(list(sc.Images(folder / "photos", side=8))), whole)
     said = images.preprocessing
+    plain = torch.cat(list(sc.Images(folder / "photos", side=8)))  # other batches, and colours as they are
+    assert 0 <= float(plain.min()) < 0.05 and 0.9 < float(plain.max()) <= 1
+    mean, std = (torch.tensor(said[name]).view(3, 1, 1) for name in ("mean", "std"))
+    assert torch.equal((plain - mean) / std, whole)
     assert said["stored_side"] == [8, 8] and said["channels"] == 3 and said["scale"] == 1 / 255
     grey = next(iter(sc.Images(folder / "photos", mode="L", mean=(0.5,), std=(0.25,))))
     assert grey.shape == (16, 1, 9, 10) and -2 <= float(grey.min()) < float(grey.max()) <= 2

@@ -313,19 +313,26 @@ def damage_study(folder: Path, drawn: random.Random) -> str:
     return damaged(folder / drawn.choice(names), drawn)
 
 
+SURE = ("study.json", "slots.json")  # what a study can't be read without, and what only says what runs
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """What is in a folder."""
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
 
 
 def study_folders(count: int, place: Path, drawn: random.Random) -> Figures:
-    """Folders of studies, looked at in five ways."""
+    """Folders of studies, looked at in five ways; the first two are sure to be refused and to be read."""
     figures, folder = Figures("study folders, five commands each"), place / "damaged"
     page = place / "pages" / "page.html"
-    for _ in range(count):
+    for number in range(count):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(place / "run", folder)
-        case = damage_study(folder, drawn)
+        if number < len(SURE):
+            (folder / SURE[number]).write_bytes(b"")
+            case = f"empty {SURE[number]}"
+        else:
+            case = damage_study(folder, drawn)
         before = snapshot(folder)
         report = ["report", str(folder), "--to", str(page), "--quiet"]
         for line in (["status"], ["status", "--json"], ["front"], ["front", "--csv"], report):

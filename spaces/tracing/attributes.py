@@ -41,13 +41,16 @@ class Counting:
         self._training, self._sides = training, sides
         self._known: dict[OfModule, _Worked] = {}
 
-    def __call__(self, whole: frozenset[Node], layout: Layout, group: Group) -> list[Attribute | Number] | None:
+    def __call__(
+        self, whole: frozenset[Node], layout: Layout, group: Group, shown: Node | None
+    ) -> list[Attribute | Number] | None:
         """Attributes and numbers of calls with which forwards follow a group that they do not follow otherwise.
 
         Args:
             whole: grouped operators that lose whole blocks.
             layout: units and groups.
             group: the one that does not follow.
+            shown: an operator that shows it; nothing is run where nothing can be given there. None to run in any case.
 
         Returns:
             An empty list where they do follow by itself; None where they do with nothing.
@@ -56,6 +59,9 @@ class Counting:
         order = {one: number for number, one in enumerate(n for f in forwards for n in f.network.operators)}
         modules = dict(forwards[0].model.named_modules())
         found: list[Attribute | Number] = []
+        if shown is not None and not any(self._worked(one).may_be_given(shown) for one in forwards):
+            if not any(True for _ in _candidates(forwards, layout, group, shown, modules)):
+                return None  # else each layer would take some runs
         place = _surprise(forwards, whole, layout, group)
         for _ in range(_TRIES):
             if place is None:
@@ -201,11 +207,18 @@ class _Worked:
         )
         return hearing, steps, failure
 
+    def may_be_given(self, node: Node) -> bool:
+        """Whether the call which gives an operator's value may be given numbers: of modules around or within heads."""
+        told = self._calls.get(node) if self._with_heads else None
+        return told is not None and any(
+            _inside(told.module, one) or _inside(one, told.module) for one in self._with_heads
+        )
+
     def numbers(self, layout: Layout, place: _Place) -> list[Number]:
         """Those that the call which gives an operator's value must be given, and its like in other modules."""
-        told = self._calls.get(place.node)
-        if told is None or not any(_inside(told.module, one) or _inside(one, told.module) for one in self._with_heads):
+        if not self.may_be_given(place.node):
             return []
+        told = self._calls[place.node]
         small = _by_key(self._heard(plan(layout, place.stays, ()))[0]).get(told.key, [])
         own = self._of(place.node, told)
         found, heads = [], told.module in self._with_heads

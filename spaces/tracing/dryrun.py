@@ -87,9 +87,10 @@ def culprits(
             together = together and apart(gone, numbers)
             if together:
                 continue
-            near = next((n for n in _touching(flow, layout, node, numbers)[:3] if without(gone, [n]) is not None), None)
-            if near is not None:
-                found[near] = node
+            near = ((number, without(gone, [number])) for number in _touching(flow, layout, node, numbers)[:3])
+            alone = next(((number, own) for number, own in near if own is not None), None)
+            if alone is not None:
+                found[alone[0]] = alone[1]
                 continue
             fine, bad = 0, len(numbers)  # the shortest run of groups that surprises ends with a culprit
             while bad - fine > 1:

@@ -194,7 +194,7 @@ def _grouped(
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
         learnt = False
         for group, node in {group.name: (group, node) for group, node in reversed(disproved)}.values():
-            counted = [] if options.as_graph else counting(whole, layout, group)
+            counted = [] if options.as_graph else counting(whole, layout, group, None if learnt else node)
             if counted:
                 flow.constraints.counts.extend(counted)
                 layout = counting.known(layout, counted)

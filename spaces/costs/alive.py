@@ -11,7 +11,7 @@ Symbols: `t` moments, `k` monomials.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from torch.fx import Node
 from ..graph.blocks import Block, Stage, inside
 from ..graph.network import Network
 from .gates import ALWAYS, Clause, When, where_one_stays
+from .sizes import Size
 
 Array = npt.NDArray[np.float64]
 Value = tuple[Node, int | None]
@@ -30,12 +31,16 @@ Value = tuple[Node, int | None]
 
 @dataclass(frozen=True)
 class Span:
-    """Memory that is alive from one moment to another, both included, where a condition is true."""
+    """Memory that is alive from one moment to another, both included, where a condition is true.
+
+    Its bytes are those of a value, times some sizes.
+    """
 
     value: Value
     start: int
     end: int
     when: When
+    times: tuple[Size, ...] = ()
 
 
 Piece = tuple[int, int, When]
@@ -108,6 +113,32 @@ def spans(
             own = where_one_stays(frozenset({block_of[value[0]]}) if value[0] in block_of else frozenset())
             found += (Span(value, start, end, own | when) for start, end, when in lives[value])
     return found
+
+
+def once(
+    alive: Sequence[Span], network: Network, storages: Mapping[Node, Node], several: Mapping[Node, Size]
+) -> Iterator[Span]:
+    """The same where some operators may give views: those count beside what they view where they are copies alone.
+
+    Args:
+        alive: as `spans` gives it.
+        network: the captured graph.
+        storages: for each tensor node, the node that owns its memory.
+        several: as `copies` gives it.
+    """
+    for span in alive:
+        node = span.value[0]
+        if node not in several:
+            yield span
+            continue
+        source = node.all_input_nodes[0]
+        owner = storages.get(source, source)
+        value = _parent(network, owner) or (owner, None)
+        last = max((other.end for other in alive if other.value == value and other.when == ALWAYS), default=-1)
+        if span.start <= last:
+            yield replace(span, end=min(span.end, last), times=(several[node],))
+        if span.end > last:
+            yield replace(span, start=max(span.start, last + 1))
 
 
 def _lives(

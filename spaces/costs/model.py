@@ -24,8 +24,9 @@ from ..channels.flow import Flow
 from ..channels.layout import Ids, Layout
 from ..graph.blocks import Block, Stage, inside
 from ..graph.network import Network, Rehearsal
-from .alive import Span, Value, dtype, largest, owners, spans
+from .alive import Span, Value, dtype, largest, once, owners, spans
 from .breakdown import INPUT, SUMS, Part, home, ordered
+from .copies import copies
 from .counted import counted
 from .formulas import Products, Unpriced, products
 from .free import TRANSFORMS
@@ -42,7 +43,8 @@ class CostModel:
 
     Attributes:
         channels: `(g,)` channels of a unit.
-        constants: `(f,)` constant of each form; factors: `(f, g)` its factor a unit kept.
+        constants: `(f,)` constant of each form; factors: `(f, g)` its factor a unit kept. A form with a negative
+            constant is 1 at most: it is 0 where one unit stays.
         forms: `(k, order)` forms of each monomial; form 0 is always 1.
         gate: `(k,)` gate of each monomial.
         gates: gate 0 is always 1.
@@ -118,6 +120,8 @@ class CostModel:
     def _monomials(self, units: Array) -> Array:
         """`(k, n)` monomials where every gate is 1, of `(g, n)` units kept."""
         forms = self.factors @ units + self.constants[:, None]
+        bounded = np.flatnonzero(self.constants < 0)
+        forms[bounded] = np.minimum(forms[bounded], 1)
         monomials = forms[self.forms[:, 0]]
         for place in range(1, self.forms.shape[1]):
             more = np.flatnonzero(self.forms[:, place])
@@ -149,9 +153,10 @@ def cost_model(
     """
     network, storages = flow.network, rehearsal.storages
     record = _Record(network, Sizes(flow, layout, batched(network, storages)), stages, inside(blocks))
-    lives = record.lives(spans(network, stages, blocks, storages))
+    several = copies(network, record.sizes, storages)
+    lives = record.lives(once(spans(network, stages, blocks, storages), network, storages, several))
     wide = len(record.terms.keys)
-    record.activations(owners(network, storages))
+    record.activations(owners(network, storages), several)
     record.parameters(model, stages)
     record.operators(rehearsal)
     terms, forms = record.terms, record.sizes.forms
@@ -197,17 +202,18 @@ class _Record:
         self.uncounted: dict[str, dict[str, None]] = {}
         self._block_of = block_of
 
-    def lives(self, alive: Sequence[Span]) -> list[tuple[Found, Span]]:
+    def lives(self, alive: Iterable[Span]) -> list[tuple[Found, Span]]:
         """The bytes of each value that is alive for a while."""
-        lives = [(self.terms.found(self._stored(span.value), span.when), span) for span in alive]
+        lives = [(self.terms.found([*self._stored(span.value), *span.times], span.when), span) for span in alive]
         for found, span in lives:
             self.parts.append(Part("alive", _caller(self.network, span.value[0]), *found, span.start, span.end))
         return lives
 
-    def activations(self, values: Sequence[Value]) -> None:
-        """The bytes of all results."""
+    def activations(self, values: Sequence[Value], several: Mapping[Node, Size]) -> None:
+        """The bytes of all results; `several` as `copies` gives it."""
         for value in values:
-            found = self.terms.found(self._stored(value), self._runs(value[0]))
+            times = [several[value[0]]] if value[0] in several else []
+            found = self.terms.found([*self._stored(value), *times], self._runs(value[0]))
             self.parts.append(Part("activation_bytes", _caller(self.network, value[0]), *found))
 
     def parameters(self, model: nn.Module, stages: Sequence[Stage]) -> None:

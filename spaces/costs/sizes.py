@@ -42,7 +42,7 @@ class Sizes:
 
     Attributes:
         network: the captured graph.
-        forms: number of each form.
+        forms: number of each form; what a form with a negative constant counts is 1 at most.
     """
 
     def __init__(self, flow: Flow, layout: Layout, batched: set[Node]) -> None:
@@ -68,6 +68,25 @@ class Sizes:
     def number(self, value: Size | int | float) -> Size:
         """A plain number as a size."""
         return value if isinstance(value, Size) else Size(0, (float(value),) * len(self.network.sides))
+
+    def alone(self, size: Size) -> int | None:
+        """The group of which one unit may stay, where a size counts its units; None where it does not."""
+        constant, pairs = list(self.forms)[size.form]
+        if constant or size.counts[-1] != 1 or len(pairs) != 1 or pairs[0][1] != 1:
+            return None
+        group = self._layout.groups[pairs[0][0]]
+        return pairs[0][0] if group.widths[0] == group.unit and group.units > 1 else None
+
+    def several(self, group: int) -> Size:
+        """0 where one unit of a group stays, else 1: the units kept less one, at most 1 as its constant is negative."""
+        form = self.forms.setdefault((-1.0, ((group, 1.0),)), len(self.forms))
+        return Size(form, (1.0,) * len(self.network.sides))
+
+    def left(self, size: Size, group: int) -> int:
+        """A size where one unit of a group stays, and all of the others, at the largest side."""
+        constant, pairs = list(self.forms)[size.form]
+        units = (factor * (1 if number == group else self._layout.groups[number].units) for number, factor in pairs)
+        return round((constant + sum(units)) * size.counts[-1])
 
     def depend(self, node: Node) -> bool:
         """Whether the channels of an operator's operands or results differ between candidates."""

@@ -14,7 +14,7 @@ from torch.fx import Interpreter
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur
-from secateur.spaces import COSTS, Space, build
+from secateur.spaces import COSTS, Candidate, Space, build
 from secateur.spaces.costs import formulas
 from secateur.spaces.costs.alive import largest
 from secateur.spaces.graph.network import as_call, resized
@@ -419,3 +419,51 @@ def test_products_and_attention():
     # 4 tokens: embed 3*8*16*4, qkv 4*8*24, two products 2 * 4*4*8, attention 2 * 4*4*8, out 4*8*5
     assert space.costs([space.full]).macs[0] == 1536 + 768 + 256 + 256 + 160
     assert math.isclose(space.costs([space.full]).params[0], 3 * 8 * 16 + 8 + 8 * 24 + 24 + 8 * 5 + 5)
+
+
+class Heads(nn.Module):
+    """Self-attention whose heads are put last by a copy, which is none with one head."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.fused, self.size = fused, 4
+        self.qkv, self.out = nn.Linear(6, 3 * 12), nn.Linear(12, 2)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, -1, self.size).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        else:
+            y = ((q @ k.mT).softmax(-1) @ v).permute(0, 2, 1, 3).contiguous()
+        y = y.reshape(*x.shape[:2], -1)
+        return self.out(y + y.relu())
+
+
+class Last(nn.Module):
+    """Channels put last by a copy, which is none with one channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = self.stem(x).permute(0, 2, 3, 1).contiguous()
+        return self.out((y.sin() + y).flatten(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "widths"),
+    [
+        (Heads(True), (1, 5, 6), (12, 24, 36)),
+        (Heads(False), (1, 5, 6), (12, 24, 36)),
+        (Last(), (1, 3, 5, 4), (1, 2, 3, 4)),
+    ],
+    ids=["fused", "by hand", "channels"],
+)
+def test_what_only_several_heads_or_channels_copy(model, shape, widths):
+    space = Space.trace(model.eval(), torch.rand(shape), divisor=1)
+    assert [axis.choices for axis in space.axes] == [widths]
+    table = space.costs([Candidate([width]) for width in widths])
+    for row, width in enumerate(widths):
+        small = build(model, space, Candidate([width]))
+        assert table.iloc[row].to_dict() == counted(small, torch.rand(shape), batch=2)

@@ -61,7 +61,8 @@ def first_surprise(
         if [step.name for step in here] != names[number]:
             following = [name for more in names[number + 1 : number + 3] for name in more]
             resumed = _resumed(steps, position, following)
-            if node in constants:  # a mask may be filled by one operator or by several
+            stopped = failure is not None and position == len(steps)
+            if node in constants and not stopped:  # a mask may be filled by one operator or by several
                 position = resumed
                 continue
             if following and resumed > position and _split(network, node, steps[resumed - 1], foreseen):

@@ -265,15 +265,15 @@ class Scaled(nn.Module):
 
 
 class Table(nn.Module):
-    """Made by no other module than itself, before the operator that takes it."""
+    """Made by no other module than itself, before the operator that takes it; two views of it take two numbers."""
 
     def __init__(self):
         super().__init__()
-        self.number, self.made = 4, nn.Linear(2, 4)
+        self.number, self.sizes, self.made = 4, (6, 6, 4), nn.Linear(2, 4)
 
     def forward(self):
-        places = torch.arange(72, dtype=self.made.weight.dtype).view(36, 2) / 72
-        return self.made(places).view(6, 6, self.number).permute(2, 0, 1)
+        places = torch.arange(50, dtype=self.made.weight.dtype).view(5, 5, 2) / 50
+        return self.made(places).view(-1, self.number)[torch.arange(36) % 25].view(self.sizes).permute(2, 0, 1)
 
 
 def test_attributes_may_be_tuples_and_of_modules_that_hold_the_channels():
@@ -282,7 +282,7 @@ def test_attributes_may_be_tuples_and_of_modules_that_hold_the_channels():
     space = Space.trace(model, x, divisor=1)
     assert {group.name: group.units for group in space.groups} == {"embed": 32, "attention": 4}
     small = build(model, space, space.smallest)
-    assert (small.shape, small.table.number) == ((1, 1, 1), 1)
+    assert (small.shape, small.table.number, small.table.sizes) == ((1, 1, 1), 1, (6, 6, 1))
 
 
 class Named(nn.Module):

@@ -132,7 +132,7 @@ def test_what_goes_wrong_is_a_failed_outcome(tmp_path):
 
 
 def test_a_small_space_ends(tmp_path):
-    study = create(tmp_path / "s", budget=Budget(macs=0.08), sampler="random")
+    study = create(tmp_path / "s", budget=Budget(macs=0.03), sampler="random")
     loop(study, 10**6)
     count = len(study.trials())
     assert study.ask() is None and len(study.trials()) == count

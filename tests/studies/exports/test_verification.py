@@ -78,7 +78,7 @@ def test_anything_else_is_refused(verification, change):
 
 
 @pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is not installed")
-@pytest.mark.parametrize("best", [0, 20])
+@pytest.mark.parametrize("best", [pytest.param(0, marks=pytest.mark.slow), 20])
 def test_what_is_kept_for_inputs_of_one_shape_leaves_the_batch_free(best, tmp_path):
     model = detector(best, (2, 3, 64, 64)).float()
     space = Space.trace(model, image(1, 3, 64, 64), divisor=4)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -458,6 +459,16 @@ def test_odd_ends_of_a_command_line(run, capsys):
         and said.startswith("secateur: error: standard output is closed")
         and said.count("\n") == 1
     )
+
+
+def test_who_stops_reading_is_told_nothing(run):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "secateur", "status", str(run)]
+    at_once = os.environ | {"PYTHONUNBUFFERED": "1"}  # not only when the process ends
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=at_once)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_version(capsys):

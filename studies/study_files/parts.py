@@ -68,11 +68,12 @@ def make_task(file: StudyFile, *, trained: bool = False) -> Task:
     data = _data(file)
     if isinstance(data, Data):
         path = data.path if data.path is None else file.path(data.path)
-        validation, test = (
-            str(file.path(one)) if isinstance(one, str) else one for one in (data.validation, data.test)
-        )
-        placed = dataclasses.replace(data, path=path, validation=validation, test=test)  # type: ignore[arg-type]
-        return placed.task(trained=trained)
+        lists: dict[str, Any] = {
+            name: str(file.path(one))
+            for name, one in (("validation", data.validation), ("test", data.test))
+            if isinstance(one, str)
+        }
+        return dataclasses.replace(data, path=path, **lists).task(trained=trained)
     task: Task = _call(file, "data", data.factory, data.arguments)
     missing = [name for name in _TASK if not hasattr(task, name)]
     if missing:

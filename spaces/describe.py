@@ -206,12 +206,12 @@ def _widths(groups: Sequence[Group]) -> list[str]:
 
 
 def _undivided(space: Described) -> list[str]:
-    """The groups of which several channels go at once that have no width by the divisor but the full one."""
+    """The groups that have no width by the divisor but the full one, so that it does not hold for them."""
     divisor = space.settings["divisor"]
-    names = [one.name for one in space.groups if one.unit > 1 and all(width % divisor for width in one.widths[:-1])]
+    names = [one.name for one in space.groups if all(width % divisor for width in one.widths[:-1])]
     if not names:
         return []
-    text = f"no multiples of the divisor, {divisor}, because channels go several at once: {', '.join(_together(names))}"
+    text = f"no narrower multiple of the divisor, {divisor}, so it does not hold: {', '.join(_together(names))}"
     return _wrapped(text, "  ")
 
 

@@ -89,3 +89,10 @@ def test_a_number_that_is_none_of_a_layer_stays(tmp_path):
     model.num_features, model.head_hidden_size = 7, "eight"
     for network in cut_and_loaded(model, tmp_path / "net"):
         assert (network.num_features, network.head_hidden_size) == (7, "eight")
+
+
+def test_where_the_divisor_does_not_hold_is_said():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 2)).eval()
+    said = str(Space.trace(model, torch.rand(1, 4), divisor=8))
+    assert "no narrower multiple of the divisor, 8, so it does not hold: 0\n" in f"{said}\n"
+    assert "divisor" not in str(Space.trace(model, torch.rand(1, 4), divisor=2))

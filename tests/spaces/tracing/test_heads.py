@@ -152,9 +152,7 @@ class Written(nn.Module):
 def test_a_divisor_that_no_number_of_heads_meets_is_said():
     space = Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5), divisor=7)
     assert space.groups[1].widths == (24, 48, 72, 96)
-    assert "no multiples of the divisor, 7, because channels go several at once: attention.qkv" in str(space).replace(
-        "\n ", ""
-    )
+    assert "no narrower multiple of the divisor, 7, so it does not hold: attention.qkv" in str(space).replace("\n ", "")
     assert "divisor" not in str(Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5)))
 
 

@@ -23,6 +23,7 @@ from ..outcomes.work import Asked, Evaluation, Job, Work, perform
 from ..settings.runner import Runner, Serial
 from ..trials.events import Epoch, Happened, JobEnd, Message, Rung, WorkerInfo
 from ..trials.trial import Failed
+from .faults import Faults
 
 logger = logging.getLogger("secateur")
 
@@ -121,6 +122,7 @@ class SerialExecutor(Executor):
         self._evaluation: Evaluation | None = None
         self._listen: Listen = lambda message: None
         self._job: Job | None = None
+        self._faults = Faults()
 
     def check(self, *, threads: int, device: str) -> None:
         """Refuse a device that is not here."""
@@ -129,6 +131,7 @@ class SerialExecutor(Executor):
     def open(self, work: Work, listen: Listen) -> None:
         """Be ready."""
         self._evaluation, self._listen = work.evaluation, listen
+        self._faults.open(work.evaluation.artifacts.folder)
 
     def submit(self, slot: int, job: Job) -> None:
         """Remember the job."""
@@ -142,6 +145,8 @@ class SerialExecutor(Executor):
         def say(event: Epoch | Rung) -> None:
             self._listen(Message(slot=0, said=Happened(event=event)))
 
+        if (why := self._faults.about(job.trial.number)) is not None:
+            return [Message(slot=0, said=JobEnd(outcome=Failed(reason=why)))]
         limit = None if job.training else self.options.timeout_s
         try:
             with _alarm(limit):
@@ -156,6 +161,7 @@ class SerialExecutor(Executor):
 
     def close(self) -> None:
         """Nothing is left to end."""
+        self._faults.close()
 
 
 @contextmanager

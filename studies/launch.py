@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from .disk.files import locked, write_atomic
 from .runners.dispatch import executor
 from .settings.search import UNTRAINED, Search
 from .study import Study
-from .study_files.file import StudyFile, read
+from .study_files.file import Ends, StudyFile, read
 from .study_files.held import differences, held
 from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base
 from .trials.events import Listener
@@ -73,35 +73,29 @@ def resume(
     folder: str | Path,
     *,
     budget: Budget | None = None,
-    trials: int | None = None,
     runner: Mapping[str, Any] | None = None,
     keep_gb: float | None = None,
     track: Sequence[str] | None = None,
     progress: Listener | None = None,
+    **ends: Unpack[Ends],
 ) -> Study:
     """The study in a folder, run further: to its number of trials, or to another total, under another budget.
 
     Args:
         folder: of the study.
         budget: in place of the last one.
-        trials: the total.
         runner: settings of `Runner` that change, by name; the last ones where None.
         keep_gb: how much of the folder weights and rankings may take; as before where None.
         track: where trials are shown too; `["none"]` is nowhere, and None as before.
         progress: called with events.
+        ends: what ends it now; see `StudyFile.changed`.
 
     Raises:
         FileNotFoundError: the folder holds no study, or none that a study file made.
         ValueError: it is locked, damaged, read-only, or no longer what its model and data say.
     """
     folder = Path(folder)
-    changes: dict[str, Any] = {
-        "budget": budget,
-        "trials": trials,
-        "runner": runner,
-        "keep_gb": keep_gb,
-        "track": track,
-    }
+    changes: dict[str, Any] = {"budget": budget, "runner": runner, "keep_gb": keep_gb, "track": track, **ends}
     before: StudyFile | None = None
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
         file = read(part_of(folder) / STUDY_TOML).changed(**changes)
@@ -273,7 +267,16 @@ def _check_places(file: StudyFile, out: Path) -> None:
 def _run(study: Study, file: StudyFile, progress: Listener | None) -> None:
     """Search as the file says, with the trackers that it names."""
     with Trackers(file.study.track, study.path, progress) as listener:
-        study.run(file.study.trials, listener, runner=file.runner, keep_gb=file.study.keep_gb)
+        asked = file.study
+        study.run(
+            asked.trials,
+            listener,
+            seconds=asked.seconds,
+            until=asked.until,
+            patience=asked.patience,
+            runner=file.runner,
+            keep_gb=asked.keep_gb,
+        )
 
 
 def _search(file: StudyFile) -> Search:
@@ -303,8 +306,8 @@ def _as_made(file: StudyFile, study: Study) -> Study:
     if different:
         raise ValueError(
             f"{study.path / STUDY_TOML} was edited, or is another study's: {'; '.join(different)}; put that back, or "
-            "start a new study. What may change are the tables budget and runner, trials, keep_gb and track, and where "
-            "code and data are"
+            "start a new study. What may change are the tables budget and runner, what ends a search, keep_gb, track, "
+            "and where code and data are"
         )
     return study
 

@@ -174,37 +174,41 @@ class Study:
 
     def run(
         self,
-        trials: int,
+        trials: int | None = None,
         progress: Listener | None = None,
         *,
+        seconds: float | None = None,
+        until: float | None = None,
+        patience: int | None = None,
         runner: str | Runner | Executor = "serial",
         keep_gb: float | None = None,
     ) -> None:
-        """Search until there are so many trials in all; safe to kill and to call again.
+        """Search until the first of what is given ends it, which `status` names; safe to kill and to call again.
 
         An interrupt (Ctrl-C) lets the trials that run end first; a second one leaves at once.
 
         Args:
-            trials: the total, those of earlier runs included.
+            trials: how many in all, those of earlier runs included.
+            seconds: how long all runs take together; then no trial begins, and those that run are told.
+            until: an error, that a trial within the budget comes to or below, seen when a batch of trials is told.
+            patience: so many trials in a row that add less than a thousandth to the front's hypervolume, as `until`.
             progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`.
             runner: where trials run: a kind, such as `"processes"`, or one with settings, as `Processes(workers=4)`.
             keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
                 folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
 
         Raises:
-            ValueError: another process runs this study, the folder can't be written, or the runner asks for more than
-                there is.
+            ValueError: nothing ends it, another process runs it, or the runner asks for more than there is.
             ConnectionError: the storage stayed away; nothing that was told is lost.
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
+        from .drivers.ending import Ending
         from .drivers.run import running
         from .runners.dispatch import executor
 
-        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-            raise ValueError(f"trials={trials!r}: expected an integer of at least 1, the total of all runs")
-        where = executor(runner)
+        ending, where = Ending(trials=trials, seconds=seconds, until=until, patience=patience), executor(runner)
         with running(
-            self._engine, self.budget, trials, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
+            self._engine, self.budget, ending, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
         ) as run:
             for left in run.unfinished():
                 run.submit(left)
@@ -320,8 +324,8 @@ class Study:
         from .views.status import status_of
 
         self._ledger.refresh()
-        found, proxies = read_study_json(self.path, to_write=False), self._ledger.notes.get("proxies", [])
-        return status_of(self.path, self._ledger.trials, self.budget, self.limits(), found, proxies)
+        found = read_study_json(self.path, to_write=False)
+        return status_of(self.path, self._ledger.trials, self.budget, self.limits(), found, self._ledger.notes)
 
     def report(self, to: str | Path | None = None, *, pictures: str | Path | None = None) -> Path:
         """The report of this study, one HTML page, and where it lies; see `pages.report`.

@@ -50,6 +50,18 @@ class RunnerContract:
             other.run(self.trials + 2, runner=self.runner())
             assert_alike(other, straight)
 
+    def test_what_ends_a_serial_search_ends_it(self) -> None:
+        """At the same trial; and it goes on from there as that one does."""
+        with tempfile.TemporaryDirectory() as folder:
+            first, straight, other = (_study(Path(folder) / name) for name in ("a", "b", "c"))
+            first.run(self.trials)
+            until = float(first.front().error.min())
+            straight.run(until=until)
+            other.run(40, until=until, runner=self.runner())
+            assert_alike(other, straight)
+            ended = other.status().ended
+            assert ended is not None and ended["by"] == "until"
+
     def test_what_raises_is_one_failed_trial(self) -> None:
         """With its reason; the others are as they would have been."""
         with tempfile.TemporaryDirectory() as folder:

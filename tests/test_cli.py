@@ -130,6 +130,21 @@ def test_resume_to_more_trials_under_another_budget(folder, run, capsys):
     assert config.read(run).budget.macs == 0.3, "a refused budget is not kept"
 
 
+def test_what_ends_a_search_is_kept_and_taken_back(folder, run, tmp_path, capsys):
+    study = shutil.copytree(run, tmp_path / "run")
+    more = ["resume", str(study), "--trials", "60", "--quiet"]
+    assert main([*more, "--until", "1.0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["status"]
+    assert found["ended"]["by"] == "until" and found["told"] < 60
+    assert config.read(study).study.until == 1.0
+    assert main(["status", str(study)]) == 0
+    assert "by until: trial" in " ".join(capsys.readouterr().out.split())
+    assert "patience" in refused(capsys, *more, "--until", "0", "--patience", "-1")
+    assert main(["resume", str(study), "--trials", "9", "--until", "0", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"]["ended"]["by"] == "trials"
+    assert config.read(study).study.until is None
+
+
 def test_a_reserve_survives_in_the_study(folder, capsys):
     out = folder / "reserved"
     limits = ["--budget", "peak_bytes=12000", "--budget", "reserve=1.25"]

@@ -24,7 +24,6 @@ from .options import (
     Seed,
     StudyFile,
     Track,
-    Trials,
     budget_of,
     examples,
     on_a_runner,
@@ -103,9 +102,9 @@ def search(
     study: StudyFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
     budget: Budgets = None,
-    trials: Trials = None,
     seed: Seed = None,
     *,
+    ends: dict[str, Any],
     runner: dict[str, Any],
     keep_gb: KeepGb = None,
     track: Track = None,
@@ -118,7 +117,7 @@ def search(
         from ..study_files import file as config
 
         file = config.read(study).changed(
-            budget=budget_of(budget), trials=trials, seed=seed, runner=runner, keep_gb=keep_gb, track=track
+            budget=budget_of(budget), seed=seed, runner=runner, keep_gb=keep_gb, track=track, **ends
         )
         launch.search(file, out, progress=progress)
     none_is_left(show(out, as_json, quiet=quiet, storage=file.study.storage))
@@ -129,6 +128,7 @@ def search(
     epilog=examples(
         "secateur resume runs/a",
         "secateur resume runs/a --trials 100 --budget macs=0.3",
+        "secateur resume runs/a --trials 500 --seconds 3600 --patience 60",
         "secateur resume runs/a --runner ray --address auto --track tensorboard",
     ),
 )
@@ -136,8 +136,8 @@ def search(
 def resume(
     folder: Folder,
     budget: Budgets = None,
-    trials: Trials = None,
     *,
+    ends: dict[str, Any],
     runner: dict[str, Any],
     keep_gb: KeepGb = None,
     track: Track = None,
@@ -151,11 +151,11 @@ def resume(
         launch.resume(
             folder,
             budget=budget_of(budget),
-            trials=trials,
             runner=runner,
             keep_gb=keep_gb,
             track=track,
             progress=progress,
+            **ends,
         )
     none_is_left(show(folder, as_json, quiet=quiet, connect=True))
 

@@ -30,7 +30,6 @@ Budgets = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="NAME=LIMIT", help=_BUDGET),
 ]
-Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything that is random.")]
 LastEpochs = Annotated[int | None, typer.Option("--finetune-epochs", metavar="N", help="Epochs of the last training.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
@@ -70,6 +69,21 @@ TRAINING: dict[str, Any] = {
     "finetune_epochs": LastEpochs,
 }
 """Options of `prune` where networks are trained."""
+ENDS: dict[str, Any] = {
+    "trials": Annotated[
+        int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")
+    ],
+    "seconds": Annotated[
+        float | None, typer.Option("--seconds", metavar="S", min=0, help="End after so many, all runs together.")
+    ],
+    "until": Annotated[
+        float | None, typer.Option("--until", metavar="ERROR", help="End at an error within the budget, as 0.03.")
+    ],
+    "patience": Annotated[
+        int | None, typer.Option("--patience", metavar="N", min=0, help="End when so many in a row gained nothing.")
+    ],
+}
+"""Options of what ends a search; 0 takes back what an earlier run was told."""
 PICTURES: dict[str, Any] = {
     "images": Annotated[
         Path | None,
@@ -104,17 +118,20 @@ def examples(*lines: str) -> str:
 
 
 def on_a_runner(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of a runner in the place of its argument `runner`, a dict of those given."""
-    return _bundled(command, "runner", _runner_options())
+    """The command with options for its arguments `runner` and `ends`, dicts of those given."""
+    return _bundled(_bundled(command, "runner", _runner_options()), "ends", _plain_options(ENDS))
 
 
 def with_a_way(command: Callable[..., None]) -> Callable[..., None]:
     """The command with options on training and pictures in the place of its argument `way`, a dict of those given."""
-    options = {
+    return _bundled(command, "way", _plain_options(TRAINING | PICTURES))
+
+
+def _plain_options(options: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    return {
         name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=option, default=None)
-        for name, option in (TRAINING | PICTURES).items()
+        for name, option in options.items()
     }
-    return _bundled(command, "way", options)
 
 
 def _bundled(
@@ -178,10 +195,7 @@ def _runner_options() -> dict[str, inspect.Parameter]:
     for name, (flag, metavar) in _RUNNER.items():
         value, least = _value(hints[name])
         options[name] = Annotated[value | None, typer.Option(flag, metavar=metavar, min=least, help=texts.get(name))]
-    return {
-        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=option, default=None)
-        for name, option in options.items()
-    }
+    return _plain_options(options)
 
 
 def _texts(kind: type) -> dict[str, str]:

@@ -87,7 +87,10 @@ def made(
     expected = _expected(further)
     _check_arguments(model, task, space, budget, search, training, latency)
     search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
-    space.check_limits(budget.limits(space))
+    limits = budget.limits(space)
+    space.check_limits(limits)
+    for candidate in search.candidates:
+        space.check_within(candidate, limits)
     mirror = None if artifacts is None else ArtifactMirror(path, artifacts)
     model, base = copied(model), state_of(model)
     build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model

@@ -15,13 +15,15 @@ from ...spaces import Budget
 from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
 from ..outcomes.sides import WRONG_SIDE
 from ..runners.dispatch import Dispatcher
-from ..runners.executor import Executor, Interrupts
+from ..runners.executor import Executor, Interrupts, TimeOver
 from ..runners.slots import SlotStatus
 from ..trials.events import Event, Listener, TrialEnded
 from ..trials.front import on_front
 from ..trials.ledger import Ledger
 from ..trials.trial import Failed, Outcome, Scored, Trial, better
+from ..trials.words import first_line
 from .ask_tell import AskTell
+from .ending import ENDED, NOTHING_LEFT, Clock, Ending
 from .engine import Engine
 from .retention import Retention
 
@@ -35,7 +37,7 @@ _HOPELESS = 3  # and so many first ones that all raised the same
 def running(
     engine: Engine,
     budget: Budget,
-    trials: int,
+    ending: Ending,
     where: Executor,
     *,
     mirror: ArtifactMirror | None,
@@ -47,7 +49,7 @@ def running(
     Args:
         engine: makes what the search is made of.
         budget: what the networks may cost.
-        trials: the number of trials in all at which the run ends.
+        ending: when the run ends.
         where: an executor, not yet open.
         mirror: where artifacts are kept besides, if anywhere.
         progress: told of every trial.
@@ -57,11 +59,14 @@ def running(
     if not where.apart:
         present(search.device)
     with engine.held():
-        if "trials" not in ledger.notes:
-            ledger.note("trials", trials)  # what `auto` chooses by; a later run changes nothing of it
+        clock = Clock(ledger)
+        if "trials" not in ledger.notes and ending.trials is not None:
+            ledger.note("trials", ending.trials)  # what `auto` chooses by; a later run changes nothing of it
+        if ledger.notes.get(ENDED) is not None:
+            ledger.note(ENDED, None)
         absolute = engine.resolve(budget, progress)
-        slots = SlotStatus(engine.path, goal=trials)
-        with Interrupts() as interrupts:
+        slots = SlotStatus(engine.path, goal=ending.trials)
+        with Interrupts(clock.moment(ending.seconds)) as interrupts:
             dispatcher = Dispatcher(
                 where,
                 engine.work(absolute),
@@ -83,15 +88,20 @@ def running(
                 ledger,
                 partial(AskTell, ledger, partial(engine.proposer, absolute, progress), limits=absolute),
                 dispatcher,
-                trials=trials,
+                ending=ending,
+                clock=clock,
                 batch=None if where.options.asynchronous else search.batch,
-                watch=Progress(tidy, trials, search.objectives, absolute, slots, ledger.trials[:trials]),
+                watch=Progress(tidy, ending, clock, search.objectives, absolute, slots, ledger.trials[: ending.trials]),
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
                 yield run
-            except BaseException:
-                run.keep_what_ended()
+                run.end()
+            except TimeOver as error:
+                run.keep_what_ended(error)
+                run.end()
+            except BaseException as error:
+                run.keep_what_ended(error)
                 raise
             finally:
                 slots.close()
@@ -107,13 +117,14 @@ def running(
 
 @final
 class Run:
-    """A study that is being run: asks, submits, waits and tells, until there are so many trials in all.
+    """A study that is being run: asks, submits, waits and tells, until something ends it.
 
     Args:
         ledger: the trials.
         asking: makes the study's `AskTell`, given how it tells.
         dispatcher: turns proposed trials into their outcomes; open.
-        trials: the number at which it ends.
+        ending: when it ends.
+        clock: how long all runs took.
         batch: trials that are proposed together, once the last batch is told; None proposes for every free slot.
         watch: told of every trial.
     """
@@ -124,18 +135,20 @@ class Run:
         asking: Callable[..., AskTell],
         dispatcher: Dispatcher,
         *,
-        trials: int,
+        ending: Ending,
+        clock: Clock,
         batch: int | None,
         watch: Progress,
     ) -> None:
-        self._ledger, self._dispatcher, self._trials, self._watch = ledger, dispatcher, trials, watch
-        self._in_batches = batch is not None
-        self._asking = asking(batch=batch or 1, in_order=self._in_batches, told=self._told)
-        self._exhausted = False
+        self._ledger, self._dispatcher, self._ending, self._watch = ledger, dispatcher, ending, watch
+        self._in_batches, self._batch, self._clock = batch is not None, batch or 1, clock
+        self._asking = asking(batch=self._batch, in_order=self._in_batches, told=self._told)
+        self._ended: dict[str, str] | None = None
 
     def unfinished(self) -> Iterator[Trial]:
         """Trials that an earlier run left without an outcome."""
-        return self._asking.unfinished(self._trials)
+        known = len(self._ledger.trials)
+        return self._asking.unfinished(min(known, self._ending.trials or known))
 
     @property
     def free(self) -> bool:
@@ -149,19 +162,20 @@ class Run:
         Raises:
             KeyboardInterrupt: there is none, and the run was asked to stop before its end.
         """
-        if not self._dispatcher.busy and not self._exhausted and len(self._ledger.trials) < self._trials:
+        if not self._dispatcher.busy and self._ended is None and self._met() is None:
             self._dispatcher.check_interrupt()
         return bool(self._dispatcher.busy)
 
     def ask(self) -> Trial | None:
-        """The next trial; None where there are enough, a batch is not told yet, or nothing is left to try."""
-        if self._exhausted or len(self._ledger.trials) >= self._trials:
+        """The next trial; None where the run ends, a batch is not told yet, or nothing is left to try."""
+        if self._ended is not None or (self._in_batches and self._asking.batch_is_open()):
             return None
-        if self._in_batches and self._asking.batch_is_open():
+        self._ended = self._met()
+        if self._ended is not None:
             return None
         trial = self._asking.ask()
         if trial is None:
-            self._exhausted = True
+            self._ended = NOTHING_LEFT
             logger.warning("every network within the budget was tried: %d trials", len(self._ledger.trials))
         return trial
 
@@ -173,7 +187,7 @@ class Run:
         """The next trial that ended, with its outcome.
 
         Raises:
-            KeyboardInterrupt: the run was asked to stop, and all that was running has ended.
+            KeyboardInterrupt, TimeOver: the run is to stop, and all that was running has ended.
         """
         return self._dispatcher.next()
 
@@ -187,13 +201,36 @@ class Run:
         if not self._in_batches or all(trial.told for trial in self._ledger.trials):
             self._refuse_the_hopeless()
 
-    def keep_what_ended(self) -> None:
-        """Write down what has ended and was not told, where a run is left early."""
+    def end(self) -> None:
+        """Write down what ended the run."""
+        ended = self._ended or self._now()
+        self._clock.keep()
+        self._ledger.note(ENDED, ended)
+        if ended is not None and ended["by"] != "trials":
+            logger.info("the search ends: %s", ended["said"])
+
+    def keep_what_ended(self, error: BaseException) -> None:
+        """Write down what has ended and was not told, and why, where a run is left early."""
         with suppress(Exception):  # what the run was left for is said, not this
             for trial, outcome in self._dispatcher.rest():
                 self._ledger.park(trial, outcome)
+            stopped = isinstance(error, KeyboardInterrupt)
+            said = "someone asked it to stop" if stopped else first_line(error)
+            self._ledger.note(ENDED, {"by": "interrupt" if stopped else "error", "said": said})
+            self._clock.keep()
+
+    def _met(self) -> dict[str, str] | None:
+        """What ends the run now, if anything."""
+        count = len(self._ledger.trials)
+        whole = count % self._batch == 0 or self._ending.enough(count)  # a batch that was begun is proposed whole
+        return self._now() if whole else None
+
+    def _now(self) -> dict[str, str] | None:
+        watch = self._watch
+        return self._ending.met(self._ledger.trials, watch.objectives, watch.limits, self._clock.seconds)
 
     def _told(self, trial: Trial) -> None:
+        self._clock.told()
         self._watch.tell(trial)
         if isinstance(trial.outcome, Failed) and trial.outcome.reason.startswith(f"{WRONG_SIDE}:"):
             raise RuntimeError(
@@ -228,7 +265,8 @@ class Progress:
     def __init__(
         self,
         listener: Listener | None,
-        total: int,
+        ending: Ending,
+        clock: Clock,
         objectives: Sequence[str],
         limits: Mapping[str, float],
         slots: SlotStatus,
@@ -236,9 +274,8 @@ class Progress:
     ) -> None:
         """Know the trials of earlier runs."""
         self._listener = listener
-        self._total = total
-        self._objectives = objectives
-        self._limits = limits
+        self._ending, self._clock = ending, clock
+        self.objectives, self.limits = objectives, limits
         self._slots = slots
         self._best: Trial | None = None
         self._started = time.perf_counter()
@@ -257,20 +294,23 @@ class Progress:
         self._told += 1
         done = len(self._done)  # not the number: they end in any order where no one waits for a batch
         each = (time.perf_counter() - self._started) / self._told
+        total = self._ending.trials
+        left = [] if total is None else [each * (total - done)]
+        left += [] if self._ending.seconds is None else [max(0.0, self._ending.seconds - self._clock.seconds)]
         self._listener(
             TrialEnded(
                 last=trial,
                 best=self._best,
                 done=done,
-                total=self._total,
+                total=total,
                 running=self._slots.running,
-                eta=each * (self._total - done),
+                eta=min(left, default=None),
             )
         )
 
     def _consider(self, trial: Trial) -> None:
         self._done.add(trial.number)
-        if better(trial, self._best, self._objectives, self._limits):
+        if better(trial, self._best, self.objectives, self.limits):
             self._best = trial
 
 

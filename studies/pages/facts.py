@@ -174,6 +174,8 @@ def _state(status: Status) -> str:
         return "running"
     if not status.told:
         return "empty"
+    if status.ended is not None and status.ended["by"] not in ("interrupt", "error"):
+        return "done"
     return "stopped" if status.goal and status.told < status.goal else "done"
 
 

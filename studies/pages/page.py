@@ -95,8 +95,9 @@ def tiles(study: Facts) -> list[dict[str, str]]:
         found.append({"what": "full network, as given", "value": percent(status.full["error"]), "more": size})
     goal = f" of {status.goal}" if status.goal else ""
     failed = f"{status.failed} failed" if status.failed else "none failed"
+    ended = "" if status.ended is None else f"; ended by {status.ended['by']}"
     found += [
-        {"what": "trials", "value": f"{status.told}{goal}", "more": failed if status.told else ""},
+        {"what": "trials", "value": f"{status.told}{goal}", "more": f"{failed}{ended}" if status.told else ""},
         {"what": "front", "value": str(status.front), "more": "networks"},
         {"what": "evaluating", "value": duration(status.seconds), "more": f"sampler {status.sampler}"},
         {"what": "budget", "value": _budget(study), "more": f"fidelity {status.fidelity}"},

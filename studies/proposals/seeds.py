@@ -1,10 +1,10 @@
 """The networks that a study tries first: what a careful person would try by hand.
 
-`full` is the network itself, the reference every error is compared with. `compound` shrinks depth, width and
-resolution together. `uniform` shrinks every layer alike. `magnitude` keeps the units whose scores pass one threshold
-for the whole network. Any pruning method is a seed by its name. All but `full` come at several costs, and at lower
-depth and resolution, each as large as the budget allows; `compound` and methods that train come at several costs only,
-`compound` down to a sixteenth of the budget: so a front has a first network at every size.
+`full` is the network itself, the reference every error is compared with. Candidates of the user's come next, as they
+are. `compound` shrinks depth, width and resolution together, `uniform` shrinks every layer alike, `magnitude` keeps the
+units whose scores pass one threshold for the whole network; any pruning method is a seed by its name. These come at
+several costs, and at lower depth and resolution, each as large as the budget allows; `compound` and methods that train
+come at several costs only, `compound` down to a sixteenth of the budget: so a front has a first network at every size.
 """
 
 from __future__ import annotations
@@ -64,15 +64,17 @@ class Seeds:
     """The seeds of a study by trial number, made when they are first asked for; the same for the same arguments.
 
     Args:
-        names: `full`, `compound`, `magnitude`, and names of pruning methods.
+        seeds: `full`, `compound`, `magnitude`, names of pruning methods, and candidates of the user's.
         space: the traced space.
         limits: absolute, by cost name; every seed but `full` meets those that arithmetic knows.
         make: makes a seed other than `full`.
     """
 
-    def __init__(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> None:
-        self._most = 1 + len(names) * (_AIMS + len(_LOWER))
-        self._left = self._planted(tuple(names), space, limits, make)
+    def __init__(
+        self, seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker
+    ) -> None:
+        self._most = 1 + len(seeds) * (_AIMS + len(_LOWER))
+        self._left = self._planted(seeds, space, limits, make)
         self._found: list[Seed] = []
 
     def __call__(self, number: int) -> Seed | None:
@@ -90,9 +92,15 @@ class Seeds:
                 self._found.append(seed)
         return self._found[number]
 
-    def _planted(self, names: Sequence[str], space: Space, limits: Mapping[str, float], make: Maker) -> Iterator[Seed]:
+    def _planted(
+        self, seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker
+    ) -> Iterator[Seed]:
+        names = [one for one in seeds if isinstance(one, str)]
         if "full" in names:
             yield Seed(name="full", candidate=space.full)
+        for one in seeds:
+            if not isinstance(one, str):
+                yield Seed(name="given", candidate=space.canonical(one))
         if not set(names) - {"full"}:
             return
         found = list(aims(space, limits))

@@ -33,7 +33,7 @@ from ..trials.events import (
     WorkerInfo,
 )
 from ..trials.trial import Evaluated, Failed, Outcome, Trial
-from .executor import Executor, Interrupts, timed_out
+from .executor import Executor, Interrupts, TimeOver, timed_out
 
 logger = logging.getLogger("secateur")
 
@@ -142,12 +142,12 @@ class Dispatcher:
 
     @property
     def willing(self) -> bool:
-        """Whether no one asked to stop."""
-        return not self._interrupts.asked
+        """Whether trials may begin."""
+        return not self._interrupts.stopping
 
     @property
     def free(self) -> bool:
-        """Whether a slot would have nothing to do, and no one asked to stop."""
+        """Whether a slot would have nothing to do, and trials may begin."""
         return self.willing and self.busy < self.slots
 
     def submit(self, trial: Trial, earlier: Sequence[Trial] = ()) -> None:
@@ -170,6 +170,7 @@ class Dispatcher:
 
         Raises:
             KeyboardInterrupt: the user asked to stop, and all that was running has ended.
+            TimeOver: the same, because the time is over.
             RuntimeError: workers can't even start.
         """
         while not self._ended:
@@ -203,9 +204,9 @@ class Dispatcher:
 
     def _step(self) -> None:
         """Give free slots something to do, and take what running ones say."""
-        if self._interrupts.asked:
+        if self._interrupts.stopping:
             if not self._running:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt if self._interrupts.asked else TimeOver
         else:
             self._fill()
         for message in self._executor.wait(self._patience()):

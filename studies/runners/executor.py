@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -103,6 +104,10 @@ def timed_out(limit_s: float | None) -> str:
 
 class _TimeOut(BaseException):
     """Raised in the middle of a trial; no `except Exception` of a user's takes it for a failure of their own."""
+
+
+class TimeOver(Exception):
+    """Raised where the deadline has passed and nothing runs any more."""
 
 
 @final
@@ -206,11 +211,17 @@ class Interrupts:
 
     Attributes:
         asked: whether the user asked to stop.
+        deadline: when no trial begins any more, of `time.monotonic`.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.asked, self.deadline = False, deadline
         self._before: dict[int, Any] = {}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no trial begins any more."""
+        return self.asked or time.monotonic() >= self.deadline
 
     def __enter__(self) -> Interrupts:
         """Listen."""

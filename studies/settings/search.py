@@ -15,7 +15,7 @@ from torch import Tensor
 from ...evaluators import FIDELITIES, Evaluator, Latency, Task, Training, checked_evaluator
 from ...evaluators.modes import floating_name, present
 from ...search import SamplerFactory, sampler_factory
-from ...spaces import COSTS, Budget, Scores, Space
+from ...spaces import COSTS, Budget, Candidate, Scores, Space
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
 from ..disk.weights import digest, structure
 
@@ -33,17 +33,31 @@ def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _known_seeds(names: tuple[str, ...]) -> tuple[str, ...]:
+def _known_seeds(seeds: Any) -> tuple[str | Candidate, ...]:
     from ...pruners import METHODS  # all of them are imported with it
 
     known = (*OWN, *METHODS)
-    unknown = next((name for name in names if name not in known), None)
+    listed = (seeds,) if isinstance(seeds, str) else seeds
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"expected a list of candidates and of names out of {', '.join(known)}")
+    found = tuple(one if isinstance(one, str) else _a_candidate(one) for one in listed)
+    unknown = next((one for one in found if isinstance(one, str) and one not in known), None)
     if unknown is not None:
         mend = near(unknown, known) or f"; expected some of {', '.join(known)}"
         raise ValueError(f"seed {unknown!r} is not known{mend}")
-    if len(set(names)) != len(names):
-        raise ValueError(f"expected a list of different names out of {', '.join(known)}")
-    return names
+    if len(set(found)) != len(found):
+        raise ValueError(f"expected a list of different seeds: candidates, and names out of {', '.join(known)}")
+    return found
+
+
+def _a_candidate(value: Any) -> Candidate:
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [None]
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        raise ValueError(
+            f"seed {value!r}: expected a name, or a candidate: a list of whole numbers, the choice on every axis in "
+            "the order of the axes, as `secateur trace` lists them"
+        )
+    return Candidate(numbers)
 
 
 def _a_sampler(sampler: Any) -> Any:
@@ -90,7 +104,8 @@ class Search:
             `"qmc"`, `"tpe"`, `"nsga2"`, `"nsga3"`, `"gp"`), or a factory `(seed, problem) -> Optuna sampler`; in a
             study file its place, `"package.module:name"`.
         objectives: what is minimised: `"error"` and costs; the error and the budget's first cost when empty.
-        seeds: what is tried first: `"full"`, `"compound"`, `"magnitude"`, and any of `pruners.METHODS`.
+        seeds: what is tried first: `"full"`, `"compound"`, `"magnitude"`, any of `pruners.METHODS`, and candidates of
+            your own, which are tried as they are; a list of numbers in a study file.
         scores: which channels stay; the space's own L2 norms when None.
         batch: trials proposed together, each without knowing how the others end.
         evaluator: `"ladder"`, every candidate trained from the full network's weights; `"shared-weights"`, all cut from
@@ -110,7 +125,7 @@ class Search:
 
     sampler: Annotated[str | Callable[..., Any], PlainValidator(_a_sampler)] = AUTO
     objectives: Annotated[_Names, AfterValidator(_known_objectives)] = ()
-    seeds: Annotated[_Names, AfterValidator(_known_seeds)] = DEFAULT
+    seeds: Annotated[tuple[str | Candidate, ...], PlainValidator(_known_seeds)] = DEFAULT
     scores: Annotated[Scores | None, PlainValidator(_scores)] = None
     batch: Annotated[int, AT_LEAST_1] = 4
     evaluator: Annotated[str | Callable[..., Any], PlainValidator(_an_evaluator)] = AUTO
@@ -139,6 +154,11 @@ class Search:
             fidelity=usual if self.fidelity == AUTO else self.fidelity,
             threads=self.threads or torch.get_num_threads(),
         )
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The seeds that are the user's own."""
+        return tuple(one for one in self.seeds if not isinstance(one, str))
 
     @property
     def factory(self) -> SamplerFactory:
@@ -170,7 +190,8 @@ class Search:
         """Plain values, by field name: the sampler's and the evaluator's names, and no scores."""
         own = {one.name: getattr(self, one.name) for one in fields(Search) if one.name != "scores"}
         names = {"sampler": sampler_factory(self.sampler)[0], "evaluator": evaluator_name(self.evaluator)}
-        return own | names | {"objectives": list(self.objectives), "seeds": list(self.seeds)}
+        seeds = [one if isinstance(one, str) else list(one) for one in self.seeds]
+        return own | names | {"objectives": list(self.objectives), "seeds": seeds}
 
 
 def evaluator_name(evaluator: str | Callable[..., Any]) -> str:

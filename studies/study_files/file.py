@@ -23,7 +23,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import tomli_w
 from pydantic import (
@@ -118,12 +118,24 @@ class Axes(_Table):
     block_order: Literal["last-first", "measured"] = "last-first"
 
 
+class Ends(TypedDict, total=False):
+    """What may end a search; see `Launch`."""
+
+    trials: int | None
+    seconds: float | None
+    until: float | None
+    patience: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch(Search):
     """The table `[study]`: how it is searched, and what only a run of the file needs.
 
     Attributes:
-        trials: how many in all.
+        trials: how many in all, at most.
+        seconds: how long all runs take together; see `Study.run`.
+        until: the error at which it ends.
+        patience: trials in a row that may bring the front no further.
         storage: URL of where the trials are kept, without its password; None keeps them in the study's folder.
         artifacts: where weights and rankings are copied to, any fsspec path; None keeps them in the folder alone.
         keep_gb: how much of the folder weights and rankings may take; None: all they need.
@@ -131,6 +143,9 @@ class Launch(Search):
     """
 
     trials: Annotated[int, AT_LEAST_1] = 50
+    seconds: Annotated[float, POSITIVE] | None = None
+    until: float | None = None
+    patience: Annotated[int, AT_LEAST_1] | None = None
     storage: str | None = None
     artifacts: str | None = None
     keep_gb: Annotated[float, POSITIVE] | None = None
@@ -228,20 +243,21 @@ class StudyFile(_Table):
         self,
         *,
         budget: Budget | None = None,
-        trials: int | None = None,
         seed: int | None = None,
         pruning_epochs: int | None = None,
         keep_gb: float | None = None,
         track: Sequence[str] | None = None,
         runner: Mapping[str, Any] | None = None,
+        **ends: Unpack[Ends],
     ) -> StudyFile:
         """This file with another budget (whole), number of trials, seed, ..., where given.
 
         `track` is whole too, and `("none",)` is no tracker. Settings of the runner are changed one by one; another kind
-        begins with the defaults.
+        begins with the defaults. Of what ends a search, 0 takes back all but `trials`.
         """
-        asked: dict[str, Any] = {"trials": trials, "seed": seed, "keep_gb": keep_gb}
+        asked: dict[str, Any] = {"seed": seed, "keep_gb": keep_gb, **ends}
         given = {name: value for name, value in asked.items() if value is not None}
+        given |= {name: None for name in ("seconds", "until", "patience") if given.get(name) == 0}
         if track is not None:
             given["track"] = () if tuple(track) == ("none",) else tuple(track)
         changes: dict[str, Any] = {"study": dataclasses.replace(self.study, **given)}

@@ -11,7 +11,7 @@ from .data import Data
 from .file import StudyFile
 
 _TABLES = ("model", "data", "space", "training", "latency", "study")
-_FREE = {"study": ("trials", "keep_gb", "track"), "data": ("path", "arguments")}
+_FREE = {"study": ("trials", "seconds", "until", "patience", "keep_gb", "track"), "data": ("path", "arguments")}
 """Settings of these tables that may change, beside the whole of the others; data that moved are held against the
 study's fingerprint."""
 

@@ -102,7 +102,7 @@ class TrialEnded:
         last: the trial.
         best: the one with the lowest error within the budget so far; None where there is none.
         done: trials told so far.
-        total: trials at the end of the run.
+        total: trials at the end of the run; None where their number does not end it.
         running: how many others are on the way.
         eta: seconds that are left.
     """
@@ -110,7 +110,7 @@ class TrialEnded:
     last: Trial
     best: Trial | None
     done: int
-    total: int
+    total: int | None
     running: int = 0
     eta: float | None = None
 
@@ -118,7 +118,7 @@ class TrialEnded:
         said = _error(self.last) if self.last.scored else shortened(self.last.reason or "", _REASON)
         best = "" if self.best is None else f"; best {_error(self.best, '')} (trial {self.best.number})"
         macs = count(self.last.costs["macs"])
-        return f"{self.done}/{self.total} trials: {said}, {macs} MACs{best}{self._others}{_left(self)}"
+        return f"{self._done} trials: {said}, {macs} MACs{best}{self._others}{_left(self)}"
 
     @property
     def short(self) -> str:
@@ -126,7 +126,11 @@ class TrialEnded:
         known = self.best
         best = "none within the budget yet" if known is None else f"best {_error(known, '')} (trial {known.number})"
         last = f"last {_error(self.last, '') if self.last.scored else 'failed'}"
-        return f"{self.done}/{self.total} trials; {best}; {last}{self._others}{_left(self)}"
+        return f"{self._done} trials; {best}; {last}{self._others}{_left(self)}"
+
+    @property
+    def _done(self) -> str:
+        return f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
 
     @property
     def _others(self) -> str:
@@ -390,7 +394,8 @@ class SlotChanged:
 
 
 def _left(event: Epoch | TrialEnded) -> str:
-    return "" if event.eta is None or event.done >= event.total else f"; {duration(event.eta)} left"
+    ended = event.total is not None and event.done >= event.total
+    return "" if event.eta is None or ended else f"; {duration(event.eta)} left"
 
 
 def _error(trial: Trial, name: str = "error ") -> str:

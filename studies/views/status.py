@@ -49,6 +49,8 @@ class Status:
         full: the full network as it was given: its validation `error`, `error_std`, the `size` of the split, what was
             `expected`, or the `reason` why it could not be measured; and the `preprocessing` of its inputs. Empty for
             studies of before.
+        ended: what ended the last run: `by` an argument of `Study.run`, `"space"`, `"interrupt"` or `"error"`, and
+            `said` in words; None where it runs, was killed, or there was none.
         goal: trials in all that the run, or the study file, asks for; None where no one asked.
         left_s: seconds that the run may still take; None where that is not known.
         drivers: who runs it, and what their slots do, see `slots.drivers`; None where the study did not look.
@@ -74,6 +76,7 @@ class Status:
     foresight: dict[str, Any]
     proxies: list[dict[str, Any]]
     seconds: float
+    ended: dict[str, str] | None = None
     goal: int | None = None
     left_s: float | None = None
     drivers: list[dict[str, Any]] | None = None
@@ -96,9 +99,9 @@ def status_of(
     budget: Budget,
     limits: Mapping[str, float],
     found: Mapping[str, Any],
-    proxies: Sequence[Mapping[str, Any]],
+    notes: Mapping[str, Any],
 ) -> Status:
-    """Where a study stands; `found` is its study.json, `proxies` as at the end of its last run."""
+    """Where a study stands; `found` is its study.json, `notes` what it noted of its runs."""
     settings = found["settings"]
     objectives = settings["objectives"]
     best: Trial | None = None
@@ -123,9 +126,10 @@ def status_of(
         history=history(trials, objectives, limits),
         seeds=seeds_worth(trials, objectives, limits),
         foresight=foresight(trials),
-        proxies=[dict(proxy) for proxy in proxies],
+        proxies=[dict(proxy) for proxy in notes.get("proxies", [])],
         seconds=sum(outcome.seconds for outcome in outcomes),
         full=_full(found),
+        ended=notes.get("ended"),
     )
 
 

@@ -77,6 +77,7 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
         ("trials", _counts(status)),
         ("left", "" if status.left_s is None else f"about {duration(status.left_s)}"),
         *(("driver", _driver(driver)) for driver in drivers),
+        ("ended", "" if status.ended is None else f"by {status.ended['by']}: {status.ended['said']}"),
         ("best", found),
         ("error", _best_so_far(status, style)),
         ("front", f"{status.front} network{'s' * (status.front != 1)}{_volume_so_far(status, style)}"),

@@ -93,7 +93,6 @@ class View:
         self.notes = notes = self._ledger.notes
         self.budget = Budget(**notes["budget"])
         self.all_trials: Sequence[Trial] = tuple(self._ledger.trials)
-        self._proxies = notes.get("proxies", [])
         self.limits = self.budget.limits(self.full, notes.get("full_latency_ms"))
 
     def trials(self) -> pd.DataFrame:
@@ -107,7 +106,7 @@ class View:
     def status(self) -> Status:
         """As `Study.status`, with what runs now: `goal`, `left_s`, `drivers` and `gpus`."""
         with as_written(self.path):
-            found = status_of(self.path, self.all_trials, self.budget, self.limits, self.found, self._proxies)
+            found = status_of(self.path, self.all_trials, self.budget, self.limits, self.found, self.notes)
             found = replace(found, drivers=drivers(self.path))
             goal = max((one["goal"] for one in found.drivers or () if one["goal"]), default=None) or self._goal()
             return replace(found, goal=goal, left_s=_left(found, goal, self.all_trials), gpus=self._gpus(found))

@@ -101,8 +101,7 @@ class TrialEnded:
     Attributes:
         last: the trial.
         best: the one with the lowest error within the budget so far; None where there is none.
-        done: trials told so far.
-        total: trials at the end of the run; None where their number does not end it.
+        done: trials told so far, of a `total` at the end of the run; None where their number does not end it.
         running: how many others are on the way.
         eta: seconds that are left.
     """
@@ -130,7 +129,7 @@ class TrialEnded:
 
     @property
     def _done(self) -> str:
-        return f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
 
     @property
     def _others(self) -> str:
@@ -394,8 +393,7 @@ class SlotChanged:
 
 
 def _left(event: Epoch | TrialEnded) -> str:
-    ended = event.total is not None and event.done >= event.total
-    return "" if event.eta is None or ended else f"; {duration(event.eta)} left"
+    return "" if event.eta is None or event.done == event.total else f"; {duration(event.eta)} left"
 
 
 def _error(trial: Trial, name: str = "error ") -> str:

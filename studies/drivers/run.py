@@ -106,13 +106,19 @@ def running(
             finally:
                 slots.close()
                 dispatcher.close()
-        if sum(isinstance(trial.outcome, Scored) for trial in ledger.trials) >= LEAST:  # below it, none has a number
-            ledger.note("proxies", known(engine.proxies()))
-        failed = [trial.outcome.reason for trial in ledger.trials if isinstance(trial.outcome, Failed)]
-        if failed and len(failed) == sum(trial.told for trial in ledger.trials):
-            logger.error("all %d trials failed, so nothing was found; the last: %s", len(failed), failed[-1])
-        if "latency_ms" in absolute and not on_front(ledger.trials, search.objectives, absolute):
-            logger.warning("no network was within latency_ms=%g; the front is empty", absolute["latency_ms"])
+        _conclude(engine, absolute)
+
+
+def _conclude(engine: Engine, limits: Mapping[str, float]) -> None:
+    """Note what the trials say of rankings, and say where nothing was found."""
+    ledger, search = engine.ledger, engine.search
+    if sum(isinstance(trial.outcome, Scored) for trial in ledger.trials) >= LEAST:  # below it, none has a number
+        ledger.note("proxies", known(engine.proxies()))
+    failed = [trial.outcome.reason for trial in ledger.trials if isinstance(trial.outcome, Failed)]
+    if failed and len(failed) == sum(trial.told for trial in ledger.trials):
+        logger.error("all %d trials failed, so nothing was found; the last: %s", len(failed), failed[-1])
+    if "latency_ms" in limits and not on_front(ledger.trials, search.objectives, limits):
+        logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
 
 
 @final

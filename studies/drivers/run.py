@@ -97,12 +97,9 @@ def running(
                 dispatcher.open()  # what can't be had is refused before anything is proposed
                 yield run
                 run.end()
-            except TimeOver as error:
-                run.keep_what_ended(error)
-                run.end()
             except BaseException as error:
-                run.keep_what_ended(error)
-                raise
+                if not run.left(error):
+                    raise
             finally:
                 slots.close()
                 dispatcher.close()
@@ -215,15 +212,19 @@ class Run:
         if ended is not None and ended["by"] != "trials":
             logger.info("the search ends: %s", ended["said"])
 
-    def keep_what_ended(self, error: BaseException) -> None:
-        """Write down what has ended and was not told, and why, where a run is left early."""
+    def left(self, error: BaseException) -> bool:
+        """Write down what has ended and was not told, and why, where a run is left early; whether the time was over."""
         with suppress(Exception):  # what the run was left for is said, not this
             for trial, outcome in self._dispatcher.rest():
                 self._ledger.park(trial, outcome)
+            if isinstance(error, TimeOver):
+                self.end()
+                return True
             stopped = isinstance(error, KeyboardInterrupt)
             said = "someone asked it to stop" if stopped else first_line(error)
             self._ledger.note(ENDED, {"by": "interrupt" if stopped else "error", "said": said})
             self._clock.keep()
+        return False
 
     def _met(self) -> dict[str, str] | None:
         """What ends the run now, if anything."""

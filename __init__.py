@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 from secateur.lazy import face
 
 if TYPE_CHECKING:
-    from secateur.evaluators import Classification, Latency, Reconstruction, Segmentation, Task, Training, reconstruct
+    from secateur.evaluators import (
+        Classification,
+        Latency,
+        MultiLabel,
+        Reconstruction,
+        Regression,
+        Segmentation,
+        Task,
+        Training,
+        Wrapped,
+        reconstruct,
+    )
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
@@ -27,10 +38,12 @@ __all__ = [
     "Classification",
     "Images",
     "Latency",
+    "MultiLabel",
     "Processes",
     "Pruned",
     "Ray",
     "Reconstruction",
+    "Regression",
     "Runner",
     "Scores",
     "Search",
@@ -41,6 +54,7 @@ __all__ = [
     "Task",
     "Training",
     "Tune",
+    "Wrapped",
     "build",
     "channel_map",
     "costs",

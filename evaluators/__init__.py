@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
     from .reconstruction.reconstruct import Origin, Reconstruction, Reconstructor, reconstruct
-    from .tasks.image_task import Classification, ImageTask, Segmentation
+    from .tasks.image_task import Classification, ImageTask, MultiLabel, Regression, Segmentation
     from .tasks.images import Augment, Batch
+    from .tasks.metrics import ErrorRate, OverlapError, PrecisionError, UnexplainedError
     from .tasks.sources import LazyImages
     from .tasks.task import (
         Distills,
-        ErrorRate,
         Metric,
-        OverlapError,
         Rebatches,
         Resizes,
         Splits,
         Stores,
         Task,
+        Wrapped,
         check_task,
     )
     from .training.distillation import Teacher
@@ -64,12 +64,15 @@ __all__ = [
     "LazyImages",
     "Loop",
     "Metric",
+    "MultiLabel",
     "Origin",
     "OverlapError",
     "Placement",
+    "PrecisionError",
     "Rebatches",
     "Reconstruction",
     "Reconstructor",
+    "Regression",
     "Resizes",
     "Result",
     "Segmentation",
@@ -79,6 +82,8 @@ __all__ = [
     "Teacher",
     "Timing",
     "Training",
+    "UnexplainedError",
+    "Wrapped",
     "check_task",
     "checked_evaluator",
     "measure_error",

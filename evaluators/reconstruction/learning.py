@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 
 from ...spaces import named_tensors, plain
 from ..modes import modes_restored
-from ..tasks.image_task import divergence
+from ..tasks.learned import divergence
+from ..tasks.metrics import ErrorRate
 from ..tasks.splitting import joined
-from ..tasks.task import ErrorRate, Metric, Side
+from ..tasks.task import Metric, Side
 from ..training.distillation import Teacher
 from ..training.training import Diverged, Training, train
 from .pictures import Pictures

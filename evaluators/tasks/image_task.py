@@ -1,52 +1,73 @@
-"""The two ready-made tasks: images with a label each, and images with a mask each.
+"""The ready-made tasks: images with a label each, several labels, values, or a mask each.
 
-Both are an `ImageTask`: splits of images (`Images`), and what is learned of them (`Labels` or `Masks`). Scaling,
-augmentation, resizing and normalisation happen in `ImageTask.prepare`, on the model's device.
+Each is an `ImageTask`: splits of images (`Images`), what is learned of them (`learned.py`), and what the user gives in
+place of loss and error (`Own`). Scaling, augmentation, resizing and normalisation happen in `ImageTask.prepare`, on the
+model's device.
 
 inputs   (n, channels, *sides)  floating, as a network takes them
 outputs  (n, classes, ...)      of a network, before any softmax
-targets  (n,) or (n, *sides)    labels or masks
+targets  (n,), (n, classes) or (n, *sides)  labels, values or masks
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Unpack, final
+from typing import Any, NotRequired, Unpack, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from .images import Augment, Batch, Batches, Images, ImageSettings
-from .task import ErrorRate, OverlapError, Side
+from .images import Batch, Batches, Images, ImageSettings
+from .learned import Labels, Learned, Marks, Masks, Values, Weights, classes_of, weights_of, width_of
+from .own import Own, error_of
+from .task import Metric, Side
 
-_IGNORED = -100  # the label that PyTorch's losses leave out
-_OFTEN_IGNORED = 255  # what files of masks write for it
+
+class TaskSettings(ImageSettings):
+    """What every task of images takes, with a loss and a metric; see `Classification`."""
+
+    loss: NotRequired[Callable[[Any, Any], Tensor] | None]
+    metric: NotRequired[Any]
+    maximise: NotRequired[bool | None]
+    output: NotRequired[str | int | Callable[[Any], Any] | None]
 
 
 class ImageTask:
-    """Images and what is learned of them. `Classification` and `Segmentation` are its constructors.
+    """Images and what is learned of them. `Classification` and its neighbours are its constructors.
 
     Attributes:
         train: the training split as it was given; `validation` and `test` likewise.
         batch: images a batch.
         augment: how training images are moved.
         mean: one value a channel, of the scaled images; `std` likewise.
-        classes: number of classes.
+        classes: number of classes, of labels, or of values.
         sizes: number of images of each split.
     """
 
-    def __init__(self, images: Images, learned: Labels | Masks) -> None:
-        """Put both together."""
-        self._images, self._learned = images, learned
+    def __init__(self, images: Images, learned: Learned, own: Own) -> None:
+        """Put them together, and look at what is known of the targets.
+
+        Raises:
+            ValueError: targets, or the user's loss or metric, that can't be.
+        """
+        self._images, self._learned, self._own = images, learned, own
         self.train, self.validation, self.test = (images.given.get(name) for name in ("train", "validation", "test"))
         self.batch, self.augment, self.mean, self.std = images.batch, images.augment, images.mean, images.std
         self.classes, self.sizes = learned.classes, images.sizes
+        for name, source in images.sources.items():
+            targets, places = source.known()
+            learned.check(name, targets, places)
+        if own.loss is not None and not callable(own.output):  # refuses what can't be computed now
+            targets = learned.prepared(images.sources["train"].known()[0][:2], None, None)
+            shape = (len(targets), self.classes, *targets.shape[learned.axes :])
+            own.loss_of(torch.rand(shape, generator=torch.Generator().manual_seed(0)), targets)
 
     def __repr__(self) -> str:
         """The settings, and the sizes instead of the data."""
@@ -54,14 +75,15 @@ class ImageTask:
         shape = (self._images.channels, *self._images.side)
         settings = (
             f"images={shape}, mean={self.mean}, std={self.std}, batch={self.batch}, augment={self.augment}, "
-            f"{self._learned}"
+            f"{self._learned}{self._own.said}"
         )
         return f"{type(self).__name__}({sizes}, {settings})"
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of data and settings."""
-        return hashlib.sha256(f"{self._images.digest()} {self._learned.settings}".encode()).hexdigest()[:16]
+        said = f"{self._images.digest()} {self._learned.settings}{self._own.said}"
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -83,7 +105,7 @@ class ImageTask:
     @property
     def guess(self) -> float | None:
         """The error above which a network does little better than to guess; None where guessing is right."""
-        return self._learned.guess if self.classes > 1 else None
+        return self._learned.guess if self._own.metric is None else None
 
     def _with(self, images: Images) -> ImageTask:
         other = copy.copy(self)
@@ -99,7 +121,7 @@ class ImageTask:
         """Inputs of a batch on `device`, as a network takes them, and targets, as `loss` takes them."""
         learned, augment, maps = self._learned, self.augment, None
         places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
-        _check_labels(batch.split, batch.targets, places, learned.classes, learned.ignore)
+        learned.check(batch.split, batch.targets, places)
         images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._images.scale
         targets = batch.targets.to(device, non_blocking=True)
         if augment is not None and batch.seed is not None:
@@ -121,30 +143,37 @@ class ImageTask:
         own = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
         like = next(own, torch.empty(0))
         inputs, targets = self.prepare(batch, like.device, like.dtype)
-        outputs = model(inputs)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(
-                f"the network returned a {type(outputs).__name__}; this task expects one tensor: write your own Task"
-            )
-        expected = (len(inputs), self.classes, *self._learned.pixels(outputs))
-        if tuple(outputs.shape) != expected:
-            raise ValueError(f"the network returned {tuple(outputs.shape)}; the labels need {expected}")
-        return _fitted(outputs, tuple(targets.shape[1:])), targets
+        outputs = self._own.picked(model(inputs), lambda one: self._fits(one, inputs))
+        if callable(self._own.output):  # the user's loss and metric know what it is
+            return outputs, targets
+        if not isinstance(outputs, Tensor) or not self._fits(outputs, inputs):
+            found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            sides = self._learned.pixels(outputs) if isinstance(outputs, Tensor) else ()
+            expected = (len(inputs), self.classes, *sides)
+            raise ValueError(f"the network returned {found}; the labels need {expected}")
+        return _fitted(outputs, tuple(targets.shape[self._learned.axes :])), targets
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy over the images, or over the pixels that count."""
-        return self._learned.loss(outputs, targets)
+    def _fits(self, outputs: Tensor, inputs: Tensor) -> bool:
+        return tuple(outputs.shape) == (len(inputs), self.classes, *self._learned.pixels(outputs))
 
-    def error(self) -> ErrorRate | OverlapError:
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The user's loss, or the usual one: a mean over the images, or over the pixels that count."""
+        return self._learned.loss(outputs, targets) if self._own.loss is None else self._own.loss_of(outputs, targets)
+
+    def error(self) -> Metric:
         """A fresh error to accumulate over a split."""
-        return self._learned.error()
+        return error_of(self._own, self._learned.error)
 
-    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-        """How far the outputs are from a teacher's, resized to them, both softened by the temperature.
+    @property
+    def distill(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+        """How far outputs are from a teacher's, resized to them; None where the user picks what outputs are.
 
         Every pixel counts, those too whose label does not: a teacher has an answer there.
         """
-        return divergence(outputs, _fitted(teacher_outputs, tuple(outputs.shape[2:])), temperature)
+        return None if callable(self._own.output) else self._distill
+
+    def _distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        return self._learned.distill(outputs, _fitted(teacher_outputs, tuple(outputs.shape[2:])), temperature)
 
     def at(self, batch: Batch, resolution: Side | None) -> Batch:
         """The batch, augmented alike, at another resolution; None as stored."""
@@ -156,15 +185,17 @@ class ImageTask:
 
     def stored(self, resolution: Side | None = None) -> Batches | None:
         """All training images in order, as training shows them; None where it moves them, and for masks: too much."""
-        return None if self.augment is not None or isinstance(self._learned, Masks) else self._images.stored(resolution)
+        dense = self._images.sources["train"].known()[0].ndim > self._learned.axes
+        return None if self.augment is not None or dense else self._images.stored(resolution)
 
 
 @final
 class Classification(ImageTask):
     """Images with one label each; the loss is cross-entropy, the error the share of wrong answers.
 
-    A split is a pair of tensors, `(n, c, *sides)` images and `(n,)` labels, or a dataset that decodes on demand
-    (see `LazyImages`). uint8 images are scaled to 0..1, floating ones are taken as they are.
+    A split is a pair of tensors or arrays, `(n, c, *sides)` images (or `(n, c)` rows of numbers) and `(n,)` labels; a
+    dataset that decodes on demand (see `LazyImages`); or a `DataLoader` of PyTorch's, with its workers, its order and
+    its batches. uint8 images are scaled to 0..1, floating ones are taken as they are.
     """
 
     def __init__(
@@ -172,7 +203,8 @@ class Classification(ImageTask):
         *,
         classes: int | None = None,
         label_smoothing: float = 0.0,
-        **given: Unpack[ImageSettings],
+        class_weights: Weights = None,
+        **given: Unpack[TaskSettings],
     ) -> None:
         """Keep the splits where they are.
 
@@ -180,21 +212,32 @@ class Classification(ImageTask):
             train: what networks learn from, and what recalibrates them.
             validation: what candidates are compared on.
             test: what an exported network is measured on, once.
-            batch: images a batch; 128 when it is left out.
+            batch: images a batch; None takes a `DataLoader`'s own, or 128.
             augment: how training images are moved.
             mean: one value a channel, taken off the scaled images; None takes nothing off.
             std: one value a channel, by which the rest is divided; None divides by nothing.
             normalise: "measure" measures mean and std, where they are not given, on training images: for networks
                 that are trained on this task. None takes images as they are, as a network that was trained elsewhere
                 must see them just as it did there.
+            transform: from an image as the split has it to a tensor, an array or a picture; a dict has one a split.
+            workers: processes that read datasets, while the network trains; 0 reads them in threads when needed.
+            loss: a scalar of `(outputs, targets)` in place of cross-entropy.
+            metric: in place of the share of wrong answers: a metric with `update(outputs, targets)` and `compute()`,
+                as those of torchmetrics; a class of one; or a function `(outputs, targets)` of the whole split.
+            maximise: whether more of the metric is better, where it does not say so: the error is then one minus it.
+            output: where a network returns several things, what the loss and the metric get: a name, a number, or a
+                function of them all. None takes the only one that fits.
             classes: number of classes; None takes the largest training label plus one.
             label_smoothing: share of the target spread over all classes, 0..1.
+            class_weights: one number a class, or "balanced": rare classes count as much in the loss as frequent ones.
         """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
+        _refuse_both(given, class_weights=class_weights, label_smoothing=label_smoothing or None)
         self.label_smoothing = label_smoothing
-        images = Images(**given)
-        super().__init__(images, Labels(_classes_of(images, classes, 1), label_smoothing))
+        own, images = _parts(given)
+        classes = classes_of(images, classes, 1)
+        super().__init__(images, Labels(classes, label_smoothing, weights_of(images, class_weights, classes)), own)
 
 
 @final
@@ -211,175 +254,87 @@ class Segmentation(ImageTask):
         classes: int | None = None,
         overlap: str = "iou",
         ignore: int | None = None,
-        **given: Unpack[ImageSettings],
+        class_weights: Weights = None,
+        **given: Unpack[TaskSettings],
     ) -> None:
         """Keep the splits where they are: `(n, c, *sides)` images and `(n, *sides)` integer masks.
 
+        What is not said here is as `Classification` says it. A dataset moves images and masks together, so there is no
+        `transform`.
+
         Args:
-            train: what networks learn from, and what recalibrates them.
-            validation: what candidates are compared on.
-            test: what an exported network is measured on, once.
-            batch: images a batch; 16 when it is left out.
+            batch: images a batch; None takes a `DataLoader`'s own, or 16.
             augment: how training images and their masks are moved.
-            mean: one value a channel, taken off the scaled images; None takes nothing off.
-            std: one value a channel, by which the rest is divided; None divides by nothing.
-            normalise: "measure" measures mean and std, where they are not given, on training images: for networks
-                that are trained on this task. None takes images as they are, as a network that was trained elsewhere
-                must see them just as it did there.
+            loss: a scalar of `(outputs, targets)`, in which pixels that count for nothing have the label -100.
+            metric: a metric of the same, in place of the overlap.
             classes: number of classes; None takes the largest training label plus one.
             overlap: "iou" (mIoU) or "dice".
             ignore: the label of pixels that count for nothing; None: every pixel counts.
+            class_weights: one number a class, or "balanced".
         """
         self.overlap, self.ignore = overlap, ignore
-        given.setdefault("batch", 16)
-        images = Images(**given)
+        if given.get("transform") is not None:
+            raise ValueError("transform would move images without their masks; let the dataset move both")
+        _refuse_both(given, class_weights=class_weights)
+        own, images = _parts(given, batch=16)
         for name, source in images.sources.items():
             side = tuple(source.known()[0].shape[1:])
             if side != images.side:
                 raise ValueError(f"{name} masks are {side}, images {images.side}; make them equal")
-        super().__init__(images, Masks(_classes_of(images, classes, 1 + len(images.side), ignore), overlap, ignore))
+        classes = classes_of(images, classes, 1 + len(images.side), ignore)
+        weights = weights_of(images, class_weights, classes)
+        super().__init__(images, Masks(classes, overlap, ignore, weights), own)
         self.error()  # refuses an unknown overlap now rather than after an epoch
 
 
-@dataclass(frozen=True)
-class Labels:
-    """One label an image."""
+@final
+class MultiLabel(ImageTask):
+    """Images with any number of labels each: `(n, labels)` targets of 0 and 1, or `(n,)` of a single yes or no.
 
-    classes: int
-    smoothing: float = 0.0
-    ignore: int | None = None
-
-    def __str__(self) -> str:
-        return f"classes={self.classes}"
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """All that a fingerprint depends on."""
-        return "classification", self.classes, self.smoothing
-
-    @property
-    def guess(self) -> float:
-        """Nine tenths of what a guess is wrong in, all classes being as frequent."""
-        return 0.9 * (1 - 1 / self.classes)
-
-    def prepared(self, labels: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
-        """The labels, wherever their images were moved."""
-        return labels.long()
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """No axes beside examples and classes."""
-        return ()
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return F.cross_entropy(outputs.float(), labels, label_smoothing=self.smoothing)
-
-    def error(self) -> ErrorRate:
-        """The share of wrong answers."""
-        return ErrorRate()
-
-
-@dataclass(frozen=True)
-class Masks:
-    """One label a pixel."""
-
-    classes: int
-    overlap: str = "iou"
-    ignore: int | None = None
-
-    def __str__(self) -> str:
-        return f"classes={self.classes}, overlap={self.overlap!r}"
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """All that a fingerprint depends on."""
-        return "segmentation", self.classes, self.overlap, self.ignore
-
-    @property
-    def guess(self) -> float:
-        """What a mask of a single class can't fall below."""
-        return 1 - 1 / self.classes
-
-    def prepared(self, masks: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
-        """The masks, moved as their images and at their side (None: as stored); what counts for nothing is -100."""
-        masks = masks.long()
-        if self.ignore is not None:
-            masks = masks.where(masks != self.ignore, _IGNORED)
-        if moved is not None:
-            augment, maps = moved
-            masks = augment.masks(masks, maps, outside=_IGNORED)
-        if side is None or tuple(masks.shape[1:]) == side:
-            return masks
-        # float64 holds every label exactly
-        return F.interpolate(masks.unsqueeze(1).double(), size=side, mode="nearest-exact").squeeze(1).to(masks.dtype)
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """The axes of the pixels; however many there are."""
-        return tuple(outputs.shape[2:])
-
-    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
-        """Mean cross-entropy over the pixels that count."""
-        return F.cross_entropy(outputs.float(), masks, ignore_index=_IGNORED)
-
-    def error(self) -> OverlapError:
-        """One minus the overlap."""
-        return OverlapError(classes=self.classes, overlap=self.overlap, ignore=_IGNORED)
-
-
-def divergence(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over examples and pixels.
-
-    Hinton 2015 (arXiv 1503.02531), section 2: T^2 keeps the gradient's size whatever T is.
+    The loss is binary cross-entropy on the outputs before any sigmoid, the error one minus the mean average precision.
     """
-    student = F.log_softmax(outputs.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_outputs.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1).mean()
+
+    def __init__(self, *, class_weights: Weights = None, **given: Unpack[TaskSettings]) -> None:
+        """Keep the splits where they are; what is not said here is as `Classification` says it.
+
+        Args:
+            class_weights: how much a 1 weighs against a 0, one number a label, or "balanced": as much in all.
+        """
+        _refuse_both(given, class_weights=class_weights)
+        own, images = _parts(given)
+        labels = width_of(images)
+        super().__init__(images, Marks(labels, weights_of(images, class_weights, labels, by_label=True)), own)
 
 
-def _classes_of(images: Images, classes: int | None, axes: int, ignore: int | None = None) -> int:
-    """The number of classes, after every label that is known was looked at: `(n,)` or `(n, *sides)`, so many axes."""
-    known = {name: source.known() for name, source in images.sources.items()}
-    for name, (labels, _) in known.items():
-        if axes == 1 and labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels != 0).sum(1) == 1).all()):
-            raise ValueError(
-                f"{name} labels have shape {tuple(labels.shape)} and look one-hot; expected (n,), the number of the "
-                "class: give labels.argmax(1)"
-            )
-        if labels.ndim != axes:
-            raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected (n,), one a picture")
-        if labels.is_floating_point() or labels.is_complex():
-            raise TypeError(f"{name} labels are {labels.dtype}; expected whole numbers")
-    if classes is None:
-        if "train" not in images.targets:
-            raise ValueError("classes is None and the training labels are not in memory; give the number of classes")
-        labels = images.targets["train"]
-        counted = labels if ignore is None else labels[labels != ignore]
-        classes = int(counted.max()) + 1 if counted.numel() else 1
-        if classes == _OFTEN_IGNORED + 1 and not bool((counted == _OFTEN_IGNORED - 1).any()):
-            place = int((labels == _OFTEN_IGNORED).flatten(1 if axes > 1 else 0).nonzero()[0][0])
-            mend = "leave these examples out" if axes == 1 else f"give ignore={_OFTEN_IGNORED}"
-            raise ValueError(
-                f"train[{place}] has the label {_OFTEN_IGNORED}, which often marks what is to be ignored, and no label "
-                f"is {_OFTEN_IGNORED - 1}; {mend}, or say classes={_OFTEN_IGNORED + 1}"
-            )
-    if classes < 1:
-        raise ValueError(f"classes is {classes}; expected at least 1")
-    for name, (labels, places) in known.items():
-        _check_labels(name, labels, places, classes, ignore)
-    return classes
+@final
+class Regression(ImageTask):
+    """Images with values each: `(n,)` or `(n, values)` targets, or `(n, values, *sides)`, to which outputs are resized.
+
+    The loss is the mean squared error, the error the share of the targets' variance that is left unexplained, 1 - R^2.
+    """
+
+    def __init__(self, **given: Unpack[TaskSettings]) -> None:
+        """Keep the splits where they are; see `Classification`."""
+        own, images = _parts(given)
+        if images.augment is not None and images.sources["train"].known()[0].ndim > 2:
+            raise ValueError("augment would move images without their targets; let the dataset move both")
+        super().__init__(images, Values(width_of(images)), own)
 
 
-def _check_labels(split: str, labels: Tensor, places: Sequence[int], classes: int, ignore: int | None) -> None:
-    wrong = (labels < 0) | (labels >= classes)
-    if ignore is not None:
-        wrong &= labels != ignore
-    if bool(wrong.any()):
-        example = int(labels[wrong][0])
-        place = places[int(wrong.nonzero()[0][0])]
-        raise ValueError(
-            f"{split} has the label {example}, outside 0..{classes - 1}, at index {place}; correct the labels or give "
-            "`classes`"
-        )
+def _parts(given: TaskSettings, batch: int | None = None) -> tuple[Own, Images]:
+    """What the user gives in place of loss and error, and the images."""
+    settings: dict[str, Any] = dict(given)
+    own = Own(**{name: settings.pop(name) for name in ("loss", "metric", "maximise", "output") if name in settings})
+    if batch is not None and settings.get("batch") is None and not isinstance(settings.get("train"), DataLoader):
+        settings["batch"] = batch
+    return own, Images(**settings)
+
+
+def _refuse_both(given: TaskSettings, **usual: object) -> None:
+    """Refuse what would change the usual loss, beside another one."""
+    named = [name for name, value in usual.items() if value is not None]
+    if named and given.get("loss") is not None:
+        raise ValueError(f"{named[0]} is of the usual loss, and a loss was given; leave one of them out")
 
 
 def _fitted(outputs: Tensor, side: Side) -> Tensor:

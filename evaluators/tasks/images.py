@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from ..modes import derived_seed
-from .sources import Source, Split, Stored, source_of
+from .loading import Loaded
+from .own import name_of
+from .sources import Source, Split, source_of
 from .splitting import bounds
 from .task import Side
 
+logger = logging.getLogger("secateur")
+
+Transform = Callable[[Any], Any]
+
 SPLITS = ("train", "validation", "test")
+_BATCH = 128
 _SAMPLE = 4096  # images that mean and std are measured on
 
 
@@ -33,11 +41,13 @@ class ImageSettings(TypedDict):
     train: Split
     validation: Split
     test: NotRequired[Split | None]
-    batch: NotRequired[int]
+    batch: NotRequired[int | None]
     augment: NotRequired[Augment | None]
     mean: NotRequired[Sequence[float] | None]
     std: NotRequired[Sequence[float] | None]
     normalise: NotRequired[Literal["measure"] | None]
+    transform: NotRequired[Transform | Mapping[str, Transform] | None]
+    workers: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -91,26 +101,43 @@ class Images:
         train: Split,
         validation: Split,
         test: Split | None = None,
-        batch: int = 128,
+        batch: int | None = None,
         augment: Augment | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         normalise: Literal["measure"] | None = None,
+        transform: Transform | Mapping[str, Transform] | None = None,
+        workers: int = 0,
     ) -> None:
         """Check the splits; images are taken as they are where nothing else is asked."""
         self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
-        self.sources = {name: source_of(name, split) for name, split in self.given.items()}
-        self.batch, self.augment = _checked_batch(batch), augment
-        example = self.sources["train"].fetch([0])[0]
-        self.channels, self.side = example.shape[1], tuple(example.shape[2:])
-        self.dtype = str(example.dtype).removeprefix("torch.")
-        self.scale = 1.0 if example.dtype.is_floating_point else 1 / 255
-        for name, source in self.sources.items():
-            shape = tuple(source.fetch([0])[0].shape[1:])
+        self.transforms = _by_split(transform, self.given)
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise ValueError(f"workers is {workers!r}; expected a whole number of processes, 0 for none")
+        asked = None if batch is None else _checked_batch(batch)
+        self.sources = {
+            name: source_of(name, split, self.transforms.get(name), workers, asked or _stream_batch(split))
+            for name, split in self.given.items()
+        }
+        self.batch, self.augment, self._own_batches = asked or self.sources["train"].batch or _BATCH, augment, True
+        examples = {name: source.sample(1)[0] for name, source in self.sources.items()}
+        self.channels, self.side = examples["train"].shape[1], tuple(examples["train"].shape[2:])
+        self.dtype = str(examples["train"].dtype).removeprefix("torch.")
+        self.scale = 1.0 if examples["train"].dtype.is_floating_point else 1 / 255
+        for name, example in examples.items():
+            shape = tuple(example.shape[1:])
             if shape != (self.channels, *self.side):
                 raise ValueError(
                     f"{name} images are {shape}, train images {(self.channels, *self.side)}; make them equal"
                 )
+            if shape[2:] and shape[-1] in (1, 3) and shape[0] == shape[1] > 4:
+                logger.warning(
+                    "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
+                    "numpy.moveaxis(images, -1, 1)",
+                    *(name, (len(self.sources[name]), *shape), *shape),
+                )
+        if augment is not None and not self.side:
+            raise ValueError("augment moves images, and these are rows of numbers; leave it out")
         check_normalise(normalise, mean, std)
         self._asked: tuple[Sequence[float] | None, Sequence[float] | None] = mean, std
         self._normalise((0.0,) * self.channels, (1.0,) * self.channels)
@@ -125,12 +152,14 @@ class Images:
     @property
     def targets(self) -> dict[str, Tensor]:
         """`(n, ...)` targets of every split that is in memory."""
-        return {name: source.targets for name, source in self.sources.items() if isinstance(source, Stored)}
+        return {name: one.targets for name, one in self.sources.items() if one.targets is not None}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What turns a stored image into the network's input, in this order, as JSON."""
+        transforms = {name: name_of(one) for name, one in self.transforms.items()}
         return {
+            **({"transform": transforms} if transforms else {}),
             "channels": self.channels,
             "stored_side": list(self.side),
             "scale": self.scale,
@@ -142,7 +171,7 @@ class Images:
     def with_batch(self, batch: int) -> Images:
         """The same images with another number of them a batch."""
         other = copy.copy(self)
-        other.batch = _checked_batch(batch)
+        other.batch, other._own_batches = _checked_batch(batch), False
         return other
 
     def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Images:
@@ -173,12 +202,16 @@ class Images:
         if resolution is not None and (len(resolution) != len(self.side) or min(resolution) < 1):
             raise ValueError(f"resolution {resolution} does not fit images of side {self.side}: give one size an axis")
         side = None if resolution == self.side else resolution
-        return Batches(source=self.sources[split], split=split, resolution=side, seed=seed, batch=self.batch)
+        source = self.sources[split]
+        own = self._own_batches and isinstance(source, Loaded)
+        return Batches(source, split, resolution=side, seed=seed, batch=None if own else self.batch)
 
-    def stored(self, resolution: Side | None) -> Batches:
-        """All training images, un-augmented and in their order."""
+    def stored(self, resolution: Side | None) -> Batches | None:
+        """All training images, un-augmented and in their order; None where no two passes are the same."""
         source = self.sources["train"]
-        return Batches(source=source, split="train as stored", resolution=resolution, seed=None, batch=self.batch)
+        if not source.still:
+            return None
+        return Batches(source, "train as stored", resolution=resolution, seed=None, batch=self.batch)
 
     def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take mean and std as given to the task, or else these."""
@@ -190,8 +223,7 @@ class Images:
 
     def _measure(self) -> tuple[list[float], list[float]]:
         source = self.sources["train"]
-        step = max(1, len(source) // _SAMPLE)
-        images = source.fetch(list(range(0, len(source), step))[:_SAMPLE])[0].transpose(0, 1).flatten(1)
+        images = source.sample(_SAMPLE)[0].transpose(0, 1).flatten(1)
         # One channel at a time: float64 of all at once would be eight times the stored bytes. By numpy: the last digits
         # of PyTorch's sums depend on the number of threads, and these numbers are part of the fingerprint.
         values = [channel.double().numpy() * self.scale for channel in images]
@@ -211,28 +243,41 @@ class Batches:
     Its last batch is left out when it is smaller than the others. The other splits come whole and in their order.
     """
 
-    def __init__(self, *, source: Source, split: str, resolution: Side | None, seed: int | None, batch: int) -> None:
-        """Nothing is read before the first iteration."""
+    def __init__(
+        self, source: Source, split: str, *, resolution: Side | None, seed: int | None, batch: int | None
+    ) -> None:
+        """Nothing is read before the first iteration; the batch None leaves its size to the source."""
         self._source, self._split, self._resolution, self._seed, self._batch = source, split, resolution, seed, batch
 
     def __len__(self) -> int:
         """Number of batches."""
-        whole = self._split == "train" and len(self._source) >= self._batch
-        return len(self._source) // self._batch if whole else math.ceil(len(self._source) / self._batch)
+        return self._source.count(self._batch, self._split == "train")
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches."""
         train = self._split == "train"
-        order = torch.arange(len(self._source))
-        if train:
-            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self._seed or 0))
-        seeds: list[int | None] = [None] * len(self)
-        if train and self._seed is not None:
-            seeds = [derived_seed(self._seed, number) for number in range(len(self))]
-        for number, seed in enumerate(seeds):
-            chosen = order[number * self._batch : (number + 1) * self._batch]
-            inputs, targets = self._source.fetch(chosen.tolist())
+        rows = self._source.batches(self._batch, train, self._seed)
+        for number, (inputs, targets, chosen) in enumerate(rows):
+            seed = derived_seed(self._seed, number) if train and self._seed is not None else None
             yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
+
+
+def _by_split(transform: Any, given: Mapping[str, Any]) -> dict[str, Transform]:
+    """The transform of every split that has one."""
+    if transform is None:
+        return {}
+    found = dict(transform) if isinstance(transform, Mapping) else dict.fromkeys(given, transform)
+    strange = sorted(set(found) - set(SPLITS))
+    wrong = next((name for name, one in found.items() if not callable(one)), None)
+    if strange or wrong is not None:
+        what = f"has the key {strange[0]!r}" if strange else f"of {wrong} is a {type(found[wrong or '']).__name__}"
+        raise ValueError(f"transform {what}; expected a function of an image, or a dict of them by split")
+    return found
+
+
+def _stream_batch(split: Any) -> int | None:
+    """The usual batch, for what must be told one."""
+    return _BATCH if isinstance(split, IterableDataset) else None
 
 
 def _checked_batch(batch: int) -> int:

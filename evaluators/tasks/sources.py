@@ -1,4 +1,4 @@
-"""Where examples come from: tensors in memory, or a dataset that gives one at a time.
+"""Where examples come from: tensors in memory, a dataset that gives one at a time, or a loader (`loading.py`).
 
 What is wrong with an example is said once, as early as it can be known, with its split and index: tensors are looked
 through when they are given, of a dataset a few examples then and the others whenever they are read.
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from .examples import check_pixels, finite, image_of, pair_of, read, target_of
+from .loading import Loaded, Passes, Rows, sown
 
 logger = logging.getLogger("secateur")
 
@@ -26,6 +32,7 @@ _ROWS = 256  # of images that are looked through at once
 class LazyImages(Protocol):
     """A dataset that decodes on demand: one image and its target an index, all of the same shape.
 
+    An item is a pair, or a dict or dataclass with an image and a target under usual names, such as `image` and `label`.
     An image is a `(c, *sides)` tensor or array, or a picture of pillow's. With a `fingerprint` attribute (str) the
     dataset says itself what it holds; otherwise a few examples are hashed.
     """
@@ -34,12 +41,12 @@ class LazyImages(Protocol):
         """Number of examples."""
         ...
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> Any:
         """One image and its target."""
         ...
 
 
-Split = tuple[Tensor, Tensor] | LazyImages
+Split = tuple[Any, Any] | LazyImages | DataLoader[Any] | IterableDataset[Any]
 
 
 class Source(Protocol):
@@ -49,8 +56,25 @@ class Source(Protocol):
         """Number of examples."""
         ...
 
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
+    @property
+    def batch(self) -> int | None:
+        """Examples a batch, where the source has its own batches; None leaves it to the task."""
+        ...
+
+    def count(self, batch: int | None, train: bool) -> int:
+        """Number of batches of a pass, of so many examples; None: of its own."""
+        ...
+
+    def batches(self, batch: int | None, train: bool, seed: int | None) -> Iterator[Rows]:
+        """A pass; training ones are shuffled, and the last batch of theirs is left out where it is smaller.
+
+        The same arguments give the same batches. The seed None is one fixed mixed order for training (stored images
+        are often sorted by class, and the first few of them must be able to stand for all).
+        """
+        ...
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor, list[int]]:
+        """So many images, targets and their places, from all over the split."""
         ...
 
     def known(self) -> tuple[Tensor, list[int]]:
@@ -61,9 +85,57 @@ class Source(Protocol):
         """A hash of what it holds."""
         ...
 
+    @property
+    def targets(self) -> Tensor | None:
+        """All `(n, ...)` targets, where they are in memory."""
+        ...
 
-class Stored:
+    @property
+    def still(self) -> bool:
+        """Whether every pass shows the same images, in places that are known."""
+        ...
+
+
+class _Indexed:
+    """A source whose examples are fetched by their places, in an order of ours."""
+
+    batch = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
+        raise NotImplementedError
+
+    def count(self, batch: int | None, train: bool) -> int:
+        """See `Source`."""
+        batch = batch or 1
+        return len(self) // batch if train and len(self) >= batch else math.ceil(len(self) / batch)
+
+    def order(self, batch: int | None, train: bool, seed: int | None) -> list[Tensor]:
+        """The places of every batch."""
+        places = torch.arange(len(self))
+        if train:
+            places = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed or 0))
+        batch = batch or 1
+        return [places[number * batch : (number + 1) * batch] for number in range(self.count(batch, train))]
+
+    def batches(self, batch: int | None, train: bool, seed: int | None) -> Iterator[Rows]:
+        """See `Source`."""
+        for chosen in self.order(batch, train, seed):
+            yield *self.fetch(chosen.tolist()), chosen
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor, list[int]]:
+        """See `Source`."""
+        places = list(range(0, len(self), max(1, len(self) // count)))[:count]
+        return *self.fetch(places), places
+
+
+class Stored(_Indexed):
     """A pair of tensors in memory."""
+
+    still = True
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         """Keep them where they are."""
@@ -74,7 +146,7 @@ class Stored:
         return len(self.inputs)
 
     def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
+        """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
         return self.inputs[indices], self.targets[indices]
 
     def known(self) -> tuple[Tensor, list[int]]:
@@ -86,56 +158,111 @@ class Stored:
         digest = hashlib.sha256()
         for tensor in (self.inputs, self.targets):
             digest.update(repr((tensor.shape, tensor.dtype)).encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
 
 
-class Decoded:
-    """A dataset that decodes on demand, a batch at a time on several threads (decoders release the interpreter)."""
+class _FewKnown(Sized):
+    """A source of which a few examples are read at the start, and stand for all."""
 
-    def __init__(self, name: str, dataset: LazyImages) -> None:
-        """Read a few examples, so that what is wrong with all of them is known now."""
-        self.name, self.dataset = name, dataset
-        self._like: tuple[Tensor, Tensor] | None = None
-        self._like = self._example(0)
-        self._few = list(range(0, len(dataset), max(1, len(dataset) // _FEW)))
-        self._known = self.fetch(self._few)[1]
+    name: str
+    dataset: Any
 
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.dataset)
+    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
+        """A few examples and their places; what they draw comes from the seed."""
+        raise NotImplementedError
 
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
-        if len(indices) == 1:
-            pairs = [self._example(indices[0])]
-        else:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                pairs = list(pool.map(self._example, indices))
-        return torch.stack([image for image, _ in pairs]), torch.stack([target for _, target in pairs])
+    @cached_property
+    def _known(self) -> tuple[Tensor, list[int]]:
+        return self.few(0)[1:]
 
     def known(self) -> tuple[Tensor, list[int]]:
         """The targets of a few."""
-        return self._known, self._few
+        return self._known
+
+    @cached_property
+    def _readings(self) -> tuple[tuple[Tensor, Tensor], set[bytes], set[bytes]]:
+        """One reading of a few examples, and the hashes of several: of the examples, and of their targets."""
+        found = [self.few(seed)[:2] for seed in range(_READINGS)]
+        return found[0], {Stored(*one).digest() for one in found}, {Stored(one[1], one[1]).digest() for one in found}
 
     def digest(self) -> bytes:
         """A hash of what the dataset says it holds; or of a few examples, or of what stays the same of them."""
         own = getattr(self.dataset, "fingerprint", None)
         if own is not None:
             return str(own).encode()
-        readings = [self.fetch(self._few) for _ in range(_READINGS)]
-        images, targets = readings[0]
-        if len({Stored(*reading).digest() for reading in readings}) == 1:
+        (images, targets), whole, of_targets = self._readings
+        if len(whole) == 1:
             return hashlib.sha256(f"{len(self)}".encode() + Stored(images, targets).digest()).digest()
         logger.info(
             "%s gives other images at every reading, as random transforms do: a study knows it again by its class, its "
             "length and a few targets; a text `fingerprint` of the dataset says more",
             self.name,
         )
-        steady = len({Stored(other, other).digest() for _, other in readings}) == 1
         kind = type(self.dataset)
         said = (len(self), kind.__module__, kind.__qualname__, images.shape[1:], images.dtype)
-        return hashlib.sha256(repr(said).encode() + (Stored(targets, targets).digest() if steady else b"")).digest()
+        return hashlib.sha256(repr(said).encode() + (next(iter(of_targets)) if len(of_targets) == 1 else b"")).digest()
+
+
+class Decoded(_FewKnown, _Indexed):
+    """A dataset that decodes on demand, a batch at a time.
+
+    Batches are read by worker processes ahead of their use; without these on several threads when they are needed
+    (decoders release the interpreter), or, where reading draws at random, one example after another: threads would
+    share a generator.
+    """
+
+    def __init__(
+        self, name: str, dataset: Any, transform: Callable[[Any], Any] | None = None, workers: int = 0
+    ) -> None:
+        """Read a few examples, so that what is wrong with all of them is known now."""
+        self.name, self.dataset, self.transform = name, dataset, transform
+        self.targets = torch.as_tensor(dataset.targets) if isinstance(dataset, _Pairs) else None
+        self._like: tuple[Tensor, Tensor] | None = None
+        with sown(0):
+            self._like = self._example(0)
+        self._few = list(range(0, len(dataset), max(1, len(dataset) // _FEW)))
+        self._passes = Passes(self._rows, persist=True, num_workers=workers) if workers else None
+        self.known()
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.dataset)
+
+    @cached_property
+    def still(self) -> bool:
+        """Whether a few examples are the same at every reading."""
+        return len(self._readings[1]) == 1
+
+    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
+        """See `_FewKnown`."""
+        with sown(seed):
+            return *_stacked([self._example(index) for index in self._few]), self._few
+
+    def batches(self, batch: int | None, train: bool, seed: int | None) -> Iterator[Rows]:
+        """See `Source`; what an example draws comes from the seed too."""
+        order = self.order(batch, train, seed)
+        if self._passes is not None:
+            yield from self._passes(seed or 0, [chosen.tolist() for chosen in order])
+            return
+        for number, chosen in enumerate(order):
+            if self.still:
+                yield *self.fetch(chosen.tolist()), chosen
+            else:
+                with sown(seed or 0, number):
+                    rows = self._rows(chosen.tolist())
+                yield rows
+
+    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
+        if len(indices) == 1 or not self.still:
+            with sown(0):
+                return _stacked([self._example(index) for index in indices])
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return _stacked(list(pool.map(self._example, indices)))
+
+    def _rows(self, places: list[int]) -> Rows:
+        return *_stacked([self._example(index) for index in places]), torch.tensor(places)
 
     def _example(self, index: int) -> tuple[Tensor, Tensor]:
         """One image and its target as tensors.
@@ -145,61 +272,107 @@ class Decoded:
             ValueError: it is not like the first one, not finite, or the dataset raised something.
         """
         place = f"{self.name}[{index}]"
-        try:
-            given = self.dataset[index]
-        except (OSError, MemoryError):  # these pass: a trial is begun again
-            raise
-        except RuntimeError as error:  # memory that runs out is one
-            raise RuntimeError(f"{place} raised {type(error).__name__}: {error}") from error
-        except Exception as error:  # of the user's dataset
-            raise ValueError(f"{place} raised {type(error).__name__}: {error}") from error
-        if not isinstance(given, tuple | list) or len(given) != 2:
-            raise TypeError(f"{place} is {_described(given)}; expected a pair (image, target) from the dataset")
-        image, target = _image(place, given[0]), _target(place, given[1])
-        if not finite(image):
-            raise ValueError(f"{place} has a pixel that is not finite; repair it, or leave the example out")
-        for what, one, like in zip(("image", "target"), (image, target), self._like or (image, target), strict=True):
+        given, target = pair_of(place, read(place, self.dataset, index))
+        if self.transform is not None:
+            try:
+                given = self.transform(given)
+            except Exception as error:  # of the user's transform
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ValueError(
+                    f"transform raised {said} on the image of {place}, a {type(given).__name__}"
+                ) from error
+        found = image_of(place, given), target_of(place, target)
+        for what, one, like in zip(("image", "target"), found, self._like or found, strict=True):
             if (one.shape, one.dtype) != (like.shape, like.dtype):
                 raise ValueError(
                     f"the {what} of {place} is {one.dtype} of shape {tuple(one.shape)}, that of {self.name}[0] "
                     f"{like.dtype} of {tuple(like.shape)}; give all of one kind and size"
                 )
-        return image, target
+        return found
 
 
-def source_of(name: str, split: Any) -> Source:
+class Streams(Loaded, _FewKnown):
+    """A `DataLoader`, of which a few examples are looked at now."""
+
+    still, targets = False, None
+
+    def __init__(self, name: str, loader: DataLoader[Any]) -> None:
+        """Read a few examples."""
+        super().__init__(name, loader)
+        self.known()
+
+    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
+        """See `_FewKnown`."""
+        return self.sample(_FEW, seed)
+
+
+class _Pairs:
+    """Images and targets in memory, one by one, for a transform."""
+
+    def __init__(self, inputs: Any, targets: Any) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.inputs[index], self.targets[index]
+
+
+def source_of(
+    name: str, split: Any, transform: Callable[[Any], Any] | None = None, workers: int = 0, batch: int | None = None
+) -> Source:
     """The examples of a split as a task was given it.
 
+    Args:
+        name: of the split.
+        split: a pair of tensors or arrays, a dataset, or a loader.
+        transform: of its images, one at a time.
+        workers: processes that read a dataset.
+        batch: examples a batch of an iterable dataset.
+
     Raises:
-        TypeError: it is neither a pair of tensors nor a dataset.
+        TypeError: it is none of these.
         ValueError: it is empty, its parts do not fit together, or an image is not finite.
     """
+    if isinstance(split, DataLoader | IterableDataset):
+        if transform is not None:
+            raise ValueError(
+                f"{name} is a {type(split).__name__}, whose dataset has transforms of its own; give it there"
+            )
+        if isinstance(split, IterableDataset):
+            split = DataLoader(split, batch_size=batch, num_workers=workers)
+        elif name == "train" and (workers or batch is not None):
+            what = f"workers={workers}" if workers else f"batch={batch}"
+            raise ValueError(f"{what}, but {name} is a DataLoader, which has its own; leave it out")
+        return Streams(name, split)
     if not isinstance(split, tuple | list):
         if isinstance(split, Tensor) or not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
-            mend = "; give its dataset, and `batch` to the task" if hasattr(split, "dataset") else ""
             raise TypeError(
-                f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), "
-                f"or a dataset with a length that gives one (image, target) an index{mend}"
+                f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), a DataLoader, "
+                "or a dataset with a length that gives one (image, target) an index"
             )
         if not len(split):
             raise ValueError(f"the {name} split is empty; give at least one example")
-        return Decoded(name, split)
+        return Decoded(name, split, transform, workers)
     if len(split) != 2:
         raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
-    inputs, targets = (torch.as_tensor(part).cpu() for part in split)
-    if len(inputs) != len(targets):
-        raise ValueError(f"{name} has {len(inputs)} images and {len(targets)} targets; expected as many of each")
+    if transform is None:
+        return _stored(name, *(torch.as_tensor(part).cpu() for part in split))
+    if len(split[0]) != len(split[1]):
+        raise ValueError(f"{name} has {len(split[0])} images and {len(split[1])} targets; expected as many of each")
+    return Decoded(name, _Pairs(*split), transform, workers)
+
+
+def _stored(name: str, inputs: Tensor, targets: Tensor) -> Stored:
+    if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
+        counts = [len(one) if one.ndim else "no list of" for one in (inputs, targets)]
+        raise ValueError(f"{name} has {counts[0]} images and {counts[1]} targets; expected as many of each")
     if not len(inputs):
         raise ValueError(f"the {name} split is empty; give at least one example")
-    if not 3 <= inputs.ndim <= 5:
+    if not 2 <= inputs.ndim <= 5:
         raise ValueError(f"{name} images have shape {tuple(inputs.shape)}; expected (n, channels, *sides)")
-    if inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] == inputs.shape[2] > 4:
-        logger.warning(
-            "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
-            "numpy.moveaxis(images, -1, 1)",
-            *(name, tuple(inputs.shape), *inputs.shape[1:]),
-        )
-    _check_pixels(f"{name} images are", inputs)
+    check_pixels(f"{name} images are", inputs)
     for start in range(0, len(inputs), _ROWS):
         if not finite(inputs[start : start + _ROWS]):
             index = next(index for index in range(start, len(inputs)) if not finite(inputs[index]))
@@ -207,43 +380,5 @@ def source_of(name: str, split: Any) -> Source:
     return Stored(inputs, targets)
 
 
-def finite(tensor: Tensor) -> bool:
-    """Whether every value is; whole numbers always are."""
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _image(place: str, given: Any) -> Tensor:
-    if hasattr(given, "convert") and hasattr(given, "getbands"):  # a picture of pillow's, which is not imported for it
-        if given.mode.startswith(("I", "F")):
-            raise ValueError(f"the image of {place} has more than 8 bits a pixel (mode {given.mode}); give an array")
-        picture = np.array(given.convert("L" if given.mode in ("1", "L", "LA") else "RGB"))
-        return torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1).contiguous()
-    if not isinstance(given, Tensor | np.ndarray):
-        raise TypeError(f"the image of {place} is {_described(given)}; expected a tensor, an array or a pillow image")
-    image = torch.as_tensor(given)
-    if not 2 <= image.ndim <= 4:
-        raise ValueError(f"the image of {place} has shape {tuple(image.shape)}; expected (channels, *sides)")
-    _check_pixels(f"the image of {place} is", image)
-    return image
-
-
-def _check_pixels(what: str, images: Tensor) -> None:
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"{what} {images.dtype}; expected uint8 (0..255) or floating point")
-
-
-def _target(place: str, given: Any) -> Tensor:
-    try:
-        return torch.as_tensor(np.array(given) if hasattr(given, "getbands") else given)
-    except (TypeError, ValueError, RuntimeError):
-        said = f"the target of {place} is {_described(given)}; expected a whole number, or a mask of them"
-        raise TypeError(said) from None
-
-
-def _described(given: Any) -> str:
-    """What a value is, in words."""
-    if given is None or isinstance(given, str):
-        return repr(given)
-    if isinstance(given, dict):
-        return f"a dict with the keys {', '.join(map(str, given))}"
-    return f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, tuple | list) else "")
+def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([image for image, _ in pairs]), torch.stack([target for _, target in pairs])

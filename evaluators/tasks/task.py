@@ -4,19 +4,20 @@ Each further ability is a protocol of one method. An attribute of such a name th
 matter; a method that can't be called that way is refused by `check_task`, because it would be a mistake to pass it by
 silently. `abilities` finds what there is.
 
-A `Metric` is an error accumulated over a whole split: the share of wrong answers, or one minus an overlap (mIoU, Dice).
+A `Metric` is an error accumulated over a whole split; those of ours are in `metrics.py`.
+`Wrapped` is a task that changes another one.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, SupportsFloat
+from typing import Any, Protocol, SupportsFloat, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 Side = tuple[int, ...]
@@ -214,10 +215,11 @@ def figures(metric: Metric) -> tuple[float, float | None]:
     """
     std = getattr(metric, "std", None)
     spread = std() if callable(std) else None
-    return _number(metric, "compute", metric.compute()), None if spread is None else _number(metric, "std", spread)
+    return number(metric, "compute", metric.compute()), None if spread is None else number(metric, "std", spread)
 
 
-def _number(metric: Metric, name: str, value: Any) -> float:
+def number(metric: object, name: str, value: Any) -> float:
+    """What a method of a metric gave, as a plain number; a TypeError that names the metric where it is none."""
     size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 1
     if not isinstance(value, SupportsFloat) or size != 1:
         said = " ".join(repr(value).split())[:60]
@@ -228,92 +230,32 @@ def _number(metric: Metric, name: str, value: Any) -> float:
     return float(value)
 
 
-class ErrorRate:
-    """Share of examples whose largest output is not the label.
+class Wrapped:
+    """A task that changes another one: derive from it, and write only what is other.
 
-    Its `std` is binomial, with half a wrong and half a right answer added: nothing wrong in a few is no certainty.
+    Everything else is the inner task's, `at`, `split`, `stored`, `distill` and `with_batch` too, where it has them.
+
+    Attributes:
+        task: the inner task.
     """
 
-    def __init__(self) -> None:
-        """Start at nothing seen."""
-        self.count = 0
-        self._wrong: Tensor | int = 0  # stays on the device until it is read, so that no batch waits for the host
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add `(n, classes)` outputs and `(n,)` labels."""
-        self._wrong = self._wrong + (outputs.argmax(1) != targets).sum()
-        self.count += len(targets)
-
-    def compute(self) -> float:
-        """The share of wrong answers."""
-        _refuse_empty(self.count)
-        return int(self._wrong) / self.count
-
-    def std(self) -> float:
-        """The standard error of the share."""
-        _refuse_empty(self.count)
-        share = (int(self._wrong) + 0.5) / (self.count + 1)
-        return float((share * (1 - share) / self.count) ** 0.5)
-
-
-class OverlapError:
-    """One minus the overlap of segments, averaged over the classes, from sums over the whole split.
-
-    An overlap is no mean over batches: intersections and sizes are summed first, so the batch size changes nothing.
-    A class that occurs in neither the masks nor the predictions does not count. `std` is the jackknife over examples.
-    """
-
-    def __init__(self, *, classes: int, overlap: str = "iou", ignore: int | None = None) -> None:
-        """Start at nothing seen; `overlap` is "iou" or "dice", pixels labelled `ignore` are left out."""
-        if overlap not in ("iou", "dice"):
-            raise ValueError(f"overlap is {overlap!r}; expected 'iou' or 'dice'")
-        self.classes, self.overlap, self.ignore = classes, overlap, ignore
-        self._sums: list[Tensor] = []  # a batch: (n, 3, classes) pixels in both, in the prediction, in the mask
+    def __init__(self, task: Task, change: str) -> None:
+        """Keep the inner task; `change` says in words what is other, and is part of the fingerprint."""
+        self.task, self._change = task, change
 
     @property
-    def count(self) -> int:
-        """Number of examples seen."""
-        return sum(len(sums) for sums in self._sums)
+    def fingerprint(self) -> str:
+        """The inner task's, and the change."""
+        return f"{self.task.fingerprint}, {self._change}"
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add `(n, classes, *sides)` outputs and `(n, *sides)` masks."""
-        predicted, truth = outputs.argmax(1).flatten(1), targets.flatten(1)
-        seen = torch.ones_like(truth, dtype=torch.bool) if self.ignore is None else truth != self.ignore
-        both = seen & (predicted == truth)
-        sums = [self._pixels(truth, both), self._pixels(predicted, seen), self._pixels(truth, seen)]
-        self._sums.append(torch.stack(sums, dim=1))
+    def __getattr__(self, name: str) -> Any:
+        """What the inner task has under that name."""
+        if name == "task" or name.startswith("__"):  # while it is copied or unpickled
+            raise AttributeError(name)
+        found = getattr(self.task, name)
+        return self._with_batch if name == "with_batch" and callable(found) else found
 
-    def compute(self) -> float:
-        """One minus the overlap of all that was seen."""
-        _refuse_empty(self.count)
-        return float(self._error(torch.cat(self._sums).sum(0, keepdim=True)))
-
-    def std(self) -> float:
-        """The jackknife standard error: how much the error moves when one example is left out."""
-        _refuse_empty(self.count)
-        sums = torch.cat(self._sums)
-        if len(sums) < 2:
-            return 0.0
-        without = self._error(sums.sum(0) - sums)
-        return float(((len(sums) - 1) * without.var(correction=0)) ** 0.5)
-
-    def _pixels(self, labels: Tensor, where: Tensor) -> Tensor:
-        """`(n, classes)` pixels of each class among those selected."""
-        bins = self.classes + 1  # the last one takes what is left out, and is cut off
-        labels = torch.where(where, labels.long(), self.classes)
-        rows = torch.arange(len(labels), device=labels.device).unsqueeze(1) * bins
-        pixels = torch.bincount((labels + rows).flatten(), minlength=len(labels) * bins)
-        return pixels.view(len(labels), bins)[:, :-1]
-
-    def _error(self, sums: Tensor) -> Tensor:
-        """`(n,)` errors of n sums of `(3, classes)` pixels."""
-        both, predicted, truth = sums.double().cpu().unbind(1)
-        present = (predicted + truth) > 0
-        size = predicted + truth - both if self.overlap == "iou" else (predicted + truth) / 2
-        overlap = torch.where(present, both / size.clamp(min=1), 0.0)
-        return 1 - overlap.sum(1) / present.sum(1).clamp(min=1)
-
-
-def _refuse_empty(count: int) -> None:
-    if not count:
-        raise ValueError("no example was seen, so there is no error; call update first")
+    def _with_batch(self, batch: int) -> Task:
+        other = copy.copy(self)
+        other.task = self.task.with_batch(batch)  # type: ignore[attr-defined]
+        return cast("Task", other)

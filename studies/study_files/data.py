@@ -9,26 +9,40 @@ import importlib.util
 import inspect
 import logging
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import PlainValidator
 from torch import Tensor
 
 from ...evaluators import Augment, Classification
 from ...lazy import Registry
+from ...spaces.checked import AT_LEAST_0
 from .image_files import ImageFiles, image_files
 from .splits import ImageSet, Pair, listed, split
 
 logger = logging.getLogger("secateur")
 
+
+def _a_name(given: Any) -> Any:
+    if given is None or callable(given) or hasattr(given, "update"):
+        return given
+    if not isinstance(given, str) or not re.fullmatch(r"[\w.]+:[\w.]+", given):
+        raise ValueError(f"expected 'package.module:name', given {given!r}")
+    return given
+
+
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
+NAMED = ("loss", "metric", "transform")  # settings that a study file names code for
+Named = Annotated[Any, PlainValidator(_a_name)]
 Reader = Callable[[str | Path | None], "ImageSet"]
 """From a file or folder, None for the reader's own place, to its images."""
 
@@ -54,6 +68,12 @@ class Data:
         std: One value a channel, by which the rest is divided; None divides by nothing.
         normalise: "measure" measures mean and std, where they are not given, on training images.
         classes: Number of classes; None counts them.
+        class_weights: One number a class, or "balanced", by which the loss weighs classes.
+        loss: In place of cross-entropy, a function of outputs and targets; in a study file `package.module:name`.
+        metric: In place of the share of wrong answers, likewise; see `Classification`.
+        maximise: Whether more of the metric is better, where it does not say so.
+        transform: Of each image, likewise.
+        workers: Processes that read images that are not kept in memory.
     """
 
     reader: str = "mnist5k"
@@ -71,6 +91,12 @@ class Data:
     std: Sequence[float] | None = None
     normalise: Literal["measure"] | None = None
     classes: int | None = None
+    class_weights: Literal["balanced"] | Sequence[float] | None = None
+    loss: Named = None
+    metric: Named = None
+    maximise: bool | None = None
+    transform: Named = None
+    workers: Annotated[int, AT_LEAST_0] = 0
 
     def __post_init__(self) -> None:
         """Refuse an unknown reader, and settings that only a folder has.
@@ -121,6 +147,12 @@ class Data:
             normalise=self.normalise,
             classes=named if self.classes is None else self.classes,
             label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+            loss=self.loss,
+            metric=self.metric,
+            maximise=self.maximise,
+            transform=self.transform,
+            workers=self.workers,
         )
 
 

@@ -23,7 +23,7 @@ from ..disk.process_state import importable
 from ..disk.weights import TrainingCheckpoint
 from ..trials.events import Listener, Watch
 from .checkpoints import load_checkpoint
-from .data import Data
+from .data import NAMED, Data
 from .file import StudyFile
 
 _code = logging.getLogger("secateur.code")  # silent with --trust
@@ -73,7 +73,7 @@ def make_task(file: StudyFile, *, trained: bool = False) -> Task:
             for name, one in (("validation", data.validation), ("test", data.test))
             if isinstance(one, str)
         }
-        return dataclasses.replace(data, path=path, **lists).task(trained=trained)
+        return dataclasses.replace(data, path=path, **lists, **_own(file, data)).task(trained=trained)
     task: Task = _call(file, "data", data.factory, data.arguments)
     missing = [name for name in _TASK if not hasattr(task, name)]
     if missing:
@@ -81,6 +81,13 @@ def make_task(file: StudyFile, *, trained: bool = False) -> Task:
             f"data factory {data.factory} gave a {type(task).__name__} without {', '.join(missing)}; expected a Task"
         )
     return task
+
+
+def _own(file: StudyFile, data: Data) -> dict[str, Any]:
+    """The loss, metric and transform that the file names; of a class of losses or transforms one that is made."""
+    found = {name: getattr(data, name) for name in NAMED}
+    things = {name: named(file, f"data {name}", one) for name, one in found.items() if isinstance(one, str)}
+    return {name: thing() if isinstance(thing, type) and name != "metric" else thing for name, thing in things.items()}
 
 
 _TASK = ("fingerprint", "preprocessing", "sizes", "loader", "forward", "loss", "error")

@@ -49,8 +49,8 @@ def test_a_dataset_is_looked_through_as_it_is_read():
 
 WRONG = {
     "a dict": (
-        lambda i: {"image": images[i], "label": 1},
-        r"train\[0\] is a dict with the keys image, label; expected",
+        lambda i: {"picture": images[i], "label": 1},
+        r"train\[0\] is a dict with the keys picture, label; expected one image, as image, ",
     ),
     "None": (lambda i: None if i == 7 else (images[i], 1), r"train\[7\] is None; expected a pair"),
     "three": (lambda i: (images[i], 1, 2), r"train\[0\] is a tuple of 3; expected a pair"),
@@ -124,10 +124,3 @@ def test_random_transforms_leave_a_dataset_what_it_is():
     assert known != classification(Noisy(first=1), **plain).fingerprint  # other targets
     still = Given(lambda i: (images[i] / 255, int(labels[i])))
     assert known != classification(still, **plain).fingerprint
-
-
-def test_a_data_loader_is_told_to_give_its_dataset():
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=4)
-    with pytest.raises(TypeError, match="train is a DataLoader; .*give its dataset"):
-        classification(loader)
-    assert classification(loader.dataset).sizes["train"] == 20

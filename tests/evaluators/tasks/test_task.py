@@ -174,7 +174,7 @@ WRONG = [
     ({"train": (images, labels[:4])}, ValueError, "6 images and 4 targets"),
     ({"train": (images, labels.float())}, TypeError, "whole numbers"),
     ({"train": (images.int(), labels)}, TypeError, "expected uint8"),
-    ({"train": (images[:, 0, 0], labels)}, ValueError, "channels, \\*sides"),
+    ({"train": (images[:, 0, 0], labels)}, ValueError, "make them equal"),
     ({"train": images}, TypeError, "pair of tensors"),
     ({"train": 3}, TypeError, "pair of tensors"),
     ({"validation": (images[:, :2], labels)}, ValueError, "make them equal"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Augment, Teacher, Training, train
-from secateur.evaluators.tasks.image_task import divergence
+from secateur.evaluators.tasks.learned import divergence
 from secateur.evaluators.training.distillation import Distillation, answered
 
 SHIFTED = {"augment": Augment(shift=0.2)}  # nothing can be answered beforehand

@@ -3,11 +3,13 @@
 import logging
 
 import pytest
+import torch
 from study_file import write
 
 from secateur.__main__ import main
 from secateur.studies import launch
 from secateur.studies.study_files import file as config
+from secateur.studies.study_files.parts import make_task
 
 BROKEN = {
     "def make(:": r"can't be imported, it raised SyntaxError: .*\(PLACE, line 1\)",
@@ -163,3 +165,33 @@ def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys)
         "all 2 trials failed, so nothing was found; the last: TypeError: the task's error, Words.compute(), gave"
         in said
     )
+
+
+def test_a_file_names_loss_metric_and_transform(folder, tmp_path):
+    (folder / "own_judging.py").write_text(
+        "import torch\n\n\ndef twice(outputs, targets):\n"
+        "    return 2 * torch.nn.functional.cross_entropy(outputs, targets)\n\n\n"
+        "class Right:\n    higher_is_better = True\n    n = right = 0\n\n"
+        "    def update(self, outputs, targets):\n"
+        "        self.n, self.right = self.n + len(targets), self.right + int((outputs.argmax(1) == targets).sum())\n\n"
+        "    def compute(self):\n        return self.right / self.n\n\n\n"
+        "class Half(torch.nn.Module):\n    def forward(self, image):\n        return image.float() / 510\n"
+    )
+    text = (folder / "study.toml").read_text()
+    own = 'loss = "own_judging:twice"\nmetric = "own_judging:Right"\ntransform = "own_judging:Half"\n'
+    file = folder / "judging.toml"
+    file.write_text(text.replace("[data]\n", f'[data]\n{own}class_weights = "balanced"\n'))
+    with pytest.raises(ValueError, match="class_weights is of the usual loss, and a loss was given"):
+        make_task(config.read(file))
+    file.write_text(text.replace("[data]\n", f"[data]\n{own}"))
+    usual, given = (make_task(config.read(one)) for one in (folder / "study.toml", file))
+    outputs, targets = torch.rand(4, given.classes), torch.tensor([0, 1, 1, 0])
+    assert torch.equal(given.loss(outputs, targets), 2 * usual.loss(outputs, targets))
+    assert type(given.error().metric).__name__ == "Right"
+    shown, halved = (next(iter(one.loader("validation", None, None))) for one in (usual, given))
+    one = usual.prepare(shown, torch.device("cpu"))[0]
+    assert torch.allclose(one / 2, given.prepare(halved, torch.device("cpu"))[0], atol=1e-6)
+    for bad, said in (("focal", "expected 'package.module:name'"), ("own_judging:nothing", "has no 'nothing'")):
+        file.write_text(text.replace("[data]\n", f'[data]\nloss = "{bad}"\n'))
+        with pytest.raises(ValueError, match=said):
+            make_task(config.read(file))

@@ -150,7 +150,7 @@ def export(
     Args:
         folder: of the study.
         to: a new folder.
-        pick: `"best"`, `"all"`, a trial's number, or budgets such as `"macs=0.3,params=20000"`.
+        pick: `"best"`, `"all"`, `"knee"`, a trial's number, `"error=0.03"`, or budgets as `"macs=0.3,params=20000"`.
         finetune_epochs: of the last training.
         finalists: how many trials are trained a little to find the best of them.
         pictures: programs take pictures.
@@ -170,19 +170,29 @@ def export(
     )
 
 
-def parse_pick(pick: str) -> str | int | Budget:
+def parse_pick(pick: str) -> str | int | Budget | Mapping[str, Any]:
     """What `Study.export` takes, from text.
 
-    >>> parse_pick("12"), parse_pick("macs=0.3").macs
-    (12, 0.3)
+    >>> parse_pick("12"), parse_pick("macs=0.3").macs, parse_pick("error=0.03,macs=50%")
+    (12, 0.3, {'error': 0.03, 'macs': '50%'})
     """
-    if pick in ("best", "all"):
+    if pick in ("best", "all", "knee"):
         return pick
     if pick.isdecimal():
         return int(pick)
+    parts = [part.strip() for part in pick.split(",")]
+    errors = [part for part in parts if part.partition("=")[0].strip() == "error"]
+    if len(errors) == 1:
+        try:
+            error = float(errors[0].partition("=")[2])
+        except ValueError:
+            raise ValueError(f"pick {errors[0]!r}: expected a number, as error=0.03") from None
+        return {"error": error, **Budget.parse([part for part in parts if part not in errors]).asked()}
     if "=" in pick:
-        return Budget.parse(pick.split(","))
-    raise ValueError(f"pick is {pick!r}; expected best, all, the number of a trial, or budgets such as macs=0.3")
+        return Budget.parse(parts)
+    raise ValueError(
+        f"pick is {pick!r}; expected best, all, knee, the number of a trial, error=0.03, or budgets such as macs=0.3"
+    )
 
 
 # --- from parts to a study --------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Study:
 
         Args:
             path: the folder; must not exist.
-            model: the trained full network; its weights are kept, and it is left as it is.
+            model: the trained full network; left as it is.
             task: data, loss and error; the search sees its train and validation splits only.
             space: `Space.trace` of `model`.
             budget: hard limits on the pruned model.
@@ -194,11 +194,11 @@ class Study:
             patience: so many trials in a row that add less than a thousandth to the front's hypervolume, as `until`.
             progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`.
             runner: where trials run: a kind, such as `"processes"`, or one with settings, as `Processes(workers=4)`.
-            keep_gb: how much weights and rankings of trials, and trainings of exported networks, may take in the
-                folder, in 10^9 bytes; the oldest go first that neither the front nor any trial needs. None keeps all.
+            keep_gb: how many 10^9 bytes weights and rankings of trials, and trainings of exported networks, may take in
+                the folder; the oldest go first that neither front nor trials need. None keeps all.
 
         Raises:
-            ValueError: nothing ends it, another process runs it, or the runner asks for more than there is.
+            ValueError: nothing ends it, another process runs it, or the runner asks for too much.
             ConnectionError: the storage stayed away; nothing that was told is lost.
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
@@ -311,21 +311,22 @@ class Study:
         return trial_table(self._ledger.trials, self.space.axes, self.limits())
 
     def front(self) -> pd.DataFrame:
-        """The non-dominated trials within the budget, cheapest first; empty where none is."""
-        from .trials.front import front_table, on_front
+        """The non-dominated trials within the budget and of use (`max_error`), cheapest first; empty where none is."""
+        from .trials.front import counting, front_table, on_front
 
         self._ledger.refresh()
-        front = on_front(self._ledger.trials, self.search.objectives, self.limits())
+        counts = counting(self._ledger.trials, self.limits(), self.search.max_error)
+        front = on_front(self._ledger.trials, self.search.objectives, counts)
         return front_table(front, self.space.axes)
 
     def status(self) -> Status:
-        """Where the study stands; `as_dict` gives plain values."""
+        """Where the study stands."""
         from .trials.folder import read_study_json
         from .views.status import status_of
 
         self._ledger.refresh()
-        found = read_study_json(self.path, to_write=False)
-        return status_of(self.path, self._ledger.trials, self.budget, self.limits(), found, self._ledger.notes)
+        found, ledger = read_study_json(self.path, to_write=False), self._ledger
+        return status_of(self.path, ledger.trials, self.budget, self.limits(), found, ledger.notes)
 
     def report(self, to: str | Path | None = None, *, pictures: str | Path | None = None) -> Path:
         """The report of this study, one HTML page, and where it lies; see `pages.report`.
@@ -345,8 +346,6 @@ class Study:
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
         """How well rankings predict the errors of the trials so far, best first; see `pruners.criteria.retained`.
 
-        A ranking's guess for a network is the share of all scores that it retains, known without building it.
-
         Args:
             methods: pruning methods that are asked for their scores now; those among the seeds are known already.
         """
@@ -355,7 +354,7 @@ class Study:
     def export(
         self,
         to: str | Path,
-        pick: str | int | Budget = "best",
+        pick: str | int | Budget | Mapping[str, float] = "best",
         finetune_epochs: int | None = None,
         progress: Listener | None = None,
         formats: Sequence[str] | None = None,
@@ -371,10 +370,10 @@ class Study:
 
         Args:
             to: a new folder.
-            pick: `"best"` (lowest validation error within the budget), `"all"` (the front), a trial's number, or a
-                `Budget`: the best that meets it.
+            pick: `"best"` (lowest validation error within the budget), `"all"` (the front), `"knee"` (where it bends),
+                a trial's number, a `Budget`: the best within it, or `{"error": 0.03}`: the cheapest with that.
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
-            progress: told of every `Epoch` and of every network `Trained` and `Exported`; see `trials/events.py`.
+            progress: told of every `Epoch`, and every network `Trained` and `Exported`.
             formats: some of `"safetensors"` (always written), `"pt2"` and `"onnx"`; all that can be when None, and the
                 record of each network says why one is left out.
             finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for

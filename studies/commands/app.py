@@ -165,6 +165,7 @@ def resume(
     epilog=examples(
         "secateur export runs/a --to out/best",
         "secateur export runs/a --to out/all --pick all",
+        "secateur export runs/a --to out/good --pick error=0.03",
         "secateur export runs/a --to out/small --pick macs=0.2,params=30000",
     ),
 )
@@ -172,7 +173,7 @@ def export(
     folder: Folder,
     to: Annotated[Path, typer.Option("--to", metavar="OUT", help="A new folder, with one folder a network.")],
     pick: Annotated[
-        str, typer.Option(metavar="PICK", help="best, all, the number of a trial, or budgets such as macs=0.3.")
+        str, typer.Option(metavar="PICK", help="best, all, knee, the number of a trial, error=0.03, or macs=0.3.")
     ] = "best",
     finetune_epochs: LastEpochs = None,
     finalists: Annotated[

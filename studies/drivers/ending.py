@@ -12,6 +12,7 @@ import numpy as np
 
 from ...search import hypervolume
 from ...spaces.checked import AT_LEAST_1, FINITE, POSITIVE, check
+from ..trials.front import counting
 from ..trials.ledger import Ledger
 from ..trials.trial import Trial
 from ..trials.words import duration, percent
@@ -51,7 +52,13 @@ class Ending:
         return self.trials is not None and count >= self.trials
 
     def met(
-        self, trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float], spent_s: float
+        self,
+        trials: Sequence[Trial],
+        objectives: Sequence[str],
+        limits: Mapping[str, float],
+        *,
+        max_error: float | None,
+        spent_s: float,
     ) -> dict[str, str] | None:
         """What ends the run now, `by` which argument and `said` in words; None where it goes on.
 
@@ -59,6 +66,7 @@ class Ending:
             trials: so far, those of earlier runs included.
             objectives: what is minimised.
             limits: absolute, by cost name.
+            max_error: of trials that count.
             spent_s: seconds that all runs took so far.
         """
         if self.enough(len(trials)):
@@ -72,6 +80,8 @@ class Ending:
                 "said": f"trial {best.number} has an error of {found}, and {percent(self.until)} was asked for",
             }
         told = sum(trial.told for trial in trials)
+        counts = counting(trials, limits, max_error)
+        fit = [trial for trial in fit if trial.within(counts)]
         if self.patience is not None and fit and told > self.patience and self._stands(fit, trials, objectives):
             return {"by": "patience", "said": f"{self.patience} trials in a row brought the front no further"}
         if self.seconds is not None and spent_s >= self.seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..disk.files import locked
 from ..exports.conversion import Wanted
 from ..exports.exporter import finalists as finalists_of
 from ..trials.events import Listener
-from ..trials.front import on_front
+from ..trials.front import counting, on_front
 from ..trials.trial import Trial
 from .engine import Engine
 
@@ -40,7 +41,7 @@ class Export:
     def __call__(
         self,
         to: Path,
-        pick: str | int | Budget,
+        pick: str | int | Budget | Mapping[str, float],
         finetune_epochs: int | None,
         progress: Listener | None,
         wanted: Wanted,
@@ -53,11 +54,11 @@ class Export:
         ledger, search = self.engine.ledger, self.engine.search
         ledger.refresh()
         limits = self.engine.limits(self.budget)
-        front = on_front(ledger.trials, search.objectives, limits)
+        front = on_front(ledger.trials, search.objectives, counting(ledger.trials, limits, search.max_error))
         if "latency_ms" in limits and front:
             front = self._still_fast(front, limits["latency_ms"])
         exporter = self.engine.exporter(limits)
-        within = self.engine.limits(pick) if isinstance(pick, Budget) else pick
+        within = self._absolute(pick)
         picked = exporter.pick(ledger.trials, front, within)
         tried = self._finalists(finalists, limits if pick == "best" else within)
         with locked(self.engine.path), reproducible(search.threads, self.engine.device):
@@ -71,13 +72,25 @@ class Export:
                     logger.warning("trial %d, exported as asked, is over the study's budget: %s", trial.number, over)
             return exporter.export(to, picked, front, finetune_epochs, progress, wanted, notes)
 
+    def _absolute(self, pick: str | int | Budget | Mapping[str, float]) -> str | int | Mapping[str, float]:
+        """What is to be picked, limits as absolute numbers."""
+        if isinstance(pick, Budget):
+            return self.engine.limits(pick)
+        if not isinstance(pick, Mapping):
+            return pick
+        error = pick.get("error")
+        if isinstance(error, bool) or not isinstance(error, int | float) or not 0 < error < math.inf:
+            raise ValueError(f"pick={pick!r}: expected an error above 0, as {{'error': 0.03}}, costs beside it if any")
+        costs = {name: limit for name, limit in pick.items() if name != "error"}
+        return self.engine.limits(Budget(**costs)) | {"error": float(error)}
+
     def _finalists(self, count: int, within: object) -> list[Trial]:
         """The trials within absolute limits that are tried before one is exported; none where the best is taken."""
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"finalists={count!r}: expected an integer of at least 1")
         if count == 1:
             return []
-        if not isinstance(within, Mapping):
+        if not isinstance(within, Mapping) or "error" in within:
             raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
         fit = [trial for trial in self.engine.ledger.trials if trial.scored and trial.within(within)]
         found = finalists_of(fit, self.engine.space, self.engine.search.objectives, count)

@@ -19,6 +19,7 @@ from ..trials.words import percent
 
 logger = logging.getLogger("secateur")
 
+_TRAINED = ("short", "long", "reconstructed")  # fidelities whose errors a full network's may be held against
 _SURE = 3  # standard errors that a figure is doubted by
 _FAR = 4  # standard errors that a figure may be from what is expected
 _FAR_UNSURE = 0.2  # the same as a share of it, where there is no standard error
@@ -95,6 +96,18 @@ def judged(model: nn.Module, task: Task, space: Space, search: Search, expected:
     else:  # an evaluator of the user's own judges by what it likes
         logger.info("%s%s", said, "" if doubt is None else f", {doubt.said}")
     return Judgement(error=error, error_std=std, size=known, expected=expected)
+
+
+def floor(judgement: Judgement, task: Task, search: Search) -> float | None:
+    """The error above which a trial is of no use: what was asked for, or halfway from the full network to a guess.
+
+    None where errors are of another kind than the full network's: of an evaluator of the user's own, or of networks
+    that no training follows.
+    """
+    guess = task.guess if isinstance(task, ImageTask) else None
+    if search.max_error is not None or judgement.error is None or guess is None or judgement.error >= guess:
+        return search.max_error
+    return (judgement.error + guess) / 2 if search.own_evaluator is None and search.fidelity in _TRAINED else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -49,7 +49,7 @@ from ..trials.ledger import Ledger, Retry, make_ledger
 from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from ..trials.urls import is_server, without_password
 from .engine import Engine
-from .given import judged
+from .given import floor, judged
 
 _code = logging.getLogger("secateur.code")  # silent with --trust
 
@@ -96,8 +96,9 @@ def made(
     build(model, space, space.smallest, search.scores)  # refuses a space or scores that are not of this model
     if not space.as_graph:  # a graph is a program already
         rehearse(model, space.inputs(model, space.full, batch=2))
-    kept = fingerprint(base, space, task, search, training, latency)
     judgement = judged(model, task, space, search, expected)
+    search = replace(search, max_error=floor(judgement, task, search))
+    kept = fingerprint(base, space, task, search, training, latency)
     described = {
         "format": FORMAT,
         "format_version": VERSION,

@@ -17,6 +17,7 @@ from ..outcomes.sides import WRONG_SIDE
 from ..runners.dispatch import Dispatcher
 from ..runners.executor import Executor, Interrupts, TimeOver
 from ..runners.slots import SlotStatus
+from ..settings.search import Search
 from ..trials.events import Event, Listener, TrialEnded
 from ..trials.front import on_front
 from ..trials.ledger import Ledger
@@ -91,7 +92,7 @@ def running(
                 ending=ending,
                 clock=clock,
                 batch=None if where.options.asynchronous else search.batch,
-                watch=Progress(tidy, ending, clock, search.objectives, absolute, slots, ledger.trials[: ending.trials]),
+                watch=Progress(tidy, ending, clock, search, absolute, slots, ledger.trials[: ending.trials]),
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
@@ -233,8 +234,10 @@ class Run:
         return self._now() if whole else None
 
     def _now(self) -> dict[str, str] | None:
-        watch = self._watch
-        return self._ending.met(self._ledger.trials, watch.objectives, watch.limits, self._clock.seconds)
+        watch, spent_s = self._watch, self._clock.seconds
+        return self._ending.met(
+            self._ledger.trials, watch.objectives, watch.limits, max_error=watch.max_error, spent_s=spent_s
+        )
 
     def _told(self, trial: Trial) -> None:
         self._clock.told()
@@ -274,7 +277,7 @@ class Progress:
         listener: Listener | None,
         ending: Ending,
         clock: Clock,
-        objectives: Sequence[str],
+        search: Search,
         limits: Mapping[str, float],
         slots: SlotStatus,
         trials: Sequence[Trial],
@@ -282,7 +285,7 @@ class Progress:
         """Know the trials of earlier runs."""
         self._listener = listener
         self._ending, self._clock = ending, clock
-        self.objectives, self.limits = objectives, limits
+        self.objectives, self.max_error, self.limits = search.objectives, search.max_error, limits
         self._slots = slots
         self._best: Trial | None = None
         self._started = time.perf_counter()

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
@@ -66,17 +67,19 @@ class Exporter:
         Args:
             trials: all of the study.
             front: its front.
-            pick: `"best"`, `"all"`, a number, or absolute limits.
+            pick: `"best"`, `"all"`, `"knee"`, a number, or absolute limits, of the error too.
 
         Raises:
             ValueError: none fits.
         """
-        if pick == "all" or pick == "best":
+        if isinstance(pick, str) and pick in ("all", "best", "knee"):
             if not front:
                 raise ValueError(
                     "no trial is within the budget, so the front is empty; run more trials or raise the budget"
                 )
-            return list(front) if pick == "all" else [self._best(front)]
+            return list(front) if pick == "all" else [self._best(front) if pick == "best" else self._knee(front)]
+        if isinstance(pick, Mapping) and "error" in pick:
+            return [self._cheapest(trials, dict(self.limits) | dict(pick))]
         if isinstance(pick, Mapping):
             fit = [trial for trial in trials if trial.scored and trial.within(pick)]
             if not fit:
@@ -84,7 +87,9 @@ class Exporter:
                 raise ValueError(f"no trial is within {asked}; run more trials or raise the budget")
             return [self._best(fit)]
         if isinstance(pick, bool) or not isinstance(pick, int):
-            raise ValueError(f"pick={pick!r}: expected 'best', 'all', the number of a trial, or a Budget")
+            raise ValueError(
+                f"pick={pick!r}: expected 'best', 'all', 'knee', the number of a trial, a Budget, or {{'error': 0.03}}"
+            )
         if not 0 <= pick < len(trials) or not trials[pick].scored:
             raise ValueError(f"pick={pick}: there is no such trial with an error; the study has {len(trials)} trials")
         return [trials[pick]]
@@ -159,6 +164,25 @@ class Exporter:
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
         return min(trials, key=lambda trial: trial.merit(self.search.objectives))
+
+    def _knee(self, front: Sequence[Trial]) -> Trial:
+        """The trial farthest below the plane through the ends of the front, every objective in spans of the front."""
+        values = np.array([trial.values(self.search.objectives) for trial in front])
+        span = np.ptp(values, axis=0)
+        away = ((values - values.min(axis=0)) / np.where(span > 0, span, 1)).sum(axis=1)
+        return front[int(np.argmin(away))]
+
+    def _cheapest(self, trials: Sequence[Trial], limits: Mapping[str, float]) -> Trial:
+        """The trial within the limits that has least of the first objective but the error."""
+        costs = {name: limit for name, limit in limits.items() if name != "error"}
+        fit = [trial for trial in trials if trial.scored and trial.within(costs)]
+        good = [trial for trial in fit if trial.measures["error"] <= limits["error"]]
+        if not good:
+            least = min((trial.measures["error"] for trial in fit), default=None)
+            known = "none is within the budget" if least is None else f"the least within the budget is {least:.4g}"
+            raise ValueError(f"no trial has an error of at most {limits['error']:g}: {known}; run more trials")
+        order = [name for name in (*self.search.objectives, "macs") if name != "error"]
+        return min(good, key=lambda trial: (*trial.values(order), trial.number))
 
     def _finished(
         self, trial: Trial, epochs: int, network: Network, say: Listener, *, tried: bool = False

@@ -15,7 +15,7 @@ from torch import nn
 from ... import __version__
 from ...spaces import Axis
 from ..disk.files import read_whole
-from ..trials.front import on_front
+from ..trials.front import counting, on_front
 from ..trials.trial import Trial
 from ..views.status import Status
 from ..views.view import View
@@ -129,7 +129,8 @@ def facts(
     folder = Path(folder)
     view = View(folder, storage=storage, connect=connect)
     found, status, trials, axes = view.found, view.status(), tuple(view.all_trials), view.axes
-    front, running = on_front(trials, status.objectives, status.limits), bool(status.active)
+    counts = counting(trials, status.limits, status.max_error)
+    front, running = on_front(trials, status.objectives, counts), bool(status.active)
     whole = [trial for trial in trials if trial.scored and _is_full(trial, axes)]
     timings = [trial.measures["latency_ms"] for trial in whole if "latency_ms" in trial.measures]
     latency_ms = view.notes.get("full_latency_ms", timings[0] if timings else None)

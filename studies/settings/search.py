@@ -16,7 +16,7 @@ from ...evaluators import FIDELITIES, Evaluator, Latency, Task, Training, checke
 from ...evaluators.modes import floating_name, present
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import COSTS, Budget, Candidate, Scores, Space
-from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, check, listed, near, one_of
+from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, FINITE, POSITIVE, check, listed, near, one_of
 from ..disk.weights import digest, structure
 
 AUTO = "auto"
@@ -116,6 +116,8 @@ class Search:
             `"reconstructed"` (layers solved on the full network's answers; nothing is trained), `"short"` or `"long"`:
             how well a candidate is trained before its error counts. `"auto"` is `"recalibrated"` with
             shared weights and `"short"` otherwise.
+        max_error: trials above it are on no front and no `patience` waits for them, unless all are. When None, where
+            trials are trained and classes guessed: halfway from the full network's error to that of a guess.
         early_stopping: end a trial at a lower fidelity where it is not promising; its error is then predicted.
         seed: of everything random.
         device: where networks are trained and measured: `"cpu"`, `"cuda"` or `"cuda:N"`.
@@ -130,6 +132,7 @@ class Search:
     batch: Annotated[int, AT_LEAST_1] = 4
     evaluator: Annotated[str | Callable[..., Any], PlainValidator(_an_evaluator)] = AUTO
     fidelity: Annotated[str, AfterValidator(one_of(AUTO, *FIDELITIES))] = AUTO
+    max_error: Annotated[float, POSITIVE, FINITE] | None = None
     early_stopping: bool = False
     seed: Annotated[int, AT_LEAST_0] = 0
     device: Annotated[str, PlainValidator(_a_device)] = "cpu"

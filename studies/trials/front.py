@@ -55,6 +55,13 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
     return table
 
 
+def counting(trials: Sequence[Trial], limits: Mapping[str, float], max_error: float | None) -> dict[str, float]:
+    """What a trial must meet to count: the limits, and an error of use where any trial has one."""
+    floored = dict(limits) if max_error is None else {**limits, "error": max_error}
+    met = any(trial.scored and trial.within(floored) for trial in trials)
+    return floored if met else dict(limits)
+
+
 def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> list[Trial]:
     """The evaluated trials within the limits that no other one beats, cheapest first (by the objective after error)."""
     fit = [trial for trial in trials if trial.scored and trial.within(limits)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...search import NOTE, hypervolume, non_dominated
 from ...spaces import Budget
-from ..trials.front import on_front
+from ..trials.front import counting, on_front
 from ..trials.trial import Failed, Skipped, Stopped, Trial, better, described
 
 _LAST = 5  # trials that are named beside a reason
@@ -49,6 +49,7 @@ class Status:
         full: the full network as it was given: its validation `error`, `error_std`, the `size` of the split, what was
             `expected`, or the `reason` why it could not be measured; and the `preprocessing` of its inputs. Empty for
             studies of before.
+        max_error: the error above which a trial does not count, and how many within the budget are `useless` so.
         ended: what ended the last run: `by` an argument of `Study.run`, `"space"`, `"interrupt"` or `"error"`, and
             `said` in words; None where it runs, was killed, or there was none.
         goal: trials in all that the run, or the study file, asks for; None where no one asked.
@@ -76,6 +77,8 @@ class Status:
     foresight: dict[str, Any]
     proxies: list[dict[str, Any]]
     seconds: float
+    max_error: float | None = None
+    useless: int = 0
     ended: dict[str, str] | None = None
     goal: int | None = None
     left_s: float | None = None
@@ -107,6 +110,7 @@ def status_of(
     best: Trial | None = None
     for trial in trials:
         best = trial if better(trial, best, objectives, limits) else best
+    counts = counting(trials, limits, settings.get("max_error"))
     outcomes = [trial.outcome for trial in trials if trial.told and trial.outcome is not None]
     return Status(
         path=str(path),
@@ -116,20 +120,22 @@ def status_of(
         failed=sum(isinstance(outcome, Failed) for outcome in outcomes),
         failures=failures(trials),
         skipped=sum(isinstance(outcome, Skipped | Stopped) for outcome in outcomes),
-        front=len(on_front(trials, objectives, limits)),
+        front=len(on_front(trials, objectives, counts)),
         best=best,
         budget=budget.given(),
         limits=dict(limits),
         objectives=list(objectives),
         sampler=settings["sampler"],
         fidelity=settings["fidelity"],
-        history=history(trials, objectives, limits),
-        seeds=seeds_worth(trials, objectives, limits),
+        history=history(trials, objectives, counts),
+        seeds=seeds_worth(trials, objectives, counts),
         foresight=foresight(trials),
         proxies=[dict(proxy) for proxy in notes.get("proxies", [])],
         seconds=sum(outcome.seconds for outcome in outcomes),
         full=_full(found),
         ended=notes.get("ended"),
+        max_error=settings.get("max_error"),
+        useless=sum(trial.scored and trial.within(limits) and not trial.within(counts) for trial in trials),
     )
 
 

@@ -84,6 +84,7 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
         ("full", full_text(status)),
         ("inputs", _inputs(status)),
         ("budget", _asked(status)),
+        ("floor", _floor(status)),
         ("sampler", f"{status.sampler}, minimising {' and '.join(status.objectives)}"),
         ("fidelity", status.fidelity),
         ("seeds", _worth(status.seeds) if status.seeds else ""),
@@ -271,6 +272,13 @@ def _asked(status: Status) -> str:
         known = "" if comes_to is None or comes_to == limit else f" ({_amount(name, comes_to)})"
         said.append(f"{name}={limit}{known}")
     return ", ".join(said) or "none"
+
+
+def _floor(status: Status) -> str:
+    if status.max_error is None or not status.told:
+        return ""
+    left_out = f"; {status.useless} above it left out" if status.useless else ""
+    return f"error at most {percent(status.max_error)}{left_out}"
 
 
 def _amount(name: str, value: float) -> str:

@@ -15,7 +15,7 @@ from ...spaces import Axis, Budget
 from ..disk.files import as_written, read_whole
 from ..runners.slots import drivers
 from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
-from ..trials.front import front_table, on_front, trial_table
+from ..trials.front import counting, front_table, on_front, trial_table
 from ..trials.ledger import Ledger, Retry
 from ..trials.looking import Glimpse
 from ..trials.trial import Trial
@@ -101,7 +101,8 @@ class View:
 
     def front(self) -> pd.DataFrame:
         """As `Study.front`."""
-        return front_table(on_front(self.all_trials, self.objectives, self.limits), self.axes)
+        counts = counting(self.all_trials, self.limits, self._settings.get("max_error"))
+        return front_table(on_front(self.all_trials, self.objectives, counts), self.axes)
 
     def status(self) -> Status:
         """As `Study.status`, with what runs now: `goal`, `left_s`, `drivers` and `gpus`."""

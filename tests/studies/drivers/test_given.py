@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import secateur as sc
 from secateur.evaluators import measure_error, train
 from secateur.studies.commands import output
+from secateur.studies.drivers.given import Judgement, floor
 from secateur.studies.views.view import View
 
 IMAGES = 400
@@ -136,3 +138,15 @@ def test_a_study_of_before_shows_what_it_knows(tmp_path, model):
     assert View(tmp_path / "study").status().full == {}
     file.write_text(json.dumps(kept | {"full": ["odd"], "preprocessing": 3}))
     assert View(tmp_path / "study").status().full == {}
+
+
+def test_the_usual_floor_is_halfway_to_a_guess():
+    data, usual = task(), sc.Search(fidelity="short")
+    assert floor(Judgement(error=0.1), data, usual) == (0.1 + data.guess) / 2
+    assert floor(Judgement(error=0.1), data, replace(usual, max_error=0.3)) == 0.3
+    for judgement in (Judgement(), Judgement(error=0.8)):
+        assert floor(judgement, data, usual) is None, "nothing is known, or the full network guesses too"
+    for other in (replace(usual, fidelity="recalibrated"), replace(usual, evaluator=lambda build, **rest: 0.5)):
+        assert floor(Judgement(error=0.1), data, other) is None, "errors of another kind than the full network's"
+    with pytest.raises(ValueError, match="max_error=-1"):
+        sc.Search(max_error=-1.0)

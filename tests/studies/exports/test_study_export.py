@@ -16,6 +16,7 @@ from secateur.studies.trials.events import Epoch, Exported, Trained
 MODEL = tiny_net()
 SPACE = tiny_space(MODEL)
 TASK = tiny_task()
+FRONT = ("error", "macs")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,8 @@ def test_an_export_is_tried_before_the_search(tmp_path, caplog):
         ("all", lambda study: study.front().trial.tolist()),
         (0, lambda study: [0]),
         (Budget(macs=0.3), lambda study: [best_within(study, 0.3)]),
+        ("knee", lambda study: [knee(study)]),
+        ({"error": 0.99, "macs": 0.4}, lambda study: [cheapest_within(study, 0.4)]),
     ],
 )
 def test_picks(study, tmp_path, pick, numbers):
@@ -117,10 +120,25 @@ def best_within(study, share):
     return int(fit.sort_values(["error", "macs", "trial"]).trial.iloc[0])
 
 
+def cheapest_within(study, share):
+    trials = study.trials()
+    fit = trials[(trials.macs <= share * trials.macs[0]) & (trials.error <= 0.99)]
+    return int(fit.sort_values(["macs", "trial"]).trial.iloc[0])
+
+
+def knee(study):
+    front = study.front()
+    spans = [(front[name] - front[name].min()) / max(front[name].max() - front[name].min(), 1e-9) for name in FRONT]
+    return int(front.trial[sum(spans).idxmin()])
+
+
 @pytest.mark.parametrize(
     ("pick", "said"),
     [
         ("worst", "pick='worst'"),
+        ({"error": 1e-9}, "no trial has an error of at most 1e-09: the least within the budget is 0"),
+        ({"error": "3%"}, "expected an error above 0"),
+        ({"macs": 0.3}, "expected an error above 0"),
         (99, "no such trial"),
         (-1, "no such trial"),
         (Budget(macs=10.0), "no trial is within"),

@@ -1,8 +1,12 @@
 """The front of hand-made trials."""
 
+from dataclasses import replace
+
 import pytest
 from handmade import AXES, OBJECTIVES, trial
+from landscapes import Instant, tiny_net, tiny_space, tiny_task
 
+from secateur import Budget, Search, Study
 from secateur.search import non_dominated
 from secateur.spaces import COSTS, Candidate
 from secateur.studies.exports.plot import plot_front
@@ -73,3 +77,27 @@ def test_picture(tmp_path):
     assert not plot_front(tmp_path / "none.png", table, ("error",))
     assert not plot_front(tmp_path / "none.png", table[:0], OBJECTIVES)
     assert not (tmp_path / "none.png").exists()
+
+
+def test_networks_of_no_use_are_on_no_front(tmp_path):
+    """Nor exported with it; where all are of no use, all count."""
+    model, task = tiny_net(), tiny_task()
+    space = tiny_space(model)
+    given = {"model": model, "task": task, "space": space, "budget": Budget(macs=0.5)}
+    search = Search(sampler="random", threads=1, evaluator=Instant(space))
+    free = Study.create(tmp_path / "free", **given, search=search)
+    free.run(16)
+    errors = free.front().error
+    floor = float(errors.median())
+    floored = Study.create(tmp_path / "floored", **given, search=replace(search, max_error=floor))
+    floored.run(16)
+    assert floored.front().trial.tolist() == free.front().trial[errors <= floor].tolist()
+    status = floored.status()
+    assert status.front == len(floored.front()) < len(errors) and status.max_error == floor and status.useless
+    assert free.search.max_error is None, "an evaluator of one's own has a scale of its own"
+    assert Study.look(floored.path).front().equals(floored.front())
+    folders = floored.export(tmp_path / "out", pick="all", finetune_epochs=0, formats=())
+    assert len(folders) == status.front
+    hopeless = Study.create(tmp_path / "hopeless", **given, search=replace(search, max_error=1e-9))
+    hopeless.run(16)
+    assert hopeless.front().trial.tolist() == free.front().trial.tolist()

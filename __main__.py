@@ -55,6 +55,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as error:
         if isinstance(error.code, int) and error.code > 128:  # asked to end, by a signal
             raise
+        if "_SECATEUR_COMPLETE" in os.environ or any(one.endswith("-completion") for one in given):
+            return error.code if isinstance(error.code, int) else 0  # how typer ends what it does for a shell
         if isinstance(error.__context__, BrokenPipeError):  # typer's own end where no one reads on, as in `| head`
             return 1
         return _complain(f"the code of the model or the data called sys.exit({error.code!r})") and 1

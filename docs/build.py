@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = "<!-- commands -->"  # of the page of the command line, where the help texts go
+KEYS = "<!-- keys -->"  # of the page of the study file, where the tables of keys go
 ROOMS = ("spaces", "pruners", "evaluators", "search", "studies", "testing")
 
 _CODE = re.compile(r"(^(`{3,}).*?^\2`*$|`[^`\n]+`|<!--.*?-->)", re.DOTALL | re.MULTILINE)
@@ -78,8 +79,28 @@ def _with_links(source: Path, root: Path, pages: Path) -> str:
         return f"{match[1]}{os.path.relpath(place, here)}{sharp}{anchor}{match[3]}"
 
     text = source.read_text(encoding="utf-8")
-    text = text.replace(COMMANDS, commands()) if COMMANDS in text else text
+    for mark, made in ((COMMANDS, commands), (KEYS, keys)):
+        text = text.replace(mark, made()) if mark in text else text
     return outside_code(text, lambda part: _LINK.sub(moved, part))
+
+
+def keys() -> str:
+    """Every key of every table of a study file, as Markdown: a table for each of its tables."""
+    from secateur.evaluators import Augment
+    from secateur.studies.study_files.file import OwnData
+    from secateur.studies.study_files.keys import TABLES
+    from secateur.studies.study_files.keys import keys as keys_of
+
+    parts = []
+    heads = {f"[{name}]": kinds for name, kinds in TABLES.items()} | {"augment, a table in [data]": (Augment,)}
+    for name, kinds in heads.items():
+        for kind in kinds:
+            which = f' of kind "{kind.kind}"' if hasattr(kind, "kind") else " of your own" if kind is OwnData else ""
+            parts.append(f"\n## {name}{which}\n\n| key | is | default | means |\n|---|---|---|---|")
+            for one in keys_of(kind):
+                default = one.default if one.default in ("needed", "-") else f"`{one.default}`"
+                parts.append(f"| `{one.name}` | {one.kind} | {default} | {one.text.replace('|', chr(92) + '|')} |")
+    return "\n".join(parts) + "\n"
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -46,6 +48,21 @@ def check(value: Any) -> None:
         except ValidationError as error:
             raise ValueError(_sentence(name, given, error.errors(include_url=False))) from None
         object.__setattr__(value, name, found)
+
+
+def texts_of(kind: type) -> dict[str, str]:
+    """What a class's docstring, and those of the classes it is made from, say of each attribute."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        listed = inspect.cleandoc(vars(one).get("__doc__") or "").partition("\nAttributes:\n")[2]
+        texts = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE)
+        found |= {name: " ".join(text.split()) for name, text in texts}
+    return found
+
+
+def first_sentence(text: str) -> str:
+    """With a capital, and a full stop."""
+    return f"{text[0].upper()}{text[1:].split('. ')[0].removesuffix('.')}."
 
 
 def expectation(problems: Sequence[Any]) -> str:

@@ -22,6 +22,7 @@ from .describe import describe
 from .examples import ByName, completed, fitted, made, nested, of_graph
 from .graph.blocks import Stage, places, reordered
 from .graph.network import Examples, Side, as_call, flat_examples
+from .shown import space_html
 from .tracing.options import arguments as arguments_of
 from .tracing.options import check_module, checked, identity
 from .tracing.parts import Key, Rule
@@ -111,16 +112,10 @@ class Space:
 
         check_module(model)
         examples = completed(model, example_inputs, example_kwargs)
+        rules = {} if rules is None else rules
+        others: dict[str, Any] = {"plain_blocks": plain_blocks, "as_graph": as_graph, "prove": prove}
         options = checked(
-            model,
-            examples,
-            resolutions=resolutions,
-            divisor=divisor,
-            ignore=ignore,
-            rules={} if rules is None else rules,
-            plain_blocks=plain_blocks,
-            as_graph=as_graph,
-            prove=prove,
+            model, examples, resolutions=resolutions, divisor=divisor, ignore=ignore, rules=rules, **others
         )
         found = traced(model, examples, options)
         sides = options.resolutions
@@ -398,3 +393,6 @@ class Space:
     def __str__(self) -> str:
         """Groups, stages, resolutions, what is frozen and why, and the range of every cost."""
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        return space_html(self)

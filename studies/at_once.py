@@ -24,6 +24,7 @@ from .study_files.file import StudyFile
 from .study_files.parts import make_model, spaced
 from .trials.events import Listener, Step
 from .trials.folder import BASE, read_study_json
+from .views.progress import Asked, showing
 
 _LOOKED_AT = 8  # batches that a method sees
 _DIFFERENCE = 1e-3  # relative, of a network in float32 that was built rightly
@@ -82,6 +83,7 @@ class Pruned:
         return "\n".join([f"{', '.join(shares)} of the full network", str(self.reconstruction), took])
 
 
+@showing
 def prune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -93,7 +95,7 @@ def prune(
     depth: float = 1.0,
     most: int = 1024,
     distill: int = 0,
-    progress: Listener | None = None,
+    progress: Asked = "auto",
 ) -> Pruned:
     """A network within the budget, cut from `model`, which is left as it is, and reconstructed.
 
@@ -112,7 +114,7 @@ def prune(
             (`pruners.block_damages`), or of a space that is given.
         most: pictures that are used, where there are more.
         distill: steps of training on the full network's answers that follow.
-        progress: called with a `Step` before each.
+        progress: called with a `Step` before each; a bar in terminals and notebooks when "auto", nothing when None.
 
     Raises:
         ValueError: the budget can't be met or limits nothing, the method needs labels, a picture is off, or the built
@@ -121,7 +123,7 @@ def prune(
     pruner = _pruner(method, settings, budget)
     if not 0 <= depth <= 1:
         raise ValueError(f"depth={depth!r}: expected a share of the blocks, from 0 to 1")
-    clock = _Clock(progress)
+    clock = _Clock(progress if callable(progress) else None)
     batches = _held(model, images, most)
     first = batches[0]
     example = {name: one[:1] for name, one in first.items()} if isinstance(first, Mapping) else first[:1]

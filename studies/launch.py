@@ -27,7 +27,7 @@ from .runners.dispatch import executor
 from .settings.search import UNTRAINED, Search
 from .study import Study
 from .study_files.file import Ends, StudyFile, read
-from .study_files.held import differences, held
+from .study_files.held import MAY_CHANGE, differences, held
 from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
@@ -76,6 +76,9 @@ def resume(
     runner: Mapping[str, Any] | None = None,
     keep_gb: float | None = None,
     track: Sequence[str] | None = None,
+    device: str | None = None,
+    settings: Sequence[str] = (),
+    base: Path | None = None,
     progress: Listener | None = None,
     **ends: Unpack[Ends],
 ) -> Study:
@@ -87,6 +90,9 @@ def resume(
         runner: settings of `Runner` that change, by name; the last ones where None.
         keep_gb: how much of the folder weights and rankings may take; as before where None.
         track: where trials are shown too; `["none"]` is nowhere, and None as before.
+        device: another GPU, of the same kind.
+        settings: `TABLE.NAME=VALUE` of the study file, of what may change.
+        base: where code and data have moved to.
         progress: called with events.
         ends: what ends it now; see `StudyFile.changed`.
 
@@ -95,14 +101,15 @@ def resume(
         ValueError: it is locked, damaged, read-only, or no longer what its model and data say.
     """
     folder = Path(folder)
-    changes: dict[str, Any] = {"budget": budget, "runner": runner, "keep_gb": keep_gb, "track": track, **ends}
+    changes: dict[str, Any] = {"budget": budget, "runner": runner, "keep_gb": keep_gb, "track": track, "device": device}
+    changes |= ends
     before: StudyFile | None = None
     if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
-        file = read(part_of(folder) / STUDY_TOML).changed(**changes)
+        file = _set(part_of(folder) / STUDY_TOML, settings, base).changed(**changes)
         study = create(file, folder, progress)
     else:
         before = _file_of(folder)
-        file = before.changed(**changes)
+        file = _set(folder / STUDY_TOML, settings, base).changed(**changes)
         study = _as_made(before, opened(file, folder))
         if _HELD not in study._ledger.notes:  # an older secateur made it
             study._ledger.note(_HELD, held(before))
@@ -113,24 +120,24 @@ def resume(
                 *(folder, done, file.study.trials, done + 20),
             )
         if file != before:
-            write_atomic(folder / STUDY_TOML, file.to_toml())
+            write_atomic(folder / STUDY_TOML, file.to_toml(folder))
     try:
         _run(study, file, progress)
     except (ValueError, ImportError):  # nothing ran, so nothing is to be remembered
         if before is not None and file != before:
-            write_atomic(folder / STUDY_TOML, before.to_toml())
+            write_atomic(folder / STUDY_TOML, before.to_toml(folder))
         raise
     return study
 
 
-def open_study(folder: str | Path) -> Study:
-    """The study in a folder, as its study file says.
+def open_study(folder: str | Path, base: Path | None = None) -> Study:
+    """The study in a folder, as its study file says; code and data lie in `base` where they have moved.
 
     Raises:
         ValueError: the file was edited, but for what may change, or is another study's.
     """
     folder = Path(folder)
-    file = _file_of(folder)
+    file = _file_of(folder, base)
     return _as_made(file, opened(file, folder))
 
 
@@ -143,6 +150,7 @@ def export(
     finalists: int = 1,
     pictures: bool = False,
     any_side: bool = False,
+    base: Path | None = None,
     progress: Listener | None = None,
 ) -> list[Path]:
     """The folders of exported networks; see `Study.export`.
@@ -155,11 +163,12 @@ def export(
         finalists: how many trials are trained a little to find the best of them.
         pictures: programs take pictures.
         any_side: programs take every side.
+        base: where code and data have moved to.
         progress: called with events.
     """
     check_free(Path(to))
     picked = parse_pick(pick)
-    return open_study(folder).export(
+    return open_study(folder, base).export(
         to,
         pick=picked,
         finetune_epochs=finetune_epochs,
@@ -226,7 +235,7 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     begun = part.exists()
     try:
         part.mkdir(parents=True, exist_ok=True)
-        write_atomic(part / STUDY_TOML, file.to_toml())
+        write_atomic(part / STUDY_TOML, file.to_toml(out))
     except OSError as error:
         raise OSError(error.errno, f"{out} can't be made ({error.strerror}); choose a folder that can") from error
     try:
@@ -302,6 +311,7 @@ def opened(file: StudyFile, folder: Path) -> Study:
         task=make_task(file),
         budget=file.budget,
         sampler=None if isinstance(sampler, str) else sampler,
+        device=file.study.device,
     )
 
 
@@ -316,10 +326,24 @@ def _as_made(file: StudyFile, study: Study) -> Study:
     if different:
         raise ValueError(
             f"{study.path / STUDY_TOML} was edited, or is another study's: {'; '.join(different)}; put that back, or "
-            "start a new study. What may change are the tables budget and runner, what ends a search, keep_gb, track, "
-            "and where code and data are"
+            f"start a new study; {MAY_CHANGE}"
         )
     return study
+
+
+def _set(path: Path, settings: Sequence[str], base: Path | None) -> StudyFile:
+    """The file of a study that goes on, with keys that may change.
+
+    Raises:
+        ValueError: one may not.
+    """
+    file = read(path, settings, base=base)
+    different = differences(held(read(path)), file)
+    if different:
+        raise ValueError(
+            f"--set: {'; '.join(different)}: a study can't go on so; start a new one, or leave it: {MAY_CHANGE}"
+        )
+    return file
 
 
 def _sampler(file: StudyFile) -> str | SamplerFactory:
@@ -354,7 +378,7 @@ def _arithmetic_limits(budget: Budget, space: Space) -> dict[str, float]:
     return {name: limit for name, limit in budget.limits(space).items() if name in space.full_costs}
 
 
-def _file_of(folder: Path) -> StudyFile:
+def _file_of(folder: Path, base: Path | None = None) -> StudyFile:
     if not (folder / STUDY_JSON).exists():
         if part_of(folder).is_dir():
             raise FileNotFoundError(
@@ -368,4 +392,4 @@ def _file_of(folder: Path) -> StudyFile:
         shutil.rmtree(part_of(folder))
     if not toml.is_file():
         raise FileNotFoundError(f"{folder} has no {STUDY_TOML}: it was made in Python; open it there with Study.open")
-    return read(toml)
+    return read(toml, base=base)

@@ -51,7 +51,9 @@ class Look:
 
     def front(self) -> pd.DataFrame:
         """The non-dominated trials within the budget, cheapest first; empty where none is."""
-        return self._view.front()
+        from .views.notebook import Front
+
+        return Front.of(self._view.front(), self._view.objectives, self._view.found)
 
     def status(self) -> Status:
         """Where the study stands, and what runs now."""
@@ -76,3 +78,8 @@ class Look:
 
     def __repr__(self) -> str:
         return f"Look({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from .views.notebook import study_html
+
+        return study_html(self)

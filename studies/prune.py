@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,9 +213,9 @@ def _begun(part: Path, settings: Mapping[str, Any]) -> Path:
     return part
 
 
-def source(name: str | Path) -> tuple[StudyFile, Path | None]:
-    """A study file by path, by name, or from a study's folder; the folder where it is one."""
-    file, folder = read(name), Path(name)
+def source(name: str | Path, changes: Sequence[str] = ()) -> tuple[StudyFile, Path | None]:
+    """A study file by path, by name, or from a study's folder, with changes; the folder where it is one."""
+    file, folder = read(name, changes), Path(name)
     if not (folder / STUDY_JSON).exists():
         return file, None
     if isinstance(file.data, Data) and "preprocessing" not in read_study_json(folder, to_write=False):

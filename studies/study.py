@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .settings.search import Search
     from .trials.events import Listener
     from .trials.trial import Outcome, Trial
+    from .views.progress import Asked
     from .views.status import Status
 
 
@@ -54,12 +55,9 @@ class Study:
         engine = parts.engine
         self.path, self.model, self.task, self.space = engine.path, engine.model, engine.task, engine.space
         self.search, self.training, self.latency = engine.search, engine.training, engine.latency
-        self.fingerprint = engine.fingerprint
-        self.budget = parts.budget
+        self.fingerprint, self.budget = engine.fingerprint, parts.budget
         self._engine, self._ledger, self._mirror = engine, engine.ledger, parts.mirror
         self._looping: OwnLoop | None = None
-
-    # --- making and finding -------------------------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -93,8 +91,8 @@ class Study:
                 `mysql` are servers, shared by `ask` and `tell`. A password in it is used and never written down.
             artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
                 are copied there too, and fetched from there where the folder lacks them.
-            further: `expect_error`, the validation error that you know the full network by: where the measured one is
-                far from it no study is made; `"untrained"` where nothing is expected of it.
+            further: `expect_error`, the validation error that you know of the full network: no study is made where the
+                measured one is far from it; `"untrained"` where nothing is expected.
 
         Raises:
             FileExistsError: the folder exists.
@@ -129,6 +127,7 @@ class Study:
         sampler: SamplerFactory | None = None,
         evaluator: Callable[..., Any] | None = None,
         storage: str | None = None,
+        device: str | None = None,
     ) -> Study:
         """The study in the folder `path`, ready to go on; nothing is written before it runs.
 
@@ -141,6 +140,7 @@ class Study:
             sampler: the same factory as at the start, where it was no name.
             evaluator: the same as at the start, where there was one.
             storage: the URL of the start again, with its password; None where it needs none or knows it (`~/.pgpass`).
+            device: another of the same kind, such as `"cuda:1"`; that of the start when None.
 
         Raises:
             FileNotFoundError: there is no study.
@@ -148,10 +148,8 @@ class Study:
         """
         from .drivers.making import found
 
-        parts = found(
-            Path(path), model=model, task=task, budget=budget, sampler=sampler, evaluator=evaluator, storage=storage
-        )
-        return cls(parts)
+        asked: dict[str, Any] = {"budget": budget, "sampler": sampler, "evaluator": evaluator, "device": device}
+        return cls(found(Path(path), model=model, task=task, storage=storage, **asked))
 
     @staticmethod
     def look(path: str | Path, *, storage: str | None = None, connect: bool = False) -> Look:
@@ -175,7 +173,7 @@ class Study:
     def run(
         self,
         trials: int | None = None,
-        progress: Listener | None = None,
+        progress: Asked = "auto",
         *,
         seconds: float | None = None,
         until: float | None = None,
@@ -192,7 +190,8 @@ class Study:
             seconds: how long all runs take together; then no trial begins, and those that run are told.
             until: an error, that a trial within the budget comes to or below, seen when a batch of trials is told.
             patience: so many trials in a row that add less than a thousandth to the front's hypervolume, as `until`.
-            progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`.
+            progress: told of every `TrialEnded`, and of what else happens; see `trials/events.py`. "auto" is a bar in
+                terminals and notebooks, None nothing; the log `secateur` has a line a trial at INFO.
             runner: where trials run: a kind, such as `"processes"`, or one with settings, as `Processes(workers=4)`.
             keep_gb: how many 10^9 bytes weights and rankings of trials, and trainings of exported networks, may take in
                 the folder; the oldest go first that neither front nor trials need. None keeps all.
@@ -205,11 +204,14 @@ class Study:
         from .drivers.ending import Ending
         from .drivers.run import running
         from .runners.dispatch import executor
+        from .views.progress import listening
 
         ending, where = Ending(trials=trials, seconds=seconds, until=until, patience=patience), executor(runner)
-        with running(
-            self._engine, self.budget, ending, where, mirror=self._mirror, progress=progress, keep_gb=keep_gb
-        ) as run:
+        further: dict[str, Any] = {"mirror": self._mirror, "keep_gb": keep_gb}
+        with (
+            listening(progress) as told,
+            running(self._engine, self.budget, ending, where, progress=told, **further) as run,
+        ):
             for left in run.unfinished():
                 run.submit(left)
             while True:
@@ -222,9 +224,8 @@ class Study:
     def ask(self) -> Trial | None:
         """A new trial, for a loop of your own; None where every network within the budget was tried.
 
-        The trial is in the study before this returns, running until `tell` is called, also by another process: calls
-        of several processes (a cluster's jobs, workers on other machines with the same database) wait for one another.
-        A process may be killed anywhere. Samplers see the outcomes of a batch (`Search.batch`) when it is told whole.
+        The trial is in the study before this returns, running until `tell` is called, also by another process: their
+        calls wait for one another, and any may be killed. Samplers see a batch (`Search.batch`) when it is told whole.
 
             while (trial := study.ask()) is not None and trial.number < 100:
                 study.tell(trial, study.evaluate(trial))
@@ -282,11 +283,7 @@ class Study:
             return self._engine.seed_maker(progress).ask(asked, aim)
 
     def evaluate(self, trial: Trial | int) -> Outcome:
-        """What becomes of a running trial, found here as `run` would; nothing is told.
-
-        Its latency is measured where the budget limits it, its network built, trained as far as the study's fidelity
-        asks, and judged on the validation split. What goes wrong is a failed outcome.
-        """
+        """What becomes of a running trial, found here as `run` would; nothing is told. A fault is an outcome."""
         return self._own_loop.evaluate(trial)
 
     @property
@@ -312,12 +309,12 @@ class Study:
 
     def front(self) -> pd.DataFrame:
         """The non-dominated trials within the budget and of use (`max_error`), cheapest first; empty where none is."""
-        from .trials.front import counting, front_table, on_front
+        from .trials.front import counting
+        from .views.notebook import front_of
 
         self._ledger.refresh()
         counts = counting(self._ledger.trials, self.limits(), self.search.max_error)
-        front = on_front(self._ledger.trials, self.search.objectives, counts)
-        return front_table(front, self.space.axes)
+        return front_of(self.path, self._ledger.trials, self.space.axes, self.search.objectives, counts)
 
     def status(self) -> Status:
         """Where the study stands."""
@@ -344,7 +341,7 @@ class Study:
         return report(self.path, to, model=self.model, pictures=pictures).page
 
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
-        """How well rankings predict the errors of the trials so far, best first; see `pruners.criteria.retained`.
+        """How well the share of a ranking's scores that networks retain predicts their errors, best first.
 
         Args:
             methods: pruning methods that are asked for their scores now; those among the seeds are known already.
@@ -356,7 +353,7 @@ class Study:
         to: str | Path,
         pick: str | int | Budget | Mapping[str, float] = "best",
         finetune_epochs: int | None = None,
-        progress: Listener | None = None,
+        progress: Asked = "auto",
         formats: Sequence[str] | None = None,
         *,
         finalists: int = 1,
@@ -373,13 +370,10 @@ class Study:
             pick: `"best"` (lowest validation error within the budget), `"all"` (the front), `"knee"` (where it bends),
                 a trial's number, a `Budget`: the best within it, or `{"error": 0.03}`: the cheapest with that.
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
-            progress: told of every `Epoch`, and every network `Trained` and `Exported`.
-            formats: some of `"safetensors"` (always written), `"pt2"` and `"onnx"`; all that can be when None, and the
-                record of each network says why one is left out.
-            finalists: how many trials that meet the budget, the best of every resolution in turn, are trained for
-                `short_epochs`, the better half of them four times as long, and so on while that is no more than half
-                of the last training, to find the best of them. More than 1 is worth it where a search has scored
-                networks with shared weights, which favour some resolutions. For `"best"` and a `Budget`.
+            progress: told of every `Epoch` and of every network `Trained` and `Exported`; as of `run`.
+            formats: some of `"safetensors"` (always), `"pt2"`, `"onnx"`; all that can be when None, as the record says.
+            finalists: how many trials within the budget, the best of every resolution in turn, are trained a little, the
+                better half four times as long, and so on, to find the best: worth it after shared weights.
             pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and
                 scale and normalise them as the task's `preprocessing` says; they do not resize.
             any_side: the programs take every side that the network takes, not that of the candidate alone.
@@ -391,9 +385,16 @@ class Study:
         """
         from .drivers.exporting import Export
         from .exports.conversion import Wanted
+        from .views.progress import listening
 
         export, wanted = Export(self._engine, self.budget, self._mirror), Wanted(formats, pictures, any_side)
-        return export(Path(to), pick, finetune_epochs, progress, wanted, finalists, notes or {})
+        with listening(progress) as told:
+            return export(Path(to), pick, finetune_epochs, told, wanted, finalists, notes or {})
 
     def __repr__(self) -> str:
         return f"Study({str(self.path)!r}, trials={len(self._ledger.trials)}, budget={self.budget})"
+
+    def _repr_html_(self) -> str:
+        from .views.notebook import study_html
+
+        return study_html(self)

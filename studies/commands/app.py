@@ -13,19 +13,22 @@ from typing import Annotated, Any
 import typer
 
 from ... import __version__
+from .beginning import beginning
 from .looking import looking
 from .options import (
+    Base,
     Budgets,
+    Device,
     Folder,
     Json,
-    KeepGb,
     LastEpochs,
     Quiet,
     Seed,
+    Set,
     StudyFile,
-    Track,
     budget_of,
     examples,
+    keys_of,
     on_a_runner,
     settings_of,
     with_a_way,
@@ -35,9 +38,9 @@ from .output import messages, none_is_left, own_output, print_json, print_text, 
 app = typer.Typer(
     rich_markup_mode=None,  # rich costs 80 ms at import
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="The best smaller networks inside a trained CNN, over width, depth and resolution, under hard budgets.",
     epilog=examples(
+        "secateur init                          write a study file",
         "secateur trace mnist                   what may be searched",
         "secateur search mnist --out runs/a     train the network, then search",
         "secateur status runs/a                 how far it is",
@@ -62,6 +65,9 @@ def _options(
     pass
 
 
+app.add_typer(beginning)
+
+
 @app.command(
     short_help="Show what may be searched, and what a budget can reach.",
     epilog=examples(
@@ -70,7 +76,9 @@ def _options(
         "secateur trace study.toml --json > space.json",
     ),
 )
-def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet: Quiet = False) -> None:
+def trace(
+    study: StudyFile, budget: Budgets = None, settings: Set = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
     """Show what may be searched: groups, stages, resolutions, what is frozen and why, and what any budget can reach.
 
     The budget, of the file or of --budget, is held against it: whether any network meets each limit, and how many do.
@@ -81,7 +89,7 @@ def trace(study: StudyFile, budget: Budgets = None, as_json: Json = False, quiet
         from ..study_files import file as config
         from ..views.terminal import Style, headed
 
-        file = config.read(study).changed(budget=budget_of(budget))
+        file = config.read(study, settings or ()).changed(budget=budget_of(budget))
         space = launch.trace(file)
     if as_json:
         print_json(facts(space, file.budget))
@@ -102,12 +110,11 @@ def search(
     study: StudyFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the study.")],
     budget: Budgets = None,
-    seed: Seed = None,
     *,
-    ends: dict[str, Any],
+    changes: dict[str, Any],
+    seed: Seed = None,
+    settings: Set = None,
     runner: dict[str, Any],
-    keep_gb: KeepGb = None,
-    track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -116,9 +123,7 @@ def search(
         from .. import launch
         from ..study_files import file as config
 
-        file = config.read(study).changed(
-            budget=budget_of(budget), seed=seed, runner=runner, keep_gb=keep_gb, track=track, **ends
-        )
+        file = config.read(study, settings or ()).changed(budget=budget_of(budget), seed=seed, runner=runner, **changes)
         launch.search(file, out, progress=progress)
     none_is_left(show(out, as_json, quiet=quiet, storage=file.study.storage))
 
@@ -137,10 +142,10 @@ def resume(
     folder: Folder,
     budget: Budgets = None,
     *,
-    ends: dict[str, Any],
+    changes: dict[str, Any],
+    settings: Set = None,
+    base: Base = None,
     runner: dict[str, Any],
-    keep_gb: KeepGb = None,
-    track: Track = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -152,10 +157,10 @@ def resume(
             folder,
             budget=budget_of(budget),
             runner=runner,
-            keep_gb=keep_gb,
-            track=track,
+            **changes,
+            settings=settings or (),
+            base=base,
             progress=progress,
-            **ends,
         )
     none_is_left(show(folder, as_json, quiet=quiet, connect=True))
 
@@ -188,6 +193,7 @@ def export(
     any_side: Annotated[
         bool, typer.Option("--any-side", help="Programs take every side that the network takes.")
     ] = False,
+    base: Base = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -205,6 +211,7 @@ def export(
             finalists=finalists,
             pictures=pictures,
             any_side=any_side,
+            base=base,
             progress=progress,
         )
     configs = [json.loads((one / "config.json").read_text()) | {"folder": str(one)} for one in folders]
@@ -232,8 +239,11 @@ def prune(
     budget: Budgets = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as normalise=none."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the method, as normalise=none, or TABLE.NAME=VALUE."
+        ),
     ] = None,
+    device: Device = None,
     *,
     way: dict[str, Any],
     seed: Seed = None,
@@ -252,8 +262,8 @@ def prune(
         from ..views.terminal import Style
         from .pruning import pruned
 
-        file, folder = alone.source(study)
-        file = file.changed(budget=budget_of(budget), seed=seed, pruning_epochs=way.get("epochs"))
+        file, folder = alone.source(study, keys_of(settings))
+        file = file.changed(budget=budget_of(budget), seed=seed, pruning_epochs=way.get("epochs"), device=device)
         made = pruned(
             file, out, method, way, {"settings": settings_of(settings), "study": folder, "progress": progress}
         )

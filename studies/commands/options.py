@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from annotated_types import Ge
 
-from ...spaces.checked import near
+from ...spaces.checked import first_sentence, near, texts_of
 from ..settings.runner import KINDS
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ Budgets = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="NAME=LIMIT", help=_BUDGET),
 ]
+Trials = Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="S", help="Of everything that is random.")]
 LastEpochs = Annotated[int | None, typer.Option("--finetune-epochs", metavar="N", help="Epochs of the last training.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, only warnings and errors.")]
@@ -45,12 +45,32 @@ KeepGb = Annotated[
     float | None,
     typer.Option("--keep-gb", metavar="GB", help="What weights and rankings of trials may take in its folder."),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="TABLE.NAME=VALUE", help="Any key of the study file, as training.lr=0.01. Repeat it."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Where networks are trained: cpu, cuda:1.")
+]
+Base = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="FOLDER", help="Where the study's code and data have moved to."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
 
 Connect = Annotated[
     bool, typer.Option("--connect", help="Connect to the database server that the folder names; otherwise none is.")
 ]
 
+_GOING_ON: dict[str, Any] = {"device": Device, "keep_gb": KeepGb, "track": Track}
+_COMMAS = "Numbers with commas between, one a channel, as the network was trained."
+_NUMBERS: dict[str, Any] = {
+    "side": Annotated[int | None, typer.Option("--side", metavar="N", help="Images of a folder are made so large.")],
+    "mean": Annotated[str | None, typer.Option("--mean", metavar="NUMBERS", help=_COMMAS)],
+    "std": Annotated[str | None, typer.Option("--std", metavar="NUMBERS", help=_COMMAS)],
+}
 _VERBATIM = "\b\n"  # before lines that are not to be wrapped
 _RUNNER = {  # settings of runners that are options: the option, and what its value is called
     "workers": ("--workers", "N"),
@@ -70,9 +90,7 @@ TRAINING: dict[str, Any] = {
 }
 """Options of `prune` where networks are trained."""
 ENDS: dict[str, Any] = {
-    "trials": Annotated[
-        int | None, typer.Option("--trials", metavar="N", help="Trials in all, earlier runs included.")
-    ],
+    "trials": Trials,
     "seconds": Annotated[
         float | None, typer.Option("--seconds", metavar="S", min=0, help="End after so many, all runs together.")
     ],
@@ -118,13 +136,18 @@ def examples(*lines: str) -> str:
 
 
 def on_a_runner(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with options for its arguments `runner` and `ends`, dicts of those given."""
-    return _bundled(_bundled(command, "runner", _runner_options()), "ends", _plain_options(ENDS))
+    """The command with options for its arguments `runner` and `changes`, dicts of those given."""
+    return _bundled(_bundled(command, "runner", _runner_options()), "changes", _plain_options(ENDS | _GOING_ON))
 
 
 def with_a_way(command: Callable[..., None]) -> Callable[..., None]:
     """The command with options on training and pictures in the place of its argument `way`, a dict of those given."""
     return _bundled(command, "way", _plain_options(TRAINING | PICTURES))
+
+
+def with_numbers(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with how images are prepared in the place of its argument `numbers`, a dict of those given."""
+    return _bundled(command, "numbers", _plain_options(_NUMBERS))
 
 
 def _plain_options(options: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
@@ -161,6 +184,11 @@ def budget_of(texts: list[str] | None) -> Budget | None:
     return Budget.parse(texts) if texts else None
 
 
+def keys_of(texts: list[str] | None) -> list[str]:
+    """Those of `--set` that are keys of the study file, `TABLE.NAME=VALUE`; the others are settings of a method."""
+    return [text for text in texts or [] if "." in text.partition("=")[0]]
+
+
 def settings_of(texts: list[str] | None) -> dict[str, Any]:
     """What `["strength=15", "normalise=none"]` says: numbers and JSON are read, anything else is text.
 
@@ -170,6 +198,8 @@ def settings_of(texts: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
+        if "." in name:
+            continue
         if not equals or not name or name in found:
             raise ValueError(f"--set {text!r}: expected NAME=VALUE, every name once")
         try:
@@ -185,8 +215,7 @@ def _runner_options() -> dict[str, inspect.Parameter]:
     texts: dict[str, str] = {}
     for kind in KINDS.values():
         hints |= typing.get_type_hints(kind, include_extras=True)
-        for one in kind.__mro__:
-            texts |= _texts(one)
+        texts |= {name: first_sentence(text) for name, text in texts_of(kind).items()}
     options: dict[str, Any] = {
         "kind": Annotated[
             str | None, typer.Option("--runner", metavar="KIND", callback=_known_kind, help=texts.get("kind"))
@@ -196,13 +225,6 @@ def _runner_options() -> dict[str, inspect.Parameter]:
         value, least = _value(hints[name])
         options[name] = Annotated[value | None, typer.Option(flag, metavar=metavar, min=least, help=texts.get(name))]
     return _plain_options(options)
-
-
-def _texts(kind: type) -> dict[str, str]:
-    """The first sentence on each of a class's attributes."""
-    listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("\nAttributes:\n")[2]
-    found = {name: " ".join(text.split()) for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.M)}
-    return {name: f"{text[0].upper()}{text[1:].split('. ')[0].removesuffix('.')}." for name, text in found.items()}
 
 
 def _value(hint: Any) -> tuple[Any, int | None]:

@@ -57,9 +57,12 @@ def resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def messages(quiet: bool) -> Iterator[Callable[[object], None]]:
     """Send the package's log to the terminal, and what is yielded: a bar there, plain lines elsewhere."""
+    from ..trials.events import TrialEnded  # with NumPy and Optuna, which the help needs not
+    from ..views.progress import bar
+
     handler = _Lines()
-    logger = logging.getLogger("secateur")
-    level, propagate = logger.level, logger.propagate
+    logger, trials = logging.getLogger("secateur"), logging.getLogger("secateur.trials")
+    level, propagate, of_trials = logger.level, logger.propagate, trials.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
@@ -67,11 +70,14 @@ def messages(quiet: bool) -> Iterator[Callable[[object], None]]:
         if quiet:
             yield lambda event: None
         elif not sys.stderr.isatty():
-            yield lambda event: logger.info("%s", event)
+            # Trials are in the log anyway.
+            yield lambda event: None if isinstance(event, TrialEnded) else logger.info("%s", event)
         else:
-            with _bar() as move:
+            trials.setLevel(logging.WARNING)  # the bar shows them
+            with bar() as move:
                 yield move
     finally:
+        trials.setLevel(of_trials)
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
@@ -173,25 +179,3 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         said = f"{record.levelname.lower()}: " * (record.levelno > logging.INFO) + self.format(record)
         print(escaped(hidden(said), keep="\n"), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[object], None]]:
-    """A bar that is moved by events; finished networks and lines of the log scroll above it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from ..trials.events import Calibrated, Epoch, Exported, Step, Trained, TrialEnded
-
-    columns = BarColumn(8), TextColumn("{task.description}", markup=False)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def move(event: object) -> None:
-            if isinstance(event, Trained | Exported):
-                bar.console.print(escaped(str(event)), markup=False, highlight=False)
-            bar.update(task, description=escaped(event.short if isinstance(event, TrialEnded) else str(event)))
-            if isinstance(event, TrialEnded | Epoch | Calibrated | Step):
-                bar.update(task, completed=event.done, total=event.total)
-
-        yield move

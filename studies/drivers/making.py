@@ -130,10 +130,13 @@ def found(
     sampler: SamplerFactory | None,
     evaluator: Callable[..., Any] | None,
     storage: str | None,
+    device: str | None,
 ) -> Parts:
     """The parts of the study in a folder; the arguments are `Study.open`'s."""
     said = read_study_json(path)
     kept = said["fingerprint"]
+    if device is not None:
+        said["settings"] |= {"device": device}
     if evaluator is not None or kept["evaluator"] not in EVALUATORS:
         check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
     check_task(task)
@@ -147,6 +150,7 @@ def found(
         evaluator=evaluator or kept["evaluator"],
         scores=None if said["scores"] is None else read_tensors(path / SCORES, said["scores"]),
     )
+    check_same(kept, {"device": search.torch_device.type}, path)
     model = with_kept_weights(model, base)
     space = Space.from_settings(model, said["space"])
     check_same(kept, {"space": space.fingerprint, "ranking": ranking_name(space, search.scores)}, path)

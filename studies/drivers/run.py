@@ -29,6 +29,7 @@ from .engine import Engine
 from .retention import Retention
 
 logger = logging.getLogger("secateur")
+_of_trials = logging.getLogger("secateur.trials")  # a line a trial; a bar that shows them has it silent
 
 _FAILURES = 10  # so many failed trials in a row end a search
 _HOPELESS = 3  # and so many first ones that all raised the same
@@ -270,7 +271,7 @@ class Run:
 
 
 class Progress:
-    """Tells a listener of every trial that is told: `TrialEnded`."""
+    """Tells a listener of every trial that is told, and the log: `TrialEnded`."""
 
     def __init__(
         self,
@@ -291,15 +292,13 @@ class Progress:
         self._started = time.perf_counter()
         self._done: set[int] = set()
         self._told = 0  # in this run: what an earlier one did says nothing of how fast this one is
-        for trial in trials if listener is not None else ():
+        for trial in trials:
             if trial.told:
                 self._consider(trial)
 
     def tell(self, trial: Trial) -> None:
         """Announce a trial that was just told."""
         self._slots.told()
-        if self._listener is None:
-            return
         self._consider(trial)
         self._told += 1
         done = len(self._done)  # not the number: they end in any order where no one waits for a batch
@@ -307,16 +306,17 @@ class Progress:
         total = self._ending.trials
         left = [] if total is None else [each * (total - done)]
         left += [] if self._ending.seconds is None else [max(0.0, self._ending.seconds - self._clock.seconds)]
-        self._listener(
-            TrialEnded(
-                last=trial,
-                best=self._best,
-                done=done,
-                total=total,
-                running=self._slots.running,
-                eta=min(left, default=None),
-            )
+        event = TrialEnded(
+            last=trial,
+            best=self._best,
+            done=done,
+            total=total,
+            running=self._slots.running,
+            eta=min(left, default=None),
         )
+        _of_trials.info("%s", event)
+        if self._listener is not None:
+            self._listener(event)
 
     def _consider(self, trial: Trial) -> None:
         self._done.add(trial.number)

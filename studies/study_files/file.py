@@ -18,9 +18,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, Unpack
@@ -38,16 +38,16 @@ from pydantic import (
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
-from ...spaces.checked import AT_LEAST_1, POSITIVE, expectation
+from ...spaces.checked import AT_LEAST_1, POSITIVE
 from ...spaces.tracing.parts import checked_rules
-from ..disk.secrets import hidden
-from ..settings.runner import KINDS, Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
+from ..settings.runner import Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
 from ..settings.trackers import check_trackers
 from ..trials.urls import without_password
 from .data import Data
 from .pictures import Images
-from .tables import tables_of
+from .saying import sentence
+from .tables import FROM_HERE, base_of, tables_of
 
 
 class _Table(BaseModel):
@@ -248,6 +248,7 @@ class StudyFile(_Table):
         keep_gb: float | None = None,
         track: Sequence[str] | None = None,
         runner: Mapping[str, Any] | None = None,
+        device: str | None = None,
         **ends: Unpack[Ends],
     ) -> StudyFile:
         """This file with another budget (whole), number of trials, seed, ..., where given.
@@ -255,7 +256,7 @@ class StudyFile(_Table):
         `track` is whole too, and `("none",)` is no tracker. Settings of the runner are changed one by one; another kind
         begins with the defaults. Of what ends a search, 0 takes back all but `trials`.
         """
-        asked: dict[str, Any] = {"seed": seed, "keep_gb": keep_gb, **ends}
+        asked: dict[str, Any] = {"seed": seed, "keep_gb": keep_gb, "device": device, **ends}
         given = {name: value for name, value in asked.items() if value is not None}
         given |= {name: None for name in ("seconds", "until", "patience") if given.get(name) == 0}
         if track is not None:
@@ -276,31 +277,41 @@ class StudyFile(_Table):
         """This file with a network that is neither trained nor loaded."""
         return self.model_copy(update={"model": self.model.model_copy(update={"checkpoint": None, "train": False})})
 
-    def to_toml(self) -> str:
-        """The file as text, defaults and all: it means the same in a later version."""
+    def to_toml(self, place: Path | None = None) -> str:
+        """The file as text, defaults and all: it means the same in a later version.
+
+        A `place` is the folder that it is written to; where that lies within the file's own, the whole may be moved.
+        """
         tables = self.model_dump(mode="json", exclude_none=True)
+        if place is not None and place.absolute().is_relative_to(self.folder):
+            tables[FROM_HERE] = os.path.relpath(self.folder, place.absolute())
         tables["runner"] = {"kind": self.runner.kind} | tables["runner"]
         if "storage" in tables["study"]:
             tables["study"]["storage"] = without_password(tables["study"]["storage"])
         return tomli_w.dumps({name: value for name, value in tables.items() if value != {}})
 
 
-def read(name: str | Path) -> StudyFile:
+def read(name: str | Path, changes: Sequence[str] = (), *, base: Path | None = None) -> StudyFile:
     """The study file at a path, or the shipped one of that name (`SHIPPED`).
+
+    Args:
+        name: the path or name.
+        changes: `TABLE.NAME=VALUE` of single keys; see `tables.changed`.
+        base: the folder that its relative paths begin at, in place of what it says.
 
     Raises:
         FileNotFoundError: neither is there.
         ValueError: no TOML, an unknown or missing key, or a value that is none; the sentence names file, table and key.
     """
     path = _find(name)
-    tables = tables_of(path)
-    tables["folder"] = str(path.parent.joinpath(str(tables.get("folder", "."))).absolute())
+    tables = tables_of(path, changes)
+    tables["folder"] = str(base_of(tables, path, base))
     try:
         # As JSON, because then a strict check takes lists for tuples and texts for paths, and nothing else for another.
         return StudyFile.model_validate_json(json.dumps(tables, default=str))
     except (ValueError, TypeError) as error:
-        said = _sentence(error) if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{path}: {said}") from None
+        said = sentence(error, StudyFile) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{path}{' with --set' if changes else ''}: {said}") from None
 
 
 def shipped() -> list[str]:
@@ -326,75 +337,3 @@ def _find(name: str | Path) -> Path:
     near = difflib.get_close_matches(str(name), shipped(), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"shipped ones are {', '.join(shipped())}"
     raise FileNotFoundError(f"study file {name} does not exist; {hint}")
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, and how many more there are."""
-    by_place: dict[tuple[Any, ...], list[Any]] = {}
-    for problem in error.errors(include_url=False):  # a union complains once a member
-        by_place.setdefault(tuple(part for part in problem["loc"] if not _is_type(part)), []).append(problem)
-    place, alike = next(iter(by_place.items()))
-    more = f" (and {len(by_place) - 1} more)" if len(by_place) > 1 else ""
-    return _said(alike, list(place)) + more
-
-
-def _said(alike: list[Any], place: list[Any]) -> str:
-    problem = alike[0]
-    given = hidden(json.dumps(problem["input"], default=str))
-    given = given if len(given) <= 60 else f"{given[:57]}..."
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        *table, key = place
-        known = [name for name in _keys(StudyFile, table) if table or name != "folder"]
-        near = difflib.get_close_matches(str(key), known, 1)
-        mend = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        return f"{_written(table)}unknown key {str(key)!r}; {mend}"
-    if problem["type"] in ("missing", "missing_argument"):
-        *table, key = place
-        what = f"the key {str(key)!r}" if table else f"the table [{key}]"
-        return f"{_written(table)}{what} is missing; give one, such as {_EXAMPLES[str(key)]}"
-    said = expectation(alike)
-    return f"{_written(place)}{f'given {given}; ' if said.startswith('expected') else ''}{said}"
-
-
-_EXAMPLES = {
-    "model": 'model = "package.module:factory"',
-    "data": '[data] reader = "mnist5k"',
-    "factory": 'factory = "package.module:name"',
-}
-
-
-def _written(place: list[Any]) -> str:
-    """`[table] key.key: ` of a place in the file."""
-    texts = [str(part) for part in place]
-    return f"{' '.join([f'[{texts[0]}]', *('.'.join(texts[1:]).split())])}: " if texts else ""
-
-
-def _is_type(part: Any) -> bool:
-    """Whether part of pydantic's place names a member of a union, which stands in no file."""
-    return isinstance(part, str) and (part in ("int", "float", "str", "path", "own", "ready", *KINDS) or "[" in part)
-
-
-def _keys(kind: Any, place: list[Any]) -> Iterator[str]:
-    """The keys of the table at `place`, under a table of a kind."""
-    fields = _fields(kind)
-    if not place:
-        yield from fields
-    elif place[0] in fields:
-        for inner in _classes(fields[place[0]]):
-            yield from _keys(inner, place[1:])
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        hints = typing.get_type_hints(kind)
-        names = StudyFile.model_fields if kind is StudyFile else getattr(kind, "model_fields", None)
-        return {name: hints[name] for name in names or [field.name for field in dataclasses.fields(kind)]}
-    return {}
-
-
-def _classes(hint: Any) -> Iterator[Any]:
-    """The classes that an annotation is made of."""
-    if isinstance(hint, type) and not typing.get_args(hint):
-        yield hint
-    for inner in typing.get_args(hint):
-        yield from _classes(inner)

@@ -11,9 +11,12 @@ from .data import Data
 from .file import StudyFile
 
 _TABLES = ("model", "data", "space", "training", "latency", "study")
-_FREE = {"study": ("trials", "seconds", "until", "patience", "keep_gb", "track"), "data": ("path", "arguments")}
-"""Settings of these tables that may change, beside the whole of the others; data that moved are held against the
-study's fingerprint."""
+_FREE = {
+    "study": ("trials", "seconds", "until", "patience", "keep_gb", "track", "device"),
+    "data": ("path", "arguments"),
+}
+"""Settings of these tables that may change, beside the whole of the others; data that moved, and the kind of device,
+are held against the study's fingerprint."""
 
 
 def held(file: StudyFile) -> dict[str, dict[str, Any]]:
@@ -42,6 +45,12 @@ def differences(kept: Mapping[str, Mapping[str, Any]], file: StudyFile) -> list[
             if was != now[table].get(name):
                 found.append(f"[{table}] {name} = {_said(now[table].get(name))}, and was {_said(was)}")
     return found
+
+
+MAY_CHANGE = (
+    "what may change are the tables budget and runner, what ends a search, keep_gb and track, which of several GPUs, "
+    "and where code and data are"
+)
 
 
 def _said(value: Any) -> str:

@@ -118,7 +118,8 @@ def named(file: StudyFile, what: str, name: str) -> Any:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ValueError(f"{what} factory {name}: {module} needs {error.name}, which is not installed") from error
         raise ValueError(
-            f"{what} factory {name}: there is no module {error.name!r}, neither installed nor in {file.folder}"
+            f"{what} factory {name}: there is no module {error.name!r}, neither installed nor in {file.folder}; "
+            "where the code of a study has moved, --base says where to"
         ) from None
     except (Exception, SystemExit) as error:  # of the user's code
         said = _raised(error, file.folder)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..disk.files import read_whole
 
+_NAMES = {"model": "factory", "data": "factory", "runner": "kind"}  # what a table may be that is just a text
+FROM_HERE = "folder_from_here"  # where the folder lay, seen from the file of a study within it
 _LARGEST = 2**63  # what TOML promises, and what PyTorch, NumPy and the system take
 
 
-def tables_of(path: Path) -> dict[str, Any]:
-    """The tables in a file.
+def tables_of(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables in a file, some keys changed as `changed` says.
 
     Raises:
-        ValueError: it is no TOML, or a number is too large or none.
+        ValueError: it is no TOML, a change is none, or a number is too large or none.
     """
     try:
         tables = tomllib.loads(read_whole(path).decode())
@@ -25,6 +29,7 @@ def tables_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no valid TOML: {error}") from None
     except ValueError as error:  # Python reads no number of thousands of digits
         raise ValueError(f"{path}: {error}") from None
+    tables = changed(tables, changes)
     for place, number in _numbers((), tables):
         if isinstance(number, int) and not -_LARGEST <= number < _LARGEST:
             raise ValueError(f"{path}: {place}: given a number of {len(str(abs(number)))} digits; expected 64 bits")
@@ -35,6 +40,66 @@ def tables_of(path: Path) -> dict[str, Any]:
     if isinstance(data := tables.get("data"), dict) and "seed" in data:  # of 0.1, where it was the split's
         data["split_seed"] = data.pop("seed")
     return tables
+
+
+def base_of(tables: dict[str, Any], path: Path, base: Path | None) -> Path:
+    """The folder that relative paths of the file at `path` begin at, taken out of its tables; `base` where it is given.
+
+    What a study's file says it was is taken where it is still there; else the folder around the study, which was moved
+    with it.
+
+    Raises:
+        FileNotFoundError: `base` is no folder.
+    """
+    said, moved = str(tables.pop("folder", ".")), tables.pop(FROM_HERE, None)
+    folder = path.parent / said
+    if base is not None and not base.is_dir():
+        raise FileNotFoundError(f"--base {base} is no folder; give the one that the study's code and data lie in")
+    if moved is not None and not folder.is_dir():
+        folder = path.parent / str(moved)
+    return Path(os.path.abspath(folder if base is None else base))
+
+
+def changed(tables: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """The tables of a file with other values for some keys.
+
+    >>> changed({"training": {"lr": 0.1}, "runner": "serial"}, ["training.lr=1e-2", "study.device=cuda"])
+    {'training': {'lr': 0.01}, 'runner': 'serial', 'study': {'device': 'cuda'}}
+
+    Args:
+        tables: as TOML gives them.
+        texts: `TABLE.NAME=VALUE`, each key once; a value that is no TOML is a text.
+
+    Raises:
+        ValueError: a text is none of that kind, or a key is given twice.
+    """
+    found, seen = dict(tables), set[str]()
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or "." not in name.strip(".") or name in seen:
+            raise ValueError(f"--set {text!r}: expected TABLE.NAME=VALUE such as training.lr=0.01, every key once")
+        seen.add(name)
+        found = _merged("", found, _parsed(text, name, value.strip()))
+    return found
+
+
+def _parsed(text: str, name: str, value: str) -> dict[str, Any]:
+    for written in (value, json.dumps(value)):
+        try:
+            return tomllib.loads(f"{name} = {written}")
+        except (tomllib.TOMLDecodeError, RecursionError):
+            continue
+    raise ValueError(f'--set {text!r}: {name!r} is no key; names with other signs go in quotes, as in rules."layer1.*"')
+
+
+def _merged(name: str, old: Any, new: Any) -> Any:
+    """New values over old ones, table by table."""
+    if isinstance(old, str) and isinstance(new, Mapping) and name in _NAMES:
+        old = {_NAMES[name]: old}
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: _merged(key if not name else "", old.get(key), value) for key, value in new.items()}}
 
 
 def _numbers(place: tuple[str, ...], value: Any) -> Iterator[tuple[str, int | float]]:

@@ -372,8 +372,8 @@ class Study:
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
             progress: told of every `Epoch` and of every network `Trained` and `Exported`; as of `run`.
             formats: some of `"safetensors"` (always), `"pt2"`, `"onnx"`; all that can be when None, as the record says.
-            finalists: how many trials within the budget, the best of every resolution in turn, are trained a little, the
-                better half four times as long, and so on, to find the best: worth it after shared weights.
+            finalists: how many trials within the budget, the best of every resolution in turn, are trained a little,
+                the better half four times as long, and so on, to find the best: worth it after shared weights.
             pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and
                 scale and normalise them as the task's `preprocessing` says; they do not resize.
             any_side: the programs take every side that the network takes, not that of the candidate alone.

@@ -72,7 +72,8 @@ class Pruned:
             "costs": dict(self.costs),
             "full_costs": dict(self.full_costs),
             "difference": self.difference,
-            "reconstruction": _finite(asdict(self.reconstruction)),
+            "reconstruction": _finite(asdict(self.reconstruction))
+            | {"agreement_interval": self.reconstruction.agreement_interval},
             "seconds": dict(self.seconds),
         }
 

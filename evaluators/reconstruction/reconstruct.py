@@ -6,6 +6,7 @@ Start at `reconstruct`; `reconstructed` is the same for whoever has the full net
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,7 @@ MEMORY = 2**31
 """Bytes that reconstruction may keep, where nothing else is said."""
 ROWS = 8192
 """Places that a layer is solved on; more where it has very many inputs, fewer where it has few."""
+_Z = 1.96  # of a normal distribution, 95 in 100 lie within so many deviations
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,14 +87,28 @@ class Reconstruction:
         """Layers with fewer places than unknowns: their ridge takes over."""
         return tuple(name for name, one in self.solved.items() if one.rows < one.unknowns)
 
+    @property
+    def agreement_interval(self) -> tuple[float, float] | None:
+        """Where the agreement lies on pictures like those held out, by 95 in 100: Wilson's interval over pictures."""
+        if self.agreement is None:
+            return None
+        n, share, z = self.held_out, self.agreement, _Z
+        center, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        low, high = ((center + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+        return max(0.0, low), min(1.0, high)
+
     def __str__(self) -> str:
         """In a few lines."""
         lines = [
             f"{len(self.solved)} layers solved on {self.pictures} pictures, {len(self.left)} left",
             f"error beside the full network on {self.held_out} others: {self.error_before:.4f} -> {self.error:.4f}",
         ]
-        if self.agreement is not None and self.agreement_before is not None:
-            lines.append(f"agreement with it: {self.agreement_before:.1%} -> {self.agreement:.1%}")
+        if self.agreement_before is not None and self.agreement_interval is not None:
+            low, high = self.agreement_interval
+            lines.append(
+                f"agreement with it on these: {self.agreement_before:.1%} -> {self.agreement:.1%} "
+                f"({low:.1%} to {high:.1%} by 95 in 100 on pictures like them)"
+            )
         if self.few:
             lines.append(f"fewer places than unknowns, so that the ridge takes over: {', '.join(self.few)}")
         lines += [f"left {name}: {reason}" for name, reason in self.left.items()]

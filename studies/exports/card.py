@@ -70,6 +70,9 @@ def _reconstructed(config: Mapping[str, Any]) -> list[str]:
     solved = config.get("reconstruction")
     if solved:
         agreement = "" if solved["agreement"] is None else f", and agrees with it on {solved['agreement']:.1%}"
+        if solved.get("agreement_interval"):
+            low, high = solved["agreement_interval"]
+            agreement += f" ({low:.1%} to {high:.1%} by 95 in 100 on pictures like them)"
         return [
             "",
             f"Its layers were solved by least squares to give what the full network's give, on {solved['pictures']} "

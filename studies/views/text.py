@@ -140,6 +140,9 @@ def pruned_text(config: Mapping[str, Any], style: Style = PLAIN) -> str:
             rows.append([f"{split} error", percent(found), percent(whole)])
     if config.get("agreement") is not None:
         rows.append(["agreement", percent(config["agreement"]), ""])
+        if config["reconstruction"].get("agreement_interval") is not None:
+            low, high = (percent(bound) for bound in config["reconstruction"]["agreement_interval"])
+            rows.append([f"  on {config['reconstruction']['held_out']} pictures", f"{low} to {high}", ""])
     return table(rows, right=(1, 2), style=style)
 
 

@@ -121,7 +121,7 @@ def test_a_table_of_images_is_enough(folder, capsys):
     (folder / "named.toml").write_text(MODEL + '[images]\npath = "photos"\nside = 8\n[budget]\nmacs = 0.6\n')
     assert main(["prune", str(folder / "named.toml"), "--out", str(folder / "named"), "--quiet"]) == 0
     said = capsys.readouterr()
-    assert "agreement" in said.out and said.err == ""
+    assert "agreement" in said.out and "on 6 pictures" in said.out and said.err == ""
     assert main(["trace", str(folder / "named.toml")]) == 2
     assert "the table [data] is missing" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import networks
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import secateur as sc
-from secateur.evaluators import Origin, Reconstructor, reconstruct
+from secateur.evaluators import Origin, Reconstruction, Reconstructor, reconstruct
 from secateur.evaluators.reconstruction.layers import Solving
 from secateur.evaluators.reconstruction.pictures import given
 from secateur.evaluators.reconstruction.targets import observed
@@ -491,3 +492,24 @@ def test_on_cuda():
     reconstruct(other, **asked(model, space, candidate, other, x))
     with torch.no_grad():
         torch.testing.assert_close(other(x.cuda()).cpu(), small(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "held_out", "interval"),
+    [(0.0, 16, (0.0, 0.194)), (1.0, 16, (0.806, 1.0)), (0.5, 100, (0.404, 0.596)), (0.81, 263, (0.758, 0.853))],
+)
+def test_an_agreement_has_an_interval_that_says_how_few_pictures_there_were(agreement, held_out, interval):
+    """Wilson's, calculated by hand; at 0 and 1 as well, where a deviation of the pictures would be none."""
+    found = Reconstruction(
+        solved={},
+        left={},
+        error_before=1.0,
+        error=1.0,
+        agreement_before=0.0,
+        agreement=agreement,
+        pictures=9,
+        held_out=held_out,
+    )
+    assert found.agreement_interval == pytest.approx(interval, abs=5e-4)
+    assert f"{agreement:.1%} ({found.agreement_interval[0]:.1%} to " in str(found)
+    assert replace(found, agreement=None).agreement_interval is None

@@ -20,3 +20,11 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def each_once():
+    from once import each_once
+
+    with each_once():
+        yield

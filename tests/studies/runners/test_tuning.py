@@ -102,14 +102,14 @@ def test_parents_and_rounds_travel(tmp_path, cluster):
 def test_a_scheduler_stops_trials_and_none_of_them_counts(tmp_path, cluster):
     study = create(tmp_path / "a", training=Training(lr=0.05, short_epochs=6, recalibration_images=64))
     asha = schedulers.ASHAScheduler(grace_period=1, reduction_factor=2, max_t=6)
-    study.run(12, runner=Tune(workers=1, folder=tmp_path / "elsewhere", scheduler=asha))
+    study.run(4, runner=Tune(workers=1, folder=tmp_path / "elsewhere", scheduler=asha))
     trials = study.trials()
     stopped = trials[trials.reason.fillna("").str.startswith("stopped by Tune's scheduler after epoch")]
-    assert len(stopped) and len(stopped) < 12 and not stopped.evaluated.any()
+    assert len(stopped) and len(stopped) < 4 and not stopped.evaluated.any()
     assert (trials.state == "complete").all() and trials.drop(stopped.index).evaluated.all()
     assert stopped.error.notna().all()
     assert not set(stopped.index) & set(study.front().trial)
-    assert len(list((tmp_path / "elsewhere" / "run-001").glob("trial-*"))) == 12
+    assert len(list((tmp_path / "elsewhere" / "run-001").glob("trial-*"))) == 4
 
 
 @pytest.mark.slow

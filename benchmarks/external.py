@@ -1,6 +1,6 @@
 """Searches replayed on tables of trained networks that others published, beside samplers of other libraries.
 
-    python benchmarks/external.py DIR [run] [--only auto gp tpe] [--on channel_bench_resnet] [--share 0.5 0.3 0.1] [--seeds 3]
+    python benchmarks/external.py DIR [run] [--only auto gp] [--on nas_bench_macro] [--share 0.5 0.3] [--seeds 3]
     python benchmarks/external.py DIR show
     python benchmarks/external.py DIR page
 
@@ -52,7 +52,6 @@ ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "build" / "external", ROOT / "docs" / "search_external.md"
 MARKS = "<!-- external: begin -->", "<!-- external: end -->"
 TABLES = ("channel_bench_resnet", "channel_bench_mobilenet", "nats_sss_cifar10", "nats_sss_cifar100", "nas_bench_macro")
-TUNED_ON = ("channel_bench_resnet", "nats_sss_cifar100")  # where settings were chosen; nothing was on the others
 DEEP = ("nas_bench_macro",)  # the axes say how much of a layer there is, not how wide it is
 RIVALS = ("gp", "forest", "evolution", "tpe", "nsga2", "random")
 AT = (10, 20, 40, 80)
@@ -99,8 +98,8 @@ class Table:
     def volume(self, rows, share):
         rows = np.asarray(rows)[self.shares[rows] <= share]
         rows = rows[np.argsort(self.shares[rows], kind="stable")]
-        gained = np.maximum(2 * self.truth[-1] - np.minimum.accumulate(self.truth[rows]), 0) if len(rows) else np.zeros(0)
-        return float((gained * np.diff([*self.shares[rows], share])).sum()) if len(rows) else 0.0
+        gained = np.maximum(2 * self.truth[-1] - np.minimum.accumulate(self.truth[rows]), 0)
+        return float((gained * np.diff(self.shares[rows], append=share)).sum())
 
     @cached_property
     def reachable(self):
@@ -303,7 +302,8 @@ def replay(table, method, *, share, batch, seeded, seed, trials):
     started = time.process_time()
     loop = _by_rival if method in OWN else _by_study
     rows, errors = loop(table, problem, method, planted, share, seed, trials)
-    return {"rows": rows, "told": errors, "seconds": time.process_time() - started, "best": named(problem, table, rows, errors)}
+    seconds = time.process_time() - started
+    return {"rows": rows, "told": errors, "seconds": seconds, "best": named(problem, table, rows, errors)}
 
 
 def _by_rival(table, problem, method, planted, share, seed, trials):
@@ -331,8 +331,7 @@ def _by_study(table, problem, method, planted, share, seed, trials):
         found = table.rows(problem.space.encode([mate.candidate for mate in mates])).tolist()
         told = [table.told(row, seed) for row in found]
         ended = [
-            mate.ended(Scored(error=float(error), error_std=table.std))
-            for mate, error in zip(mates, told, strict=True)
+            mate.ended(Scored(error=float(error), error_std=table.std)) for mate, error in zip(mates, told, strict=True)
         ]
         proposer.close([one.ended(one.outcome, proposer.after(one)) for one in ended])
         rows, errors = rows + found, errors + told

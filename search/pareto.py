@@ -18,12 +18,21 @@ def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     Equal rows are kept together. A row that holds NaN is never kept.
     """
     points = _points(values)
-    kept: npt.NDArray[np.bool_] = np.asarray(~np.isnan(points).any(axis=1))
-    for i in np.flatnonzero(kept):
-        # Only points still standing can matter: what a beaten point beats, its beater beats as well.
-        rivals = points[kept]
-        if ((rivals <= points[i]).all(axis=1) & (rivals < points[i]).any(axis=1)).any():
-            kept[i] = False
+    kept: npt.NDArray[np.bool_] = np.zeros(len(points), bool)
+    fine = np.flatnonzero(~np.isnan(points).any(axis=1))
+    order = fine[np.lexsort(points[fine].T[::-1])]  # what beats a row comes before it
+    if points.shape[1] == 2:
+        first, second = points[order].T
+        start = np.searchsorted(first, first)  # of the rows that share a first value
+        least = np.concatenate([[np.inf], np.minimum.accumulate(second)])[start]
+        kept[order[(second < least) & (second <= second[start])]] = True
+        return kept
+    front = points[:0]
+    for i in order:
+        # Only the front so far can matter: what a beaten point beats, its beater beats as well.
+        if not ((front <= points[i]).all(axis=1) & (front < points[i]).any(axis=1)).any():
+            front = np.concatenate([front, points[i : i + 1]])
+            kept[i] = True
     return kept
 
 

@@ -136,9 +136,7 @@ class Told:
 
 def told(study: Study, problem: Problem) -> Told:
     """What an Optuna study knows of a problem."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-    names = [axis.name for axis in problem.space.axes]
-    trials = [trial for trial in trials if all(name in trial.params for name in names)]
+    trials = _of(study, problem, (TrialState.COMPLETE, TrialState.RUNNING))
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.user_attrs.get("evaluated", True)]
     running = [trial for trial in trials if trial.state is TrialState.RUNNING]
     values = np.array([trial.values for trial in done], float).reshape(len(done), len(problem.objectives))
@@ -179,5 +177,18 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
+def tried(study: Study, problem: Problem) -> Encoded:
+    """`(n, d)` candidates of all trials, whatever became of them."""
+    return _encoded(_of(study, problem, None), problem)
+
+
+def _of(study: Study, problem: Problem, states: tuple[TrialState, ...] | None) -> list[FrozenTrial]:
+    """Trials in such a state, or in any, that have a place on every axis."""
+    names = {axis.name for axis in problem.space.axes}
+    return [trial for trial in study.get_trials(deepcopy=False, states=states) if names <= trial.params.keys()]
+
+
 def _encoded(trials: Sequence[FrozenTrial], problem: Problem) -> Encoded:
-    return problem.space.encode([problem.candidate(trial.params) for trial in trials])
+    names = [axis.name for axis in problem.space.axes]
+    places = [[params[name] for name in names] for params in (trial.params for trial in trials)]
+    return problem.encoded(np.array(places, np.int64).reshape(len(trials), len(names)))

@@ -1,17 +1,18 @@
-"""`PolynomialSampler`: a Bayesian polynomial of the error, exact costs, and a pool of affordable candidates.
+"""`PolynomialSampler`: a Bayesian polynomial of the error, a Gaussian process beside it, exact costs, and candidates.
 
-One proposal, start to end: read the trials (`problem.told`), fit the error (`surrogate.fit`), make candidates within
-the limits (`pool.Pool`), and take the one that is expected to add most to the front (`improvement`). The best of a
-pool become parents of more candidates, which the polynomial judges again: a search on the surrogate, at microseconds
-a candidate. All state is the trials; the same seed, problem and trials give the same proposal.
+One proposal, start to end: read the trials (`problem.told`), fit the error (`models.learned`), make candidates within
+the limits (`pool.Pool`), and take the one that is expected to add most to the front (`improvement`). In a space of up
+to 100,000 networks every one is judged; in a larger one the best of a pool become parents of more candidates, which
+the model judges again: a search on the surrogate, at microseconds a candidate. The front is one of what errors are
+taken to be, given all trials, not of measurements that were lucky. All state is the trials; the same seed, problem
+and trials give the same proposal.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -21,15 +22,17 @@ from optuna.trial import FrozenTrial
 
 from ...spaces import Encoded
 from ..pareto import non_dominated
-from ..problem import Array, Problem, Told, distributions, note, told
+from ..problem import Array, Problem, Told, distributions, note, told, tried
 from .features import Features
 from .improvement import expected_hypervolume_improvement, hypervolume_improvement
+from .models import Model, learned
 from .pool import Pool
-from .surrogate import Surrogate, by_ratio, fit
+from .scales import by_ratio
 
 logger = logging.getLogger("secateur")
 
-_JUDGED = 512  # candidates whose variance is computed
+_JUDGED = 512  # candidates of a pool whose variance is computed
+_CHUNK = 8192  # candidates that are judged at once
 _PARENTS = 64  # of the next wave
 _SIZES = (1.0, 0.1, 0.35, 0.03)  # of the first trials, as shares of the greatest cost within the limits
 _NEAR = 64  # candidates of about one size
@@ -41,12 +44,14 @@ _MARGIN = 0.1  # how far beyond the worst that counts the reference lies, as a s
 
 
 class PolynomialSampler(BaseSampler):
-    """Proposes what a low-order polynomial of the error expects to add most to the front, within all limits.
+    """Proposes what its model of the error expects to add most to the front, within all limits.
 
-    Proposals are new, canonical and affordable. Where the polynomial predicts trials left out no better than their
-    mean does, it says so and searches by the mean and the distance from all trials instead. On every trial it notes
-    `"model"`, `{"kind", "trials", "degree", "coefficients", "transform", "r2", "rmse", "mean_rmse"}`, of kind `"start"`
-    (without the rest), `"polynomial"` or `"mean"`; and once there is a model `"predicted"`, `{"error", "std"}`. All
+    The model is a low-order polynomial, and on up to 24 axes a Gaussian process with a length scale an axis, each
+    weighing as much as trials left out say. Proposals are new, canonical and affordable. Where the model predicts
+    trials left out no better than their mean does, it says so and searches by the mean and the distance from all
+    trials instead. On every trial it notes `"model"`, `{"kind", "trials", "degree", "coefficients", "transform",
+    "r2", "rmse", "mean_rmse", "process"}`, of kind `"start"` (without the rest), `"polynomial"` or `"mean"`;
+    `process` is the share that the process has; and once there is a model `"predicted"`, `{"error", "std"}`. All
     figures are of trials left out: `r2` on the scale of the fit, where it is decided by; both root mean squares in
     errors.
 
@@ -95,14 +100,14 @@ class PolynomialSampler(BaseSampler):
     def _proposal(self, study: Study, trial: FrozenTrial) -> Encoded:
         """`(d,)` candidate."""
         seen = told(study, self.problem)
-        tried = _tried(study, self.problem)
-        pool = Pool(self.problem, tried, np.random.default_rng(self.seed))
+        taken = tried(study, self.problem)
+        pool = Pool(self.problem, taken, np.random.default_rng(self.seed))
         if len(seen.error) < self.start:
             note(study, trial, "model", {"kind": "start", "trials": len(seen.error)})
-            first = _spread(self.problem, pool, len(tried))
+            first = _spread(self.problem, pool, len(taken))
             return self._anything() if first is None else first
         features = Features(self.problem)
-        model, facts = _model(features, seen)
+        model, facts = learned(features, seen)
         note(study, trial, "model", facts)
         if facts["kind"] == "mean":
             logger.info(
@@ -111,7 +116,7 @@ class PolynomialSampler(BaseSampler):
                 trial.number,
                 facts["r2"],
             )
-        alone = len(tried) >= _FRONT and len(tried) % _ALONE == _ALONE - 1
+        alone = len(taken) >= _FRONT and len(taken) % _ALONE == _ALONE - 1
         search = _Search(self.problem, model, seen, ["error"] if alone else self.problem.objectives)
         best = search.best(pool, self.candidates, self.waves)
         if best is None:
@@ -125,91 +130,19 @@ class PolynomialSampler(BaseSampler):
         return np.array(self.problem.repair(self.problem.space.smallest), np.int64)
 
 
-class _Model(Protocol):
-    """Errors of `(k, d)` candidates, with some `luck` as of `Surrogate.predict`, and how sure they are."""
-
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array: ...
-
-    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class _Polynomial:
-    """A fitted surrogate, asked by candidates instead of features."""
-
-    features: Features
-    surrogate: Surrogate
-
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array:
-        return self.surrogate.predict(*self.features(encoded, costs), luck)
-
-    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]:
-        return self.surrogate.predict_with_std(*self.features(encoded))
-
-
-@dataclass(frozen=True, eq=False)
-class _Mean:
-    """What is left where trials predict nothing: their mean, tilted a little towards larger networks.
-
-    The further from every trial, the less sure: so something new is tried at every size.
-    """
-
-    features: Features
-    axes: Array
-    error: Array
-
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array:
-        shared, _ = self.features(encoded, costs)
-        tilt = shared.mean(axis=1) if shared.shape[1] else np.zeros(len(encoded))
-        return np.asarray(self.error.mean() - (luck + 0.5 * tilt) * self._std)
-
-    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]:
-        _, axes = self.features(encoded)
-        squares = (axes**2).sum(axis=1)[:, None] + (self.axes**2).sum(axis=1) - 2 * axes @ self.axes.T
-        nearest = np.maximum(squares, 0).min(axis=1)
-        return self.predict(encoded), self._std * np.sqrt(nearest / (nearest + 0.1 * axes.shape[1]) + 1e-6)
-
-    @property
-    def _std(self) -> float:
-        return max(float(self.error.std()), 1e-9)
-
-
-def _model(features: Features, seen: Told) -> tuple[_Model, dict[str, Any]]:
-    """The model of the error, and what is noted on it."""
-    shared, axes = features(seen.encoded)
-    surrogate = fit(shared, axes, seen.error)
-    kind = "polynomial" if surrogate.r2 > 0 else "mean"
-    facts = {
-        "kind": kind,
-        "trials": len(seen.error),
-        "degree": surrogate.degree if kind == "polynomial" else 0,
-        "coefficients": surrogate.coefficients if kind == "polynomial" else 1,
-        "transform": surrogate.transform.name,
-        "r2": surrogate.r2,
-        "rmse": surrogate.rmse,
-        "mean_rmse": surrogate.mean_rmse,
-    }
-    if kind == "mean":
-        return _Mean(features, axes, seen.error), facts
-    if len(seen.pending):
-        # Running mates count as measured at what is predicted: the mean stays, the doubt around them goes.
-        more, more_axes = features(seen.pending)
-        surrogate = surrogate.joined(more, more_axes, surrogate.predict(more, more_axes))
-    return _Polynomial(features, surrogate), facts
-
-
 class _Search:
     """Looks for the candidate that adds most to the front of the trials told, by what a model foresees.
 
     Points have the error first, by ratio (see `surrogate.by_ratio`), and then the costs.
     """
 
-    def __init__(self, problem: Problem, model: _Model, seen: Told, objectives: Sequence[str]) -> None:
+    def __init__(self, problem: Problem, model: Model, seen: Told, objectives: Sequence[str]) -> None:
         self._problem = problem
         self._model = model
         known = problem.costs(seen.encoded[:0])
         self._costs = [name for name in objectives if name in known]
-        rows, errors = seen.encoded[seen.feasible], seen.error[seen.feasible]
+        rows = seen.encoded[seen.feasible]
+        errors = model.means(rows, seen.error[seen.feasible])
         if len(seen.pending):
             rows, errors = np.concatenate([rows, seen.pending]), np.append(errors, model.predict(seen.pending))
         self._scale = by_ratio(seen.error)
@@ -235,20 +168,23 @@ class _Search:
                 kept, gain = kept[order], gain[order]
                 new = pool.children(kept[:_PARENTS], share)
                 kept, gain = np.concatenate([kept, new]), np.concatenate([gain, self._gain(new)])
-        else:
-            gain = self._gain(kept)
+            kept = kept[np.argsort(-gain, kind="stable")[:_JUDGED]]
         if not len(kept):
             return None
-        kept = kept[np.argsort(-gain, kind="stable")[:_JUDGED]]
-        error, std = self._model.predict_with_std(kept)
-        value = expected_hypervolume_improvement(
+        value = np.concatenate([self._value(kept[i : i + _CHUNK]) for i in range(0, len(kept), _CHUNK)])
+        return np.asarray(kept[int(np.argmax(value))])
+
+    def _value(self, encoded: Encoded) -> Array:
+        """`(n,)` expected improvement."""
+        costs = self._problem.costs(encoded)
+        error, std = self._model.predict_with_std(encoded, costs)
+        return expected_hypervolume_improvement(
             self._scale.forward(error),
             std * self._scale.slope(error),
-            self._exact(self._problem.costs(kept)),
+            self._exact(costs),
             self._front,
             self._reference,
         )
-        return np.asarray(kept[int(np.argmax(value))])
 
     def _gain(self, encoded: Encoded) -> Array:
         """`(n,)` improvement if errors turn out a little better than predicted."""
@@ -263,10 +199,9 @@ class _Search:
 
     def _rank(self) -> Array:
         """`(n,)` 0 for trials on the front, else how much their error is above the staircase's."""
-        cheaper = (self._points[None, :, 1:] <= self._points[:, None, 1:]).all(axis=2)
-        return np.asarray(
-            self._points[:, 0] - np.where(cheaper, self._points[:, 0], np.inf).min(axis=1, initial=np.inf)
-        )
+        cheaper = (self._front[None, :, 1:] <= self._points[:, None, 1:]).all(axis=2)
+        least = np.where(cheaper, self._front[:, 0], np.inf).min(axis=1, initial=np.inf)
+        return np.asarray(self._points[:, 0] - least)
 
     def _worst(self, seen: Told) -> Array:
         """`(m,)` a little beyond the worst error told, and beyond the limits or the full network's costs."""
@@ -277,13 +212,6 @@ class _Search:
         for name in self._costs:
             worst.append(min(self._problem.limits.get(name, np.inf), float(full[name][0])) * (1 + _MARGIN))
         return np.array(worst)
-
-
-def _tried(study: Study, problem: Problem) -> Encoded:
-    """`(n, d)` candidates of all trials, whatever became of them."""
-    names = [axis.name for axis in problem.space.axes]
-    trials = [trial for trial in study.get_trials(deepcopy=False) if all(name in trial.params for name in names)]
-    return problem.space.encode([problem.candidate(trial.params) for trial in trials])
 
 
 def _spread(problem: Problem, pool: Pool, number: int) -> Encoded | None:
@@ -302,4 +230,4 @@ def _spread(problem: Problem, pool: Pool, number: int) -> Encoded | None:
     order = np.argsort(away, kind="stable")[:_NEAR]
     near = new[order[away[order] < away.min() + _ALIKE]]
     shares = problem.positions(near) / [max(len(axis.choices) - 1, 1) for axis in problem.space.axes]
-    return np.asarray(near[int(np.argmax(shares.min(axis=1)))])
+    return np.asarray(near[int(np.argmin(shares.std(axis=1)))])

@@ -12,6 +12,7 @@ tops       (d,)    greatest position of each axis
 from __future__ import annotations
 
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from ...spaces import Encoded, Space, normalised, threshold_family
 from ..problem import Array, Positions, Problem
 
-ENUMERATED = 20_000  # spaces up to so many combinations are listed whole
+ENUMERATED = 100_000  # spaces up to so many combinations are listed whole
 _ROUNDS = 6  # of shrinking; most rows fit after two
 _FAMILY = 48  # members of one family that are kept
+_LISTED: WeakKeyDictionary[Problem, tuple[Encoded, npt.NDArray[np.int64]]] = WeakKeyDictionary()  # whole spaces
 
 
 class Canonical:
@@ -78,8 +80,18 @@ class Pool:
         """All that is new in a space of few combinations; None where there are more than `ENUMERATED`."""
         if np.sum(np.log(self._tops + 1.0)) > np.log(ENUMERATED) + 1e-9:
             return None
+        if self.problem.latency is not None or self.problem not in _LISTED:  # what is learned of latency may change
+            _LISTED[self.problem] = self._listed()
+        encoded, hashes = _LISTED[self.problem]
+        return encoded[~np.isin(hashes, self._seen)]
+
+    def _listed(self) -> tuple[Encoded, npt.NDArray[np.int64]]:
+        """All that is within the limits, and its hashes."""
         grid = np.indices(tuple(self._tops + 1)).reshape(len(self._axes), -1).T
-        return self.new(grid, shrink=False)
+        encoded = self._canonical(self.problem.encoded(grid))
+        hashes, first = np.unique(self._hashes(encoded), return_index=True)
+        fine = self.problem.within(encoded[first])
+        return encoded[first][fine], hashes[fine]
 
     def start(self, n: int) -> Encoded:
         """About `n` candidates of families and of chance, for a search that knows nothing yet."""
@@ -93,15 +105,14 @@ class Pool:
         half = n // 2
         return self.new(np.concatenate([self.mutants(positions, n - half), self.crossed(positions, half)]))
 
-    def new(self, positions: Positions, shrink: bool = True) -> Encoded:
+    def new(self, positions: Positions) -> Encoded:
         """The candidates of `(n, d)` positions, smaller where they must be; what was seen before is left out."""
-        if shrink:
-            positions = self.shrunk(positions)
+        positions = self.shrunk(positions)
         encoded = self._canonical(self.problem.encoded(positions))
         hashes, first = np.unique(self._hashes(encoded), return_index=True)
         first = np.sort(first[~np.isin(hashes, self._seen, assume_unique=True)])
         encoded = encoded[first]
-        if not shrink or self.problem.latency is not None:
+        if self.problem.latency is not None:
             # By arithmetic a candidate costs the same under its one name; a learned latency may differ.
             encoded = encoded[self.problem.within(encoded)]
         self._seen = np.union1d(self._seen, self._hashes(encoded))

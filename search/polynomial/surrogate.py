@@ -12,7 +12,9 @@ noise's, the error of trial `i`, left out, and its variance are (Rasmussen & Wil
 
     r_i = [K^-1 t]_i / [K^-1]_ii        v_i = noise / [K^-1]_ii
 
-so leave-one-out costs one inversion. Degree, families, variances and transform are the ones whose predictive density
+where `I` stands for equally sure measurements; where standard errors were told, it has their squares, over the mean.
+
+So leave-one-out costs one inversion. Degree, families, variances and transform are the ones whose predictive density
 of the trials left out is the best.
 
 Symbols: `n` trials, `k` candidates, `d` axes, `q` shared features, `j` families.
@@ -22,7 +24,7 @@ shared  (n, q)     axes  (n, d)     error  (n,)     t  (n,) transformed, standar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
-Array = npt.NDArray[np.float64]
+from ..problem import Array
+from .scales import Noise, Transform, transforms
 
 FAMILIES = ("shared", "axes", "shared squared", "axes squared", "products", "remainder")
 _DEFAULT = np.array(
@@ -43,64 +46,7 @@ _REACH = 0.14  # of the remainder, as a root mean square over the axes' features
 _STEP = 4.0  # of the grid of prior variances
 _PRIOR = 0.1  # nats that a step away from the default must earn
 _ROWS = 128  # trials on which variances are chosen; all trials make the fit
-_TINY = 1e-6  # errors are kept this share of the ceiling away from 0 and from it before a logarithm
-_LEAST = 1e-3  # errors below this share of the worst are alike
-
-
-@dataclass(frozen=True)
-class Transform:
-    """A scale on which errors are added up: `forward`, its inverse, and its slope."""
-
-    name: str
-    forward: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
-
-
-def transforms(error: Array) -> tuple[Transform, ...]:
-    """The scales tried for `(n,)` errors: as they are, their logarithm, and one that is flat towards a ceiling.
-
-    The ceiling, above which no network errs, lies a twentieth above the worst error told: cut far enough, every
-    network guesses, and differences between those say nothing on the good ones. Errors below 0, where a task has such,
-    are left as they are.
-    """
-    if error.min() < 0:
-        return (_PLAIN,)
-    ceiling = 1.05 * max(float(error.max()), _TINY)
-    least = _TINY * ceiling
-
-    def bounded(e: Array) -> Array:
-        return np.clip(e, least, ceiling - least)
-
-    return (
-        replace(_PLAIN, inverse=lambda t: np.clip(t, 0, ceiling)),
-        Transform(
-            "log",
-            lambda e: np.log(bounded(e)),
-            lambda t: np.exp(np.minimum(t, np.log(ceiling))),
-            lambda e: 1 / bounded(e),
-        ),
-        Transform(
-            "logit",
-            lambda e: np.log(bounded(e) / (ceiling - bounded(e))),
-            lambda t: ceiling / (1 + np.exp(-np.clip(t, -50, 50))),
-            lambda e: 1 / bounded(e) + 1 / (ceiling - bounded(e)),
-        ),
-    )
-
-
-def by_ratio(error: Array) -> Transform:
-    """The scale on which improvements of `(n,)` errors compare: from 4 to 2 % is as much as from 40 to 20 %.
-
-    Errors below a thousandth of the worst are alike. Where some are below 0 there are no ratios, and differences count.
-    """
-    if error.min() < 0:
-        return _PLAIN
-    least = _LEAST * max(float(error.max()), _TINY)
-    return Transform("log", lambda e: np.log(np.maximum(e, least)), np.exp, lambda e: 1 / np.maximum(e, least))
-
-
-_PLAIN = Transform("identity", lambda e: e, lambda t: t, np.ones_like)
+_HEARD = 2.0  # trials that a told standard error counts as, in what the noise is taken to be
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +56,7 @@ class Surrogate:
     Attributes:
         shared: `(n, q)` and `axes`: `(n, d)` features of the trials.
         error: `(n,)` of the trials.
+        noise: of their measurements.
         transform: the scale of the regression.
         variances: `(j,)` prior variance of each of `FAMILIES`, in units of the noise's.
     """
@@ -117,6 +64,7 @@ class Surrogate:
     shared: Array
     axes: Array
     error: Array
+    noise: Noise
     transform: Transform
     variances: Array
 
@@ -139,17 +87,19 @@ class Surrogate:
             axes: features of the axes.
             luck: how much better than expected, in root mean squares of the residuals of trials left out.
         """
-        return self.transform.inverse(self._mean(shared, axes) - luck * self._residual * self._scale)
+        return self.transform.inverse(self.mean(shared, axes) - luck * self._residual * self._scale)
 
     def predict_with_std(self, shared: Array, axes: Array) -> tuple[Array, Array]:
         """`(k,)` errors, and their standard deviations without the noise of a measurement."""
-        mean = self._mean(shared, axes)
-        cross = _gram(grams(shared, axes, self.shared, self.axes), self.variances)
-        own = _own(shared, axes, self.variances)
-        left = own - np.einsum("kn,nm,km->k", cross, self._solved.inverse, cross, optimize=True)
+        mean, std = self.mean_with_std(shared, axes)
         error = self.transform.inverse(mean)
-        std = np.sqrt(np.maximum(left, 1e-12) * self._solved.noise) * self._scale / self.transform.slope(error)
-        return error, std
+        return error, std / self.transform.slope(error)
+
+    def mean_with_std(self, shared: Array, axes: Array) -> tuple[Array, Array]:
+        """As `predict_with_std`, of transformed errors."""
+        cross = _gram(grams(shared, axes, self.shared, self.axes), self.variances)
+        left = _own(shared, axes, self.variances) - ((cross @ self._solved.inverse) * cross).sum(axis=1)
+        return self.mean(shared, axes), np.sqrt(np.maximum(left, 1e-12) * self._solved.noise) * self._scale
 
     def joined(self, shared: Array, axes: Array, error: Array) -> Surrogate:
         """The same prior and transform, fitted to some more trials; arguments as of `fit`."""
@@ -158,6 +108,7 @@ class Surrogate:
             shared=np.concatenate([self.shared, shared]),
             axes=np.concatenate([self.axes, axes]),
             error=np.append(self.error, error),
+            noise=Noise(np.append(self.noise.std, np.full(len(error), np.nan))),
         )
 
     @cached_property
@@ -166,6 +117,12 @@ class Surrogate:
         residual, _ = self._solved.left_out
         t = self.transform.forward(self.error) - residual * self._scale
         return self.transform.inverse(t)
+
+    @property
+    def missed(self) -> tuple[Array, Array]:
+        """`(n,)` residuals of trials left out on the transformed scale, and their standard deviations."""
+        residual, variance = self._solved.left_out
+        return residual * self._scale, np.sqrt(variance) * self._scale
 
     @property
     def r2(self) -> float:
@@ -184,7 +141,7 @@ class Surrogate:
         n = len(self.error)
         return float(self.error.std() * n / (n - 1))
 
-    def _mean(self, shared: Array, axes: Array) -> Array:
+    def mean(self, shared: Array, axes: Array) -> Array:
         """`(k,)` transformed errors: the polynomial itself, its coefficients collected from the trials once."""
         linear, linear_axes, square, square_axes, products, constant = self._polynomial
         t = constant + shared @ linear + axes @ linear_axes + axes**2 @ square_axes
@@ -211,7 +168,8 @@ class Surrogate:
     @cached_property
     def _solved(self) -> _Solved:
         t = (self.transform.forward(self.error) - self._centre) / self._scale
-        return _Solved(_gram(grams(self.shared, self.axes, self.shared, self.axes), self.variances), t)
+        gram = _gram(grams(self.shared, self.axes, self.shared, self.axes), self.variances)
+        return _Solved(gram, t, *self.noise.on(self.transform, self.error, self._scale))
 
     @property
     def _residual(self) -> float:
@@ -228,25 +186,27 @@ class Surrogate:
         return max(float(self.transform.forward(self.error).std()), 1e-9)
 
 
-def fit(shared: Array, axes: Array, error: Array) -> Surrogate:
+def fit(shared: Array, axes: Array, error: Array, noise: Noise | None = None) -> Surrogate:
     """The polynomial whose degree, prior variances and transform predict trials best that are left out.
 
     Args:
         shared: `(n, q)` features of the whole network.
         axes: `(n, d)` features of the axes.
         error: `(n,)` measured, 2 at least.
+        noise: of the measurements; nothing is known of it when None.
     """
     if len(error) < 2:
         raise ValueError(f"{len(error)} trials; a fit needs 2 at least")
+    noise = Noise(np.full(len(error), np.nan)) if noise is None else noise
     rows = np.unique(np.linspace(0, len(error) - 1, min(len(error), _ROWS)).round().astype(int))
-    matrices = grams(shared[rows], axes[rows], shared[rows], axes[rows])
+    matrices = np.stack(grams(shared[rows], axes[rows], shared[rows], axes[rows]))
     tries = []
     for transform in transforms(error):
         t = transform.forward(error[rows])
         scale = max(float(t.std()), 1e-9)
         # A density of errors, whatever the scale: so the scales compare.
         offset = float(np.log(transform.slope(error[rows])).sum()) - len(rows) * np.log(scale)
-        standard = (t - t.mean()) / scale
+        standard = (t - t.mean()) / scale, *noise.some(rows).on(transform, error[rows], scale)
         tries += [
             (_density(matrices, standard, start) + offset, offset, standard, transform, start) for start in _STARTS
         ]
@@ -258,7 +218,7 @@ def fit(shared: Array, axes: Array, error: Array) -> Surrogate:
     found.sort(key=lambda one: -one[0])
     found += [(density, transform, start) for density, _, _, transform, start in tries]
     fits = [
-        Surrogate(shared=shared, axes=axes, error=error, transform=transform, variances=variances)
+        Surrogate(shared=shared, axes=axes, error=error, noise=noise, transform=transform, variances=variances)
         for _, transform, variances in found
     ]
     # A density forgives errors that were predicted to be uncertain; the mean must be beaten all the same.
@@ -282,17 +242,14 @@ def _nearness(axes: Array, axes_too: Array) -> Array:
 
 def _own(shared: Array, axes: Array, variances: Array) -> Array:
     """`(k,)` prior variance of each candidate: the diagonal of its Gram matrix."""
-    whole, each = (shared**2).sum(axis=1), (axes**2).sum(axis=1)
-    terms = [whole, each, whole**2, (axes**4).sum(axis=1), each**2, np.ones(len(axes))]
+    squares = axes**2
+    whole, each = (shared**2).sum(axis=1), squares.sum(axis=1)
+    terms = [whole, each, whole**2, (squares**2).sum(axis=1), each**2, np.ones(len(axes))]
     return _CONSTANT + np.asarray(sum(s * term for s, term in zip(variances, terms, strict=True)))
 
 
-def _gram(matrices: list[Array], variances: Array) -> Array:
-    total = np.full(matrices[0].shape, _CONSTANT)
-    for variance, matrix in zip(variances, matrices, strict=True):
-        if variance:
-            total += variance * matrix
-    return total
+def _gram(matrices: Sequence[Array] | Array, variances: Array) -> Array:
+    return np.asarray(np.tensordot(variances, matrices, 1) + _CONSTANT)
 
 
 class _Solved:
@@ -304,14 +261,17 @@ class _Solved:
         noise: variance of the noise, in units of t's variance.
     """
 
-    def __init__(self, gram: Array, t: Array) -> None:
-        factor, _ = lapack.dpotrf(gram + np.eye(len(gram)), lower=1)
+    def __init__(self, gram: Array, t: Array, relative: Array, told: float | None) -> None:
+        gram[np.diag_indices(len(t))] += relative
+        factor, _ = lapack.dpotrf(gram, lower=1)
         inverse, _ = lapack.dpotri(factor, lower=1)
-        self.inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        self.inverse = inverse + inverse.T  # LAPACK leaves the other half at 0
+        self.inverse[np.diag_indices(len(t))] /= 2
         self.weight = self.inverse @ t
         self._diagonal = np.diag(self.inverse)
-        # Half a trial of prior knowledge: residuals of a hundredth of the spread.
-        self.noise = float(((self.weight**2 / self._diagonal).sum() + 0.5 * 0.01) / (len(t) + 0.5))
+        # Where nothing was told, half a trial of prior knowledge: residuals of a hundredth of the spread.
+        known, weight = (0.01, 0.5) if told is None else (told, _HEARD)
+        self.noise = float(((self.weight**2 / self._diagonal).sum() + weight * known) / (len(t) + weight))
 
     @property
     def left_out(self) -> tuple[Array, Array]:
@@ -325,11 +285,14 @@ class _Solved:
         return float(-0.5 * (residual**2 / variance + np.log(2 * np.pi * variance)).sum())
 
 
-def _density(matrices: list[Array], t: Array, variances: Array) -> float:
-    return _Solved(_gram(matrices, variances), t).density
+_Told = tuple[Array, Array, float | None]  # standardised errors, and `Noise.on` of them
 
 
-def _climbed(matrices: list[Array], t: Array, start: Array) -> tuple[float, Array]:
+def _density(matrices: Array, t: _Told, variances: Array) -> float:
+    return _Solved(_gram(matrices, variances), *t).density
+
+
+def _climbed(matrices: Array, t: _Told, start: Array) -> tuple[float, Array]:
     """The best log density over a grid of variances, less what its distance from the start costs; and the variances.
 
     A family without variance stays without.

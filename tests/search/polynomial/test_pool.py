@@ -118,3 +118,11 @@ def test_the_same_chance_gives_the_same_pool(unlisted):
     start = one.start(300)
     assert start.tolist() == two.start(300).tolist() != other.start(300).tolist()
     assert one.children(start[:5], 200).tolist() == two.children(start[:5], 200).tolist()
+
+
+def test_a_space_of_thousands_is_listed_whole_once_and_without_what_was_tried():
+    everyone = fresh().whole
+    assert everyone is not None and HALF.within(everyone).all()
+    left = fresh(tried=everyone[:3]).whole
+    assert len(left) == len(everyone) - 3
+    assert not {*map(tuple, left.tolist())} & {*map(tuple, everyone[:3].tolist())}

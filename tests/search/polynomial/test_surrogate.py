@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from secateur.search.polynomial.surrogate import Surrogate, by_ratio, fit, transforms
+from secateur.search.polynomial.scales import Noise, by_ratio, transforms
+from secateur.search.polynomial.surrogate import Surrogate, fit
 
 RANDOM = np.random.default_rng(0)
 
@@ -64,7 +65,8 @@ def test_leaving_out_by_one_inversion_is_leaving_out(place):
         expected.append(float((kernel(one, rest) @ weight)[0]))
     raw = transform.forward(error)
     expected = transform.inverse(np.array(expected) * raw.std() + raw.mean())
-    found = Surrogate(shared=shared, axes=axes, error=error, transform=transform, variances=variances)
+    noise = Noise(np.full(12, np.nan))
+    found = Surrogate(shared=shared, axes=axes, error=error, noise=noise, transform=transform, variances=variances)
     assert found.left_out == pytest.approx(expected, rel=1e-6)
     assert found.rmse == pytest.approx(np.sqrt(np.mean((np.array(expected) - error) ** 2)), rel=1e-6)
 
@@ -166,3 +168,15 @@ def test_odd_errors_are_no_trouble(error):
 def test_one_trial_is_no_fit():
     with pytest.raises(ValueError, match="1 trials"):
         fit(*data(1), np.array([0.1]))
+
+
+def test_a_measurement_that_is_told_to_be_unsure_counts_less():
+    shared, axes = data(20)
+    error = quadratic(axes)
+    error[7] += 0.1
+    std = np.full(20, 0.005)
+    plain = fit(shared, axes, error, Noise(std))
+    std[7] = 0.1
+    told = fit(shared, axes, error, Noise(std))
+    one = shared[[7]], axes[[7]]
+    assert abs(told.predict(*one)[0] - quadratic(axes)[7]) < 0.5 * abs(plain.predict(*one)[0] - quadratic(axes)[7])

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
         check_task,
     )
     from .training.distillation import Teacher
+    from .training.gradients import PrunedGradients
     from .training.measures import measure_error, recalibrate
     from .training.parallel import Placement
-    from .training.training import Diverged, Loop, Training, train
+    from .training.settings import Training
+    from .training.training import Diverged, Loop, train
 else:
     __getattr__, __dir__ = face(__name__)
 
@@ -69,6 +71,7 @@ __all__ = [
     "OverlapError",
     "Placement",
     "PrecisionError",
+    "PrunedGradients",
     "Rebatches",
     "Reconstruction",
     "Reconstructor",

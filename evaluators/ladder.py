@@ -21,7 +21,8 @@ from .tasks.task import Side, Task, check_task, figures
 from .training.distillation import Teacher, answered, teacher_for
 from .training.measures import measure_error, recalibrate
 from .training.parallel import Placement
-from .training.training import Diverged, Training, train
+from .training.settings import Training
+from .training.training import Diverged, train
 
 FIDELITIES = ("zero-shot", "recalibrated", "reconstructed", "short", "long")
 """How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""

@@ -17,7 +17,8 @@ from ..tasks.metrics import ErrorRate
 from ..tasks.splitting import joined
 from ..tasks.task import Metric, Side
 from ..training.distillation import Teacher
-from ..training.training import Diverged, Training, train
+from ..training.settings import Training
+from ..training.training import Diverged, train
 from .pictures import Pictures
 from .targets import Targets, answered
 

@@ -68,6 +68,15 @@ def joined(parts: Sequence[Any]) -> Any:
     return first
 
 
+def taken(tree: Any, rows: Tensor, examples: int) -> Any:
+    """The examples `rows` of a batch of so many; a tree as of `cut`."""
+    if sorted({len(tensor) for tensor in _tensors(tree)}) != [examples]:
+        raise Unsplittable(
+            f"examples can't be taken out of a batch whose tensors do not all have the length {examples}"
+        )
+    return _chosen(tree, examples, lambda value: _rows(value, rows))
+
+
 def mapped(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The tree with every tensor changed."""
     return _rebuilt(tree, lambda value: change(value) if isinstance(value, Tensor) else value)
@@ -80,11 +89,23 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _part(tree: Any, examples: int, start: int, stop: int) -> Any:
+    return _chosen(tree, examples, lambda value: value[start:stop])
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)]
+    return type(value)(value[row] for row in rows.tolist())
+
+
+def _chosen(tree: Any, examples: int, choose: Callable[[Any], Any]) -> Any:
+    """The tree with some of the examples of every tensor, and of lists that have one entry each."""
+
     def take(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[start:stop] if value.ndim else value
+            return choose(value) if value.ndim else value
         one_each = isinstance(value, list | tuple) and len(value) == examples
-        return value[start:stop] if one_each else value
+        return choose(value) if one_each else value
 
     return _rebuilt(tree, take)
 

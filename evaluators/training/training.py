@@ -9,99 +9,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from ...spaces import device_of
-from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
 from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
 from ..tasks.splitting import in_parts, joined
 from ..tasks.task import Side, Task, abilities, check_task
 from .distillation import Distillation, Teacher, distillation_for
+from .gradients import PrunedGradients
 from .parallel import Parallel, Placement
+from .settings import Training
+from .thinning import thinned, weighted
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
-_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
 
 
 class Diverged(ValueError):
     """Training, or the outputs of a network, left the finite numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How networks are trained: one table of a study file.
-
-    Attributes:
-        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
-        lr: highest learning rate when a sub-network is fine-tuned.
-        base_lr: the same when the base network is trained from scratch; None takes `lr`.
-        momentum: of SGD; Adam's beta1.
-        weight_decay: on weights; norms, biases and everything else of one dimension are spared.
-        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
-        warmup: share of the steps over which the rate rises linearly, 0..1.
-        batch: images a batch; None leaves it to the task.
-        amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
-        clip: largest norm of the gradient; None clips nothing.
-        distillation: share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
-        temperature: what the outputs of both are divided by before they are compared.
-        base_epochs: epochs of the base network, where the study trains it.
-        short_epochs: epochs of the short fine-tuning every trial is compared after.
-        long_epochs: epochs of the long fine-tuning of what is exported.
-        recalibration_images: training images that batch-norm statistics are taken from.
-        pruning_epochs: epochs of the pruning phase of methods that prune while they train.
-        pruning_images: training images that the other methods look at.
-        shared_epochs: epochs of the first round of shared weights, of a full network and its parts.
-        round_epochs: epochs of every later round.
-        shared_networks: parts drawn at random in every step of a round, beside the full and the smallest network.
-    """
-
-    optimizer: Annotated[str, AfterValidator(one_of("sgd", "adam", "adamw"))] = "sgd"
-    lr: Annotated[float, POSITIVE, FINITE] = 0.05
-    base_lr: Annotated[float, POSITIVE, FINITE] | None = None
-    momentum: Annotated[float, AT_LEAST_0, BELOW_1] = 0.9
-    weight_decay: Annotated[float, AT_LEAST_0, FINITE] = 5e-4
-    schedule: Annotated[str, AfterValidator(one_of("cosine", "step", "constant"))] = "cosine"
-    warmup: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
-    batch: Annotated[int, AT_LEAST_1] | None = None
-    amp: Annotated[str | None, AfterValidator(one_of("bfloat16", "float16"))] = None
-    clip: Annotated[float, POSITIVE, FINITE] | None = None
-    distillation: Annotated[float, AT_LEAST_0, BELOW_1] = 0.5
-    temperature: Annotated[float, POSITIVE, FINITE] = 4.0
-    base_epochs: Annotated[int, AT_LEAST_0] = 30
-    short_epochs: Annotated[int, AT_LEAST_0] = 1
-    long_epochs: Annotated[int, AT_LEAST_0] = 10
-    recalibration_images: Annotated[int, AT_LEAST_1] = 2048
-    pruning_epochs: Annotated[int, AT_LEAST_1] = 10
-    pruning_images: Annotated[int, AT_LEAST_1] = 1024
-    shared_epochs: Annotated[int, AT_LEAST_0] = 10
-    round_epochs: Annotated[int, AT_LEAST_0] = 2
-    shared_networks: Annotated[int, AT_LEAST_0] = 2
-
-    def __post_init__(self) -> None:
-        """Refuse settings that no training could follow."""
-        check(self)
-
-    def from_scratch(self) -> Training:
-        """These settings with `base_lr` as the rate: for the base network."""
-        return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
-
-    def factor(self, step: int, steps: int) -> float:
-        """What the rate is multiplied by at a step of so many; above 0 at every one of them."""
-        warm = self.warmup * steps
-        if step < warm:
-            return (step + 1) / (math.floor(warm) + 1)
-        if self.schedule == "constant":
-            return 1.0
-        if self.schedule == "step":
-            return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
 class Loop:
@@ -117,7 +45,7 @@ class Loop:
         step: steps finished.
         steps: steps in all.
         lr: the rate of the present step.
-        batch: the present batch, as the task's loader gave it; None before the first.
+        batch: the present batch, as the task's loader gave it, or what is kept of it; None before the first.
         outputs: the network's outputs on it, detached; None before the first.
         loss: the loss of the present batch, detached.
         losses: the mean loss of every finished epoch.
@@ -196,7 +124,7 @@ class Loop:
         return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
 
     def _settings(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.training)
+        settings = self.training.saved()
         # Without a teacher these two change nothing.
         asked = {name: settings.pop(name) for name in ("distillation", "temperature")}
         taught = self.distillation
@@ -252,6 +180,8 @@ def train(
     model.to(placement.devices[0])
     if training.batch is not None:
         task = _with_batch(task, training.batch)
+    if training.gradients_pruned:
+        callbacks = (*callbacks, PrunedGradients(training.gradients_pruned))
     loop = Loop(
         model=model,
         task=task,
@@ -318,11 +248,20 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
         group["lr"] = loop.lr
     optimizer.zero_grad(set_to_none=True)
     amp = None if training.amp is None else getattr(torch, training.amp)
+    factors: Sequence[Tensor] = ()
+    with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
+        if training.examples_kept < 1:
+            batch, kept = thinned(loop.task, loop.model, batch, training.examples_kept)
+            factors = [kept]
     parts = [(batch, 1)] if loop.accumulate == 1 else in_parts(loop.task, batch, loop.accumulate)
+    if factors and len(parts) > 1:
+        factors = torch.split(factors[0], [size for _, size in parts])
     examples, total, seen = sum(size for _, size in parts), torch.zeros((), device=loop.device), []
-    for part, size in parts:
+    for number, (part, size) in enumerate(parts):
         with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
             outputs, targets = loop.task.forward(loop.network, part)
+            if factors:
+                weighted(outputs, factors[number])
             loss = loop.task.loss(outputs, targets)
             if loop.distillation is not None:
                 loss = loop.distillation.loss(loss, outputs, part)

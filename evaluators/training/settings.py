@@ -1,0 +1,97 @@
+"""How networks are trained: one table of a study file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Le
+from pydantic import AfterValidator
+
+from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
+
+_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
+_NEWER = ("examples_kept", "gradients_pruned")  # what states of before lack, and mean by their defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How networks are trained: one table of a study file.
+
+    Attributes:
+        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
+        lr: highest learning rate when a sub-network is fine-tuned.
+        base_lr: the same when the base network is trained from scratch; None takes `lr`.
+        momentum: of SGD; Adam's beta1.
+        weight_decay: on weights; norms, biases and everything else of one dimension are spared.
+        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
+        warmup: share of the steps over which the rate rises linearly, 0..1.
+        batch: images a batch; None leaves it to the task.
+        amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
+        clip: largest norm of the gradient; None clips nothing.
+        distillation: share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
+        temperature: what the outputs of both are divided by before they are compared.
+        base_epochs: epochs of the base network, where the study trains it.
+        short_epochs: epochs of the short fine-tuning every trial is compared after.
+        long_epochs: epochs of the long fine-tuning of what is exported.
+        recalibration_images: training images that batch-norm statistics are taken from.
+        pruning_epochs: epochs of the pruning phase of methods that prune while they train.
+        pruning_images: training images that the other methods look at.
+        shared_epochs: epochs of the first round of shared weights, of a full network and its parts.
+        round_epochs: epochs of every later round.
+        examples_kept: share of every batch that gradients are taken of, drawn by how far the network is off.
+        gradients_pruned: share of the gradients behind every convolution that the stochastic rule of Ye 2020 touches
+            (arXiv 1908.00173, `PrunedGradients`); it saves no time on dense kernels.
+        shared_networks: parts drawn at random in every step of a round, beside the full and the smallest network.
+    """
+
+    optimizer: Annotated[str, AfterValidator(one_of("sgd", "adam", "adamw"))] = "sgd"
+    lr: Annotated[float, POSITIVE, FINITE] = 0.05
+    base_lr: Annotated[float, POSITIVE, FINITE] | None = None
+    momentum: Annotated[float, AT_LEAST_0, BELOW_1] = 0.9
+    weight_decay: Annotated[float, AT_LEAST_0, FINITE] = 5e-4
+    schedule: Annotated[str, AfterValidator(one_of("cosine", "step", "constant"))] = "cosine"
+    warmup: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
+    batch: Annotated[int, AT_LEAST_1] | None = None
+    amp: Annotated[str | None, AfterValidator(one_of("bfloat16", "float16"))] = None
+    clip: Annotated[float, POSITIVE, FINITE] | None = None
+    distillation: Annotated[float, AT_LEAST_0, BELOW_1] = 0.5
+    temperature: Annotated[float, POSITIVE, FINITE] = 4.0
+    base_epochs: Annotated[int, AT_LEAST_0] = 30
+    short_epochs: Annotated[int, AT_LEAST_0] = 1
+    long_epochs: Annotated[int, AT_LEAST_0] = 10
+    recalibration_images: Annotated[int, AT_LEAST_1] = 2048
+    pruning_epochs: Annotated[int, AT_LEAST_1] = 10
+    pruning_images: Annotated[int, AT_LEAST_1] = 1024
+    shared_epochs: Annotated[int, AT_LEAST_0] = 10
+    round_epochs: Annotated[int, AT_LEAST_0] = 2
+    shared_networks: Annotated[int, AT_LEAST_0] = 2
+    examples_kept: Annotated[float, POSITIVE, Le(1)] = 1.0
+    gradients_pruned: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no training could follow."""
+        check(self)
+
+    def from_scratch(self) -> Training:
+        """These settings with `base_lr` as the rate: for the base network."""
+        return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the rate is multiplied by at a step of so many; above 0 at every one of them."""
+        warm = self.warmup * steps
+        if step < warm:
+            return (step + 1) / (math.floor(warm) + 1)
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "step":
+            return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+    def saved(self) -> dict[str, Any]:
+        """The settings as a training state has them: without newer ones that change nothing."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in _NEWER or value != usual[name]}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .criteria.blocks import block_damages
     from .criteria.criteria import Criterion, check_criterion, criterion, l1, l2, shuffled
     from .criteria.retained import retained
+    from .dynamic.manidp import ManiDP
+    from .dynamic.network import Dynamic, mean_macs
     from .examples import Examples
     from .least_squares.damage import damages
     from .least_squares.merging import Merge
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .one_shot.epruner import EPruner
     from .one_shot.fresh import fresh
     from .one_shot.functionality import Functionality
+    from .one_shot.partitioned import GroupedLinear, partition_costs, partitioned
     from .one_shot.ranp import Ranp
     from .one_shot.scored import Even, Scored
     from .proposal import Method, Phase, Proposal, Pruner, Request, TrainingPruner, check_method, realised, trains
@@ -48,13 +51,16 @@ __all__ = [
     "METHODS",
     "Aofp",
     "Criterion",
+    "Dynamic",
     "EPruner",
     "Even",
     "Examples",
     "Functionality",
     "Granet",
     "GroupLasso",
+    "GroupedLinear",
     "MLPruning",
+    "ManiDP",
     "Merge",
     "Method",
     "OrthoReg",
@@ -78,6 +84,9 @@ __all__ = [
     "fresh",
     "l1",
     "l2",
+    "mean_macs",
+    "partition_costs",
+    "partitioned",
     "realised",
     "retained",
     "shuffled",

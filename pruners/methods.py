@@ -99,6 +99,7 @@ METHODS: Registry[Callable[..., Method]] = Registry(
         "partial": _late("training.lasso", "Lasso", name="partial"),
         "granet": _late("training.granet", "Granet"),
         "orthoreg": _late("training.orthoreg", "OrthoReg"),
+        "manidp": _late("dynamic.manidp", "ManiDP"),
         "mlpruning": _late("training.mlpruning", "MLPruning"),
     },
     GROUP,

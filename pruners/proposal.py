@@ -143,6 +143,9 @@ class Phase(Protocol):
     def prepare(self, loop: Any) -> None:
         """Before the first step: the optimizer is there."""
 
+    def extra_loss(self, loop: Any, outputs: Any, targets: Any) -> Tensor:
+        """A scalar that is added to the loss of a batch before the gradients are taken."""
+
     def after_backward(self, loop: Any) -> None:
         """The gradients are there."""
 
@@ -209,6 +212,17 @@ def checked(name: str, space: Space, scores: Scores) -> Scores:
             "is the network trained, and do its outputs depend on the examples? Choose another method otherwise"
         )
     return {group.name: scores[group.name].detach().float().cpu() for group in space.groups}
+
+
+def inner_groups(space: Space) -> list[int]:
+    """Numbers of the groups inside of blocks: nothing is added to them once they were read."""
+    inner = []
+    for number, group in enumerate(space.groups):
+        makers = [place for place, layer in enumerate(space.layers) if group.holds(layer.makes).any()]
+        readers = [place for place, layer in enumerate(space.layers) if group.holds(layer.reads).any()]
+        if max(makers, default=-1) < min(readers, default=len(space.layers)):
+            inner.append(number)
+    return inner
 
 
 def examples_for(method: Needing, examples: Examples | None) -> Examples:

@@ -142,7 +142,10 @@ class OwnLoop:
         while self.epoch < self.epochs:
             for batch in self.examples.batches:
                 self.optimizer.zero_grad()
-                torch.autograd.backward(self.examples.loss_of(self.model, batch))
+                outputs, targets = self.examples.forward(self.model, batch)
+                assert self.examples.loss is not None, "a training needs a loss"
+                loss = self.examples.loss(outputs, targets)
+                torch.autograd.backward(loss + getattr(self.phase, "extra_loss", _nothing)(self, outputs, targets))
                 self._call("after_backward")
                 self.optimizer.step()
                 self.step += 1
@@ -155,6 +158,10 @@ class OwnLoop:
         method = getattr(self.phase, hook, None)
         if method is not None:
             method(self)
+
+
+def _nothing(*_: Any) -> float:
+    return 0.0
 
 
 class _Keep:

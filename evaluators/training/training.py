@@ -150,10 +150,10 @@ def train(
     """Mean loss of every epoch, after training `model` in place; its modes are put back as they were.
 
     A callback is any object with some of these methods, each called with the `Loop`, in the order given: `prepare`
-    (once, before the first step or before a state is restored; it may add parameters to the optimizer),
-    `after_backward` (gradients are there, unscaled, not yet clipped), `after_step`, `after_epoch`, `finalise` (once,
-    after the last epoch). One that also has `state()` and `restore(state)` is part of `Loop.state()`. Global generators
-    are left untouched.
+    (once, before the first step or before a state is restored; it may add parameters to the optimizer), `extra_loss`
+    (with outputs and targets too: a scalar that is added to the loss), `after_backward` (gradients are there, unscaled,
+    not yet clipped), `after_step`, `after_epoch`, `finalise` (once, after the last epoch). One that also has `state()`
+    and `restore(state)` is part of `Loop.state()`. Global generators are left untouched.
 
     Args:
         model: the network; it is moved to `device`. Frozen norms and parameters stay as they are.
@@ -265,6 +265,9 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
             loss = loop.task.loss(outputs, targets)
             if loop.distillation is not None:
                 loss = loop.distillation.loss(loss, outputs, part)
+            for callback in callbacks:
+                if hasattr(callback, "extra_loss"):
+                    loss = loss + callback.extra_loss(loop, outputs, targets).to(loss.device)
         loss = loss if len(parts) == 1 else loss * (size / examples)
         loop.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total = total + loss.detach().float()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...spaces import Candidate, Scores, Space, copied, device_of, normalised, within
 from ...spaces.checked import check
-from ..proposal import Count, Needs, Part, Positive, Proposal, Request, Share, Weights
+from ..proposal import Count, Needs, Part, Positive, Proposal, Request, Share, Weights, inner_groups
 from .masks import Masks, reachable, trained
 from .teaching import Teaching
 from .thresholds import Thresholds, rate_for, slope
@@ -230,12 +230,7 @@ def densities(
 
 def _learned(space: Space, limits: Mapping[str, float], least: int) -> tuple[list[int], bool]:
     """Numbers of the groups that learn, and whether streams are among them."""
-    inner = []
-    for number, group in enumerate(space.groups):
-        makers = [place for place, layer in enumerate(space.layers) if group.holds(layer.makes).any()]
-        readers = [place for place, layer in enumerate(space.layers) if group.holds(layer.reads).any()]
-        if max(makers, default=-1) < min(readers, default=len(space.layers)):  # nothing adds to what was read before
-            inner.append(number)
+    inner = inner_groups(space)
     narrow = list(space.full)
     for number in inner:
         narrow[number] = _least_width(space.groups[number].widths, least)

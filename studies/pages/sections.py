@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..trials.trial import Skipped, Stopped, Trial
+from ..views.status import verdict
 from . import charts
 from .anatomy import QUANTITIES
 from .charts import AXES, comparable
@@ -179,20 +180,15 @@ def _surrogate(study: Facts) -> Block:
     found = study.status.foresight
     if study.predicted:
         made.append(charts.foresight(study))
-        if "rmse" in found:
-            said.append(
-                f"{found['trials']} errors were predicted with a root mean square error of "
-                f"{100 * found['rmse']:.2f} points; the mean error so far would have missed by "
-                f"{100 * found['rmse_of_mean']:.2f}."
-            )
+        said += [verdict(found)] if verdict(found) else []
     if any(isinstance(row.get("rmse"), int | float) for row in study.models):
         made.append(charts.cross_validated(study))
     if known := [row for row in study.models if isinstance(row.get("r2"), int | float) and "transform" in row]:
         last = known[-1]
         fitted = "errors" if last["transform"] == "identity" else f"{last['transform']} of the errors"
         said.append(
-            f"It was fitted to the {fitted}; on trials left out its R2 was {last['r2']:.2f} in the end. Above 0 the "
-            "search goes by the polynomial, else by the mean."
+            f"It was fitted to the {fitted}. Where it foresaw trials left out no better than their mean does, the "
+            "search went by the mean."
         )
     if not made:
         said.append(f"The sampler {study.status.sampler} predicted no errors so far.")

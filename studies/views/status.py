@@ -222,13 +222,31 @@ def foresight(trials: Sequence[Trial]) -> dict[str, Any]:
     if len(predicted) < _LEAST:
         return {"trials": len(predicted), "model": said[-1]} if said else {}
     missed = [trial.measures["error"] - trial.predicted["error"] for trial in predicted if trial.predicted]
-    missed_by_mean = [trial.measures["error"] - _mean_before(known, trial.number) for trial in predicted]
+    numbers, errors = [trial.number for trial in known], [trial.measures["error"] for trial in known]
+    sums = np.concatenate([[0.0], np.cumsum(errors)])
+    earlier = [bisect_left(numbers, trial.number) for trial in predicted]
+    missed_by_mean = [
+        trial.measures["error"] - (sums[count] / count if count else 1.0)
+        for trial, count in zip(predicted, earlier, strict=True)
+    ]
     return {
         "trials": len(predicted),
         "rmse": float(np.sqrt(np.mean(np.square(missed)))),
         "rmse_of_mean": float(np.sqrt(np.mean(np.square(missed_by_mean)))),
         "model": said[-1] if said else {},
     }
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """How good the forecasts were, in a plain sentence, of what `foresight` gave; empty where too few were made."""
+    if "rmse" not in found:
+        return ""
+    rmse, by_mean = 100 * found["rmse"], 100 * found["rmse_of_mean"]
+    held = "better than" if rmse < 0.95 * by_mean else "no better than" if rmse < 1.05 * by_mean else "worse than"
+    return (
+        f"Forecasts of {found['trials']} errors missed by {rmse:.2f} points, {held} the mean of the errors so far, "
+        f"which missed by {by_mean:.2f}."
+    )
 
 
 def _least_error(trials: Sequence[Trial]) -> float | None:
@@ -242,8 +260,3 @@ def _share(some: Sequence[Trial], every: Sequence[Trial], objectives: Sequence[s
     worst = values.max(axis=0)
     whole = hypervolume(values, worst)
     return hypervolume(np.array([trial.values(objectives) for trial in some]), worst) / whole if whole > 0 else None
-
-
-def _mean_before(known: Sequence[Trial], number: int) -> float:
-    earlier = [trial.measures["error"] for trial in known if trial.number < number]
-    return float(np.mean(earlier)) if earlier else 1.0

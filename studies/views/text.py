@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..trials.words import count, duration, percent, shortened
-from .status import Reason, Status
+from .status import Reason, Status, verdict
 from .terminal import PLAIN, Style, beside, fitting, table
 
 if TYPE_CHECKING:
@@ -296,13 +296,8 @@ def _worth(worth: Mapping[str, Any]) -> str:
 
 
 def _foresight(found: Mapping[str, Any]) -> str:
-    said = [_surrogate(found["model"])] if found["model"] else []
-    if "rmse" in found:
-        said.append(
-            f"predicted {found['trials']} errors to within {percent(found['rmse'])} "
-            f"({percent(found['rmse_of_mean'])} by their mean)"
-        )
-    return "; ".join(said)
+    said = [verdict(found), _surrogate(found["model"]) if found["model"] else ""]
+    return " ".join(one for one in said if one)
 
 
 def _surrogate(model: Mapping[str, Any]) -> str:
@@ -318,14 +313,13 @@ def _surrogate(model: Mapping[str, Any]) -> str:
         case {"kind": "polynomial", "degree": degree, "coefficients": number, "trials": trials, "rmse": _,
               "mean_rmse": _, "transform": _}:  # fmt: skip
             counted = f"{number} coefficients{_scale(model)} through {trials} errors"
-            return f"polynomial of degree {degree}, {counted}; {_left_out(model)}"
+            beside = f", beside a Gaussian process of {model['process']:.0%} of the say" if model.get("process") else ""
+            return f"polynomial of degree {degree}, {counted}{beside}; {_left_out(model)}"
     return ", ".join(f"{name} {_value(value)}" for name, value in model.items())
 
 
 def _left_out(model: Mapping[str, Any]) -> str:
-    r2 = f"; R2 {model['r2']:.2f}{_scale(model)}" if "r2" in model else ""
-    mean = percent(model["mean_rmse"])
-    return f"errs by {percent(model['rmse'])} on trials left out ({mean} by their mean{r2})"
+    return f"errs by {percent(model['rmse'])} on trials left out ({percent(model['mean_rmse'])} by their mean)"
 
 
 def _scale(model: Mapping[str, Any]) -> str:

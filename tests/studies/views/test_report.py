@@ -9,7 +9,7 @@ from handmade import trial
 
 from secateur.studies.trials.events import TrialEnded
 from secateur.studies.trials.trial import Failed
-from secateur.studies.views.status import Reason, Status
+from secateur.studies.views.status import Reason, Status, verdict
 from secateur.studies.views.terminal import Style
 from secateur.studies.views.text import exported_text, front_text, pruned_text, status_line, status_text
 from secateur.studies.views.view import parsed
@@ -184,14 +184,14 @@ def test_a_sparkline_of_the_errors_and_of_the_front():
         ),
         (
             {"kind": "polynomial", "trials": 24, "degree": 2, "coefficients": 19, "transform": "log"}
-            | {"r2": 0.514, "rmse": 0.02, "mean_rmse": 0.02},
-            "polynomial of degree 2, 19 coefficients of their log through 24 errors; errs by 2.00% on trials left out "
-            "(2.00% by their mean; R2 0.51 of their log)",
+            | {"r2": 0.514, "rmse": 0.02, "mean_rmse": 0.02, "process": 0.25},
+            "polynomial of degree 2, 19 coefficients of their log through 24 errors, beside a Gaussian process of 25% "
+            "of the say; errs by 2.00% on trials left out (2.00% by their mean)",
         ),
         (
             {"kind": "mean", "trials": 9, "degree": 0, "coefficients": 1, "transform": "identity"}
             | {"r2": -1.25, "rmse": 0.03, "mean_rmse": 0.02},
-            "the mean of 9 errors; a polynomial errs by 3.00% on trials left out (2.00% by their mean; R2 -1.25)",
+            "the mean of 9 errors; a polynomial errs by 3.00% on trials left out (2.00% by their mean)",
         ),
         (
             {"kind": "three-dimensions", "polynomial": "separable", "K": 3, "R": 1, "samples": 12, "rmse": 0.01}
@@ -201,7 +201,11 @@ def test_a_sparkline_of_the_errors_and_of_the_front():
         ),
         ({"forest": {"trees": 100}, "depth": 3}, "forest trees 100, depth 3"),
         ({"kind": "polynomial", "of": "somebody else"}, "kind polynomial, of somebody else"),
-        ({}, "predicted 12 errors to within 1.00% (2.00% by their mean)"),
+        (
+            {},
+            "Forecasts of 12 errors missed by 1.00 points, better than the mean of the errors so far, which missed by "
+            "2.00.",
+        ),
     ],
 )
 def test_a_surrogate_is_said_in_words(model, said):
@@ -211,7 +215,13 @@ def test_a_surrogate_is_said_in_words(model, said):
     )
     if model:
         both = row(shown(foresight=measured | {"model": model}), "surrogate")
-        assert both.startswith(f"{said}; predicted 12 errors")
+        assert both.startswith("Forecasts of 12 errors missed by 1.00 points") and both.endswith(said)
+
+
+@pytest.mark.parametrize(("rmse", "said"), [(0.0195, "no better than"), (0.03, "worse than"), (0.01, ", better than")])
+def test_forecasts_that_were_no_better_than_the_mean_are_called_so(rmse, said):
+    assert said in verdict({"trials": 12, "rmse": rmse, "rmse_of_mean": 0.02})
+    assert verdict({"trials": 2}) == ""
 
 
 COSTS = ("macs", "params", "peak_bytes", "latency_ms")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
+    from secateur.studies.preparing import preprocess
     from secateur.studies.study_files import data, networks
     from secateur.studies.study_files.pictures import Images
 else:
@@ -61,6 +62,7 @@ __all__ = [
     "data",
     "load",
     "networks",
+    "preprocess",
     "prune",
     "reconstruct",
     "save",

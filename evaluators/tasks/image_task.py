@@ -130,7 +130,7 @@ class ImageTask:
             maps = whole[batch.start : batch.start + len(images)]
             images = augment.images(images, maps)
         if batch.resolution is not None:
-            images = _resized(images, batch.resolution)
+            images = resized(images, batch.resolution)
         shape = (1, -1) + (1,) * (images.ndim - 2)
         mean = torch.tensor(self.mean, device=device).view(shape)
         std = torch.tensor(self.std, device=device).view(shape)
@@ -338,10 +338,10 @@ def _refuse_both(given: TaskSettings, **usual: object) -> None:
 
 
 def _fitted(outputs: Tensor, side: Side) -> Tensor:
-    return outputs if tuple(outputs.shape[2:]) == side else _resized(outputs.float(), side)
+    return outputs if tuple(outputs.shape[2:]) == side else resized(outputs.float(), side)
 
 
-def _resized(images: Tensor, side: Side) -> Tensor:
+def resized(images: Tensor, side: Side) -> Tensor:
     """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
     if tuple(images.shape[2:]) == side:
         return images

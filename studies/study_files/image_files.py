@@ -77,13 +77,19 @@ class ImageFiles:
                 f"{path} is {image.size[1]}x{image.size[0]}, the first image {height}x{width}; "
                 "give `side` to resize them"
             )
-        scale = max(height / image.size[1], width / image.size[0])
-        if scale != 1:
-            larger = (max(width, round(image.size[0] * scale)), max(height, round(image.size[1] * scale)))
-            image = image.resize(larger, _pillow().Resampling.BILINEAR)
-        left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
-        values = np.array(image.crop((left, top, left + width, top + height)))
-        return torch.from_numpy(values.reshape(height, width, -1)).permute(2, 0, 1).contiguous()
+        return fitted(image, self.side)
+
+
+def fitted(image: Any, side: tuple[int, int]) -> Tensor:
+    """`(c, *side)` uint8: an image of pillow's, resized by its shorter side and cropped in the middle."""
+    height, width = side
+    scale = max(height / image.size[1], width / image.size[0])
+    if scale != 1:
+        larger = (max(width, round(image.size[0] * scale)), max(height, round(image.size[1] * scale)))
+        image = image.resize(larger, _pillow().Resampling.BILINEAR)
+    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
+    values = np.array(image.crop((left, top, left + width, top + height)))
+    return torch.from_numpy(values.reshape(height, width, -1)).permute(2, 0, 1).contiguous()
 
 
 def image_files(root: Path, *, side: int | tuple[int, int] | None = None, mode: str | None = None) -> ImageFiles:

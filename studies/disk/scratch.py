@@ -21,9 +21,9 @@ _LOCK = ".lock"
 class Scratch:
     """A folder among the temporary ones, which is this process's for as long as it lives: a kernel lock says so."""
 
-    def __init__(self) -> None:
-        """Make it, and remove those whose processes are dead."""
-        root = Path(tempfile.gettempdir())
+    def __init__(self, root: Path | None = None) -> None:
+        """Make it in `root`, or where temporary files are, and remove those there whose processes are dead."""
+        root = root or Path(tempfile.gettempdir())
         sweep(root)
         # `sweep` looks at no such name, so it sees none before it is locked.
         made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))

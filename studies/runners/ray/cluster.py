@@ -9,13 +9,17 @@ import logging
 import os
 import signal
 import socket
+import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
 
 from ...disk.process_state import environment
+from ...disk.scratch import Scratch
 from ...outcomes.work import Work
 from ...settings.runner import OnCluster
 from ..executor import cores
@@ -33,11 +37,21 @@ _SKIP = "RAY_DEDUP_LOGS_SKIP_REGEX"
 _UNSAID = (
     r"A worker died or was killed|Workers \(tasks / actors\) killed|cannot be scheduled right now|has been marked dead"
 )
+# Whether Ray gives its processes the machine's address (on Linux, unless this is 0) or the loopback's; it is read when
+# Ray is imported first.
+_SEEN = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_ON_LOOPBACK: set[int] = set()  # this process, once Ray was imported so
+# Characters of the folder of temporary files, so that the paths of Ray's sockets are as short as a kernel asks.
+_LONGEST = 14
+_TOKEN = Path(".ray") / "auth_token"  # in the home folder
 
 
 @final
 class Cluster:
     """A connection to Ray; what was started for it ends when it is closed, and what was found stays.
+
+    A cluster that is started here is this user's alone: its files are in a folder that nobody else reads, and that goes
+    with it; its ports are on the loopback, unless Ray was imported before.
 
     Args:
         address: of a running cluster; one that is initialised already, or else a new one on this machine, when None.
@@ -52,11 +66,17 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, *, objects: int) -> None:
-        self.ray = imported("ray")
+        self.ray = imported("ray", alone=address is None)
         self._found = bool(self.ray.is_initialized())
         self.own = not self._found and address is None
+        self._scratch: Scratch | None = None
         if self._found:
             return
+        if address is not None and os.getpid() in _ON_LOOPBACK:
+            raise ValueError(
+                f"address={address!r} after a search on a Ray of this process's own, which knows the loopback only; "
+                "search there in another process"
+            )
         self._environment = dict(os.environ)
         self._on_terminate = signal.getsignal(signal.SIGTERM)
         try:
@@ -64,7 +84,10 @@ class Cluster:
             size = {"num_cpus": cores(), "object_store_memory": objects} if self.own else {}
             if address is not None:
                 _ping(address)
-            self.ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size)
+            with self._private():
+                self.ray.init(
+                    address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **quiet, **size
+                )
         except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, and its own
             self.close()
             said = " ".join(str(error).split())
@@ -73,6 +96,21 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def _private(self) -> Iterator[None]:
+        """What is started within the block keeps its files to itself."""
+        if not self.own:
+            yield
+            return
+        usual = Path(tempfile.gettempdir())
+        self._scratch = Scratch(usual if len(str(usual)) <= _LONGEST else Path("/tmp"))
+        token = Path.home() / _TOKEN
+        there = token.exists()
+        with environment({"RAY_TMPDIR": str(self._scratch.path)}, quiet="ray"):
+            yield
+        if not there and token.exists():
+            token.chmod(0o600)  # Ray makes it for everybody to read
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node has, by name."""
@@ -99,6 +137,8 @@ class Cluster:
             return
         with contextlib.suppress(Exception):  # a cluster that is gone
             self.ray.shutdown()
+        if self._scratch is not None:
+            self._scratch.remove()
         self._put_back()
 
     def _put_back(self) -> None:
@@ -110,15 +150,23 @@ class Cluster:
                 os.environ.pop(name, None)
 
 
-def imported(module: str) -> Any:
+def imported(module: str, *, alone: bool) -> Any:
     """A module of Ray's.
+
+    Args:
+        module: its name.
+        alone: whether Ray is wanted for a cluster of this process's own.
 
     Raises:
         ValueError: it can't be imported.
     """
     try:
-        # Ray reads this when it is first imported.
-        with environment({_SKIP: os.environ.get(_SKIP, _UNSAID)}, quiet="ray"):
+        # Ray reads these when it is first imported.
+        said = {_SKIP: os.environ.get(_SKIP, _UNSAID)}
+        if alone and _SEEN not in os.environ and "ray" not in sys.modules:
+            said[_SEEN] = "0"
+            _ON_LOOPBACK.add(os.getpid())
+        with environment(said, quiet="ray"):
             return importlib.import_module(module)
     except ImportError as error:
         what = f"{module} can't be imported ({error})"

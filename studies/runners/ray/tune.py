@@ -86,7 +86,8 @@ class TuneExecutor(Executor):
 
     def open(self, work: Work, listen: Listen) -> None:
         """Find or start a cluster, and begin an experiment."""
-        chosen, address = _scheduler(self._runner.scheduler), self._runner.address
+        address = self._runner.address
+        chosen = _scheduler(self._runner.scheduler, alone=address is None)
         if address is not None and address.startswith("ray://"):
             raise ValueError(
                 f"address={address!r} with kind='tune', whose loop runs in this process; expected 'auto' on a machine "
@@ -215,13 +216,13 @@ def _folder(folder: Path) -> Path:
     return path
 
 
-def _scheduler(given: Any) -> Any:
+def _scheduler(given: Any, *, alone: bool) -> Any:
     """A scheduler of Tune's from what a user gave.
 
     Raises:
         ValueError: it is none, or does more than stop trials.
     """
-    schedulers = imported("ray.tune.schedulers")
+    schedulers = imported("ray.tune.schedulers", alone=alone)
     if given is None:
         return schedulers.FIFOScheduler()
     if given == "asha":

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from collections.abc import Mapping
+from typing import final
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats.qmc import Sobol
 
-from .problem import Problem, distributions
+from .axes import AxesSampler
+from .problem import Problem
 
 
 @final
-class QuasiRandomSampler(BaseSampler):
+class QuasiRandomSampler(AxesSampler):
     """Trial `k` takes point `k` of one sequence, scrambled by the seed of the problem.
 
     Optuna's `QMCSampler` counts its points on the study; this one needs no memory, so a search that is killed goes on
     with the next point.
     """
 
+    minimises = False
+
     def __init__(self, *, problem: Problem) -> None:
         """Args: problem: its seed scrambles the sequence."""
-        self.problem = problem
+        super().__init__(problem, problem.seed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every axis."""
-        return distributions(self.problem.space.axes)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, int]:
         """Point `trial.number`, as positions on the axes."""
         axes = self.problem.space.axes
         if not axes:
@@ -42,9 +38,3 @@ class QuasiRandomSampler(BaseSampler):
             sequence.fast_forward(trial.number)
         point = sequence.random(1)[0]
         return {axis.name: int(x * len(axis.choices)) for axis, x in zip(axes, point, strict=True)}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As `sample_relative`; for loops that ask an axis at a time."""
-        return self.sample_relative(study, trial, {})[param_name]

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from ...spaces import Candidate
 from ...spaces.allocation import Draw
-from ..problem import NOTE, Array, Problem, distributions, note, told
+from ..axes import AxesSampler
+from ..problem import NOTE, Array, Problem, note, told
 from .ratios import Ratios
 
 _KEY = "joint"
@@ -57,7 +56,7 @@ def moved(v: Array, gradient: Array, sigma: Array, rate: float) -> Array:
 
 
 @final
-class JointSampler(BaseSampler):
+class JointSampler(AxesSampler):
     """Moves a center along the budget, a generation of antithetic pairs at a time.
 
     Liu 2021 (arXiv 2005.08931). A generation's pairs are told, their error differences give the gradient, the center
@@ -95,16 +94,11 @@ class JointSampler(BaseSampler):
             raise ValueError(f"generation={generation!r}: expected an even number of trials, at least 2")
         if not rate > 0:
             raise ValueError(f"rate={rate!r}: expected a number above 0")
-        self.problem, self.generation, self.rate, self.rounds = problem, size, rate, rounds
+        super().__init__(problem, seed)
+        self.generation, self.rate, self.rounds = size, rate, rounds
         self._random = np.random.default_rng(seed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every axis."""
-        return distributions(self.problem.space.axes)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, int]:
         """One network of a pair; the trial notes generation, center, budget, pair, sign and direction."""
         if not self.problem.space.axes:
             return {}
@@ -122,12 +116,6 @@ class JointSampler(BaseSampler):
         if self.rounds:
             note(study, trial, "weights", f"round:{latest}")
         return self.problem.params(candidate)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Any choice: only what is no axis of the space is ever asked for here."""
-        return param_distribution.to_external_repr(0)
 
     def _slot(self, now: Sequence[_Member], axes: int) -> tuple[int, int, Array]:
         """Number, sign and direction of the next network: the other half of a pair, or the first of a new one."""

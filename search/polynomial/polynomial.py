@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from ...spaces import Encoded
+from ..axes import AxesSampler
 from ..pareto import non_dominated
-from ..problem import Array, Problem, Told, distributions, note, told, tried
+from ..problem import Array, Problem, Told, note, told, tried
 from .features import Features
 from .improvement import expected_hypervolume_improvement, hypervolume_improvement
 from .models import Model, learned
@@ -43,7 +42,7 @@ _LUCK = 0.5  # how much better than predicted errors are taken to be where candi
 _MARGIN = 0.1  # how far beyond the worst that counts the reference lies, as a share of its range
 
 
-class PolynomialSampler(BaseSampler):
+class PolynomialSampler(AxesSampler):
     """Proposes what its model of the error expects to add most to the front, within all limits.
 
     The model is a low-order polynomial, and on up to 24 axes a Gaussian process with a length scale an axis, each
@@ -73,29 +72,17 @@ class PolynomialSampler(BaseSampler):
     ) -> None:
         if start < 2 or candidates < 100 or waves < 0:
             raise ValueError(f"start={start}, candidates={candidates}, waves={waves}: expected at least 2, 100 and 0")
+        super().__init__(problem, seed)
         self.seed = seed
-        self.problem = problem
         self.start = start
         self.candidates = candidates
         self.waves = waves
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every axis of the problem."""
-        return distributions(self.problem.space.axes)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, int]:
         """The next candidate's position on every axis."""
         if not self.problem.space.axes:
             return {}
-        return dict(self.problem.params(self._proposal(study, trial).tolist()))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A position by chance, for a parameter that is no axis of the problem."""
-        return RandomSampler(seed=self.seed).sample_independent(study, trial, param_name, param_distribution)
+        return self.problem.params(self._proposal(study, trial).tolist())
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> Encoded:
         """`(d,)` candidate."""

@@ -1,6 +1,6 @@
 """Few networks along each dimension, a polynomial through them, its best point at the budget; again with each new one.
 
-Start reading at `ThreeDimensionsSampler.sample_relative`.
+Start reading at `ThreeDimensionsSampler.propose`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.spatial import KDTree
 
 from ...spaces import Candidate, Encoded, Space, within
-from ..problem import Problem, distributions, note
+from ..axes import AxesSampler
+from ..problem import Problem, note
 from .dimensions import Fitted, fit, optimum
 from .seen import Seen, axis_of, seen_trials
 from .shrinking import Array, Shrinking, shrinking_of
@@ -50,7 +49,7 @@ class _Proposal:
 
 
 @final
-class ThreeDimensionsSampler(BaseSampler):
+class ThreeDimensionsSampler(AxesSampler):
     """Depth, width and resolution in ratios to the full network, as Wang et al. 2021 (arXiv 2010.04879) choose them.
 
     First the full network, then a few networks along each dimension alone, each pruned from the last one and trained on
@@ -106,7 +105,7 @@ class ThreeDimensionsSampler(BaseSampler):
             )
         if not targets or not all(0 < target <= 1 for target in targets):
             raise ValueError(f"targets={tuple(targets)!r}: expected shares in (0, 1]")
-        self.problem = problem
+        super().__init__(problem, problem.seed)
         self.degree = degree
         self.rank = rank
         self.polynomial = polynomial
@@ -122,25 +121,15 @@ class ThreeDimensionsSampler(BaseSampler):
         """Whether proposals may start from the trained weights of earlier trials, so that these must be kept."""
         return self.references
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every axis."""
-        return distributions(self.problem.space.axes)
+    takes_parts = False
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def propose(self, study: Study, trial: FrozenTrial) -> Mapping[str, int]:
         """The full network, a sample along a dimension, or the best there is by the polynomial."""
         search = _Search(self, seen_trials(study, trial, self.problem))
         proposal = search.sample() or search.best() or search.between() or search.last()
         for key, value in proposal.notes.items():
             note(study, trial, key, value)
-        return dict(self.problem.params(proposal.candidate))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As `sample_relative`; for loops that ask an axis at a time."""
-        return self.sample_relative(study, trial, {})[param_name]
+        return self.problem.params(proposal.candidate)
 
 
 class _Search:

@@ -6,7 +6,7 @@ Everything here is arithmetic: nothing is built or measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import optuna
@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from ...evaluators.modes import seed_of
 from ...search import NOTE, Problem, SamplerFactory, check_sampler, distributions
 from ...search.problem import quiet
-from ...spaces import Candidate
+from ...spaces import Axis, Candidate
 from ..disk.artifacts import INHERITED, PARENT
 from ..trials.trial import ENQUEUED, REFERENCE, Failed, Scored, Skipped, Trial
 from .seeds import Seed
@@ -226,6 +226,7 @@ class SamplerView:
         trial = self._storage.get_trial(self._trial_id(number))
         # A new attempt finds a new trial. No call takes a note back, but memory hands out its own (Optuna 5.0).
         trial.system_attrs.clear()
+        trial.params.clear()
         sampler, study = self._sampler(number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
@@ -235,8 +236,12 @@ class SamplerView:
             if len(axis.choices) == 1:
                 asked[axis.name] = 0
             elif axis.name not in asked:
-                asked[axis.name] = sampler.sample_independent(study, trial, axis.name, self._distributions[axis.name])
-        return Candidate(axis.choices[int(asked[axis.name])] for axis in self._axes)
+                # As Optuna's `suggest` does: a grid reads its notes of the trial, an enumeration what was drawn before.
+                trial, distribution = self._storage.get_trial(trial._trial_id), self._distributions[axis.name]
+                asked[axis.name] = sampler.sample_independent(study, trial, axis.name, distribution)
+                internal = _position(sampler, axis, asked[axis.name])
+                self._storage.set_trial_param(trial._trial_id, axis.name, internal, distribution)
+        return Candidate(axis.choices[_position(sampler, axis, asked[axis.name])] for axis in self._axes)
 
     def noted(self, number: int, key: str) -> Any:
         """What a sampler of ours noted under a key on the trial that was asked for; None where it did not."""
@@ -306,13 +311,29 @@ class SamplerView:
     def _view(self, sampler: BaseSampler) -> Study:
         """A new object each time: Optuna caches the trials within one, and only its own ask and tell clear that."""
         self._storage.forget()
-        return optuna.load_study(study_name="sampler view", storage=self._storage, sampler=sampler, pruner=NopPruner())
+        study = optuna.load_study(study_name="sampler view", storage=self._storage, sampler=sampler, pruner=NopPruner())
+        study._thread_local.in_optimize_loop = True  # a grid that is tried whole stops the study, which only means it
+        return study
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _notes(self, trial_id: int) -> dict[str, Any]:
         return dict(self._storage.get_trial(trial_id).system_attrs)
+
+
+def _position(sampler: BaseSampler, axis: Axis, asked: object) -> int:
+    """What a sampler asked for on an axis, if there is such a choice.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(asked, SupportsIndex) or not 0 <= asked.__index__() < len(axis.choices):
+        raise ValueError(
+            f"the sampler {type(sampler).__name__} proposed {asked!r} on {axis.name}; expected a whole number of 0 to "
+            f"{len(axis.choices) - 1}, the place of one of its choices"
+        )
+    return asked.__index__()
 
 
 class _Forgetful(InMemoryStorage):

@@ -92,7 +92,7 @@ def test_what_is_to_be_maximised_is_refused(name):
         study.ask(AXES)
 
 
-COARSE = Space.trace(tiny_net(), torch.rand(1, 1, 12, 12), divisor=8, ignore=("stem", "layer1.*"), plain_blocks=())
+COARSE = Space.trace(tiny_net(), torch.rand(1, 1, 12, 12), divisor=4, ignore=("stem", "layer1.*"))
 
 
 def searched(path, factory, space=COARSE):
@@ -101,7 +101,7 @@ def searched(path, factory, space=COARSE):
         model=tiny_net(),
         task=tiny_task(),
         space=space,
-        budget=Budget(macs=0.9),
+        budget=Budget(macs=0.98),
         search=Search(sampler=factory, seeds=(), threads=1, evaluator=Instant(space)),
     )
 

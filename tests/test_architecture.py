@@ -30,9 +30,9 @@ BELOW = {"disk", "settings", "trials"}
 WINGS = {"outcomes", "proposals", "study_files"}
 INSIDE = {
     "search": {
-        "joint": {"problem.py"},
-        "polynomial": {"pareto.py", "problem.py"},
-        "three_dimensions": {"problem.py"},
+        "joint": {"axes.py", "problem.py"},
+        "polynomial": {"axes.py", "pareto.py", "problem.py"},
+        "three_dimensions": {"axes.py", "problem.py"},
     },
     "evaluators": {
         "latency": {"modes.py"},

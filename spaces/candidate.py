@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,10 +29,23 @@ class Axis:
         name: `width:<first member>`, `depth:<stage>` or `resolution`.
         choices: legal values. Widths are channels of the first member, depths the number of removable blocks that
             stay, resolutions an index into `Space.resolutions`. The last choice is the full network's.
+        sides: of the resolutions, by index.
     """
 
     name: str
     choices: tuple[int, ...]
+    sides: tuple[Side, ...] = field(default=(), compare=False)
+
+    def shown(self, value: int) -> int | str:
+        """What a table says of a choice: a resolution's side, `"64x48"` where its axes differ; any other as it is.
+
+        >>> Axis("resolution", (0, 1), ((8, 8), (8, 6))).shown(0), Axis("depth:layer1", (0, 1)).shown(1)
+        (8, 1)
+        """
+        if not 0 <= value < len(self.sides):
+            return value
+        side = self.sides[value]
+        return side[0] if len(set(side)) == 1 else "x".join(map(str, side))
 
     @property
     def kind(self) -> str:

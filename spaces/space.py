@@ -120,7 +120,7 @@ class Space:
         found = traced(model, examples, options)
         sides = options.resolutions
         return cls(
-            axes=found.axes(len(sides)),
+            axes=found.axes(sides),
             groups=found.layout.groups,
             stages=found.stages,
             resolutions=sides if len(sides) > 1 else (),

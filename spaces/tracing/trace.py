@@ -56,11 +56,11 @@ class Traced:
     writer: GraphWriter | None
     proof: dict[str, Any]
 
-    def axes(self, sides: int) -> tuple[Axis, ...]:
+    def axes(self, sides: Sequence[Side]) -> tuple[Axis, ...]:
         """One for each group, then one for each stage, then the resolution where there are several."""
         axes = [Axis(f"width:{group.name}", group.widths) for group in self.layout.groups]
         axes += [Axis(f"depth:{stage.name}", tuple(range(len(stage.blocks) + 1))) for stage in self.stages]
-        return (*axes, *([Axis("resolution", tuple(range(sides)))] if sides > 1 else []))
+        return (*axes, *([Axis("resolution", tuple(range(len(sides))), tuple(sides))] if len(sides) > 1 else []))
 
 
 def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:

@@ -106,7 +106,7 @@ def show(
             print_json({"status": status.as_dict(), "front": report.frame_json(front)})
             return status
         first = (*seen.objectives, *seen.limits)
-        print_text(report.front_text(front, seen.full, seen.resolutions, first=first, style=Style.of(sys.stdout)))
+        print_text(report.front_text(front, seen.full, first=first, style=Style.of(sys.stdout)))
         if full := report.full_text(status):
             print_text(f"full network: {full}")
     if not quiet and len(front):

@@ -23,8 +23,8 @@ from ..disk.files import FormatError, read_json
 from .storage import check_sqlite, sqlite_url
 from .urls import completed, file_of, is_journal, journal_path, without_password
 
-FORMAT, VERSION = "secateur-study", 2
-_READ = (1, VERSION)  # secateur 0.1 wrote version 1, whose outcomes are of another form
+FORMAT, VERSION = "secateur-study", 3
+_READ = (1, 2, VERSION)  # 1 has outcomes of another form; both have positions for parameters
 STUDY_JSON, DATABASE, BASE, SCORES, EXPORTS = (
     "study.json",
     "study.db",

@@ -46,7 +46,8 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
             "attempts": None if outcome is None else 1 if isinstance(outcome, Skipped) else outcome.attempts,
         }
         extra = {f"evaluator:{name}": value for name, value in seen.attributes.items()}
-        rows.append(row | dict(zip((axis.name for axis in axes), trial.candidate, strict=True)) | extra)
+        chosen = {axis.name: axis.shown(value) for axis, value in zip(axes, trial.candidate, strict=True)}
+        rows.append(row | chosen | extra)
     import pandas as pd
 
     table = pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, *(axis.name for axis in axes)])

@@ -2,7 +2,8 @@
 
 One row a trial, in three writes: `add` (one transaction: a trial is proposed whole or not at all), `park` (its outcome)
 and `tell` (the outcome becomes final). A row that was added and not told is *running*; the next run evaluates it again.
-The Optuna parameters are the candidate's positions on the axes, as integers from 0.
+The Optuna parameters are the candidate's choices as tables show them: channels, blocks, sides. Studies of before have
+positions on the axes, integers from 0, and keep to them.
 
 Every read and write waits for a storage that is away (`Retry`). All of them may be repeated: an added row carries
 a token by which it is found again where the storage broke off just after writing it.
@@ -18,15 +19,17 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, TypeVar, final
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ...search import distributions, positions
 from ...search.problem import quiet
-from ...spaces import Axis, Candidate
+from ...spaces import COSTS, Axis, Candidate
 from ..disk.files import FULL, FormatError, check_name
 from .storage import is_shared
 from .trial import Failed, Outcome, Trial, outcome_from_json, outcome_to_json
@@ -34,6 +37,8 @@ from .words import first_line
 
 logger = logging.getLogger("secateur")
 
+_NAMES = "study:metric_names"  # where Optuna 5 keeps what values are called, which its plots and dashboard show
+_CHOICES = "parameters_are_choices"  # the study's note that they are, and no positions
 _CONSTRAINT = "constraints"  # how Optuna 5 begins the system attributes that hold `set_constraint`'s values
 _LATENCY = "latency_ms:"  # how study attributes begin that hold a latency measured later
 
@@ -48,6 +53,8 @@ def make_ledger(storage: BaseStorage, name: str, objectives: Sequence[str], budg
     with quiet():
         study_id = storage.create_new_study([StudyDirection.MINIMIZE] * len(objectives), name)
     storage.set_study_user_attr(study_id, "objectives", list(objectives))
+    storage.set_study_system_attr(study_id, _NAMES, list(objectives))
+    storage.set_study_user_attr(study_id, _CHOICES, True)
     storage.set_study_user_attr(study_id, "budget", dict(budget))
 
 
@@ -94,6 +101,12 @@ class Ledger:
             ) from None
         self.shared = is_shared(storage)
         self._distributions = distributions(self.axes)
+        self._places: dict[str, dict[Any, int]] = {}  # on each axis, of each choice by how it is shown
+        if self.retry(lambda: storage.get_study_user_attrs(self.study_id)).get(_CHOICES):
+            self._distributions = {axis.name: _shown(axis) for axis in self.axes}
+            self._places = {
+                axis.name: {axis.shown(value): place for place, value in enumerate(axis.choices)} for axis in self.axes
+            }
         self._ids: list[int] = []
         self.trials: list[Trial] = []
         self.notes: dict[str, Any] = {}
@@ -112,19 +125,17 @@ class Ledger:
         token = uuid.uuid4().hex
         row = create_trial(
             state=TrialState.RUNNING,
-            params=positions(self.axes, trial.candidate),
+            params=self._params(trial.candidate),
             distributions=self._distributions,
             user_attrs={
                 "key": trial.candidate.key,
-                "proposal": {
-                    "asked": list(trial.asked),
-                    "source": trial.source,
-                    "ranking": trial.ranking,
-                    "weights": trial.weights,
-                    "fidelity": trial.fidelity,
-                    "token": token,
-                },
-                "costs": trial.costs,
+                "asked": list(trial.asked),
+                "source": trial.source,
+                "ranking": trial.ranking,
+                "weights": trial.weights,
+                "fidelity": trial.fidelity,
+                "token": token,
+                **trial.costs,
             },
             system_attrs=trial.memory,
         )
@@ -213,10 +224,20 @@ class Ledger:
             raise FormatError(f"the storage holds a latency of a trial {number!r} that has no outcome")
         self.trials[int(number)] = replace(self.trials[int(number)], timed_ms=float(latency_ms))
 
+    def _params(self, candidate: Candidate) -> dict[str, Any]:
+        if not self._places:
+            return dict(positions(self.axes, candidate))
+        return {axis.name: axis.shown(value) for axis, value in zip(self.axes, candidate, strict=True)}
+
+    def _place(self, row: FrozenTrial, axis: Axis) -> int:
+        """Where a row's candidate stands on an axis."""
+        value = row.params[axis.name]
+        return self._places[axis.name][value] if self._places else int(value)
+
     def _added(self, token: str) -> int | None:
         """The row that was written with a token, if it was."""
         rows = self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,))
-        written = (row for row in rows if row.user_attrs.get("proposal", {}).get("token") == token)
+        written = (row for row in rows if row.user_attrs.get("token") == token)
         return next((row._trial_id for row in written), None)
 
     def _is_told(self, trial_id: int) -> bool:
@@ -248,16 +269,18 @@ class Ledger:
 
     def _read(self, row: FrozenTrial) -> Trial:
         try:
-            proposal, found = row.user_attrs["proposal"], row.user_attrs.get("outcome")
+            said, found = row.user_attrs, row.user_attrs.get("outcome")
+            proposal = said.get("proposal", said)  # in a table of its own, as the costs, in studies of before
+            costs = said.get("costs") or {name: said[name] for name in COSTS if name in said}
             trial = Trial(
                 number=row.number,
-                candidate=Candidate(axis.choices[row.params[axis.name]] for axis in self.axes),
+                candidate=Candidate(axis.choices[self._place(row, axis)] for axis in self.axes),
                 asked=Candidate(proposal["asked"]),
                 source=proposal["source"],
                 ranking=proposal["ranking"],
                 weights=proposal["weights"],
                 fidelity=proposal["fidelity"],
-                costs=dict(row.user_attrs["costs"]),
+                costs=dict(costs),
                 memory={key: value for key, value in row.system_attrs.items() if not key.startswith(_CONSTRAINT)},
                 outcome=None if found is None else outcome_from_json(found),
                 told=row.state.is_finished(),
@@ -270,6 +293,16 @@ class Ledger:
         check_name(trial.ranking)
         check_name(trial.weights)
         return trial
+
+
+def _shown(axis: Axis) -> BaseDistribution:
+    """What a choice may be, as tables show it: whole numbers where they are evenly spaced, which keeps their order."""
+    shown = [axis.shown(value) for value in axis.choices]
+    numbers = [value for value in shown if isinstance(value, int)]
+    gaps = {after - before for before, after in pairwise(numbers)} or {1}
+    if len(numbers) < len(shown) or len(gaps) > 1 or min(gaps) < 1:
+        return CategoricalDistribution(shown)
+    return IntDistribution(numbers[0], numbers[-1], step=gaps.pop())
 
 
 def _seconds(moment: datetime | None) -> float | None:

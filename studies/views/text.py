@@ -23,7 +23,6 @@ _REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters 
 def front_text(
     front: pd.DataFrame,
     full: Mapping[str, float],
-    resolutions: Sequence[Sequence[int]],
     *,
     first: Sequence[str] = (),
     style: Style = PLAIN,
@@ -33,7 +32,6 @@ def front_text(
     Args:
         front: as `Study.front` gives it.
         full: costs of the full network.
-        resolutions: sides that the resolution axis is an index into.
         first: costs that are shown before others, where there is no room for all.
         style: of what can be shown.
     """
@@ -46,7 +44,7 @@ def front_text(
     columns.append(["error %", *(_error_cell(row["error"], row["error_std"]) for row in rows)])
     columns += [[name, *(_cost(name, row[name], full) for row in rows)] for name in costs]
     if "resolution" in front:
-        columns.append(["side", *("x".join(map(str, resolutions[row["resolution"]])) for row in rows)])
+        columns.append(["side", *(str(row["resolution"]) for row in rows)])
     stages = [name for name in map(str, front) if name.startswith("depth:")]
     if stages:
         columns.append(["depth", *("-".join(str(row[name]) for name in stages) for row in rows)])

@@ -71,9 +71,12 @@ class View:
         self.found = found = read_study_json(self.path, to_write=False)
         with as_written(self.path):
             self._settings: dict[str, Any] = found["settings"]
-            self.axes = tuple(Axis(name, tuple(choices)) for name, choices in found["axes"])
-            self.full: dict[str, float] = found["full_costs"]
             self.resolutions: list[list[int]] = found["space"]["resolutions"]
+            sides = tuple(map(tuple, self.resolutions))
+            self.axes = tuple(
+                Axis(name, tuple(choices), sides if name == "resolution" else ()) for name, choices in found["axes"]
+            )
+            self.full: dict[str, float] = found["full_costs"]
             self.storage = described_storage(self.path, found["storage"])
             self.name: str = found["name"]
             self.objectives: list[str] = self._settings["objectives"]

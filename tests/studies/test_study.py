@@ -79,7 +79,7 @@ def test_open_finds_what_create_was_told(folder, tmp_path):
 
 def test_study_json_says_its_format_and_settings_one_to_one(folder):
     found = json.loads((folder / "study.json").read_text())
-    assert found["format"] == "secateur-study" and found["format_version"] == 2
+    assert found["format"] == "secateur-study" and found["format_version"] == 3
     assert found["settings"]["sampler"] == "random" and found["settings"]["batch"] == 4
     assert "budget" not in found["fingerprint"] and "trials" not in found["fingerprint"]
 

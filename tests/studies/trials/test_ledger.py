@@ -64,7 +64,7 @@ def test_what_optuna_sees(storage):
     macs = SPACE.cost_table([small])["macs"][0]
     assert [row.state.name for row in rows] == ["COMPLETE", "FAIL"]
     assert rows[0].values == [0.25, macs]
-    assert rows[0].params == positions(SPACE.axes, small)
+    assert list(rows[0].params) == [axis.name for axis in SPACE.axes]
     assert rows[0].constraints == {"macs": pytest.approx((macs - 200_000) / 200_000)}
     assert rows[0].user_attrs["constraints"] == rows[0].constraints  # Optuna's dashboard reads only these
     assert rows[0].user_attrs["key"] == small.key
@@ -121,3 +121,37 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "study.db").write_text("SQLite it is not, but it is long enough to look at" * 20)
     with pytest.raises(ValueError, match="damaged"):
         check_sqlite(tmp_path / "study.db")
+
+
+def test_parameters_are_the_choices_themselves(storage):
+    mine, small = ledger(storage), SPACE.uniform(width=0.5, resolution=0.7)
+    mine.add(trial(0, small))
+    row = storage.get_all_trials(mine.study_id)[0]
+    assert row.params == {axis.name: axis.shown(value) for axis, value in zip(SPACE.axes, small, strict=True)}
+    assert row.params["resolution"] in {side for side, *_ in SPACE.resolutions}, "a side, and no place in a list"
+    assert row.distributions["width:stem"] == optuna.distributions.IntDistribution(2, 8, step=2)
+    assert row.user_attrs["macs"] == SPACE.costs([small]).macs[0] and row.user_attrs["source"] == "sampler"
+    assert optuna.load_study(study_name="study", storage=storage).metric_names == list(OBJECTIVES)
+
+
+def test_studies_of_before_keep_positions(storage):
+    """Their rows have the proposal and the costs in tables, and go on with positions: Optuna takes no other kind."""
+    study_id = storage.get_study_id_from_name("study")
+    storage.set_study_user_attr(study_id, "parameters_are_choices", False)
+    made = trial(0, SPACE.uniform(width=0.5))
+    names = ("source", "ranking", "weights", "fidelity")
+    proposal = {"asked": list(made.asked), **{name: getattr(made, name) for name in names}}
+    storage.create_new_trial(
+        study_id,
+        optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=positions(SPACE.axes, made.candidate),
+            distributions=ledger(storage)._distributions,
+            user_attrs={"key": made.candidate.key, "proposal": proposal, "costs": made.costs},
+        ),
+    )
+    mine = ledger(storage)
+    assert [(one.candidate, one.costs, one.asked) for one in mine.trials] == [(made.candidate, made.costs, made.asked)]
+    added = mine.add(trial(1, SPACE.smallest))
+    assert storage.get_all_trials(study_id)[1].params == positions(SPACE.axes, SPACE.smallest)
+    assert ledger(storage).trials[1].candidate == added.candidate == SPACE.smallest

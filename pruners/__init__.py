@@ -19,6 +19,7 @@ from ..lazy import face
 if TYPE_CHECKING:
     from .criteria.blocks import block_damages
     from .criteria.criteria import Criterion, check_criterion, criterion, l1, l2, shuffled
+    from .criteria.legr import legr, rescaled
     from .criteria.retained import retained
     from .dynamic.manidp import ManiDP
     from .dynamic.network import Dynamic, mean_macs
@@ -84,10 +85,12 @@ __all__ = [
     "fresh",
     "l1",
     "l2",
+    "legr",
     "mean_macs",
     "partition_costs",
     "partitioned",
     "realised",
+    "rescaled",
     "retained",
     "shuffled",
     "trains",

@@ -18,7 +18,7 @@ import torch
 from annotated_types import Le
 from torch import Tensor, nn
 
-from ..spaces import Candidate, Scores, Space, build, check_scores
+from ..spaces import Candidate, Scores, Space, build, check_scores, within
 from ..spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE
 from .examples import Examples
 
@@ -223,6 +223,30 @@ def inner_groups(space: Space) -> list[int]:
         if max(makers, default=-1) < min(readers, default=len(space.layers)):
             inner.append(number)
     return inner
+
+
+def inside_alone(request: Request, least: int) -> list[int]:
+    """`inner_groups`, of a request that can be met by narrowing them alone.
+
+    Raises:
+        ValueError: it can't.
+    """
+    inner, narrow = narrowest_inside(request.space, least)
+    if not within(request.space, request.space.encode([narrow]), request.limits)[0]:
+        raise ValueError(
+            f"the groups inside of blocks alone can't meet {dict(request.limits)} with {least} channels or more; "
+            "give a higher budget, or internal=false"
+        )
+    return inner
+
+
+def narrowest_inside(space: Space, least: int) -> tuple[list[int], Candidate]:
+    """`inner_groups`, and the network in which they keep the least legal width of at least `least`, all else whole."""
+    inner, narrow = inner_groups(space), list(space.full)
+    for number in inner:
+        widths = space.groups[number].widths
+        narrow[number] = min(width for width in widths if width >= min(least, widths[-1]))
+    return inner, space.canonical(narrow)
 
 
 def examples_for(method: Needing, examples: Examples | None) -> Examples:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
 
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
-_NEWER = ("examples_kept", "gradients_pruned")  # what states of before lack, and mean by their defaults
+_NEWER = ("examples_kept", "gradients_pruned", "sparsity", "initial_sparsity")  # states of before lack them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class Training:
         pruning_images: training images that the other methods look at.
         shared_epochs: epochs of the first round of shared weights, of a full network and its parts.
         round_epochs: epochs of every later round.
+        sparsity: share of the weights that the last training of an export makes zero, one by one, by GraNet (Liu 2021);
+            dense kernels compute as long as before.
+        initial_sparsity: the same at its start; above 0 it is GraNet-ST, sparse to sparse.
         examples_kept: share of every batch that gradients are taken of, drawn by how far the network is off.
         gradients_pruned: share of the gradients behind every convolution that the stochastic rule of Ye 2020 touches
             (arXiv 1908.00173, `PrunedGradients`); it saves no time on dense kernels.
@@ -70,10 +73,17 @@ class Training:
     shared_networks: Annotated[int, AT_LEAST_0] = 2
     examples_kept: Annotated[float, POSITIVE, Le(1)] = 1.0
     gradients_pruned: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
+    sparsity: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
+    initial_sparsity: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse settings that no training could follow."""
         check(self)
+        if self.initial_sparsity > self.sparsity:
+            raise ValueError(
+                f"initial_sparsity={self.initial_sparsity} is above sparsity={self.sparsity}; a training makes weights "
+                "zero, it does not bring them back"
+            )
 
     def from_scratch(self) -> Training:
         """These settings with `base_lr` as the rate: for the base network."""

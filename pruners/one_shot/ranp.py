@@ -21,6 +21,7 @@ from ...spaces import Candidate, Group, Layer, Scores, Space, build, copied, sta
 from ...spaces.checked import check, one_of
 from ..examples import Examples, gradients
 from ..proposal import Count, Needs, Number, Part, Proposal, Request, Weights, checked, examples_for
+from .campaign import campaign
 from .fresh import Draw, fresh
 from .neurons import Array, balanced, kept_by, mask_gradients, neuron_scores, rank_of, resources, reweighted, threshold
 
@@ -55,7 +56,8 @@ class Ranp:
         kappa: share of neurons to go at least, more where the limits ask for it; `"max"`: as many as leave no group
             empty; None: as few as the limits allow.
         initialise: take gradients from weights drawn again.
-        draw: how `fresh` draws: `"xavier"` or `"orthogonal"`.
+        draw: how `fresh` draws: `"xavier"` or `"orthogonal"`; `"campaign"`: what the proposed network begins with is
+            chosen by the neuron campaign (Mao 2021), see `campaign`.
         weights: `"inherited"`, or `"fresh"` as in the paper.
         least: channels that every group keeps at least; None: 4 where it has 8 or more, as far as the limits allow (a
             layer that is left one or two cuts the network off). The paper's own: 1.
@@ -71,7 +73,7 @@ class Ranp:
     batch_statistics: bool = True
     kappa: Part | Literal["max"] | None = None
     initialise: bool = False
-    draw: Draw = "xavier"
+    draw: Draw | Literal["campaign"] = "xavier"
     weights: Annotated[Weights, AfterValidator(one_of("inherited", "fresh"))] = "inherited"
     least: Count | None = None
     needs: Needs = "labels"
@@ -80,6 +82,8 @@ class Ranp:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.draw == "campaign" and self.weights != "fresh":
+            raise ValueError("draw='campaign' is about fresh weights; give weights='fresh' too")
         if self.raw and self.reduce == "max":
             raise ValueError("raw=True with reduce='max': signed gradients have no meaningful maximum; use 'sum'")
 
@@ -147,7 +151,7 @@ class Ranp:
         notes = {} if notes is None else notes
         if self.initialise:
             model = copied(model)
-            notes["not_drawn"] = list(fresh(model, seed, draw=self.draw))
+            notes["not_drawn"] = list(fresh(model, seed, draw=self._plain_draw))
         try:
             means = self._means(model, examples, training=self.batch_statistics)
         except ValueError as error:
@@ -231,6 +235,10 @@ class Ranp:
             "one_neuron": [layer.name for layer in space.layers if kept[layer.name] == 1 and len(layer.makes) > 1],
         }
 
+    @property
+    def _plain_draw(self) -> Draw:
+        return "xavier" if self.draw == "campaign" else self.draw
+
     def _weights(
         self, request: Request, candidate: Candidate, scores: Scores, notes: dict[str, Any]
     ) -> dict[str, Tensor]:
@@ -238,10 +246,14 @@ class Ranp:
         space = request.space
         if not space.as_graph:
             small = build(request.model, space, candidate, scores)
-            notes["not_drawn"] = list(fresh(small, request.seed, draw=self.draw))
+            notes["not_drawn"] = list(fresh(small, request.seed, draw=self._plain_draw))
+            if self.draw == "campaign":
+                notes["campaign"] = campaign(small, examples_for(self, request.examples), seed=request.seed)
+        elif self.draw == "campaign":
+            raise ValueError("draw='campaign' goes by layers, and a graph has none; trace without as_graph")
         else:  # a graph has no layers to draw by, so the full network is drawn and cut
             full = copied(request.model)
-            notes["not_drawn"] = list(fresh(full, request.seed, draw=self.draw))
+            notes["not_drawn"] = list(fresh(full, request.seed, draw=self._plain_draw))
             small = build(full, space, candidate, scores)
         return {name: tensor.detach().clone() for name, tensor in small.state_dict().items()}
 

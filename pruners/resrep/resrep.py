@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...spaces import Candidate, Scores, copied, stays, within
 from ...spaces.checked import check
-from ..proposal import Count, Needs, Number, Part, Proposal, Request, Weights, checked
+from ..proposal import Count, Needs, Number, Part, Proposal, Request, Weights, checked, inner_groups, inside_alone
 from .compactors import Compacted, row_norms
 from .folding import folded
 from .insertion import Plan, planned
@@ -61,6 +61,7 @@ class ResRep:
         epsilon: rows of less norm are cut at the end.
         least: channels that every group keeps at least.
         settle: whether a masked row starts from rest and stops at zero.
+        internal: whether only groups inside of blocks are pruned, as in the paper; what blocks add to stays whole.
     """
 
     strength: Number | None = None
@@ -71,6 +72,7 @@ class ResRep:
     epsilon: Number = 1e-5
     least: Count = 1
     settle: bool = True
+    internal: bool = False
     name: str = "resrep"
     needs: Needs = "training"
     allocates: bool = True
@@ -83,6 +85,8 @@ class ResRep:
     def start(self, request: Request) -> ResRepPhase:
         """See `TrainingPruner.start`; nothing here is random."""
         request.space.check_limits(request.limits)
+        if self.internal:
+            inside_alone(request, self.least)
         return ResRepPhase(self, request)
 
 
@@ -95,6 +99,9 @@ class ResRepPhase:
         self.method, self.space, self.limits = method, space, dict(request.limits)
         self.plain = copied(model)
         self.plan: Plan = planned(model, space)
+        if method.internal:
+            inner = inner_groups(space)
+            self.plan.kinds = [kind if number in inner else "whole" for number, kind in enumerate(self.plan.kinds)]
         self.compacted = Compacted(copied(model), space, self.plan.kinds, self.plan.gated)
         self.model = self.compacted.model
         numbers = range(len(space.groups))

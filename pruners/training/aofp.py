@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...spaces import Candidate, Scores, copied, normalised
 from ...spaces.checked import AT_LEAST_0, check
-from ..proposal import Count, Needs, Positive, Proposal, Request, Share, Weights, checked
+from ..proposal import Count, Needs, Positive, Proposal, Request, Share, Weights, checked, inner_groups, inside_alone
 from .followers import Followers
 from .masks import Masks, reachable, trained
 
@@ -47,6 +47,7 @@ class Aofp:
         warmup: steps before the first half; None: half of `iterations`.
         until: share of the training after which the limits are met in any case.
         least: channels that every group keeps at least.
+        internal: whether only groups inside of blocks are pruned, as in the paper; what blocks add to stays whole.
     """
 
     threshold: Positive | None = None
@@ -54,6 +55,7 @@ class Aofp:
     warmup: Annotated[int, AT_LEAST_0] | None = None
     until: Share = 0.7
     least: Count = 1
+    internal: bool = False
     name: str = "aofp"
     needs: Needs = "training"
     allocates: bool = True
@@ -66,6 +68,8 @@ class Aofp:
     def start(self, request: Request) -> AofpPhase:
         """See `TrainingPruner.start`."""
         reachable(request, self.least)
+        if self.internal:
+            inside_alone(request, self.least)
         return AofpPhase(self, request)
 
 
@@ -78,9 +82,12 @@ class AofpPhase:
         self._method, self._space, self._limits = method, space, dict(request.limits)
         self._masks = Masks(model, space)
         self._followers = Followers(model, space)
-        self._searches = {group.name: Search(group.units) for group in space.groups if group.name in self._followers.of}
+        inner = inner_groups(space) if method.internal else range(len(space.groups))
+        pruned = [space.groups[number] for number in inner]
+        self._whole = {group.name for group in space.groups} - {group.name for group in pruned}
+        self._searches = {group.name: Search(group.units) for group in pruned if group.name in self._followers.of}
         self._rest: list[str] = []
-        self._give_up([group.name for group in space.groups if group.name not in self._searches])
+        self._give_up([group.name for group in pruned if group.name not in self._searches])
         self._slopes = {name: torch.zeros(units) for name, units in ((g.name, g.units) for g in space.groups)}
         self._prior = normalised(space, space.default_scores, "mean")
         self._generator = torch.Generator().manual_seed(request.seed)
@@ -243,7 +250,8 @@ class AofpPhase:
             values, slope = found.get(name), self._slopes[name].double()
             other = self._prior[name].double() if not slope.any() else slope / slope.mean()
             found[name] = scale * other if values is None else torch.where(values.isnan(), scale * other, values)
-        return found
+        most = max((float(values.max()) for values in found.values()), default=0.0)
+        return {name: values + most + scale if name in self._whole else values for name, values in found.items()}
 
 
 class Search:

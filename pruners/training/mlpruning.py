@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...spaces import Candidate, Scores, Space, copied, device_of, normalised, within
 from ...spaces.checked import check
-from ..proposal import Count, Needs, Part, Positive, Proposal, Request, Share, Weights, inner_groups
+from ..proposal import Count, Needs, Part, Positive, Proposal, Request, Share, Weights, narrowest_inside
 from .masks import Masks, reachable, trained
 from .teaching import Teaching
 from .thresholds import Thresholds, rate_for, slope
@@ -230,11 +230,8 @@ def densities(
 
 def _learned(space: Space, limits: Mapping[str, float], least: int) -> tuple[list[int], bool]:
     """Numbers of the groups that learn, and whether streams are among them."""
-    inner = inner_groups(space)
-    narrow = list(space.full)
-    for number in inner:
-        narrow[number] = _least_width(space.groups[number].widths, least)
-    if within(space, space.encode([space.canonical(narrow)]), limits)[0]:
+    inner, narrow = narrowest_inside(space, least)
+    if within(space, space.encode([narrow]), limits)[0]:
         return inner, False
     return list(range(len(space.groups))), True
 

@@ -37,6 +37,7 @@ def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
         *_table("Costs (one example)", config.get("costs")),
         *_table("Errors", config.get("errors")),
         *_table("Candidate", config.get("candidate")),
+        *_sparse(config),
         "",
         "## Files",
         "",
@@ -63,6 +64,15 @@ def _removed(config: Mapping[str, Any]) -> str:
     cut = sum(config["shapes"].get(name, shape) != shape for name, shape in config["full_shapes"].items())
     blocks = ", ".join(f"`{name}`" for name in config["removed"])
     return f"{cut} tensors with fewer channels, blocks removed: {blocks or 'none'}"
+
+
+def _sparse(config: Mapping[str, Any]) -> list[str]:
+    if "sparsity" not in config:
+        return []
+    return [
+        "",
+        f"{config['sparsity']:.1%} of its weights are zero (GraNet); usual kernels, which are dense, gain nothing.",
+    ]
 
 
 def _reconstructed(config: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from torch import nn
 from ...evaluators import Origin, Reconstructor, Task, Teacher, Training, measure_error, recalibrate, train
 from ...evaluators.modes import seed_of
 from ...evaluators.tasks.task import figures as figures_of
+from ...pruners import SparseMasks
 from ...spaces import Space, verify
 from ..disk.artifacts import Artifacts
 from ..disk.files import new_folder, read_json, to_json, write_atomic
@@ -203,7 +204,12 @@ class Exporter:
         else:
             self._train(small, trial, epochs, folder, Watch(say, network))
             splits = ("validation",) if tried else SPLITS
-            figures = {"epochs": epochs, **errors(small, self.task, self._side(trial), self.search.here, splits)}
+            sparse = {"sparsity": _zeros(small)} if self.training.sparsity else {}
+            figures = {
+                "epochs": epochs,
+                **sparse,
+                **errors(small, self.task, self._side(trial), self.search.here, splits),
+            }
             tensors = state_of(small)
             write_atomic(weights, save(tensors, metadata={"format": "pt"}))
             write_atomic(done, to_json({"figures": figures, "weights": digest(tensors)}))
@@ -222,7 +228,13 @@ class Exporter:
             self._reconstructor(small.to(device), origin)
         else:
             recalibrate(small, self.task, images=images, resolution=side, device=device)
-        checkpoint = TrainingCheckpoint(folder / "state.pt")
+        checkpoint, training = TrainingCheckpoint(folder / "state.pt"), self.training
+        callbacks: list[object] = [checkpoint, watch]
+        if training.sparsity:
+            if not epochs:
+                raise ValueError(f"sparsity={training.sparsity} is reached while training; give at least one epoch")
+            final, initial = training.sparsity, training.initial_sparsity
+            callbacks.append(SparseMasks(small, final=final, initial=initial, seed=self.search.seed))
         train(
             small,
             self.task,
@@ -231,7 +243,7 @@ class Exporter:
             resolution=side,
             seed=seed_of(self.search.seed, trial.number, 1),
             device=device,
-            callbacks=(checkpoint, watch),
+            callbacks=callbacks,
             state=checkpoint.kept(),
             teacher=self.teacher,
         )
@@ -268,6 +280,8 @@ class Exporter:
 
     def _record(self, trial: Trial, found: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json says beyond the cut."""
+        found = dict(found)
+        sparse = {"sparsity": found.pop("sparsity")} if "sparsity" in found else {}
         errors = {"search_error": trial.error, "search_error_std": trial.error_std, **found}
         own = {
             "study": self.study.name,
@@ -281,6 +295,7 @@ class Exporter:
             **({"over_budget": over} if (over := trial.over(self.limits)) else {}),
             "training": asdict(self.training) | {"epochs": found["epochs"]},
             "fingerprint": dict(self.fingerprint),
+            **sparse,
         }
         return own | dict(notes) | {"errors": errors | notes.get("errors", {})}
 
@@ -298,6 +313,12 @@ def errors(
             f"{split}_size": task.sizes[split],
         }
     return found
+
+
+def _zeros(network: nn.Module) -> float:
+    """Share of zeros among the weights of two or more axes."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def _network(trial: Trial, place: int, count: int) -> Network:

@@ -71,6 +71,21 @@ def test_the_base_network_is_trained_where_the_file_says_so(folder, tmp_path, ca
     assert refused(capsys, "prune", study, "--method", "taylor", "--out", tmp_path / "out").endswith("another folder")
 
 
+def test_the_last_training_makes_weights_zero_where_the_file_says_so(folder, tmp_path, capsys):
+    text = STUDY.format(module="prune_tiny").replace("base_epochs = 2", "base_epochs = 1\nsparsity = 0.75")
+    (folder / "sparse.toml").write_text(text.replace("sparsity =", "initial_sparsity = 0.5\nsparsity ="))
+    prunes = ["prune", folder / "sparse.toml", "--method", "l2", "--out", tmp_path / "out"]
+    assert main([*map(str, prunes), "--finetune-epochs", "2", "--json", "--quiet"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert config["sparsity"] == pytest.approx(0.75, abs=0.02) and "sparsity" not in config["errors"]
+    weights = [parameter for parameter in load(tmp_path / "out").parameters() if parameter.ndim > 1]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    assert zeros / sum(weight.numel() for weight in weights) == config["sparsity"]
+    assert "% of its weights are zero" in (tmp_path / "out" / "README.md").read_text()
+    prunes[-1] = tmp_path / "none"
+    assert "sparsity=0.75 is reached while training" in refused(capsys, *prunes, "--finetune-epochs", "0", "--quiet")
+
+
 def test_a_latency_budget_is_measured(run, tmp_path, capsys):
     options = ["--budget", "latency_ms=100", "--budget", "macs=0.9", "--finetune-epochs", "0", "--json", "--quiet"]
     for method in ("l2", "resrep"):

@@ -18,7 +18,7 @@ from secateur.pruners.criteria.retained import retained
 from secateur.pruners.examples import gradients
 from secateur.pruners.one_shot.neurons import balanced, kept_by, mask_gradients, threshold
 from secateur.pruners.one_shot.ranp import Ranp
-from secateur.spaces import Space, within
+from secateur.spaces import Space, build, within
 
 VARIANTS = ("ranp", "ranp-w", "ranp-f", "ranp-m", "ranp-p")
 
@@ -384,3 +384,17 @@ def test_removed_blocks_keep_no_score():
             if all(name.startswith(space.removed(space.uniform(1, 0.01))) for name in group.members)]  # fmt: skip
     lost = sum(float(scores[group.name].sum()) for group in gone) / sum(float(v.sum()) for v in scores.values())
     assert gone and shallow == pytest.approx(1 - lost)
+
+
+def test_the_campaign_chooses_the_weights_that_a_proposal_begins_with():
+    model, space, examples = traced("plain")
+    method = METHODS["ranp"](weights="fresh", draw="campaign")
+    request = Request(model, space, share(space, 0.5), examples=examples)
+    proposal = method.propose(request)
+    assert any("candidates" in said for said in proposal.notes["campaign"].values())
+    small = build(model, space, proposal.candidate, proposal.scores)
+    campaign_only = METHODS["ranp"](weights="fresh").propose(request).weights
+    changed = [name for name in campaign_only if not torch.equal(campaign_only[name], proposal.weights[name])]
+    assert changed and set(changed) <= set(small.state_dict())
+    with pytest.raises(ValueError, match="give weights='fresh' too"):
+        METHODS["ranp"](draw="campaign")

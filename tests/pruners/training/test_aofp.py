@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from networks import NETWORKS, Plain, network
-from pruning import Loop, examples_for, flat
+from pruning import Loop, examples_for, flat, propose
 from torch import nn
 
-from secateur.pruners import Request
+from secateur.pruners import METHODS, Request
+from secateur.pruners.proposal import inner_groups
 from secateur.pruners.training.aofp import Aofp, Search
 from secateur.pruners.training.followers import Followers, damage
 from secateur.spaces import Space
@@ -264,3 +265,15 @@ def test_a_proposal_before_the_end_is_refused():
     phase = Aofp().start(Request(model, space, halved(space)))
     with pytest.raises(ValueError, match="finalise"):
         phase.proposal()
+
+
+@pytest.mark.parametrize("name", ["aofp", "resrep"])
+def test_only_what_is_inside_of_blocks_goes_where_that_is_asked_for(name):
+    model, example, space = traced("residual")
+    examples, method = examples_for(model, example), METHODS[name](internal=True)
+    proposal = propose(method, model, space, {"macs": 0.7 * space.full_costs["macs"]}, examples)
+    inner = inner_groups(space)
+    cut = [number for number, group in enumerate(space.groups) if proposal.candidate[number] < group.width]
+    assert cut and set(cut) <= set(inner) < set(range(len(space.groups)))
+    with pytest.raises(ValueError, match="inside of blocks alone can't meet"):
+        propose(method, model, space, {"macs": 0.05 * space.full_costs["macs"]}, examples)

@@ -25,7 +25,7 @@ from secateur import Space, Training
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.pruners import METHODS, Examples, Request, partition_costs, partitioned, realised
 
-PARTS, BASE_EPOCHS, EPOCHS, CALLS = (1, 2, 4, 8), 6, 2, 300
+PARTS, BASE_EPOCHS, EPOCHS, CALLS = (1, 2, 4, 8), 6, 2, 100
 TRAINING = Training(lr=0.02, warmup=0.1)
 
 

@@ -86,8 +86,8 @@ def prepared(model: nn.Module, layout: Layout, *, double: bool = False) -> nn.Mo
             inside = id(tensor) in parameters
             if not tensor.is_floating_point() or not tensor.numel() or not (inside or name in layout.slots):
                 continue
-            first = tensor.flatten()[0]
-            if not bool((tensor == first).all()) or (first != 0 and name not in layout.slots):
+            first, last = tensor.flatten()[[0, -1]]
+            if first != last or not bool((tensor == first).all()) or (first != 0 and name not in layout.slots):
                 continue
             noise = torch.rand(tensor.shape, generator=random, dtype=torch.float64).to(tensor)
             if first == 0:

@@ -72,9 +72,15 @@ def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Example
 @contextlib.contextmanager
 def _masked(tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> Iterator[None]:
     """While the tensors hold zeros everywhere but in what is kept."""
-    whole = {name: tensors[name].clone() for name in kept}
+    whole: dict[str, Tensor] = {}
     for name, axes in kept.items():
-        tensors[name].copy_(_scattered(_gathered(tensors[name], axes), axes, tensors[name].shape))
+        tensor = tensors[name]
+        for axis, indices in axes.items():
+            if len(indices) < tensor.shape[axis]:
+                if name not in whole:
+                    whole[name] = tensor.clone()
+                every = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+                tensor.index_fill_(axis, every.index_fill_(0, indices, False).nonzero().flatten(), 0)
     try:
         yield
     finally:

@@ -277,6 +277,12 @@ class Slotted(Protocol):
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by every name they have."""
+    parameters, buffers = parameters_and_buffers(model)
+    return parameters | buffers
+
+
+def parameters_and_buffers(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both, by every name they have."""
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
 
@@ -288,7 +294,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
                 walk(child, f"{prefix}{name}.")
 
     walk(model, "")
-    return parameters | buffers
+    return parameters, buffers
 
 
 def l2_scores(space: Slotted, model: nn.Module) -> Scores:

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 from .callers import callers
 from .known import reading_items
-from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly
+from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly, uncollected
 from .network import (
     BATCH,
     PYTORCH,
@@ -50,6 +50,7 @@ _MEND = (
 _ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
+@uncollected()
 def capture(
     model: nn.Module,
     examples: Examples,

@@ -50,13 +50,14 @@ class Known(TorchFunctionMode):
         super().__init__()
         self._note = note
         self._values: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
+        self._lent: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()  # copied before anything is done with them
 
     def know(self, tensors: Iterable[tuple[str, Tensor]], values: Mapping[str, Tensor]) -> None:
         """Say that tensors without values stand for those of the same names and shapes."""
         for name, tensor in tensors:
             value = values.get(name)
             if value is not None and value.shape == tensor.shape and value.numel() <= LARGEST:
-                self._values[tensor] = self._apply(_cloned, (value,), {})
+                self._lent[tensor] = value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch; keep the value of what it makes, where all that it takes is known."""
@@ -66,7 +67,8 @@ class Known(TorchFunctionMode):
         if name == "__iter__" and args[0].ndim:
             return iter(self.__torch_function__(Tensor.unbind, types, args[:1]))
         given = _tensors((args, kwargs))
-        values = [self._value(tensor) for tensor in given]
+        with torch._C.DisableTorchFunction():
+            values = [self._value(tensor) for tensor in given]
         if name in _OF_NUMBERS and given:  # an item as a fill value or as a bound
             args, kwargs = pytree.tree_map_only(Tensor, self._number, (args, kwargs))
         known = all(value is not None for value in values)
@@ -86,6 +88,8 @@ class Known(TorchFunctionMode):
     def _value(self, tensor: Tensor) -> Tensor | None:
         """What is known of a tensor; a real one that is no parameter stands for itself."""
         value = self._values.get(tensor)
+        if value is None and self._lent:
+            value = self._lent.get(tensor)
         real = type(tensor) is Tensor and tensor.device.type != "meta" and not torch._is_functional_tensor(tensor)
         if value is None and real:
             self._note(tensor)
@@ -109,13 +113,14 @@ class Known(TorchFunctionMode):
     def _forget(self, values: list[Tensor]) -> None:
         """Something unknown was written into one of these, and into all that share its memory."""
         touched = {value.untyped_storage()._cdata for value in values}
-        for tensor, value in list(self._values.items()):
-            if value.untyped_storage()._cdata in touched:
-                del self._values[tensor]
+        for held in (self._values, self._lent) if touched else ():
+            for tensor, value in list(held.items()):
+                if value.untyped_storage()._cdata in touched:
+                    del held[tensor]
 
     def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A function of values; None where it fails."""
-        args, kwargs = pytree.tree_map_only(Tensor, lambda one: self._values.get(one, one), (args, kwargs))
+        args, kwargs = pytree.tree_map_only(Tensor, self._own, (args, kwargs))
         if "device" in kwargs:
             kwargs = {**kwargs, "device": None}
         with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
@@ -124,6 +129,14 @@ class Known(TorchFunctionMode):
             except Exception:  # noqa: BLE001 - what the forward calls may need more than values
                 return None
         return None if any(one.device.type == "meta" for one in _tensors(result)) else result
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """The value of a tensor, which may be written into; itself where it has no other."""
+        lent = self._lent.pop(tensor, None)
+        if lent is not None:
+            with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+                self._values[tensor] = _cloned(lent)
+        return self._values.get(tensor, tensor)
 
 
 def _cloned(tensor: Tensor) -> Tensor:

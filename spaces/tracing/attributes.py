@@ -166,11 +166,17 @@ class _Worked:
     def _calls(self) -> dict[Node, Told]:
         """Of the full network, those that give the values of the graph."""
         forward = self._forward
+        hearing, steps, failure = self._own
+        return calls_of(forward.network, forward.rehearsal, hearing.told, steps) if failure is None else {}
+
+    @cached_property
+    def _own(self) -> Any:
+        """What the full network calls."""
         for self._quick in (True, False):  # what runs with the full network runs with smaller ones
-            hearing, steps, failure = self._heard(Cut({}, {}, ()))
-            if failure is None:
-                return calls_of(forward.network, forward.rehearsal, hearing.told, steps)
-        return {}
+            heard = self._heard(Cut({}, {}, ()))
+            if heard[2] is None:
+                break
+        return heard
 
     @cached_property
     def _with_heads(self) -> set[str]:
@@ -182,9 +188,10 @@ class _Worked:
     @cached_property
     def _moving(self) -> set[tuple[Any, int]]:
         """Calls and places of the numbers that go with the number of examples or with their sides."""
-        own, found = _by_key(self._heard(Cut({}, {}, ()))[0]), set[tuple[Any, int]]()
-        for batch, side in [(BATCH + 1, self._forward.side), *((BATCH, side) for side in self._sides)]:
-            hearing, _, failure = self._heard(Cut({}, {}, ()), batch=batch, side=side)
+        own, found = _by_key(self._own[0]), set[tuple[Any, int]]()
+        sides: Sequence[Side | None] = self._sides or (self._forward.side,)
+        for side in sides:
+            hearing, _, failure = self._heard(Cut({}, {}, ()), batch=BATCH + 1, side=side)
             others = _by_key(hearing) if failure is None else {}
             for key in own.keys() & others.keys():
                 for one, other in zip(own[key], others[key], strict=False):

@@ -20,7 +20,7 @@ from ..cutting.surgery import Cut
 from ..examples import device_of
 from ..graph.modes import REGISTERED, Kept, attributes, keeping, quietly, unfused
 from ..graph.network import BATCH, Examples, Side, as_call, resized
-from .probe import empty_like, sketch
+from .probe import Record, empty_like, sketch
 
 logger = logging.getLogger("secateur")
 
@@ -61,7 +61,7 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
     args, kwargs = as_call(resized(examples, side or None, batch))
     for device in ("meta", None):
         mode: Any = torch.device("meta") if device else FakeTensorMode(allow_non_fake_inputs=True)
-        with quietly(), torch.no_grad(), unfused(), mode:
+        with quietly(), torch.no_grad(), unfused(), mode, Record():  # which finds results of like shapes once
             try:
                 small = sketch(model, Cut({}, {}, ()), device, None if device else mode).eval()
                 before = {path: attributes(module) for path, module in small.named_modules()}
@@ -75,8 +75,8 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
         return {
             (path, name): _without(before[path].get(name, ()), value)
             for path, module in small.named_modules()
-            for name, value in vars(module).items()
-            if name in attributes(module) and name not in REGISTERED and _differs(before[path].get(name, ()), value)
+            for name, (value, _) in attributes(module).items()
+            if name not in REGISTERED and _differs(before[path].get(name, ()), value)
         }
     return None
 

@@ -275,19 +275,19 @@ class OfModule:
 
     def oddities(self, whole: frozenset[Node]) -> Oddities:
         """All that it does not do as predicted; `whole` as of `surprise`."""
+        return lambda layout, stays: self.odd(whole, layout, stays)[0]
 
-        def odd(layout: Layout, stays: Kept) -> Collection[Node]:
-            quick = self.rehearsed(True) is not None
-            rehearsal = self.rehearsed(quick)
-            if rehearsal is None:
-                return ()
-            predicted, found = _predicted(self.network, self.flow, layout, whole, stays), dict[Node, str]()
-            around = partial(Going, self.network, rehearsal, predicted, self.full(quick)[0], found)
-            self.run(plan(layout, stays, ()), quick, around=around)
-            self.said.update(found)
-            return found
-
-        return odd
+    def odd(self, whole: frozenset[Node], layout: Layout, stays: Kept) -> tuple[Collection[Node], Exception | None]:
+        """All that it does not do as predicted, and what ended the run too soon."""
+        quick = self.rehearsed(True) is not None
+        rehearsal = self.rehearsed(quick)
+        if rehearsal is None:
+            return (), None
+        predicted, found = _predicted(self.network, self.flow, layout, whole, stays), dict[Node, str]()
+        around = partial(Going, self.network, rehearsal, predicted, self.full(quick)[0], found)
+        failure = self.run(plan(layout, stays, ()), quick, around=around)[1]
+        self.said.update(found)
+        return found, failure
 
     def surprise(self, whole: frozenset[Node]) -> Surprise:
         """What it does not do as predicted.
@@ -326,6 +326,19 @@ class OfModule:
             return first_difference(self.network, other, predicted, skipped)
 
         return surprise
+
+
+def suspects(forward: OfModule, whole: frozenset[Node], layout: Layout, names: Collection[str]) -> set[str]:
+    """Which of these groups odd operators touch when all of them shrink; all where the run does not end."""
+    stays, gone = np.ones(layout.units, bool), at_random(layout)
+    numbers = [number for number, group in enumerate(layout.groups) if group.name in names]
+    for number in numbers:
+        here = layout.groups[number].slice
+        stays[here] = ~gone[here]
+    odd, failure = forward.odd(whole, layout, stays) if numbers else ((), None)
+    if failure is not None:
+        return set(names)
+    return {layout.groups[number].name for node in odd for number in _touching(forward.flow, layout, node, numbers)}
 
 
 def _predicted(

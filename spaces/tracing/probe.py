@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..cutting.surgery import Cut, assemble, named_tensors
+from ..cutting.surgery import Cut, assemble, named_tensors, parameters_and_buffers
 from ..graph.known import Known
-from ..graph.modes import Still, quietly, switch, unfused
+from ..graph.modes import Still, quietly, switch, uncollected, unfused
 from ..graph.network import (
     BATCH,
     Examples,
@@ -56,7 +57,7 @@ _SAME = {"aten.detach", "aten.alias", "aten.lift_fresh", "aten.clone"}  # they g
 _VIEWS = {"aten._unsafe_view": "aten.view", "aten._reshape_alias": "aten.view"}  # which one depends on the strides
 
 
-class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps every dispatched operator; what single numbers and tensors are made of goes with the next one."""
 
     def __init__(self, values: Values | None = None) -> None:
@@ -111,17 +112,13 @@ def numbers_of(
     """
     if not isinstance(func, torch._ops.OpOverload) or func._opname.removesuffix("_") in _STRIDED:
         return
-    call: dict[str, Any] = {}
-    for place, argument in enumerate(func._schema.arguments):
-        if place < len(args):
-            call[argument.name] = args[place]
-        else:
-            call[argument.name] = kwargs.get(argument.name, argument.default_value)
-    for name, value in call.items():
-        if name in FOLLOW or (name == "groups" and func._opname in _GROUPS) or name in ("group", "num_groups"):
+    for place, name, default, along in _counting(func):
+        value = args[place] if place < len(args) else kwargs.get(name, default)
+        if isinstance(value, Tensor):
             continue
-        if name in _PLACES and isinstance(call.get("dim"), int) and (value is None or isinstance(value, int)):
-            size = int(shape(args[0])[call["dim"]])
+        dim = None if along is None else args[along[0]] if along[0] < len(args) else kwargs.get("dim", along[1])
+        if name in _PLACES and isinstance(dim, int) and (value is None or isinstance(value, int)):
+            size = int(shape(args[0])[dim])
             bound = size if value is None and name == "end" else value or 0
             yield size, min(bound + size if bound < 0 else bound, size)
         elif name == "pad" and func._opname in ("constant_pad_nd", "pad"):
@@ -131,6 +128,15 @@ def numbers_of(
             for one in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(one, (int, float, complex, str)):
                     yield 0, one
+
+
+@cache
+def _counting(func: torch._ops.OpOverload) -> list[tuple[int, str, Any, tuple[int, Any] | None]]:
+    """Operands that may be plain values but no sizes: place, name, default, and place and default of its `dim`."""
+    operands = list(enumerate(func._schema.arguments))
+    along = next(((place, one.default_value) for place, one in operands if one.name == "dim"), None)
+    sizes = {*FOLLOW, "group", "num_groups", *(["groups"] if func._opname in _GROUPS else [])}
+    return [(place, one.name, one.default_value, along) for place, one in operands if one.name not in sizes]
 
 
 def differ(numbers: Sequence[Number], others: Sequence[Number]) -> bool:
@@ -143,6 +149,7 @@ def differ(numbers: Sequence[Number], others: Sequence[Number]) -> bool:
     )
 
 
+@uncollected()
 def rehearse(network: Network, model: nn.Module, examples: Examples, *, quick: bool = False) -> Rehearsal:
     """Run the graph at its largest side on fake tensors, or on the meta device, where PyTorch splits some operators."""
     side = network.sides[-1] if network.sides and network.sides[-1] else None
@@ -156,7 +163,7 @@ def rehearse(network: Network, model: nn.Module, examples: Examples, *, quick: b
     makers: dict[Node, Maker] = {}
     owners: dict[int, Node] = {}
     kept: list[Any] = []
-    with quietly(), torch.no_grad(), mode, _Record() as record:
+    with quietly(), torch.no_grad(), mode, Record() as record:
         for node in network.graph.nodes:
             before = len(record.steps)
             if node.op == "placeholder":
@@ -214,6 +221,7 @@ Around = Callable[[list[Step]], contextlib.AbstractContextManager[object]]
 """Gives a mode in which a forward is called, of the steps that it will take."""
 
 
+@uncollected()
 def run(
     model: nn.Module,
     changes: Cut,
@@ -253,10 +261,10 @@ def run(
     small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives, changes.numbers)
     switch(small, training=training)
     still = Still() if training else contextlib.nullcontext()
-    recorder = _Record(values)
+    recorder = Record(values)
     known = Known(recorder.note)
     with quietly(), torch.no_grad(), unfused(), still, mode, recorder, _compiling_state_context():
-        known.know(small.named_buffers(), dict(model.named_buffers()))
+        known.know(parameters_and_buffers(small)[1].items(), parameters_and_buffers(model)[1])
         fakes = [empty_like(tensor, device) for tensor in args]
         named = {name: empty_like(tensor, device) for name, tensor in kwargs.items()}
         recorder.steps.clear()

@@ -29,7 +29,7 @@ from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_si
 from .attributes import Counting
 from .caches import made_again
 from .calls import followed
-from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph
+from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph, suspects
 from .layers import Layer, find_layers
 from .options import Options
 from .probe import rehearse, run
@@ -193,12 +193,16 @@ def _grouped(
                 flow.freeze(np.flatnonzero(group.holds(layout.unit_of_label)), REASON)
         progress(f"{len(disproved)} groups do not follow their forward; following channels again")
         learnt = False
-        for group, node in {group.name: (group, node) for group, node in reversed(disproved)}.values():
+        left = {group.name: (group, node) for group, node in reversed(disproved)}
+        while left:
+            group, node = left.pop(next(iter(left)))
             counted = [] if options.as_graph else counting(whole, layout, group, None if learnt else node)
             if counted:
                 flow.constraints.counts.extend(counted)
                 layout = counting.known(layout, counted)
                 learnt = True
+                odd = {name for one in training.forwards for name in suspects(one, whole, layout, left)}
+                left = {name: one for name, one in left.items() if name in odd}  # others follow now, or are seen again
             elif counted is None or not learnt:
                 said = next((one.said[node] for one in training.forwards if node in one.said), ODD)
                 aligned |= _held(flow, found, layout, group, node, said)
@@ -267,7 +271,7 @@ def _multiple(own: OfModule) -> int:
 
 def _other_sides(sides: Sequence[Side], multiple: int) -> list[Side]:
     """Sides that the network takes beside its largest."""
-    shares = (1, 2, 4) if multiple else ()  # a step, and down to about a half and a quarter
+    shares = (1, 4) if multiple else ()  # a step, and down to about a quarter
     steps = [[max(1, (size - size // share) // multiple) * multiple for size in sides[-1]] for share in shares]
     smaller = [tuple(size - step for size, step in zip(sides[-1], less, strict=True)) for less in steps]
     return [*sides[:-1], *smaller]

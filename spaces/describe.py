@@ -199,7 +199,7 @@ def _widths(groups: Sequence[Group]) -> list[str]:
     for same in alike:
         others = _together([_merged(names) for names in zip(*(group.members[1:] for group in same), strict=True)])
         name = _merged([group.name for group in same])
-        rows.append((_short(name, 26), str(len(same)), str(same[0].width), _choices(same[0].widths), ", ".join(others)))
+        rows.append((_short(name, 26), str(len(same)), _full(same[0]), _choices(same[0].widths), ", ".join(others)))
     head = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
     shown = rows if len(alike) < len(groups) else [row[:1] + row[2:] for row in rows]
     return [f"{head} of channels that are cut together", *_table(shown)]
@@ -314,6 +314,14 @@ def _percent(share: float) -> str:
     if 0 < share < 0.001 or 0.999 < share < 1:
         return "< 0.1 %" if share < 0.5 else "> 99.9 %"
     return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
+def _full(group: Group) -> str:
+    """The width of the full network; of heads also how many there are."""
+    if not group.heads or group.unit == 1:
+        return str(group.width)
+    together = "" if group.heads == 1 else f" x {group.heads}"
+    return f"{group.units}{together} heads ({group.width})"
 
 
 def _choices(choices: tuple[int, ...]) -> str:

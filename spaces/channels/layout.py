@@ -49,6 +49,7 @@ class Group:
         unit: channels of a unit in the first member.
         first: number of its first unit; they are consecutive.
         widths: legal widths, ascending, in channels of the first member.
+        heads: how many heads of attention a unit is; 0 for channels of no heads.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Group:
     unit: int
     first: int
     widths: tuple[int, ...]
+    heads: int = 0
 
     @property
     def width(self) -> int:
@@ -195,6 +197,7 @@ def _groups(
     for component in _in_slots(found, slots, first_label):
         together.setdefault(int(signature[component]), []).append(component)
     number_of = np.zeros(len(signature), np.int64)
+    heads = [of[blocks.first] for blocks in found.whole if blocks.shared]
     groups: list[Group] = []
     reasons: dict[int, str] = {}
     names: dict[str, int] = {}
@@ -215,7 +218,9 @@ def _groups(
             continue
         names[name] = names.get(name, 0) + 1
         title = name if names[name] == 1 else f"{name}#{names[name]}"
-        groups.append(Group(title, tuple(dict.fromkeys(m for m, _ in makers)), units, unit, first, legal))
+        made = tuple(dict.fromkeys(module for module, _ in makers))
+        count = max([int((one == members[0]).sum()) for one in heads], default=0)
+        groups.append(Group(title, made, units, unit, first, legal, count))
         number_of[members] = np.arange(first, first + units)
         first += units
     return groups, number_of[of], reasons

@@ -124,6 +124,7 @@ def test_heads_are_an_axis_and_the_stream_another(kind):
     groups = {group.name: group for group in space.groups}
     assert groups[name].units == heads and groups["embed"].units == 32
     assert set(space.frozen) == {"head"}
+    assert ("2 x 2 heads (32)" if "grouped" in kind else "4 heads (96)") in str(space)
     twin = model.double()
     for seed in range(3):
         candidate = space.sample(1, seed=seed)[0]

@@ -75,6 +75,12 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
     return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole])
 
 
+def alike(flow: Flow, lines: Sequence[Labels]) -> bool:
+    """Whether lines of labels are the same channels in the same order, as far as what was joined says."""
+    of = _connect(flow.count, flow.constraints.joins, [])
+    return all((line > BLANK).all() and (of[line] == of[lines[0]]).all() for line in lines)
+
+
 def _frozen(flow: Flow) -> list[tuple[Labels, str]]:
     """All labels that stay, and why."""
     frozen = list(flow.constraints.frozen)

@@ -91,7 +91,8 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     proof = Proof(model, examples, sides=options.sides, multiple=multiple, found=options.proof)
     counting = Counting(training, _other_sides(options.sides, multiple))
     layout, whole, surprise = _grouped(training, options, blocks, progress, proof, counting)
-    frozen = {**layout.frozen, **unread(networks, model), **loose}
+    unused = {name: why for name, why in unread(networks, model).items() if name not in layout.slots}
+    frozen = {**layout.frozen, **unused, **loose}
     if training.reason:
         frozen["forward in training"] = f"it is not followed, only the one in eval mode is: {training.reason}"
     if proof.to_json().get("mixed"):

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
+from ..channels.components import alike
 from ..channels.flow import Flow, Rule, follow_training
 from ..channels.labels import Labels, constant, flat, squashed, tensors_in
 from ..channels.rules import rule_for
@@ -132,6 +133,8 @@ def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module, *, 
 
     Centres of classes, prototypes and projectors that a method of the user's calls keep their size, so the features
     they are held against must too: those of its size in values that are one row an example, as losses take them.
+    A single row, such as what masked steps are filled with, is held against what the forward of its module handles;
+    where all of that size there are the same channels, it is cut along with them instead.
 
     Args:
         networks: what is known of the forward.
@@ -145,7 +148,15 @@ def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module, *, 
     read, said = _read(networks, model), {}
     for name, tensor in named_tensors(model).items():
         sizes = {size for size in tensor.shape if size > 1}
-        if name in read or not tensor.is_floating_point() or (tensor.ndim > 1 and sum(n > 1 for n in tensor.shape) < 2):
+        if name in read or not tensor.is_floating_point():
+            continue
+        if len(sizes) == 1 and sum(n > 1 for n in tensor.shape) == 1:
+            axis = next(axis for axis, size in enumerate(tensor.shape) if size > 1)
+            channels = _handled(flow, name.rpartition(".")[0], tensor.shape[axis])
+            if channels and alike(flow, channels):
+                flow.slots[name, axis] = channels[0]
+                continue
+        if tensor.ndim > 1 and sum(n > 1 for n in tensor.shape) < 2:
             continue
         for size in sizes:
             for labels in _features(flow, networks, size, anywhere=not trained):
@@ -153,6 +164,29 @@ def freeze_unread(networks: Sequence[Network], flow: Flow, model: nn.Module, *, 
                 flow.freeze(labels, f"{name} is as wide, which no forward uses: {reader} may hold it against them")
                 said[name] = "the forward does not use it; it keeps its size, and so do the features of that size"
     return said
+
+
+def _handled(flow: Flow, owner: str, size: int) -> list[Labels]:
+    """Labels of channels, so many of them, of the values that a module's own forward has in its hands."""
+    network = flow.network
+    depth = owner.count(".") + 1 if owner else 0
+
+    def child(node: Node) -> str | None:
+        """In which module that the forward calls, itself where in none; None outside of it."""
+        path = max(network.calls.get(node, ()), key=len, default="")
+        inside = not owner or f"{path}.".startswith(f"{owner}.")
+        return ".".join(path.split(".")[: depth + 1]) if inside else None
+
+    found: dict[bytes, Labels] = {}
+    for node in network.operators:
+        here = child(node)
+        if here is not None and (here == owner or any(child(user) != here for user in node.users)):
+            for labels in tensors_in(flow.values[node]):
+                axes = [axis for axis in range(labels.ndim) if not constant(labels, axis)]
+                if len(axes) == 1 and labels.shape[axes[0]] == size:
+                    channels = flat(squashed(labels))
+                    found[channels.tobytes()] = channels
+    return list(found.values())
 
 
 def _features(flow: Flow, networks: Sequence[Network], size: int, *, anywhere: bool) -> list[Labels]:

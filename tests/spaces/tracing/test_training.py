@@ -88,7 +88,7 @@ class Centres(nn.Module):
         super().__init__()
         self.body, self.last, self.head = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 3), nn.Linear(8, 4)
         self.centres = nn.Parameter(torch.rand(4, 8))
-        self.token = nn.Parameter(torch.rand(1, 1, 12))  # as of masked training: held against nothing
+        self.token = nn.Parameter(torch.rand(1, 1, 12))  # as of masked training: it goes with the body
 
     def features(self, x):
         return self.last(self.body(x).relu()).mean((2, 3))
@@ -156,7 +156,35 @@ def test_features_that_a_loss_may_hold_against_a_tensor_are_kept_and_named():
     assert {group.name for group in space.groups} == {"body"}
     assert space.frozen["last"].startswith("centres is as wide, which no forward uses")
     assert "keeps its size" in space.frozen["centres"]
-    assert space.frozen["token"] == "the forward does not use it"
+    assert "token" not in space.frozen and (space.slots["token"][2] == space.slots["body.bias"][0]).all()
+
+
+class Filled(nn.Module):
+    """Positions that training draws are filled with a row of numbers, as in speech; export cannot follow that."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.inner, self.head = nn.Conv2d(3, 12, 3), nn.Sequential(nn.Linear(12, 12)), nn.Linear(12, 4)
+        self.fill = nn.Parameter(torch.rand(12))
+
+    def forward(self, x):
+        found = self.body(x).flatten(2).transpose(1, 2)
+        if self.training:
+            gone = torch.rand(found.shape[:2]) < 0.5
+            found[gone] = self.fill.expand(int(gone.sum()), -1)
+        return self.head((found + self.inner(found.relu())).mean(1))
+
+
+def test_what_fills_the_stream_in_training_is_cut_along_with_it():
+    model, space = traced(Filled)
+    assert "fill" not in space.frozen and "forward in training" in space.frozen
+    assert [group.name for group in space.groups] == ["body"]
+    candidate = space.uniform(0.5)
+    small = build(model, space, candidate)
+    assert small.fill.shape == small.body.bias.shape == (6,)
+    kept = (model.body.bias[:, None] == small.body.bias).any(1)
+    assert torch.equal(small.fill, model.fill[kept])
+    step(small)
 
 
 def test_a_forward_that_needs_targets_is_followed_in_eval_mode_and_said():

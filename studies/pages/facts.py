@@ -175,7 +175,7 @@ def _state(status: Status) -> str:
         return "running"
     if not status.told:
         return "empty"
-    if status.ended is not None and status.ended["by"] not in ("interrupt", "error"):
+    if status.ended is not None and status.ended["by"] not in ("interrupt", "error", "trials"):
         return "done"
     return "stopped" if status.goal and status.told < status.goal else "done"
 

@@ -23,7 +23,6 @@ from .scales import Noise
 from .surrogate import Surrogate, fit
 
 _KEPT = 256  # trials of a fit
-_USUAL, _HEARD = 0.15, 12.0  # share of the process before anything is known, and trials that this counts as
 _WIDE = 24  # axes beyond which the process is not worth its seconds
 
 
@@ -175,5 +174,5 @@ def _share(one: tuple[Array, Array], other: tuple[Array, Array]) -> float:
     share = 0.5
     for _ in range(50):
         taken = share * densities[1] / (share * densities[1] + (1 - share) * densities[0])
-        share = float((taken.sum() + _HEARD * _USUAL) / (len(taken) + _HEARD))
+        share = float((taken.sum() + 1) / (len(taken) + 2))
     return share

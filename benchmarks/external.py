@@ -407,8 +407,11 @@ def lines_of(arguments, batch, seeded):
                 medians = np.median([percents(table, one["rows"], share) for one in found], axis=0)
                 missed = np.median([regret(table, one, share) for one in found], axis=0)
                 seconds = np.median([one["seconds"] / len(one["rows"]) for one in found])
+                shown = [f"{value:.2f}" for value in medians] + ["–"] * (
+                    len(AT) - len(medians)
+                )  # nothing is left to try
                 rows.append(
-                    f"| {method} | {len(found)} | {' | '.join(f'{value:.2f}' for value in medians)} "
+                    f"| {method} | {len(found)} | {' | '.join(shown)} "
                     f"| {' / '.join(f'{value:.2f}' for value in missed)} | {1000 * seconds:.0f} |"
                 )
             if rows:

@@ -45,3 +45,8 @@ def test_the_methods_page_lists_every_method():
 def test_the_search_page_names_every_sampler():
     page = (ROOT / "docs" / "search.md").read_text()
     assert not [name for name in SAMPLERS if f"`{name}`" not in page]
+
+
+def test_the_citation_is_of_this_version():
+    said = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {secateur.__version__}\n" in said and "\nlicense: MIT\n" in said

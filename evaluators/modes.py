@@ -111,6 +111,11 @@ def reproducible(threads: int, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
 
 
+def device_named(name: str) -> torch.device:
+    """A device by its name; "auto" is the GPU of this machine where it has one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def present(name: str) -> torch.device:
     """A device by its name, for work of this process; workers may have what this machine has not.
 
@@ -118,9 +123,9 @@ def present(name: str) -> torch.device:
         ValueError: it is not here, or no device at all.
     """
     try:
-        device = torch.device(name)
+        device = device_named(name)
     except RuntimeError:
-        raise ValueError(f"device={name!r}: expected 'cpu', 'cuda' or 'cuda:N'") from None
+        raise ValueError(f"device={name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={name!r}: no CUDA device is here; use device='cpu', or a runner whose workers have one"

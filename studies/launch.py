@@ -28,7 +28,7 @@ from .settings.search import UNTRAINED, Search
 from .study import Study
 from .study_files.file import Ends, StudyFile, read
 from .study_files.held import MAY_CHANGE, differences, held
-from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base
+from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base, training_of
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
 from .trials.storage import connect, disconnect
@@ -228,8 +228,10 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     if file.model.train:
         present(file.study.device)
     trackers_of(file.study.track)
-    executor(file.runner).check(threads=file.study.threads or torch.get_num_threads(), device=file.study.device)
-    search = _search(file)
+    executor(file.runner).check(
+        threads=file.study.threads or torch.get_num_threads(), device=str(file.study.search.torch_device)
+    )
+    search, training = _search(file), training_of(file)
     _check_places(file, out)
     part, expected = part_of(out), file.model.expect_error
     begun = part.exists()
@@ -250,7 +252,7 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
                 space=space,
                 budget=file.budget,
                 search=search,
-                training=file.training,
+                training=training,
                 latency=file.latency,
                 storage=file.study.storage,
                 artifacts=file.study.artifacts,
@@ -304,13 +306,14 @@ def _search(file: StudyFile) -> Search:
 
 def opened(file: StudyFile, folder: Path) -> Study:
     """The study in a folder, made as the file says."""
-    sampler = _sampler(file)
+    sampler, training = _sampler(file), training_of(file)
     return Study.open(
         folder,
         model=lambda: make_model(file.model_copy(update={"model": file.model.model_copy(update={"checkpoint": None})})),
         task=make_task(file),
         budget=file.budget,
         sampler=None if isinstance(sampler, str) else sampler,
+        training=None if training is file.training else training,
         device=file.study.device,
     )
 

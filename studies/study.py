@@ -126,6 +126,7 @@ class Study:
         budget: Budget | None = None,
         sampler: SamplerFactory | None = None,
         evaluator: Callable[..., Any] | None = None,
+        training: Training | None = None,
         storage: str | None = None,
         device: str | None = None,
     ) -> Study:
@@ -133,23 +134,22 @@ class Study:
 
         Args:
             path: the study's folder.
-            model: the network with the weights that the study started from; or a function without arguments that makes
-                the network, into which the kept weights are loaded.
+            model: the network with the weights of the start; or a function that makes it, to have them loaded.
             task: the same as at the start.
             budget: other limits from now on; all trials are used again. The last ones when None.
             sampler: the same factory as at the start, where it was no name.
             evaluator: the same as at the start, where there was one.
+            training: the same as at the start, where it has an optimizer or a schedule that is no name.
             storage: the URL of the start again, with its password; None where it needs none or knows it (`~/.pgpass`).
             device: another of the same kind, such as `"cuda:1"`; that of the start when None.
 
         Raises:
-            FileNotFoundError: there is no study.
-            ValueError: it is another study's folder, damaged or read-only, or the budget is out of reach.
+            OSError, ValueError: there is no study, it is another's or damaged, or the budget is out of reach.
         """
         from .drivers.making import found
 
-        asked: dict[str, Any] = {"budget": budget, "sampler": sampler, "evaluator": evaluator, "device": device}
-        return cls(found(Path(path), model=model, task=task, storage=storage, **asked))
+        asked: dict[str, Any] = {"budget": budget, "sampler": sampler, "evaluator": evaluator, "training": training}
+        return cls(found(Path(path), model=model, task=task, storage=storage, device=device, **asked))
 
     @staticmethod
     def look(path: str | Path, *, storage: str | None = None, connect: bool = False) -> Look:

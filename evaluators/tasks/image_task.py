@@ -122,7 +122,9 @@ class ImageTask:
         learned, augment, maps = self._learned, self.augment, None
         places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
         learned.check(batch.split, batch.targets, places)
-        images = batch.inputs.to(device, non_blocking=True).to(torch.float32) * self._images.scale
+        images = batch.inputs.to(device, non_blocking=True).to(torch.float32)
+        if self._images.scale != 1:
+            images = images * self._images.scale
         targets = batch.targets.to(device, non_blocking=True)
         if augment is not None and batch.seed is not None:
             generator = torch.Generator().manual_seed(batch.seed)
@@ -131,12 +133,13 @@ class ImageTask:
             images = augment.images(images, maps)
         if batch.resolution is not None:
             images = resized(images, batch.resolution)
-        shape = (1, -1) + (1,) * (images.ndim - 2)
-        mean = torch.tensor(self.mean, device=device).view(shape)
-        std = torch.tensor(self.std, device=device).view(shape)
+        if any(self.mean) or any(std != 1 for std in self.std):  # each of these passes costs as much as a small layer
+            shape = (1, -1) + (1,) * (images.ndim - 2)
+            mean = torch.tensor(self.mean, device=device).view(shape)
+            images = (images - mean) / torch.tensor(self.std, device=device).view(shape)
         moved = None if augment is None or maps is None else (augment, maps)
         side = tuple(images.shape[2:]) if batch.split == "train" else None
-        return ((images - mean) / std).to(dtype), learned.prepared(targets, moved, side)
+        return images.to(dtype), learned.prepared(targets, moved, side)
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs and targets of a batch; outputs for masks are resized to these."""

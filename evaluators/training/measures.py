@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..modes import modes_restored, norms_with_statistics
 from ..tasks.splitting import in_parts
+from ..tasks.spoiled import refuse_spoiled
 from ..tasks.task import Metric, Side, Task
 from .training import Diverged
 
@@ -31,6 +32,7 @@ def measure_error(
         parts: how many parts every batch is taken in, to save memory.
 
     Raises:
+        Spoiled: a batch is not finite.
         Diverged: an output is not finite: an error computed from it would be a number all the same.
     """
     if device is not None:
@@ -46,6 +48,7 @@ def measure_error(
                     finite.append(outputs.isfinite().all())
                 error.update(outputs, targets)
     if finite and not bool(torch.stack(finite).all()):
+        refuse_spoiled(task, model, split, resolution, None)
         raise Diverged(f"the outputs on the {split} split are not finite")
     return error
 
@@ -99,4 +102,6 @@ def recalibrate(
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+    if not all(norm.running_mean is None or bool(norm.running_mean.isfinite().all()) for norm in norms):
+        refuse_spoiled(task, model, "train", resolution, None)
     return seen

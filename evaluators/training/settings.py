@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from annotated_types import Le
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainValidator
 
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
+from ..tasks.own import name_of
 
 _STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
-_NEWER = ("examples_kept", "gradients_pruned", "sparsity", "initial_sparsity")  # states of before lack them
+_NEWER = (  # states of before lack them
+    "examples_kept",
+    "gradients_pruned",
+    "sparsity",
+    "initial_sparsity",
+    "channels_last",
+    "ema",
+)
+OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "constant")
+OF_THE_USER = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+"""Settings that may be functions of the user's, and what they may be by name."""
+
+
+def one_of_or_own(*names: str) -> Callable[[Any], Any]:
+    """A check of a name, or of a function; in study files the place of one, `"package.module:name"`."""
+
+    def known(value: Any) -> Any:
+        if not callable(value) and value not in names and not (isinstance(value, str) and ":" in value):
+            raise ValueError(f"expected one of {', '.join(names)}, a function, or its place as 'package.module:name'")
+        return value
+
+    return known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +44,19 @@ class Training:
     """How networks are trained: one table of a study file.
 
     Attributes:
-        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw".
+        optimizer: "sgd" (Nesterov where there is momentum), "adam" or "adamw"; or a function `(groups, lr=...)` that
+            makes one, such as a class of PyTorch's; in a study file its place, `"package.module:name"`.
         lr: highest learning rate when a sub-network is fine-tuned.
         base_lr: the same when the base network is trained from scratch; None takes `lr`.
         momentum: of SGD; Adam's beta1.
         weight_decay: on weights; norms, biases and everything else of one dimension are spared.
-        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant".
+        schedule: "cosine" (to zero), "step" (to a tenth at 1/2 and at 3/4 of the steps) or "constant"; or a function
+            `(optimizer, steps)` that makes a scheduler, which is stepped after every step.
         warmup: share of the steps over which the rate rises linearly, 0..1.
         batch: images a batch; None leaves it to the task.
         amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
+        channels_last: whether convolutions have their channels last in memory while they train.
+        ema: decay of an average of the weights over the steps, which a training ends with; None: the last weights.
         clip: largest norm of the gradient; None clips nothing.
         distillation: share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
         temperature: what the outputs of both are divided by before they are compared.
@@ -50,15 +77,17 @@ class Training:
         shared_networks: parts drawn at random in every step of a round, beside the full and the smallest network.
     """
 
-    optimizer: Annotated[str, AfterValidator(one_of("sgd", "adam", "adamw"))] = "sgd"
+    optimizer: Annotated[str | Callable[..., Any], PlainValidator(one_of_or_own(*OPTIMIZERS))] = "sgd"
     lr: Annotated[float, POSITIVE, FINITE] = 0.05
     base_lr: Annotated[float, POSITIVE, FINITE] | None = None
     momentum: Annotated[float, AT_LEAST_0, BELOW_1] = 0.9
     weight_decay: Annotated[float, AT_LEAST_0, FINITE] = 5e-4
-    schedule: Annotated[str, AfterValidator(one_of("cosine", "step", "constant"))] = "cosine"
+    schedule: Annotated[str | Callable[..., Any], PlainValidator(one_of_or_own(*SCHEDULES))] = "cosine"
     warmup: Annotated[float, AT_LEAST_0, BELOW_1] = 0.0
     batch: Annotated[int, AT_LEAST_1] | None = None
     amp: Annotated[str | None, AfterValidator(one_of("bfloat16", "float16"))] = None
+    channels_last: bool = False
+    ema: Annotated[float, POSITIVE, BELOW_1] | None = None
     clip: Annotated[float, POSITIVE, FINITE] | None = None
     distillation: Annotated[float, AT_LEAST_0, BELOW_1] = 0.5
     temperature: Annotated[float, POSITIVE, FINITE] = 4.0
@@ -84,6 +113,13 @@ class Training:
                 f"initial_sparsity={self.initial_sparsity} is above sparsity={self.sparsity}; a training makes weights "
                 "zero, it does not bring them back"
             )
+        if self.schedule not in SCHEDULES and self.warmup:
+            raise ValueError(f"warmup={self.warmup:g} is of the schedules by name; let your own do it, or leave it out")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by field name; functions by their names."""
+        named = {name: name_of(one) for name in OF_THE_USER if not isinstance(one := getattr(self, name), str)}
+        return {field.name: named.get(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def from_scratch(self) -> Training:
         """These settings with `base_lr` as the rate: for the base network."""
@@ -103,5 +139,5 @@ class Training:
     def saved(self) -> dict[str, Any]:
         """The settings as a training state has them: without newer ones that change nothing."""
         usual = {field.name: field.default for field in dataclasses.fields(self)}
-        values = dataclasses.asdict(self)
+        values = self.to_json()
         return {name: value for name, value in values.items() if name not in _NEWER or value != usual[name]}

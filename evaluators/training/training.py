@@ -1,4 +1,4 @@
-"""The one training loop. `Training` holds its settings, `train` runs it, callbacks change what happens inside.
+"""The one training loop. `train` runs it as `Training` (`settings.py`) says, callbacks change what happens inside.
 
 Everything that trains in Secateur comes through here: the base network, short and long fine-tuning, an export's last
 epochs, and the pruning methods that train. The loop is deterministic in (model, task, settings, seed) and can stop
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from ...spaces import device_of
 from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
 from ..tasks.splitting import in_parts, joined
+from ..tasks.spoiled import refuse_spoiled
 from ..tasks.task import Side, Task, abilities, check_task
 from .distillation import Distillation, Teacher, distillation_for
 from .gradients import PrunedGradients
+from .optimising import Average, lay_out, optimizer_of, scheduler_of
 from .parallel import Parallel, Placement
-from .settings import Training
+from .settings import OPTIMIZERS, Training
 from .thinning import thinned, weighted
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
@@ -77,10 +79,12 @@ class Loop:
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
         self.accumulate, self.devices, self.network = placement.accumulate, placement.devices, model
         self.resolution, self.seed, self.device = resolution, seed, placement.devices[0]
-        self.optimizer = _optimizer(model, training)
+        self.optimizer = optimizer_of(model, training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "float16")
         self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
-        self.lr, self.losses = training.lr * training.factor(0, max(1, self.steps)), list[float]()
+        self.scheduler = scheduler_of(self.optimizer, training, self.steps)
+        self.average: Average | None = None
+        self.lr, self.losses = self._rate(), list[float]()
         self.loss = torch.zeros((), device=self.device)
         self.batch: Any = None
         self.outputs: Any = None
@@ -101,6 +105,10 @@ class Loop:
             "scaler": self.scaler.state_dict(),
             "callbacks": [callback.state() for callback in self._stateful()],
         }
+        if self.scheduler is not None:
+            state["scheduler"] = self.scheduler.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.kept
         return copy.deepcopy(state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -116,12 +124,30 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.average is not None:
+            self.average.restore(state["average"])
         for callback, kept in zip(self._stateful(), state.get("callbacks", []), strict=True):
             callback.restore(kept)
         self.epoch, self.step, self.losses = state["epoch"], state["step"], list(state["losses"])
 
     def _stateful(self) -> list[Any]:
         return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
+
+    def set_rate(self) -> None:
+        """Set the rate of the next step in the optimizer; a scheduler of the user's has done so."""
+        self.lr = self._rate()
+        if self.scheduler is None:
+            share = self.lr / self.training.lr
+            own = self.training.optimizer not in OPTIMIZERS
+            for group in self.optimizer.param_groups:  # those of the user's optimizer may have rates of their own
+                group["lr"] = group.get("initial_lr", self.training.lr) * share if own else self.lr
+
+    def _rate(self) -> float:
+        if self.scheduler is not None:
+            return float(self.optimizer.param_groups[0]["lr"])
+        return self.training.lr * self.training.factor(self.step, max(1, self.steps))
 
     def _settings(self) -> dict[str, Any]:
         settings = self.training.saved()
@@ -172,12 +198,15 @@ def train(
 
     Raises:
         Diverged: the loss or a weight is no longer finite.
+        Spoiled: it is no longer finite because a batch is not.
         Unsplittable: a batch is to be taken in parts, and can't be.
         ValueError: nothing to train, or `state` is another training's.
     """
     check_task(task, "loader", "forward", "loss")
     placement = _placement(model, device)
     model.to(placement.devices[0])
+    if training.channels_last:
+        lay_out(model, channels_last=True)
     if training.batch is not None:
         task = _with_batch(task, training.batch)
     if training.gradients_pruned:
@@ -196,6 +225,8 @@ def train(
         else None,
     )
     _call(callbacks, "prepare", loop)
+    if training.ema is not None:
+        loop.average = Average(model, training.ema)
     if state is not None:
         loop.restore(state)
     if len(loop.devices) > 1:
@@ -204,7 +235,11 @@ def train(
         while loop.epoch < epochs:
             _epoch(loop, callbacks)
             _call(callbacks, "after_epoch", loop)
+        if loop.average is not None:
+            loop.average.apply(model)
         _call(callbacks, "finalise", loop)
+    if training.channels_last:
+        lay_out(model, channels_last=False)
     loop.optimizer.zero_grad(set_to_none=True)
     return loop.losses
 
@@ -231,10 +266,10 @@ def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
         _step(loop, batch, callbacks)
         total, count = total + loop.loss, count + 1
         if count % _CHECK_EVERY == 0:
-            _refuse_infinite(total, loop)
+            _refuse_infinite(total, loop, seed, count)
     if not count:
         raise ValueError("the task's training split gave no batch; give at least one")
-    _refuse_infinite(total, loop)
+    _refuse_infinite(total, loop, seed, count)
     if not all(bool(parameter.isfinite().all()) for parameter in loop.model.parameters()):
         raise Diverged(f"a weight is no longer finite after epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
     loop.epoch += 1
@@ -243,9 +278,7 @@ def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
 
 def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     training, optimizer = loop.training, loop.optimizer
-    loop.lr = training.lr * training.factor(loop.step, loop.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = loop.lr
+    loop.set_rate()
     optimizer.zero_grad(set_to_none=True)
     amp = None if training.amp is None else getattr(torch, training.amp)
     factors: Sequence[Tensor] = ()
@@ -281,7 +314,11 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     loop.scaler.step(optimizer)
     loop.scaler.update()
     loop.step += 1
+    if loop.scheduler is not None:
+        loop.scheduler.step()
     _call(callbacks, "after_step", loop)
+    if loop.average is not None:
+        loop.average.update(loop.model, loop.step)
 
 
 def _detached(outputs: Any) -> Any:
@@ -290,20 +327,6 @@ def _detached(outputs: Any) -> Any:
     if isinstance(outputs, Mapping):
         return {name: _detached(output) for name, output in outputs.items()}
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
-
-
-def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("the model has no parameter that needs a gradient; there is nothing to train")
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
-    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=training.lr, betas=(training.momentum, 0.999))
 
 
 def _listed(side: Side | None) -> list[int] | None:
@@ -326,8 +349,9 @@ def _with_batch(task: Task, batch: int) -> Task:
     return rebatched(batch)
 
 
-def _refuse_infinite(total: Tensor, loop: Loop) -> None:
+def _refuse_infinite(total: Tensor, loop: Loop, seed: int, batches: int) -> None:
     if not bool(total.isfinite()):
+        refuse_spoiled(loop.task, loop.model, "train", loop.resolution, seed, batches=batches)
         raise Diverged(f"the loss is no longer finite in epoch {loop.epoch + 1}; lower lr ({loop.training.lr})")
 
 

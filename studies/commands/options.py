@@ -52,7 +52,7 @@ Set = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="Where networks are trained: cpu, cuda:1.")
+    str | None, typer.Option("--device", metavar="NAME", help="Where networks are trained: auto, cpu, cuda:1.")
 ]
 Base = Annotated[
     Path | None,

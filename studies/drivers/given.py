@@ -10,6 +10,7 @@ from torch import nn
 
 from ...evaluators import Diverged, ImageTask, Task, measure_error
 from ...evaluators.modes import present, reproducible
+from ...evaluators.tasks.spoiled import Spoiled, refuse_spoiled
 from ...evaluators.tasks.task import figures
 from ...evaluators.training.suspects import UNKNOWN, likely_reason
 from ...spaces import Space, copied
@@ -58,7 +59,8 @@ def judged(model: nn.Module, task: Task, space: Space, search: Search, expected:
         expected: the error that the user knows it by; `"untrained"` where nothing is expected of it.
 
     Raises:
-        ValueError: it only guesses, gives numbers that are not finite, or is far from what is expected.
+        ValueError: data are not finite; or the network only guesses, gives numbers that are not finite, or is far from
+            what is expected.
     """
     side = space.side(space.full) or None
     try:
@@ -69,12 +71,14 @@ def judged(model: nn.Module, task: Task, space: Space, search: Search, expected:
     known = task.sizes.get("validation")
     try:
         with reproducible(search.threads, device):
+            if not isinstance(task, ImageTask):  # which looks at its own data
+                refuse_spoiled(task, network, "train", side, None, batches=1)
             error, std = figures(measure_error(watched(network, space, space.full), task, resolution=side))
         if not math.isfinite(error):
             raise TypeError(f"the error is {error}, not a finite number")
     except Diverged as problem:
         raise ValueError(f"the full network is of no use: {problem}; {UNKNOWN}") from None
-    except WrongSide:
+    except (WrongSide, Spoiled):
         raise
     except Exception as problem:  # noqa: BLE001 - of the user's task and network; data may be elsewhere, with the workers
         reason = f"{type(problem).__name__}: {' '.join(str(problem).split())}"

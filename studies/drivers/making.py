@@ -23,6 +23,7 @@ from ..disk.files import new_folder, to_json, write
 from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
 from ..exports.conversion import rehearse
 from ..settings.search import (
+    AUTO,
     EVALUATORS,
     LADDER,
     UNTRAINED,
@@ -129,13 +130,14 @@ def found(
     budget: Budget | None,
     sampler: SamplerFactory | None,
     evaluator: Callable[..., Any] | None,
+    training: Training | None,
     storage: str | None,
     device: str | None,
 ) -> Parts:
     """The parts of the study in a folder; the arguments are `Study.open`'s."""
     said = read_study_json(path)
     kept = said["fingerprint"]
-    if device is not None:
+    if device not in (None, AUTO):  # auto was settled at the start
         said["settings"] |= {"device": device}
     if evaluator is not None or kept["evaluator"] not in EVALUATORS:
         check_same(kept, {"evaluator": evaluator_name(evaluator or LADDER)}, path)
@@ -146,6 +148,7 @@ def found(
     base = read_tensors(path / BASE, kept["weights"])
     search, training, latency = settings_from_json(
         said["settings"],
+        training,
         sampler=sampler or kept["sampler"],
         evaluator=evaluator or kept["evaluator"],
         scores=None if said["scores"] is None else read_tensors(path / SCORES, said["scores"]),

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -293,7 +293,7 @@ class Exporter:
             "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
             "limits": dict(self.limits),
             **({"over_budget": over} if (over := trial.over(self.limits)) else {}),
-            "training": asdict(self.training) | {"epochs": found["epochs"]},
+            "training": self.training.to_json() | {"epochs": found["epochs"]},
             "fingerprint": dict(self.fingerprint),
             **sparse,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -138,7 +138,7 @@ class Pruning:
         train(
             phase.model,
             self.task,
-            self.training,
+            replace(self.training, ema=None),  # an average of weights that are pruned alike is none
             epochs=self.training.pruning_epochs,
             resolution=self.space.side(self.space.full) or None,
             seed=seed_of(self.seed, 0, 2),

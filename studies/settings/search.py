@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator
 from torch import Tensor
 
 from ...evaluators import FIDELITIES, Evaluator, Latency, Task, Training, checked_evaluator
-from ...evaluators.modes import floating_name, present
+from ...evaluators.modes import device_named, floating_name, present
+from ...evaluators.training.settings import OF_THE_USER
 from ...search import SamplerFactory, sampler_factory
 from ...spaces import COSTS, Budget, Candidate, Scores, Space
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, FINITE, POSITIVE, check, listed, near, one_of
@@ -83,12 +84,14 @@ def _scores(scores: Any) -> Any:
 
 
 def _a_device(device: Any) -> str:
+    if device == AUTO:
+        return AUTO
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         found = torch.device("meta")
     if found.type not in ("cpu", "cuda"):
-        raise ValueError("expected 'cpu', 'cuda' or 'cuda:N'")
+        raise ValueError("expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return str(found)
 
 
@@ -120,7 +123,8 @@ class Search:
             trials are trained and classes guessed: halfway from the full network's error to that of a guess.
         early_stopping: end a trial at a lower fidelity where it is not promising; its error is then predicted.
         seed: of everything random.
-        device: where networks are trained and measured: `"cpu"`, `"cuda"` or `"cuda:N"`.
+        device: where networks are trained and measured: `"cpu"`, `"cuda"`, `"cuda:N"`, or `"auto"`: a GPU where the
+            machine that the study is made on has one.
         threads: of PyTorch; 0 for as many as it has now.
         dtype: of the networks, such as `"bfloat16"`; their own when None.
     """
@@ -135,7 +139,7 @@ class Search:
     max_error: Annotated[float, POSITIVE, FINITE] | None = None
     early_stopping: bool = False
     seed: Annotated[int, AT_LEAST_0] = 0
-    device: Annotated[str, PlainValidator(_a_device)] = "cpu"
+    device: Annotated[str, PlainValidator(_a_device)] = AUTO
     threads: Annotated[int, AT_LEAST_0] = 0
     dtype: Annotated[str | None, PlainValidator(floating_name)] = None
 
@@ -156,6 +160,7 @@ class Search:
             evaluator=evaluator,
             fidelity=usual if self.fidelity == AUTO else self.fidelity,
             threads=self.threads or torch.get_num_threads(),
+            device=str(self.torch_device),
         )
 
     @property
@@ -176,7 +181,7 @@ class Search:
     @property
     def torch_device(self) -> torch.device:
         """`device`, as PyTorch's."""
-        return torch.device(self.device)
+        return device_named(self.device)
 
     @property
     def here(self) -> torch.device:
@@ -210,14 +215,17 @@ def evaluator_name(evaluator: str | Callable[..., Any]) -> str:
 
 def settings_to_json(search: Search, training: Training, latency: Latency) -> dict[str, Any]:
     """What `study.json` keeps of how a study searches, and how its networks are trained and timed."""
-    return search.to_json() | {"training": asdict(training), "latency": asdict(latency)}
+    return search.to_json() | {"training": training.to_json(), "latency": asdict(latency)}
 
 
-def settings_from_json(values: Mapping[str, Any], **objects: Any) -> tuple[Search, Training, Latency]:
+def settings_from_json(
+    values: Mapping[str, Any], given: Training | None = None, **objects: Any
+) -> tuple[Search, Training, Latency]:
     """What `settings_to_json` wrote, here or in an earlier version; a setting that is missing has its default.
 
     Args:
         values: of `study.json`.
+        given: the settings of trainings, where functions of the user's are among them.
         objects: what no file can hold, by field name.
 
     Raises:
@@ -228,13 +236,32 @@ def settings_from_json(values: Mapping[str, Any], **objects: Any) -> tuple[Searc
         lacking = [name for name in ("objectives", "sampler", "fidelity", "seeds", "batch", "seed") if name not in own]
         if lacking:
             raise KeyError(lacking[0])
-        # Studies of before distillation had no teacher.
-        training = Training(**{"distillation": 0.0} | values["training"])
-        return Search(**own | objects), training, Latency(**values.get("latency", {}))
+        training = _training(values["training"], given)
+        return Search(**{"device": "cpu"} | own | objects), training, Latency(**values.get("latency", {}))
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"the study's settings are damaged ({error}); restore study.json or start a new study"
         ) from error
+
+
+def _training(kept: Mapping[str, Any], given: Training | None) -> Training:
+    """The settings that were kept, with the functions of those that are given."""
+    own = [f"{name} is {kept[name]}" for name, known in OF_THE_USER.items() if kept.get(name, known[0]) not in known]
+    if own and given is None:
+        raise ValueError(
+            f"the study's training has a function of yours, its {'; '.join(own)}: give it again, as "
+            "Study.open(..., training=sc.Training(...)) with the settings of the start"
+        )
+    # Studies of before distillation had no teacher.
+    names = {name: known[0] for name, known in OF_THE_USER.items() if kept.get(name, known[0]) not in known}
+    plain = Training(**{"distillation": 0.0} | dict(kept) | names)
+    if given is None:
+        return plain
+    was, now = plain.to_json() | {name: kept[name] for name in names}, given.to_json()
+    other = [f"{name}={now[name]!r} (it was {was[name]!r})" for name in now if now[name] != was[name]]
+    if other:
+        raise ValueError(f"training differs from the study's: {', '.join(other)}; give the settings of the start")
+    return given
 
 
 def fingerprint(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...evaluators import Task, train
+from ...evaluators import Task, Training, train
 from ...evaluators.modes import present, reproducible
 from ...pruners import Examples, block_damages
 from ...spaces import Space, copied
@@ -88,6 +88,13 @@ def _own(file: StudyFile, data: Data) -> dict[str, Any]:
     found = {name: getattr(data, name) for name in NAMED}
     things = {name: named(file, f"data {name}", one) for name, one in found.items() if isinstance(one, str)}
     return {name: thing() if isinstance(thing, type) and name != "metric" else thing for name, thing in things.items()}
+
+
+def training_of(file: StudyFile) -> Training:
+    """The file's settings of trainings, with the functions that they name."""
+    given = {name: getattr(file.training, name) for name in ("optimizer", "schedule")}
+    own = {name: named(file, name, one) for name, one in given.items() if isinstance(one, str) and ":" in one}
+    return dataclasses.replace(file.training, **own) if own else file.training
 
 
 _TASK = ("fingerprint", "preprocessing", "sizes", "loader", "forward", "loss", "error")
@@ -223,7 +230,7 @@ def train_base(
     file: StudyFile, model: nn.Module, task: Task, space: Space, part: Path, progress: Listener | None
 ) -> None:
     """Train the network in place as the file says; `part` keeps the state after every epoch."""
-    training, side = file.training, space.side(space.full) or None
+    training, side = training_of(file), space.side(space.full) or None
     checkpoint = TrainingCheckpoint(part / BASE_STATE)
     state = checkpoint.kept()
     watch = Watch(progress, "base network")

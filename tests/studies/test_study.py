@@ -328,5 +328,6 @@ def test_a_device_that_is_not_here_is_refused_where_this_process_needs_it(tmp_pa
         with pytest.raises(ValueError, match=said):
             study.run(4, runner=runner)
     assert len(study.trials()) == 0
-    with pytest.raises(ValueError, match="expected 'cpu', 'cuda' or 'cuda:N'"):
+    with pytest.raises(ValueError, match="expected 'auto', 'cpu', 'cuda' or 'cuda:N'"):
         create(tmp_path / "t", device="meta")
+    assert create(tmp_path / "u").search.device == ("cuda" if torch.cuda.is_available() else "cpu")

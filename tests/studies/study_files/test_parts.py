@@ -1,11 +1,13 @@
 """What a study file names is the user's code: whatever it raises is one sentence that says where."""
 
+import json
 import logging
 
 import pytest
 import torch
 from study_file import write
 
+import secateur as sc
 from secateur.__main__ import main
 from secateur.studies import launch
 from secateur.studies.study_files import file as config
@@ -195,3 +197,25 @@ def test_a_file_names_loss_metric_and_transform(folder, tmp_path):
         file.write_text(text.replace("[data]\n", f'[data]\nloss = "{bad}"\n'))
         with pytest.raises(ValueError, match=said):
             make_task(config.read(file))
+
+
+def test_a_file_names_an_optimizer_and_a_schedule(folder, tmp_path, capsys):
+    (folder / "own_training.py").write_text(
+        "import torch\n\n\ndef cycle(optimizer, steps):\n"
+        "    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)\n"
+    )
+    text = (folder / "study.toml").read_text()
+    own = 'optimizer = "torch.optim:RMSprop"\nschedule = "own_training:cycle"\nema = 0.9\n'
+    file = folder / "training.toml"
+    file.write_text(text.replace("[training]\n", f"[training]\n{own}"))
+    out = tmp_path / "out"
+    assert main(["search", str(file), "--out", str(out), "--trials", "1"]) == 0
+    kept = json.loads((out / "study.json").read_text())["settings"]["training"]
+    assert kept["schedule"] == "own_training.cycle" and kept["optimizer"].endswith("RMSprop")
+    assert main(["resume", str(out), "--trials", "2"]) == 0
+    model = sc.build  # any callable: the settings are looked at first
+    task = make_task(config.read(file))
+    with pytest.raises(ValueError, match=r"its optimizer is torch.*RMSprop; schedule is .*: give it again"):
+        sc.Study.open(out, model=model, task=task)
+    with pytest.raises(ValueError, match=r"differs from the study.s: optimizer=.sgd. \(it was .torch.*RMSprop"):
+        sc.Study.open(out, model=model, task=task, training=sc.Training())

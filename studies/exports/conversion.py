@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import itertools
 import logging
 import re
 import warnings
@@ -84,15 +85,13 @@ def convert(taking: Taking, batch: int | None, *, any_side: bool = False) -> Con
             f"{type(network).__name__} cannot be exported with {free} by torch {torch.__version__}: "
             f"{str(error).strip()[:500]}"
         ) from error
-    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    axes = [taking.axes(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if any_side:
-        _check_free(program, [taking.axes(tensor) for tensor in inputs])
+        _check_free(program, axes)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths and lines of the user's sources, in every file made from this
-    taken = program.graph_signature.user_inputs  # an autoencoder gives a sample for a sample
-    names = tuple(f"output_{name}" if name in taken else name for name in names)
-    return Converted(program, batch, names, tuple({0: "batch"} | taking.axes(tensor) for tensor in inputs))
+    return Converted(program, batch, _once(names, program), tuple({0: "batch"} | own for own in axes))
 
 
 class Programs:
@@ -195,8 +194,7 @@ def _check_free(program: torch.export.ExportedProgram, axes: Sequence[Mapping[in
     """Raise a ValueError where a side that was to be free is written in."""
     names = set(program.graph_signature.user_inputs)
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    for tensor, own in zip(tensors, axes, strict=True):
+    for tensor, own in zip([value for value in values if isinstance(value, Tensor)], axes, strict=True):
         for axis, name in own.items():
             if isinstance(tensor.shape[axis], int):
                 raise ValueError(f"the {name} of {tensor.shape[axis]} is written down in the forward; it is not free")
@@ -227,6 +225,15 @@ def _output_name(path: tuple[Any, ...]) -> str:
     """Such as "logits", "features.0", "output_1" or "output"."""
     parts = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
     return ".".join(["output_" + parts[0] if parts[0].isdigit() else parts[0], *parts[1:]]) if parts else "output"
+
+
+def _once(names: Sequence[str], program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The names of outputs, each of them no other's and no input's: an autoencoder gives a sample for a sample."""
+    taken, found = set(program.graph_signature.user_inputs), list[str]()
+    for name in names:
+        ways = itertools.chain([name, f"output_{name}"], (f"output_{name}_{one}" for one in itertools.count(1)))
+        found.append(next(way for way in ways if way not in {*taken, *found}))
+    return tuple(found)
 
 
 def program_bytes(program: torch.export.ExportedProgram) -> memoryview:
@@ -333,10 +340,13 @@ def onnx_model(made: Converted, notes: Mapping[str, str]) -> bytes:
         made: the program.
         notes: metadata of the file, texts by name.
     """
+    from onnx_ir.passes.common import NameFixPass
+
     with _hushed():
         names = list(made.outputs)
         converted = torch.onnx.export(made.program, dynamo=True, external_data=False, verbose=False, output_names=names)
-    assert converted is not None  # dynamo=True gives a program
+        assert converted is not None  # dynamo=True gives a program
+        NameFixPass()(converted.model)  # what is called as an output is: "relu", "conv.weight", "val_0"
     proto = converted.model_proto
     _name_axes(proto, made.axes)
     for key, text in notes.items():

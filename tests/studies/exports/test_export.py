@@ -319,9 +319,12 @@ class Pair(NamedTuple):
         (lambda one, two: {"a": one, "b": [two, None]}, ["a", "b.0"]),
         (lambda one, two: Pair(one, two), ["output_0", "output_1"]),
         (lambda one, two: two, ["output"]),
-        (lambda one, two: {"x": one, "y": two}, ["output_x", "y"]),
+        (
+            lambda one, two: {"x": one, "relu": two, "linear": {"weight": one}, "linear.weight": two},
+            ["output_x", "relu", "linear.weight", "output_linear.weight"],
+        ),
     ],
-    ids=["dataclass", "dict_of_dataclass", "dict", "namedtuple", "tensor", "as_an_input"],
+    ids=["dataclass", "dict_of_dataclass", "dict", "namedtuple", "tensor", "named_as_others"],
 )
 def test_outputs_of_every_kind_are_exported_under_their_names(wrap, names, tmp_path):
     import onnx

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
+    from secateur.studies.exports.hub import push_to_hub
     from secateur.studies.preparing import preprocess
     from secateur.studies.study_files import data, networks
     from secateur.studies.study_files.pictures import Images
@@ -64,6 +65,7 @@ __all__ = [
     "networks",
     "preprocess",
     "prune",
+    "push_to_hub",
     "reconstruct",
     "save",
     "verify",

@@ -377,7 +377,7 @@ class Study:
             pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and
                 scale and normalise them as the task's `preprocessing` says; they do not resize.
             any_side: the programs take every side that the network takes, not that of the candidate alone.
-            notes: further entries of every `config.json`, plain values by name; those of `errors` join its own.
+            notes: further entries of every `config.json`, plain values; its `errors` join, a `license` is on the card.
 
         Raises:
             FileExistsError: `to` exists; nothing was trained.

@@ -90,6 +90,11 @@ class ImageTask:
         """What turns a stored image into the network's input, as JSON."""
         return self._images.preprocessing | {"stored_dtype": self._images.dtype, "classes": self.classes}
 
+    @property
+    def kind(self) -> str:
+        """What the field calls it, such as "image-classification"; "tabular-" where images are rows of numbers."""
+        return f"{'image' if self._images.side else 'tabular'}-{self._learned.kind}"
+
     def with_batch(self, batch: int) -> ImageTask:
         """The same task with another number of images a batch."""
         return self._with(self._images.with_batch(batch))

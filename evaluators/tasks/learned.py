@@ -32,6 +32,11 @@ class Learned(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """What the field calls it."""
+        ...
+
+    @property
     def settings(self) -> tuple[object, ...]:
         """All that a fingerprint depends on."""
         ...
@@ -78,7 +83,7 @@ class Labels:
     classes: int
     smoothing: float = 0.0
     weights: tuple[float, ...] | None = None
-    axes = 1
+    axes, kind = 1, "classification"
 
     def __str__(self) -> str:
         return f"classes={self.classes}"
@@ -127,7 +132,7 @@ class Masks:
     overlap: str = "iou"
     ignore: int | None = None
     weights: tuple[float, ...] | None = None
-    axes = 1
+    axes, kind = 1, "segmentation"
 
     def __str__(self) -> str:
         return f"classes={self.classes}, overlap={self.overlap!r}"
@@ -184,7 +189,7 @@ class Marks:
 
     classes: int
     weights: tuple[float, ...] | None = None
-    axes = 2
+    axes, kind = 2, "classification"
     guess = None  # how rare labels are says what a guess is worth
 
     def __str__(self) -> str:
@@ -235,7 +240,7 @@ class Values:
     """Any number of values an image: `(n, values)`, or `(n, values, *sides)` for values of every pixel."""
 
     classes: int
-    axes = 2
+    axes, kind = 2, "regression"
     guess = 0.9  # the mean of the targets as the only answer has the error 1
 
     def __str__(self) -> str:

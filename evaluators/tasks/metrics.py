@@ -17,6 +17,8 @@ class ErrorRate:
     Its `std` is binomial, with half a wrong and half a right answer added: nothing wrong in a few is no certainty.
     """
 
+    name = "error_rate"
+
     def __init__(self) -> None:
         """Start at nothing seen."""
         self.count = 0
@@ -51,6 +53,7 @@ class OverlapError:
         if overlap not in ("iou", "dice"):
             raise ValueError(f"overlap is {overlap!r}; expected 'iou' or 'dice'")
         self.classes, self.overlap, self.ignore = classes, overlap, ignore
+        self.name = f"1 - mean {overlap}"
         self._sums: list[Tensor] = []  # a batch: (n, 3, classes) pixels in both, in the prediction, in the mask
 
     @property
@@ -104,6 +107,8 @@ class PrecisionError:
     that occurs (as scikit-learn counts it). Labels that no example has do not count. It needs no threshold.
     """
 
+    name = "1 - mean average precision"
+
     def __init__(self) -> None:
         """Start at nothing seen."""
         self.count = 0
@@ -137,6 +142,8 @@ class UnexplainedError:
 
     The mean of the targets as the only answer has the error 1. It has no unit. `std` is the jackknife over examples.
     """
+
+    name = "1 - R^2"
 
     def __init__(self) -> None:
         """Start at nothing seen."""

@@ -136,15 +136,16 @@ class Own:
                 )
             metric = _Whole(metric)
         higher = self.maximise if self.maximise is not None else getattr(metric, "higher_is_better", None)
-        return Judge(metric, maximise=bool(higher))
+        return Judge(metric, maximise=bool(higher), name=_short(self.metric))
 
 
 class Judge:
     """A metric of the user's as an error: one minus what is better when it is higher."""
 
-    def __init__(self, metric: Any, *, maximise: bool) -> None:
-        """Start at nothing seen."""
+    def __init__(self, metric: Any, *, maximise: bool, name: str) -> None:
+        """Start at nothing seen; `name` is the metric's."""
         self.metric, self.maximise, self.count = metric, maximise, 0
+        self.name = f"1 - {name}" if maximise else name
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Add a batch; metrics that have a device are moved to that of the outputs."""

@@ -1,8 +1,9 @@
-"""The README.md card of an exported folder."""
+"""The README.md card of an exported folder: YAML that the Hugging Face Hub reads, then Markdown for people."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,20 @@ _FILES = {
     "model.onnx": "the same for ONNX runtimes, weights inside",
 }
 
+_PIPELINES = ("image-classification", "image-segmentation", "tabular-classification", "tabular-regression")  # the Hub's
+_TEXTS = {"license": "the Hub's word for it, such as 'apache-2.0'", "dataset": "what the data are called"}
+
+
+def check_notes(notes: Mapping[str, Any]) -> None:
+    """Refuse a licence or a name of the data that is no text.
+
+    Raises:
+        ValueError: one is something else, or empty.
+    """
+    for name, expected in _TEXTS.items():
+        if name in notes and not (isinstance(notes[name], str) and notes[name].strip()):
+            raise ValueError(f"notes: {name!r} is {notes[name]!r}; expected a text, {expected}")
+
 
 def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
     """Markdown with YAML front matter: what the network is, costs, how right it is, and how to run it."""
@@ -20,13 +35,7 @@ def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
     verified = config["verified"]
     lines = [
         "---",
-        "library_name: secateur",
-        "tags: [pruned, pytorch]",
-        *(
-            f"{key}: {json.dumps(config[key])}"
-            for key in ("key", "dtype", "resolution", "fingerprint")
-            if key in config
-        ),
+        *(f"{key}: {_yaml(value)}" for key, value in _said_to_the_hub(config).items()),
         "---",
         "",
         f"# {config['class'].rpartition('.')[2]}, pruned",
@@ -58,6 +67,51 @@ def card(config: Mapping[str, Any], files: Iterable[str]) -> str:
         "Made with " + ", ".join(f"{name} {number}" for name, number in config["versions"].items()) + ".",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _said_to_the_hub(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The front matter, by https://huggingface.co/docs/hub/model-cards; nothing is said of what is not known."""
+    task, metric, data = config.get("task", "other"), config.get("metric", "error"), config.get("dataset")
+    errors = config.get("errors") or {}
+    results = [
+        {
+            "task": {"type": task},
+            "dataset": {"type": data or "own", "name": data or "data of its maker", "split": split},
+            "metrics": [{"type": metric, "name": f"{split}_error", "value": errors[f"{split}_error"]}],
+        }
+        for split in ("test", "validation")
+        if _is_finite(errors.get(f"{split}_error"))
+    ]
+    index = [{"name": f"{config['class'].rpartition('.')[2]} {config.get('key', 'pruned')}", "results": results}]
+    return {
+        "library_name": "secateur",
+        **({"license": config["license"]} if "license" in config else {}),
+        **({"pipeline_tag": task} if task in _PIPELINES else {}),
+        "tags": ["secateur", "pruned", "pytorch"],
+        **({"metrics": [metric], "model-index": index} if results else {}),
+        **{key: config[key] for key in ("key", "dtype", "resolution", "fingerprint") if key in config},
+    }
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _yaml(value: Any) -> str:
+    """A value in a line that YAML 1.1 and 1.2 read alike: all texts are quoted, numbers have a point."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_yaml(str(name))}: {_yaml(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    if isinstance(value, str):
+        shown = (one if one.isprintable() and one not in '"\\' else f"\\U{ord(one):08X}" for one in value)
+        return f'"{"".join(shown)}"'
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        mantissa, mark, exponent = float.__repr__(value).partition("e")
+        return mantissa + ("" if "." in mantissa else ".0") + mark + exponent
+    return json.dumps(value)
 
 
 def _removed(config: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
 from ..trials.front import front_table
 from ..trials.trial import Trial
+from .card import check_notes
 from .conversion import Wanted
 from .model import record_of, write_model
 from .plot import plot_front
@@ -126,6 +127,7 @@ class Exporter:
         """Train and write the picked trials; returns their folders, in the same order."""
         epochs = self._last(epochs)
         wanted.check()
+        check_notes(notes)
         for trial in picked[:1]:
             wanted.rehearse(self.model, self._example(trial), self._said(trial) | dict(notes))
         say = progress or (lambda event: None)
@@ -294,6 +296,7 @@ class Exporter:
             "limits": dict(self.limits),
             **({"over_budget": over} if (over := trial.over(self.limits)) else {}),
             "training": self.training.to_json() | {"epochs": found["epochs"]},
+            **_judged(self.task),
             "fingerprint": dict(self.fingerprint),
             **sparse,
         }
@@ -319,6 +322,14 @@ def _zeros(network: nn.Module) -> float:
     """Share of zeros among the weights of two or more axes."""
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def _judged(task: Task) -> dict[str, str]:
+    """What is learned, where the task says it, and what its errors are."""
+    kind, metric = getattr(task, "kind", None), task.error()
+    name = getattr(metric, "name", None)
+    known = {"task": kind} if isinstance(kind, str) else {}
+    return known | {"metric": name if isinstance(name, str) else type(metric).__name__}
 
 
 def _network(trial: Trial, place: int, count: int) -> Network:

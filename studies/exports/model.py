@@ -26,7 +26,7 @@ from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, name
 from ...spaces.graph.network import Examples
 from ...spaces.graph.standin import is_gives
 from ..disk.files import FormatError, new_folder, read_json, write
-from .card import card
+from .card import card, check_notes
 from .conversion import Programs, Wanted
 from .digests import check, seal
 from .program import read_program
@@ -138,15 +138,18 @@ def save(
         pictures: the programs (`"pt2"`, `"onnx"`) take pictures, uint8 `(batch, *side, channels)` of 0..255, and scale
             and normalise them as `notes["preprocessing"]` says: `scale`, `mean` and `std`.
         any_side: the programs take every side that the network takes.
-        notes: further entries of config.json, plain values by name, such as `preprocessing` or `errors`.
+        notes: further entries of config.json, plain values by name, such as `preprocessing` or `errors`; the card
+            names `license` and `dataset` to the Hugging Face Hub.
 
     Returns:
         How far each format's outputs are from the network's: see `write_model`, as for the errors.
 
     Raises:
         TypeError: `network` is no module.
-        ValueError: `network` has not the shapes of the candidate, or a named format cannot be written.
+        ValueError: `network` has not the shapes of the candidate, a named format cannot be written, or a licence is no
+            text.
     """
+    check_notes(notes or {})
     if not isinstance(network, nn.Module):
         raise TypeError(f"network is a {type(network).__name__}; expected the torch.nn.Module that build made")
     candidate = space.canonical(candidate)
@@ -191,7 +194,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
         ValueError: `model` is not the network that was cut.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     if model is None or (config.get("as_graph") and "space" not in config):
         left_out = config.get("verified", {}).get("pt2", {"left_out": "it was not asked for"}).get("left_out")
         if left_out and not (folder / "model.pt2").exists():
@@ -211,7 +214,8 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of an exported folder, whose files are what was exported; errors are those of `load`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"export folder {folder} does not exist or is not a folder")
     path = folder / "config.json"

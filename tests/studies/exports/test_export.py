@@ -127,7 +127,7 @@ def test_the_folder_holds_all_that_loading_needs(exported):
     assert config["inputs"] == [{"shape": ["batch", 3, 12, 12], "dtype": "float32"}]
     assert re.search(r'"conv1.weight": \{\n\s+"0": \[\d+, [\d, ]+\]', (folder / "config.json").read_text())
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: secateur\n") and candidate.key in card
+    assert card.startswith('---\nlibrary_name: "secateur"\n') and candidate.key in card
 
 
 def test_paths_of_the_users_sources_stay_at_home(exported):

@@ -146,7 +146,7 @@ def run(page):
     return names
 
 
-LONG = ("docs/tutorial.md",)  # pages that search for real
+LONG = ("docs/deploy.md", "docs/tutorial.md")  # pages that prune or search for real
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,12 @@ def test_python_runs(page, tmp_path, monkeypatch):
         assert names["study"].status().full["error"] < 0.03 and written["errors"]["test_error"] < 0.08
     if page == "docs/tutorial.md":
         tutorial_is_right(names)
+    if page == "docs/deploy.md":
+        errors = names["errors"]
+        assert (
+            errors["full"] < 0.02 and errors["pruned"] < 0.06 and abs(errors["pruned, int8"] - errors["pruned"]) < 0.02
+        )
+        assert Path("int8.onnx").stat().st_size < 0.7 * Path("small/model.onnx").stat().st_size
     if page == "docs/own.md":
         suites = [value for name, value in names.items() if name.startswith("Test")]
         tests = [getattr(suite(), name) for suite in suites for name in dir(suite) if name.startswith("test_")]

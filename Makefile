@@ -42,7 +42,7 @@ docs: .venv/test
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) -e '.[mnist,onnx,plot,report,images,dashboard,postgresql,ray,examples,docs,dev]'
+	$(INSTALL) -e '.[mnist,onnx,plot,report,images,hub,dashboard,postgresql,ray,examples,docs,dev]'
 	@touch $@
 
 clean:

@@ -41,11 +41,10 @@ def folder(exported, tmp_path):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server():
     """A hub with no repository; `refuse` is the status of its answers, where it is to refuse."""
     made = HTTPServer(("127.0.0.1", 0), Answers)
     made.refuse, made.echo, made.private, made.calls, made.files = 0, "", None, [], {}
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made

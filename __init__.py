@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Wrapped,
         reconstruct,
     )
-    from secateur.spaces import Axis, Budget, Candidate, Scores, Space, build, channel_map, costs, verify
+    from secateur.spaces import Axis, Budget, Candidate, Cost, Scores, Space, build, channel_map, costs, verify
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
     from secateur.studies.exports.hub import push_to_hub
@@ -38,6 +38,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Classification",
+    "Cost",
     "Images",
     "Latency",
     "MultiLabel",

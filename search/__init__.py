@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .joint.joint import JointSampler
     from .pareto import hypervolume, non_dominated
     from .polynomial.polynomial import PolynomialSampler
-    from .problem import NOTE, Problem, Told, distributions, note, positions, told
+    from .problem import NOTE, Foretold, Problem, Told, distributions, note, positions, told
     from .samplers import SAMPLERS, SamplerFactory, check_sampler, sampler_factory
     from .scaling import compound
     from .three_dimensions.three_dimensions import ThreeDimensionsSampler
@@ -35,6 +35,7 @@ else:
 __all__ = [
     "NOTE",
     "SAMPLERS",
+    "Foretold",
     "Halving",
     "JointSampler",
     "PolynomialSampler",

@@ -35,6 +35,21 @@ NOTE = "secateur:"
 """How the system attributes begin that samplers of ours write on a trial."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Foretold:
+    """A cost that `Space.cost_table` does not know.
+
+    Attributes:
+        predict: `(n, d)` candidates to `(n,)` costs.
+        margin: how far below its limit a predicted cost must lie to be tried, as a share of itself.
+        exact: whether it is arithmetic, and not learned from what was measured.
+    """
+
+    predict: Callable[[Encoded], Array]
+    margin: float = 0.0
+    exact: bool = False
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
     """One search, as samplers see it.
@@ -48,8 +63,7 @@ class Problem:
         seed: the study's; one for all proposals.
         trials: how many there will be in all.
         seconds: says how long a trial takes; infinite while that is unknown.
-        latency: `(n, d)` candidates to `(n,)` predicted `latency_ms`; None where nothing predicts it.
-        latency_margin: how far below its limit a predicted latency must lie to be tried, as a share of itself.
+        foretold: further costs by name: `latency_ms` where it is predicted, and those of the user's own.
     """
 
     space: Space
@@ -60,13 +74,12 @@ class Problem:
     seed: int = 0
     trials: int = 100
     seconds: Callable[[], float] = lambda: math.inf
-    latency: Callable[[Encoded], Array] | None = None
-    latency_margin: float = 0.0
+    foretold: Mapping[str, Foretold] = field(default_factory=dict)
 
     def costs(self, encoded: Encoded) -> dict[str, Array]:
-        """Costs by name, `(n,)` each, of `(n, d)` candidates; `latency_ms` among them where it is predicted."""
+        """Costs by name, `(n,)` each, of `(n, d)` candidates, those that are foretold among them."""
         table = {name: column.astype(np.float64) for name, column in self.space.cost_table(encoded).items()}
-        return table if self.latency is None else table | {"latency_ms": self.latency(encoded)}
+        return table | {name: one.predict(encoded) for name, one in self.foretold.items()}
 
     def within(self, encoded: Encoded) -> npt.NDArray[np.bool_]:
         """`(n,)` whether each candidate meets every limit that is known before anything is built."""
@@ -79,7 +92,7 @@ class Problem:
 
     def repair(self, candidate: Sequence[int]) -> Candidate:
         """The candidate in its canonical form, or the nearest smaller one within the limits."""
-        return repair(self.space, candidate, self.limits, self._feared if self.latency else None)
+        return repair(self.space, candidate, self.limits, self._feared if self.foretold else None)
 
     def positions(self, encoded: Encoded) -> Positions:
         """`(n, d)` positions among the choices, from 0, of `(n, d)` candidates."""
@@ -102,9 +115,7 @@ class Problem:
     def _feared(self, encoded: Encoded) -> dict[str, Array]:
         """Costs as they are held against the limits: what is only predicted, with its margin."""
         costs = self.costs(encoded)
-        if "latency_ms" in costs:
-            costs["latency_ms"] = costs["latency_ms"] * (1 + self.latency_margin)
-        return costs
+        return costs | {name: costs[name] * (1 + one.margin) for name, one in self.foretold.items()}
 
     @cached_property
     def _choices(self) -> list[Positions]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .budget import COSTS, Budget
     from .candidate import Axis, Candidate, CostTable, Encoded, repair, within
     from .channels.layout import Group
+    from .costs.own import NETWORK, Cost, CostError, checked_costs
     from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
@@ -38,10 +39,13 @@ else:
 
 __all__ = [
     "COSTS",
+    "NETWORK",
     "NORMALISATIONS",
     "Axis",
     "Budget",
     "Candidate",
+    "Cost",
+    "CostError",
     "CostTable",
     "Cut",
     "Encoded",
@@ -56,6 +60,7 @@ __all__ = [
     "build",
     "channel_map",
     "check_scores",
+    "checked_costs",
     "copied",
     "cut",
     "device_of",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
+
+from .checked import near
 
 Limit = float | int | str | None
 COSTS = ("macs", "params", "param_bytes", "activation_bytes", "peak_bytes")
 """What is counted by arithmetic, in the order of the columns of `Space.costs`."""
+
+
+_SHARED = ("macs", "params", "peak_bytes")  # a float up to 1 is a share of these
 
 
 class HasFullCosts(Protocol):
@@ -20,12 +25,12 @@ class HasFullCosts(Protocol):
         """Costs of the full network, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class Budget:
     """Hard limits on the pruned model; `None` leaves a cost free.
 
-    A float in (0, 1] is a fraction of the full model's cost (not for `latency_ms`, which is always milliseconds), any
-    other number is absolute, and a text such as `"50%"` is a fraction anywhere.
+    A float in (0, 1] is a fraction of the full model's cost (not for `latency_ms` and costs of your own, which are
+    always absolute), any other number is absolute, and a text such as `"50%"` is a fraction anywhere.
 
     >>> Budget(macs=0.5, params=2e6).limits({"macs": 1000, "params": 5e6})
     {'macs': 500.0, 'params': 2000000.0}
@@ -43,6 +48,7 @@ class Budget:
         peak_bytes: parameters plus the largest sum of outputs alive, for one example.
         latency_ms: measured milliseconds of the built network, batch 1, on the study's device.
         reserve: real peak bytes for each of ours, at least 1; goes with a `peak_bytes` in bytes.
+        own: limits on costs of your own, by name: `Budget(macs=0.5, ort_ms=2.0)`.
 
     Raises:
         ValueError: a limit that is not positive, a text that is no percentage, or a reserve below 1 or without bytes.
@@ -54,8 +60,26 @@ class Budget:
     peak_bytes: Limit = None
     latency_ms: Limit = None
     reserve: float = 1.0
+    own: tuple[tuple[str, Limit], ...] = field(default=(), init=False)
+
+    def __init__(
+        self,
+        *,
+        macs: Limit = None,
+        params: Limit = None,
+        peak_bytes: Limit = None,
+        latency_ms: Limit = None,
+        reserve: float = 1.0,
+        **own: Limit,
+    ) -> None:
+        """Limits by name; `own` are those of costs of your own, which a study must know (`Search(costs=...)`)."""
+        given = {"macs": macs, "params": params, "peak_bytes": peak_bytes, "latency_ms": latency_ms}
+        for name, value in {**given, "reserve": reserve, "own": tuple(own.items())}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
+        """Refuse what limits nothing."""
         for name, limit in self.asked().items():
             _parse(name, limit)
         if isinstance(self.reserve, bool) or not isinstance(self.reserve, (int, float)):
@@ -71,7 +95,7 @@ class Budget:
     def parse(cls, texts: Iterable[str]) -> Budget:
         """The budget that `["macs=0.5", "latency_ms=3"]` says, as on the command line."""
         limits: dict[str, Any] = {}
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls) if one.init]
         for text in texts:
             name, equals, value = (part.strip() for part in text.partition("="))
             if not equals or name not in names:
@@ -94,8 +118,26 @@ class Budget:
 
     def asked(self) -> dict[str, float | int | str]:
         """The limits that are set, by cost name, as they were given."""
-        pairs = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "reserve")
+        names = (one.name for one in fields(self) if one.name not in ("reserve", "own"))
+        pairs = (*((name, getattr(self, name)) for name in names), *self.own)
         return {name: value for name, value in pairs if value is not None}
+
+    def check(self, own: Iterable[str] = ()) -> None:
+        """Refuse a limit on a cost that no one knows.
+
+        Args:
+            own: names of the costs of the user's own that are known here.
+
+        Raises:
+            ValueError: there is one.
+        """
+        known = [*(one.name for one in fields(self) if one.init), *own]
+        for name, _ in self.own:
+            if name not in known:
+                raise ValueError(
+                    f"budget {name}: there is no such cost here{near(name, known)}; expected one of "
+                    f"{', '.join(known)}, or a cost of your own in Search(costs=[...])"
+                )
 
     def given(self) -> dict[str, float | int | str]:
         """Every argument that is not its default, to make the budget again."""
@@ -109,10 +151,10 @@ class Budget:
     def limits(
         self, full: HasFullCosts | Mapping[str, float], full_latency_ms: float | None = None
     ) -> dict[str, float]:
-        """Absolute limits by cost name; a share of a latency that is not known is left out.
+        """Absolute limits by cost name; a share of a measured cost that is not known is left out.
 
         Args:
-            full: the space, or the full network's costs by name.
+            full: the space, or the full network's costs by name, those of the user's own among them.
             full_latency_ms: measured milliseconds of the full network.
         """
         costs = dict(full) if isinstance(full, Mapping) else dict(full.full_costs)
@@ -123,6 +165,8 @@ class Budget:
                 if full_latency_ms is None:
                     continue
                 costs[name] = full_latency_ms
+            if fraction and name not in costs and name in dict(self.own):
+                continue
             absolute[name] = value * float(costs[name]) if fraction else value
             if name == "peak_bytes" and not fraction:
                 absolute[name] /= self.reserve
@@ -143,4 +187,4 @@ def _parse(name: str, limit: float | int | str) -> tuple[float, bool]:
         raise TypeError(f"budget {name}={limit!r}: expected a number, a percentage such as '50%', or None")
     if not 0 < limit <= sys.float_info.max:
         raise ValueError(f"budget {name}={limit!r:.80}: expected a positive, finite number")
-    return float(limit), isinstance(limit, float) and limit <= 1 and name != "latency_ms"
+    return float(limit), isinstance(limit, float) and limit <= 1 and name in _SHARED

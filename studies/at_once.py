@@ -250,6 +250,7 @@ def _finite(value: Any) -> Any:
 
 def _pruner(method: str | Method, settings: Mapping[str, Any] | None, budget: Budget) -> Pruner:
     """The method, if it and the budget are what can be done with pictures alone."""
+    budget.check()
     if not budget.asked() or budget.latency_ms is not None:
         given = "there is no limit" if budget.latency_ms is None else f"latency_ms={budget.latency_ms:g} is measured"
         raise ValueError(

@@ -65,6 +65,7 @@ def prune(
     epochs = file.training.long_epochs if finetune_epochs is None else finetune_epochs
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ValueError(f"finetune_epochs={epochs!r}: expected an integer of at least 0")
+    file.budget.check()
     if not file.budget.asked():
         raise ValueError(f"{pruner.name} needs a budget; give one, such as --budget macs=0.5")
     if os.path.lexists(out):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..spaces import Budget, Space
     from .disk.weights import ModelSource
     from .drivers.ask_tell import OwnLoop
-    from .drivers.making import Further, Parts
+    from .drivers.making import Again, Further, Parts
     from .look import Look
     from .proposals.seeds import Seed
     from .runners.executor import Executor
@@ -89,10 +89,8 @@ class Study:
             storage: URL of where the trials are kept; an SQLite file in the folder when None. `"journal:PATH"` is a
                 file for network file systems, a relative path in the folder; `"postgresql://USER@HOST/DATABASE"` and
                 `mysql` are servers, shared by `ask` and `tell`. A password in it is used and never written down.
-            artifacts: a path that fsspec knows, such as `"s3://bucket/study"`: weights and rankings that trials name
-                are copied there too, and fetched from there where the folder lacks them.
-            further: `expect_error`, the validation error that you know of the full network: no study is made where the
-                measured one is far from it; `"untrained"` where nothing is expected.
+            artifacts: an fsspec path, as `"s3://bucket/study"`: trials' weights and rankings are copied to and from it.
+            further: `expect_error`, its validation error as you know it, to be held against ours; or `"untrained"`.
 
         Raises:
             FileExistsError: the folder exists.
@@ -129,6 +127,7 @@ class Study:
         training: Training | None = None,
         storage: str | None = None,
         device: str | None = None,
+        **again: Unpack[Again],
     ) -> Study:
         """The study in the folder `path`, ready to go on; nothing is written before it runs.
 
@@ -142,6 +141,7 @@ class Study:
             training: the same as at the start, where it has an optimizer or a schedule that is no name.
             storage: the URL of the start again, with its password; None where it needs none or knows it (`~/.pgpass`).
             device: another of the same kind, such as `"cuda:1"`; that of the start when None.
+            again: `costs`, those of your own that it has (`Search.costs`), by the same names.
 
         Raises:
             OSError, ValueError: there is no study, it is another's or damaged, or the budget is out of reach.
@@ -149,7 +149,7 @@ class Study:
         from .drivers.making import found
 
         asked: dict[str, Any] = {"budget": budget, "sampler": sampler, "evaluator": evaluator, "training": training}
-        return cls(found(Path(path), model=model, task=task, storage=storage, device=device, **asked))
+        return cls(found(Path(path), model=model, task=task, storage=storage, device=device, **asked, **again))
 
     @staticmethod
     def look(path: str | Path, *, storage: str | None = None, connect: bool = False) -> Look:
@@ -266,7 +266,7 @@ class Study:
 
         Args:
             method: a name in `pruners.METHODS`, or a method of your own.
-            limits: absolute, by cost name; the study's own, but for latency, when None.
+            limits: absolute, by cost name; the study's own, but for latency and costs of your own, when None.
             progress: called with an `Epoch` after every epoch of a method that trains, and with what it `Proposed`.
 
         Raises:
@@ -276,7 +276,7 @@ class Study:
         from .proposals.pruning import method_named
         from .proposals.seeds import Aim
 
-        known = {name: limit for name, limit in self.limits().items() if name != "latency_ms"}
+        known = {name: limit for name, limit in self.limits().items() if name in self.space.full_costs}
         aim = Aim(limits=known if limits is None else limits)
         asked = method_named(method) if isinstance(method, str) else method
         with reproducible(self.search.threads, self._engine.device):

@@ -80,7 +80,8 @@ class Pool:
         """All that is new in a space of few combinations; None where there are more than `ENUMERATED`."""
         if np.sum(np.log(self._tops + 1.0)) > np.log(ENUMERATED) + 1e-9:
             return None
-        if self.problem.latency is not None or self.problem not in _LISTED:  # what is learned of latency may change
+        learned = any(not one.exact for one in self.problem.foretold.values())
+        if learned or self.problem not in _LISTED:  # what is learned of a cost may change
             _LISTED[self.problem] = self._listed()
         encoded, hashes = _LISTED[self.problem]
         return encoded[~np.isin(hashes, self._seen)]
@@ -112,8 +113,8 @@ class Pool:
         hashes, first = np.unique(self._hashes(encoded), return_index=True)
         first = np.sort(first[~np.isin(hashes, self._seen, assume_unique=True)])
         encoded = encoded[first]
-        if self.problem.latency is not None:
-            # By arithmetic a candidate costs the same under its one name; a learned latency may differ.
+        if self.problem.foretold:
+            # By our arithmetic a candidate costs the same under its one name; another cost may differ.
             encoded = encoded[self.problem.within(encoded)]
         self._seen = np.union1d(self._seen, self._hashes(encoded))
         return encoded

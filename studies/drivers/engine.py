@@ -18,12 +18,12 @@ from torch import nn
 from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
 from ...evaluators.modes import reproducible
 from ...pruners.criteria.retained import RankingProxy, proxy_table
-from ...search import Problem, SamplerFactory
-from ...spaces import Budget, Scores, Space
+from ...search import Foretold, Problem, SamplerFactory
+from ...spaces import NETWORK, Budget, Candidate, Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
 from ..disk.files import locked
 from ..exports.exporter import Exporter
-from ..outcomes.latency import Latencies, LatencyGate
+from ..outcomes.latency import Arithmetic, CostGate, Latencies
 from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
 from ..outcomes.work import Evaluation, Work
@@ -99,6 +99,27 @@ class Engine:
         )
 
     @cached_property
+    def own_measured(self) -> dict[str, Latencies]:
+        """Costs of the user's own that are measured of a built network, by name."""
+        where: dict[str, Any] = {"model": self.model, "space": self.space}
+        return {
+            cost.name: Latencies(self.path, **where, device=self.search.here, cost=cost)
+            for cost in self.search.costs
+            if cost.of == NETWORK
+        }
+
+    @cached_property
+    def own_arithmetic(self) -> dict[str, Arithmetic]:
+        """Costs of the user's own that are arithmetic of a candidate, by name."""
+        return {cost.name: Arithmetic(cost, self.space) for cost in self.search.costs if cost.of != NETWORK}
+
+    def measured(self, limits: Mapping[str, float]) -> dict[str, Latencies]:
+        """What measures the costs that are limited or minimised, by name."""
+        wanted = {*limits, *self.search.objectives}
+        timed = {"latency_ms": self.latencies} if "latency_ms" in wanted else {}
+        return timed | {name: one for name, one in self.own_measured.items() if name in wanted}
+
+    @cached_property
     def pruning(self) -> Pruning:
         """Asks pruning methods."""
         return Pruning(
@@ -155,8 +176,10 @@ class Engine:
         """A budget in absolute numbers, by name; measures the full network where only its latency can tell."""
         key = repr(budget)  # equal ones may differ: 1 is absolute and 1.0 a share
         if key not in self._limits:
+            budget.check([cost.name for cost in self.search.costs])
             latency_ms = self.full_latency_ms if budget.needs_full("latency_ms") else None
-            self._limits[key] = budget.limits(self.space, latency_ms), budget.given()
+            full = read_study_json(self.path, to_write=False)["full_costs"] if budget.own else {}
+            self._limits[key] = budget.limits(full | self.space.full_costs, latency_ms), budget.given()
         return dict(self._limits[key][0])
 
     def resolve(self, budget: Budget, progress: Listener | None) -> dict[str, float]:
@@ -167,10 +190,17 @@ class Engine:
             ledger.note("budget", given)
         if "full_latency_ms" in self.__dict__ and "full_latency_ms" not in notes:
             ledger.note("full_latency_ms", self.full_latency_ms)
-        if self.wants_latency(limits):
-            self.latencies.calibrate(seed=self.search.seed, progress=_calibration(progress))
+        measured = self.measured(limits)
+        for name, one in measured.items():
+            one.calibrate(seed=self.search.seed, progress=_calibration(name, progress))
+        limited: dict[str, Latencies | Arithmetic] = {**measured, **self.own_arithmetic}
+        for name in limited.keys() & limits.keys():
+            limited[name].check_limit(limits[name])
+        if measured:
+            said = {name: one.said() for name, one in measured.items()}
+            if notes.get("foretold") != said:
+                ledger.note("foretold", said)
         if "latency_ms" in limits:
-            self.latencies.check_limit(limits["latency_ms"])
             for trial in ledger.trials:
                 if trial.scored and "latency_ms" not in trial.measures:
                     [timing] = self.latencies.measure([trial.candidate])
@@ -178,8 +208,10 @@ class Engine:
         return limits
 
     def problem(self, limits: Mapping[str, float]) -> Problem:
-        """What samplers are asked to solve; latencies are predicted once enough were measured."""
-        predicted = self.latencies.model() if self.wants_latency(limits) and self.latencies.rows else None
+        """What samplers are asked to solve; what is measured is predicted once enough was measured."""
+        models = {name: one.model() for name, one in self.measured(limits).items() if one.rows}
+        learned = {name: Foretold(predict=one.predict, margin=one.margin) for name, one in models.items()}
+        exact = {name: Foretold(predict=one.predict, exact=True) for name, one in self.own_arithmetic.items()}
         return Problem(
             space=self.space,
             objectives=self.search.objectives,
@@ -189,13 +221,8 @@ class Engine:
             seed=self.search.seed,
             trials=int(self.ledger.notes.get("trials", 100)),
             seconds=self._seconds,
-            latency=None if predicted is None else predicted.predict,
-            latency_margin=0.0 if predicted is None else predicted.margin,
+            foretold=learned | exact,
         )
-
-    def wants_latency(self, limits: Mapping[str, float]) -> bool:
-        """Whether latency is limited or minimised."""
-        return "latency_ms" in limits or "latency_ms" in self.search.objectives
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
@@ -227,11 +254,15 @@ class Engine:
         )
         return Work(evaluation=evaluation, threads=self.search.threads, device=self.search.device)
 
-    def gate(self, limits: Mapping[str, float]) -> LatencyGate | None:
-        """Measures the latency of a trial before anything is trained; None where latency does not matter."""
-        if not self.wants_latency(limits):
-            return None
-        return LatencyGate(latencies=self.latencies, full=self.space.full, limit_ms=limits.get("latency_ms"))
+    def gate(self, limits: Mapping[str, float]) -> CostGate | None:
+        """Says what a trial costs before anything is trained; None where our arithmetic says it all."""
+
+        def of(measured: Latencies) -> Callable[[Candidate], float]:
+            return lambda candidate: measured.measure([candidate])[0].ms
+
+        measured = {name: of(one) for name, one in {**self.measured(limits), **self.own_measured}.items()}
+        costs: dict[str, Callable[[Candidate], float]] = {**self.own_arithmetic, **measured}
+        return CostGate(costs=costs, full=self.space.full, limits=limits) if costs else None
 
     def exporter(self, limits: Mapping[str, float]) -> Exporter:
         """Writes networks."""
@@ -306,9 +337,9 @@ class Engine:
         return statistics.median(known) if len(first) == self.search.batch else math.inf
 
 
-def _calibration(progress: Listener | None) -> Callable[[int, int], None]:
+def _calibration(cost: str, progress: Listener | None) -> Callable[[int, int], None]:
     def say(done: int, total: int) -> None:
         if progress is not None:
-            progress(Calibrated(done=done, total=total))
+            progress(Calibrated(done=done, total=total, cost="latency" if cost == "latency_ms" else cost))
 
     return say

@@ -55,8 +55,7 @@ class Export:
         ledger.refresh()
         limits = self.engine.limits(self.budget)
         front = on_front(ledger.trials, search.objectives, counting(ledger.trials, limits, search.max_error))
-        if "latency_ms" in limits and front:
-            front = self._still_fast(front, limits["latency_ms"])
+        front = self._still_within(front, limits)
         exporter = self.engine.exporter(limits)
         within = self._absolute(pick)
         picked = exporter.pick(ledger.trials, front, within)
@@ -94,18 +93,25 @@ class Export:
             raise ValueError(f"finalists={count} with pick={within!r}, which says what to export; expected pick='best'")
         fit = [trial for trial in self.engine.ledger.trials if trial.scored and trial.within(within)]
         found = finalists_of(fit, self.engine.space, self.engine.search.objectives, count)
-        return self._still_fast(found, within["latency_ms"]) if "latency_ms" in within else found
+        return self._still_within(found, within)
 
-    def _still_fast(self, front: list[Trial], limit_ms: float) -> list[Trial]:
-        """The trials of a front that are within the latency budget also when they are measured again."""
-        with locked(self.engine.path), reproducible(self.engine.search.threads, self.engine.device):
-            again = self.engine.latencies.measure([trial.candidate for trial in front])
-        for trial, timing in zip(front, again, strict=True):
-            if timing.ms > limit_ms:
-                logger.warning(
-                    "trial %d is left out: measured again it takes %.3g ms, and the budget is %.3g ms",
-                    trial.number,
-                    timing.ms,
-                    limit_ms,
-                )
-        return [trial for trial, timing in zip(front, again, strict=True) if timing.ms <= limit_ms]
+    def _still_within(self, front: list[Trial], limits: Mapping[str, float]) -> list[Trial]:
+        """The trials of a front that are within the limits on measured costs also when they are measured again."""
+        for name, measured in self.engine.measured(limits).items():
+            if name in limits and front:
+                with locked(self.engine.path), reproducible(self.engine.search.threads, self.engine.device):
+                    again = measured.measure([trial.candidate for trial in front])
+                unit = " ms" if name == "latency_ms" else ""
+                for trial, timing in zip(front, again, strict=True):
+                    if timing.ms > limits[name]:
+                        logger.warning(
+                            "trial %d is left out: measured again it %s %.3g%s, and the budget is %.3g%s",
+                            trial.number,
+                            "takes" if name == "latency_ms" else f"has {name}",
+                            timing.ms,
+                            unit,
+                            limits[name],
+                            unit,
+                        )
+                front = [trial for trial, one in zip(front, again, strict=True) if one.ms <= limits[name]]
+        return front

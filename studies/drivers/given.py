@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -13,7 +15,8 @@ from ...evaluators.modes import present, reproducible
 from ...evaluators.tasks.spoiled import Spoiled, refuse_spoiled
 from ...evaluators.tasks.task import figures
 from ...evaluators.training.suspects import UNKNOWN, likely_reason
-from ...spaces import Space, copied
+from ...spaces import NETWORK, Cost, Space, checked_costs, copied
+from ..outcomes.latency import Latencies
 from ..outcomes.sides import WrongSide, watched
 from ..settings.search import UNTRAINED, Search
 from ..trials.words import percent
@@ -136,3 +139,41 @@ def _doubt(task: Task, error: float, std: float | None, expected: float | str | 
     return _Doubt(
         "little better than a guess", sure, f"Mend it, or train it first (train = true in a study file); {_GO_ON}"
     )
+
+
+def own_costs(model: nn.Module, space: Space, search: Search, path: Path) -> dict[str, float]:
+    """What the full network costs by each cost of the user's own, asked twice; arguments as of `judged`.
+
+    Raises:
+        CostError: one raised, gave no positive number, or is arithmetic that gave two numbers.
+    """
+    full = copied(model).to(dtype=search.torch_dtype) if search.costs else model
+    found = {}
+    with reproducible(search.threads, search.torch_device):
+        for cost in search.costs:
+            if cost.of == NETWORK:
+                asked = Latencies(path, model=full, space=space, device=search.here, cost=cost)
+                found[cost.name] = asked.measure([space.full])[0].ms
+            else:
+                found[cost.name], _ = cost.twice(space, space.full)
+    return found
+
+
+def check_costs(kept: Mapping[str, str], given: Sequence[Cost], path: Path) -> None:
+    """Refuse a study without the costs of the user's own that it has, or with others.
+
+    Args:
+        kept: of each by name, what it is a cost of.
+        given: those that are given now.
+        path: the study's folder, for the message.
+
+    Raises:
+        ValueError: they differ.
+    """
+    now = {cost.name: cost.of for cost in checked_costs(given)}
+    if now != dict(kept):
+        has, was = (", ".join(f"{name} of the {of}" for name, of in one.items()) or "none" for one in (kept, now))
+        raise ValueError(
+            f"{path} has costs of its own: {has}; given are: {was}. Give the same as at the start, as "
+            "Study.open(..., costs=[sc.Cost(...)])"
+        )

@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ... import __version__
 from ...evaluators import ImageTask, Latency, Task, Training, check_task
 from ...search import SamplerFactory, sampler_factory
-from ...spaces import Budget, Space, build, copied
+from ...spaces import Budget, Cost, Space, build, copied
 from ..disk.artifact_mirror import ArtifactMirror
 from ..disk.files import new_folder, to_json, write
 from ..disk.weights import ModelSource, digest, read_tensors, state_of, with_kept_weights, write_tensors
@@ -50,7 +50,7 @@ from ..trials.ledger import Ledger, Retry, make_ledger
 from ..trials.storage import connect, disconnect, make_sqlite, sqlite_url
 from ..trials.urls import is_server, without_password
 from .engine import Engine
-from .given import floor, judged
+from .given import check_costs, floor, judged, own_costs
 
 _code = logging.getLogger("secateur.code")  # silent with --trust
 
@@ -62,6 +62,12 @@ class Parts:
     engine: Engine
     budget: Budget
     mirror: ArtifactMirror | None
+
+
+class Again(TypedDict, total=False):
+    """What `Study.open` takes beside its parts."""
+
+    costs: Sequence[Cost]
 
 
 class Further(TypedDict, total=False):
@@ -87,6 +93,7 @@ def made(
     """The parts of a new study, whose folder appears whole or not at all; the arguments are `Study.create`'s."""
     expected = _expected(further)
     _check_arguments(model, task, space, budget, search, training, latency)
+    budget.check([cost.name for cost in search.costs] if search else ())
     search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
     limits = budget.limits(space)
     space.check_limits(limits)
@@ -99,6 +106,7 @@ def made(
         rehearse(model, space.inputs(model, space.full, batch=2))
     judgement = judged(model, task, space, search, expected)
     search = replace(search, max_error=floor(judgement, task, search))
+    own = own_costs(model, space, search, path)
     kept = fingerprint(base, space, task, search, training, latency)
     described = {
         "format": FORMAT,
@@ -110,7 +118,7 @@ def made(
         "settings": settings_to_json(search, training, latency),
         "space": space.settings,
         "axes": [[axis.name, list(axis.choices)] for axis in space.axes],
-        "full_costs": space.full_costs,
+        "full_costs": space.full_costs | own,
         "full": asdict(judgement),
         "preprocessing": dict(task.preprocessing),
         "fingerprint": kept,
@@ -131,6 +139,7 @@ def found(
     sampler: SamplerFactory | None,
     evaluator: Callable[..., Any] | None,
     training: Training | None,
+    costs: Sequence[Cost] = (),
     storage: str | None,
     device: str | None,
 ) -> Parts:
@@ -145,12 +154,14 @@ def found(
     task = _as_kept(task, kept["task"])
     check_same(kept, {"task": task.fingerprint}, path)
     check_same(kept, {"sampler": sampler_factory(sampler or kept["sampler"])[0]}, path)
+    check_costs(kept.get("costs", {}), costs, path)
     base = read_tensors(path / BASE, kept["weights"])
     search, training, latency = settings_from_json(
         said["settings"],
         training,
         sampler=sampler or kept["sampler"],
         evaluator=evaluator or kept["evaluator"],
+        costs=costs,
         scores=None if said["scores"] is None else read_tensors(path / SCORES, said["scores"]),
     )
     check_same(kept, {"device": search.torch_device.type}, path)
@@ -161,6 +172,7 @@ def found(
         _code.info("connects to %s, which study.json in %s names", said["storage"], path)
     ledger = _ledger(path, said, space, search, storage)
     budget = Budget(**ledger.notes["budget"]) if budget is None else budget
+    budget.check([cost.name for cost in search.costs])
     space.check_limits(budget.limits(space))
     mirror = None if said.get("artifacts") is None else ArtifactMirror(path, said["artifacts"])
     return Parts(_engine(path, model, task, space, (search, training, latency), kept, ledger), budget, mirror)

@@ -116,8 +116,9 @@ def _conclude(engine: Engine, limits: Mapping[str, float]) -> None:
     failed = [trial.outcome.reason for trial in ledger.trials if isinstance(trial.outcome, Failed)]
     if failed and len(failed) == sum(trial.told for trial in ledger.trials):
         logger.error("all %d trials failed, so nothing was found; the last: %s", len(failed), failed[-1])
-    if "latency_ms" in limits and not on_front(ledger.trials, search.objectives, limits):
-        logger.warning("no network was within latency_ms=%g; the front is empty", limits["latency_ms"])
+    named = ", ".join(f"{name}={limit:g}" for name, limit in limits.items() if name not in engine.space.full_costs)
+    if named and not on_front(ledger.trials, search.objectives, limits):
+        logger.warning("no network was within %s; the front is empty", named)
 
 
 @final

@@ -292,7 +292,7 @@ class Exporter:
             "ranking": trial.ranking,
             "weights": trial.weights,
             "fidelity": trial.fidelity,
-            "costs": trial.costs | ({} if trial.latency_ms is None else {"latency_ms": trial.latency_ms}),
+            "costs": {name: value for name, value in trial.measures.items() if name != "error"},
             "limits": dict(self.limits),
             **({"over_budget": over} if (over := trial.over(self.limits)) else {}),
             "training": self.training.to_json() | {"epochs": found["epochs"]},

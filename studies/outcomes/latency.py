@@ -1,34 +1,44 @@
-"""What a study has measured of latency, and the model that predicts the rest.
+"""What a study has measured of latency, or of a cost of the user's own, and the model that predicts the rest.
 
 A few dozen candidates are measured once, before the first is proposed (`Latencies.calibrate`), and kept in the study's
 folder with all that they depend on: another device, precision or number of threads has a file of its own and begins
-again. The trials' own measured latencies join them in the fit.
+again. The trials' own measured latencies join them in the fit. `Arithmetic` is a cost of the user's own that needs
+no network, and `CostGate` says what each trial costs before it is evaluated.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ...evaluators.latency.latency import Latency, Timing, measure_latencies
 from ...evaluators.latency.latency_model import LatencyModel, calibration
-from ...spaces import Candidate, Space, build, dtype_of
+from ...spaces import Candidate, Cost, CostError, Encoded, Space, build, dtype_of
 from ..disk.files import FormatError, read_json, to_json, write_atomic
-from ..trials.trial import REFERENCE, Skipped, Trial
+from ..settings.search import evaluator_name
+from ..trials.trial import REFERENCE, Failed, Skipped, Trial
+
+logger = logging.getLogger("secateur")
 
 FORMAT, VERSION = "secateur-latencies", 1
 COUNT = 48  # networks that are measured before the first trial
 GROUP = 8  # networks that are measured interleaved
 MEMORY = 2**30  # bytes of weights that such a group may hold
+UNSTEADY = 0.1  # median difference of two measurements from which on a user is told
 _NOTHING = "no latency was measured yet; call calibrate() first"
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
@@ -36,7 +46,7 @@ Call = tuple[nn.Module, tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """A measured network: its candidate, its median milliseconds, and their spread (see `Timing`)."""
+    """A measured network: its candidate, its median milliseconds (or own cost), and their spread (see `Timing`)."""
 
     candidate: Candidate
     latency_ms: float
@@ -45,9 +55,10 @@ class Row:
 
 @final
 class Latencies:
-    """The measured latencies of one space on one device, on disk.
+    """The measured latencies, or own costs, of one space on one device, on disk.
 
     Attributes:
+        name: of the cost.
         path: the file; made with the first rows.
         conditions: all that the rows depend on, in plain values.
         rows: what was measured, in order.
@@ -62,6 +73,7 @@ class Latencies:
         device: torch.device,
         options: Latency | None = None,
         measure: Callable[[Sequence[Call], Latency], list[Timing]] = measure_latencies,
+        cost: Cost | None = None,
     ) -> None:
         """Find what the folder holds for these conditions; nothing is measured yet.
 
@@ -72,15 +84,21 @@ class Latencies:
             device: where networks are measured.
             options: how; `Latency()` when None.
             measure: called like `measure_latencies`, and instead of it.
+            cost: a cost of the user's own, which is asked instead.
 
         Raises:
             FormatError: the file is truncated or was edited.
         """
         self._model, self._space, self._device = model, space, device
         self._options, self._measure = Latency() if options is None else options, measure
+        self.name, self._unit, kind = "latency_ms", " ms", "latency"
         self.conditions = _conditions(model, space, device, self._options)
+        if cost is not None:
+            self.name, self._unit, kind, self._measure = cost.name, "", "cost", partial(_asked, cost)
+            self.conditions |= {"cost": cost.name, "measure": evaluator_name(cost.measure)}
         digest = hashlib.sha256(json.dumps(self.conditions, sort_keys=True).encode()).hexdigest()
-        self.path = Path(folder) / f"latency-{digest[:8]}.json"
+        self.path = Path(folder) / f"{kind}-{digest[:8]}.json"
+        self._fitted: tuple[tuple[tuple[Candidate, float], ...], LatencyModel] | None = None
         self.rows = _read(self.path, self.conditions, space) if self.path.exists() else []
 
     def calibrate(
@@ -129,11 +147,13 @@ class Latencies:
         Raises:
             ValueError: fewer than two networks were measured; call `calibrate` first.
         """
-        pairs = [(row.candidate, row.latency_ms) for row in self.rows] + list(told)
+        pairs = (*((row.candidate, row.latency_ms) for row in self.rows), *told)
         if not pairs:
             raise ValueError(_NOTHING)
-        encoded = self._space.encode([candidate for candidate, _ in pairs])
-        return LatencyModel.fit(self._space, encoded, [latency_ms for _, latency_ms in pairs])
+        if self._fitted is None or self._fitted[0] != pairs:
+            encoded = self._space.encode([candidate for candidate, _ in pairs])
+            self._fitted = pairs, LatencyModel.fit(self._space, encoded, [latency_ms for _, latency_ms in pairs])
+        return self._fitted[1]
 
     def reachable(self) -> tuple[float, float]:
         """The least and the most milliseconds that any measured network took.
@@ -154,10 +174,22 @@ class Latencies:
         least, most = self.reachable()
         if 1.1 * limit_ms < least:
             raise ValueError(
-                f"budget latency_ms={limit_ms:g} is below every one of {len(self.rows)} measured networks of this "
-                f"space: reachable are {least:.3g} to {most:.3g} ms on {self.conditions['device']}; raise it, or allow "
-                "smaller networks (a lower divisor, lower resolutions)"
+                f"budget {self.name}={limit_ms:g} is below every one of {len(self.rows)} measured networks of this "
+                f"space: reachable are {least:.3g} to {most:.3g}{self._unit} on {self.conditions['device']}; raise it, "
+                "or allow smaller networks (a lower divisor, lower resolutions)"
             )
+
+    def said(self) -> dict[str, float]:
+        """How well it is foretold: `rows` measured, `error` and `margin` of the model, median `spread` of the rows."""
+        model, spread = self.model(), statistics.median(row.spread for row in self.rows)
+        if spread > UNSTEADY and self.name != "latency_ms":
+            logger.warning(
+                "cost %r differs by %.0f%% in the median when the same network is measured again: a limit on it holds "
+                "no more closely than that; measure longer, or on a quiet machine",
+                self.name,
+                100 * spread,
+            )
+        return {"rows": len(self.rows), "error": model.error, "margin": model.margin, "spread": spread}
 
     def _write(self) -> None:
         rows = [
@@ -167,30 +199,87 @@ class Latencies:
         write_atomic(self.path, to_json(found))
 
 
+@final
+class Arithmetic:
+    """A cost of the user's own that is arithmetic of a candidate, each asked once."""
+
+    def __init__(self, cost: Cost, space: Space) -> None:
+        self._cost, self._space = cost, space
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def __reduce__(self) -> tuple[type[Arithmetic], tuple[Cost, Space]]:
+        """A worker finds out for itself."""
+        return Arithmetic, (self._cost, self._space)
+
+    def __call__(self, candidate: Sequence[int]) -> float:
+        """The cost of a candidate.
+
+        Raises:
+            CostError: the function raised, or gave no positive number.
+        """
+        name = tuple(candidate)
+        if name not in self._known:
+            self._known[name] = self._cost(self._space, self._space.canonical(name))
+        return self._known[name]
+
+    def predict(self, encoded: Encoded) -> npt.NDArray[np.float64]:
+        """`(n,)` costs of `(n, d)` candidates."""
+        return np.array([self(row) for row in np.asarray(encoded).tolist()], np.float64)
+
+    def check_limit(self, limit: float) -> None:
+        """Raise a ValueError with the reachable range where none of a few dozen networks is within the limit."""
+        known = [self(candidate) for candidate in calibration(self._space, COUNT)]
+        if limit < min(known):
+            raise ValueError(
+                f"budget {self._cost.name}={limit:g} is below every one of {len(known)} networks of this space: "
+                f"reachable are {min(known):.3g} to {max(known):.3g}; raise it, or allow smaller networks"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
-class LatencyGate:
-    """Measures a trial's latency, in the driver and before any trial of its batch runs, so that nothing disturbs it.
+class CostGate:
+    """Says what a trial costs, in the driver and before any trial of its batch runs, so that nothing disturbs it.
 
     Attributes:
-        latencies: measures.
-        full: the full network, which is evaluated whatever it takes.
-        limit_ms: no slower network is evaluated; None leaves latency free.
+        costs: the latency and costs of the user's own, by name, in the order in which they are asked.
+        full: the full network, which is evaluated whatever it costs.
+        limits: no network above one is evaluated.
     """
 
-    latencies: Latencies
+    costs: Mapping[str, Callable[[Candidate], float]]
     full: Candidate
-    limit_ms: float | None = None
+    limits: Mapping[str, float]
 
     def __call__(self, trial: Trial) -> Trial:
-        """The trial with its latency; skipped where that is over the limit."""
-        start = time.perf_counter()
-        latency_ms = self.latencies.measure([trial.candidate])[0].ms
+        """The trial with what it costs; skipped where that is over a limit, failed where a cost is none."""
+        start, found = time.perf_counter(), dict[str, float]()
         reference = trial.candidate == self.full or trial.source == REFERENCE
-        if self.limit_ms is None or latency_ms <= self.limit_ms or reference:
-            return replace(trial, timed_ms=latency_ms)
-        reason = f"latency {latency_ms:.3g} ms is over the budget of {self.limit_ms:.3g} ms"
+        over = ""
+        for name, cost in self.costs.items():
+            try:
+                found[name] = cost(trial.candidate)
+            except CostError as error:
+                return replace(trial, outcome=Failed(reason=str(error), seconds=time.perf_counter() - start))
+            limit = self.limits.get(name)
+            if limit is not None and found[name] > limit and not reference:
+                said, unit = ("latency", " ms") if name == "latency_ms" else (name, "")
+                over = f"{said} {found[name]:.3g}{unit} is over the budget of {limit:.3g}{unit}"
+                break
+        latency_ms = found.pop("latency_ms", None)
+        if not over:
+            return replace(trial, timed_ms=latency_ms, measured=found)
         seconds = time.perf_counter() - start
-        return replace(trial, outcome=Skipped(reason=reason, latency_ms=latency_ms, seconds=seconds))
+        return replace(trial, outcome=Skipped(reason=over, latency_ms=latency_ms, seconds=seconds, measured=found))
+
+
+def _asked(cost: Cost, calls: Sequence[Call], options: Latency) -> list[Timing]:
+    """A cost of the user's own of each network, asked twice."""
+    found = []
+    for network, example in calls:
+        network.eval()
+        with torch.no_grad():
+            found.append(Timing(*cost.twice(network, example)))
+    return found
 
 
 def _conditions(model: nn.Module, space: Space, device: torch.device, options: Latency) -> dict[str, Any]:

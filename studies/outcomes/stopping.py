@@ -52,6 +52,7 @@ class Stopping:
             predicted_std=std,
             seconds=seconds,
             latency_ms=trial.latency_ms,
+            measured=dict(trial.own_costs),
             attributes=attributes,
         )
 

@@ -255,7 +255,8 @@ class Evaluation:
             return stopping.outcome(trial, result.rung, result.error, seconds, dict(result.attributes))
         if self.keeps_weights and result.weights is not None:
             self.artifacts.keep_trained(trial.number, trial.candidate, result.weights)
-        return outcome_of(result, seconds=time.perf_counter() - start, latency_ms=trial.latency_ms)
+        seconds = time.perf_counter() - start
+        return outcome_of(result, seconds=seconds, latency_ms=trial.latency_ms, measured=trial.own_costs)
 
     def build(self, trial: Trial) -> nn.Module:
         """A fresh small network with the weights the trial names; shared ones are trained now if they are not there."""

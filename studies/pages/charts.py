@@ -9,7 +9,7 @@ from ..exports.chart import BLUE, GREEN, GREY, ORANGE, PALE, RED, Bars, Chart, C
 from ..trials.trial import Trial
 from .facts import Facts
 from .learned import corner, growth
-from .words import UNITS, amount, axis_name, percent, place, short
+from .words import amount, axis_name, percent, place, short, unit
 
 OWN = (BLUE, ORANGE)  # of the first study and of the one beside it
 
@@ -33,9 +33,9 @@ def front(studies: Sequence[Facts]) -> Chart:
     for cost in dict.fromkeys(cost for study in studies for cost in study.costs):
         limits = list(dict.fromkeys(study.limits[cost] for study in studies if cost in study.limits))
         values = [trial.measures[cost] for study in studies for trial in study.scored if cost in trial.measures]
-        scale = Scale(title=UNITS.get(cost, cost), values=[*values, *limits], form="si")
+        scale = Scale(title=unit(cost), values=[*values, *limits], form="si")
         x = [[trial.measures.get(cost) for trial in trials] for trials, _ in drawn]
-        choices.append(Choice(label=UNITS.get(cost, cost), x=x, scale=scale, limits=limits))
+        choices.append(Choice(label=unit(cost), x=x, scale=scale, limits=limits))
     marks = [
         Points(x=x, y=[trial.measures["error"] for trial in trials], **look)
         for (trials, look), x in zip(drawn, choices[0].x, strict=True)
@@ -82,7 +82,7 @@ def hover(study: Facts, trial: Trial) -> str:
     for name in ("macs", "params", "peak_bytes", "latency_ms"):
         if name in trial.measures:
             share = f" ({trial.measures[name] / study.full[name]:.0%})" if study.full.get(name) else ""
-            lines.append(f"{UNITS[name]}: {amount(name, trial.measures[name])}{share}")
+            lines.append(f"{unit(name)}: {amount(name, trial.measures[name])}{share}")
     said = place(study, trial)
     return "\n".join([*lines, said] if said else lines)
 
@@ -225,7 +225,7 @@ def _cost(study: Facts, trial: Trial) -> str:
     """The first cost, with its name where it has no unit."""
     name = study.costs[0]
     said = amount(name, trial.measures.get(name))
-    return f"{said} {UNITS[name]}" if name in ("macs", "params") else said
+    return f"{said} {unit(name)}" if name in ("macs", "params") else said
 
 
 def curves(studies: Sequence[Facts]) -> list[list[dict[str, Any]]]:

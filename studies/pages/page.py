@@ -26,7 +26,7 @@ from .facts import Facts
 from .figures import figure
 from .pieces import Section
 from .sections import sections
-from .words import UNITS, amount, percent
+from .words import amount, percent, unit
 
 GENERATOR = "secateur report"
 _HERE = Path(__file__).parent
@@ -89,7 +89,7 @@ def tiles(study: Facts) -> list[dict[str, str]]:
         for name in dict.fromkeys((*study.costs, "macs", "params")):
             if name in best.measures:
                 share = f"{best.measures[name] / study.full[name]:.0%} of the full" if study.full.get(name) else ""
-                found.append({"what": UNITS[name], "value": amount(name, best.measures[name]), "more": share})
+                found.append({"what": unit(name), "value": amount(name, best.measures[name]), "more": share})
     if "error" in status.full:
         size = f"{status.full['size']:,} validation examples" if "size" in status.full else ""
         found.append({"what": "full network, as given", "value": percent(status.full["error"]), "more": size})

@@ -13,7 +13,7 @@ from .anatomy import QUANTITIES
 from .charts import AXES, comparable
 from .facts import DERIVED, Facts
 from .pieces import Block, Section, Table, Text
-from .words import UNITS, amount, percent, place
+from .words import amount, percent, place, unit
 
 
 def sections(studies: Sequence[Facts]) -> list[Section]:
@@ -109,7 +109,7 @@ def _front_table(study: Facts, name: str) -> Table:
         rows.append(
             [str(trial.number), percent(trial.measures["error"]) + doubt, *shown, place(study, trial), trial.source]
         )
-    heads = [name, "error", *(UNITS[cost] for cost in costs), "blocks and resolution", "source"]
+    heads = [name, "error", *(unit(cost) for cost in costs), "blocks and resolution", "source"]
     return Table(heads, rows, frozenset(i for i, trial in enumerate(study.front) if trial is study.best))
 
 
@@ -161,7 +161,7 @@ def _costs(study: Facts) -> Block:
         return Block(said=[f"Not known: {study.no_anatomy}."])
     if study.best is None:
         return Block(said=["No network is picked yet."])
-    made = [charts.parts(study, name, UNITS[name], title.capitalize()) for name, title in QUANTITIES.items()]
+    made = [charts.parts(study, name, unit(name), title.capitalize()) for name, title in QUANTITIES.items()]
     said = []
     if study.anatomy.total_ms is not None:
         made.append(charts.parts(study, "ms", "milliseconds", "Milliseconds"))
@@ -231,7 +231,7 @@ def _seeds(study: Facts) -> Block:
         error = percent(trial.measures.get("error")) if trial.scored else "–"
         where = "front" if trial.number in on_front else "within" if trial.within(study.limits) else "over the budget"
         rows.append([trial.source.partition(":")[2], str(trial.number), error, _with_share(study, cost, trial), where])
-    return Block(said=said, tables=[Table(["seed", "trial", "error", UNITS.get(cost, cost), "budget"], rows)])
+    return Block(said=said, tables=[Table(["seed", "trial", "error", unit(cost), "budget"], rows)])
 
 
 def _failures(study: Facts) -> Block:

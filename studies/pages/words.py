@@ -22,6 +22,15 @@ UNITS = {
 }
 
 
+def unit(cost: str) -> str:
+    """What is counted, in words; a cost of the user's own by its name.
+
+    >>> unit("macs"), unit("ort_ms")
+    ('multiply-adds', 'ort_ms')
+    """
+    return UNITS.get(cost, cost)
+
+
 def percent(share: float | None) -> str:
     """Such as `1.25%`; a dash where there is none.
 

@@ -16,7 +16,7 @@ from ...evaluators import FIDELITIES, Evaluator, Latency, Task, Training, checke
 from ...evaluators.modes import device_named, floating_name, present
 from ...evaluators.training.settings import OF_THE_USER
 from ...search import SamplerFactory, sampler_factory
-from ...spaces import COSTS, Budget, Candidate, Scores, Space
+from ...spaces import COSTS, Budget, Candidate, Cost, Scores, Space, checked_costs
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, FINITE, POSITIVE, check, listed, near, one_of
 from ..disk.weights import digest, structure
 
@@ -28,8 +28,8 @@ DEFAULT = ("full", "compound")
 UNTRAINED = "untrained"  # what is expected of a network that is no better than a guess
 
 
-def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
-    if names and ("error" not in names or len(set(names)) != len(names) or not set(names) <= set(OBJECTIVES)):
+def _with_error(names: tuple[str, ...]) -> tuple[str, ...]:
+    if names and ("error" not in names or len(set(names)) != len(names)):
         raise ValueError(f"expected 'error' and different costs out of {OBJECTIVES[1:]}")
     return names
 
@@ -127,10 +127,11 @@ class Search:
             machine that the study is made on has one.
         threads: of PyTorch; 0 for as many as it has now.
         dtype: of the networks, such as `"bfloat16"`; their own when None.
+        costs: of your own (`secateur.Cost`), for budget, objectives and tables; `Study.open` must be given them again.
     """
 
     sampler: Annotated[str | Callable[..., Any], PlainValidator(_a_sampler)] = AUTO
-    objectives: Annotated[_Names, AfterValidator(_known_objectives)] = ()
+    objectives: Annotated[_Names, AfterValidator(_with_error)] = ()
     seeds: Annotated[tuple[str | Candidate, ...], PlainValidator(_known_seeds)] = DEFAULT
     scores: Annotated[Scores | None, PlainValidator(_scores)] = None
     batch: Annotated[int, AT_LEAST_1] = 4
@@ -142,10 +143,14 @@ class Search:
     device: Annotated[str, PlainValidator(_a_device)] = AUTO
     threads: Annotated[int, AT_LEAST_0] = 0
     dtype: Annotated[str | None, PlainValidator(floating_name)] = None
+    costs: Annotated[tuple[Cost, ...], PlainValidator(checked_costs)] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no study could follow."""
         check(self)
+        known = (*OBJECTIVES, *(cost.name for cost in self.costs))
+        if not set(self.objectives) <= set(known):
+            raise ValueError(f"objectives={self.objectives!r}: expected 'error' and different costs out of {known[1:]}")
 
     def resolved(self, budget: Budget) -> Search:
         """This search with nothing left open, as a study keeps it."""
@@ -195,11 +200,12 @@ class Search:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, by field name: the sampler's and the evaluator's names, and no scores."""
+        """Plain values, by field name: names of sampler, evaluator and costs, and no scores."""
         own = {one.name: getattr(self, one.name) for one in fields(Search) if one.name != "scores"}
         names = {"sampler": sampler_factory(self.sampler)[0], "evaluator": evaluator_name(self.evaluator)}
         seeds = [one if isinstance(one, str) else list(one) for one in self.seeds]
-        return own | names | {"objectives": list(self.objectives), "seeds": seeds}
+        lists = {"objectives": list(self.objectives), "seeds": seeds}
+        return own | names | lists | {"costs": {cost.name: cost.of for cost in self.costs}}
 
 
 def evaluator_name(evaluator: str | Callable[..., Any]) -> str:

@@ -282,7 +282,8 @@ class StudyFile(_Table):
 
         A `place` is the folder that it is written to; where that lies within the file's own, the whole may be moved.
         """
-        tables = self.model_dump(mode="json", exclude_none=True)
+        functions = {"study": {"costs"}, "budget": {"own"}}  # of Python alone
+        tables = self.model_dump(mode="json", exclude_none=True, exclude=functions)
         if place is not None and place.absolute().is_relative_to(self.folder):
             tables[FROM_HERE] = os.path.relpath(self.folder, place.absolute())
         tables["runner"] = {"kind": self.runner.kind} | tables["runner"]

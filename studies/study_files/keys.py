@@ -35,7 +35,7 @@ TABLES: dict[str, tuple[type, ...]] = {
 """The classes that a table may be, by its name."""
 
 _PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "text", Any: "any"}
-_ONLY_PYTHON = ("scores",)
+_ONLY_PYTHON = ("scores", "costs", "own")
 
 
 @dataclass(frozen=True, kw_only=True)

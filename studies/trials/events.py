@@ -1,7 +1,6 @@
 """Everything that is told while something runs: frozen values, each of which as text is the line that a terminal shows.
 
-What `progress=` is called with is an `Event`. What a worker says of its job is `Said`, and the driver gets it as a
-`Message`; all of these pickle. What a slot does is a `SlotChanged`.
+`progress=` gets an `Event`; a worker says `Said`, the driver gets it as a `Message`; a slot's doing is a `SlotChanged`.
 """
 
 from __future__ import annotations
@@ -138,13 +137,14 @@ class TrialEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """The latency of more networks was measured before the search: `done` of `total` in all."""
+    """The latency, or another `cost`, of more networks was measured before the search: `done` of `total` in all."""
 
     done: int
     total: int
+    cost: str = "latency"
 
     def __str__(self) -> str:
-        return f"latency: {self.done}/{self.total} networks measured"
+        return f"{self.cost}: {self.done}/{self.total} networks measured"
 
 
 @dataclass(frozen=True, kw_only=True)

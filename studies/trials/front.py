@@ -35,6 +35,7 @@ def trial_table(trials: Sequence[Trial], axes: Sequence[Axis], limits: Mapping[s
             "predicted_std": trial.predicted and trial.predicted["std"],
             **trial.costs,
             "latency_ms": seen.latency_ms,
+            **seen.own_costs,
             "fidelity": trial.fidelity,
             "ranking": trial.ranking,
             "weights": trial.weights,
@@ -79,7 +80,8 @@ def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping
 def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:
     """The front as a table: trial, key, error, error_std, costs, fidelity, ranking, and one column an axis."""
     table = trial_table(front, axes, {})
-    costs = [*COSTS, *(["latency_ms"] if table["latency_ms"].notna().any() else [])]
+    own = dict.fromkeys(name for trial in front for name in trial.own_costs)
+    costs = [*COSTS, *(["latency_ms"] if table["latency_ms"].notna().any() else []), *own]
     return table[["trial", "key", "error", "error_std", *costs, "fidelity", "ranking", *(axis.name for axis in axes)]]
 
 

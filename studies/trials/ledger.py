@@ -152,7 +152,7 @@ class Ledger:
         self.guard()
         trial_id, said = self._ids[trial.number], outcome_to_json(outcome)
         self.retry(lambda: self.storage.set_trial_user_attr(trial_id, "outcome", said))
-        self.trials[trial.number] = replace(trial, outcome=outcome, timed_ms=None)
+        self.trials[trial.number] = replace(trial, outcome=outcome, timed_ms=None, measured={})
         return self.trials[trial.number]
 
     def tell(self, trial: Trial, limits: Mapping[str, float], memory: Mapping[str, Any]) -> Trial:

@@ -31,6 +31,7 @@ class Trial:
         memory: what the sampler noted on this trial (Optuna's system attributes).
         outcome: None until the evaluation ended.
         timed_ms: latency of its built network that was measured apart from the evaluation, where it was.
+        measured: costs of the user's own, by name, before there is an outcome.
         told: whether the outcome is final in the ledger.
         started: seconds since 1970 at which the trial was proposed.
     """
@@ -46,6 +47,7 @@ class Trial:
     memory: dict[str, Any] = field(default_factory=dict)
     outcome: Outcome | None = None
     timed_ms: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     told: bool = False
     started: float | None = None
 
@@ -87,9 +89,17 @@ class Trial:
     def latency_ms(self) -> float | None:
         """Measured latency of its built network, where it was measured."""
         match self.outcome:
-            case Scored(latency_ms=float(found)) | Skipped(latency_ms=found) | Stopped(latency_ms=float(found)):
+            case Scored(latency_ms=float(found)) | Skipped(latency_ms=float(found)) | Stopped(latency_ms=float(found)):
                 return found
         return self.timed_ms
+
+    @property
+    def own_costs(self) -> Mapping[str, float]:
+        """Costs of the user's own, by name, where they are known."""
+        match self.outcome:
+            case Scored(measured=found) | Skipped(measured=found) | Stopped(measured=found):
+                return found
+        return self.measured
 
     @property
     def reason(self) -> str | None:
@@ -109,8 +119,8 @@ class Trial:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Its costs, with the measured latency where there is one, and its error."""
-        also = {"latency_ms": self.latency_ms, "error": self.error}
+        """Its costs, with the measured latency where there is one, those of the user's own, and its error."""
+        also = {"latency_ms": self.latency_ms, **self.own_costs, "error": self.error}
         return self.costs | {name: value for name, value in also.items() if value is not None}
 
     def values(self, objectives: Sequence[str]) -> list[float]:
@@ -125,7 +135,7 @@ class Trial:
     def constraints(self, limits: Mapping[str, float]) -> dict[str, float]:
         """How far each cost is above its limit, as a share of the limit; met where <= 0.
 
-        A latency that was never measured counts as not met.
+        A cost that was never measured counts as not met.
         """
         measures = self.measures
         return {name: (measures[name] - limit) / limit if name in measures else 1.0 for name, limit in limits.items()}
@@ -160,6 +170,7 @@ class Scored:
         error_std: standard error of `error` over the validation examples; None where it is unknown.
         seconds: time the evaluation took.
         latency_ms: measured latency of the built network, where the study asks for it.
+        measured: costs of the user's own, by name.
         attributes: further numbers and notes of the evaluator, such as the errors of lower rungs.
         attempts: how often it was begun: more than once where a worker died.
     """
@@ -168,25 +179,28 @@ class Scored:
     error_std: float | None = None
     seconds: float = 0.0
     latency_ms: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
     attributes: Attributes = field(default_factory=dict)
     attempts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Its network broke the latency budget and was not trained.
+    """Its network broke the limit on a measured cost and was not trained.
 
     Attributes:
-        reason: the latency and its limit, in words.
-        latency_ms: measured latency of the built network.
+        reason: the cost and its limit, in words.
+        latency_ms: measured latency of the built network, where it was measured.
         seconds: time the measurement took.
         stand_in: the error that samplers are told; None until it is told.
+        measured: costs of the user's own, by name.
     """
 
     reason: str
-    latency_ms: float
+    latency_ms: float | None = None
     seconds: float = 0.0
     stand_in: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +215,7 @@ class Stopped:
         predicted_std: standard deviation of `predicted`; None where it is unknown.
         seconds: time the evaluation took.
         latency_ms: measured latency of the built network, where the study asks for it.
+        measured: costs of the user's own, by name.
         attributes: further numbers and notes of the evaluator.
         attempts: how often it was begun.
     """
@@ -212,6 +227,7 @@ class Stopped:
     predicted_std: float | None = None
     seconds: float = 0.0
     latency_ms: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
     attributes: Attributes = field(default_factory=dict)
     attempts: int = 1
 
@@ -240,8 +256,10 @@ _KINDS: dict[str, type[Outcome]] = {"scored": Scored, "skipped": Skipped, "stopp
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """A dict of plain values, without what is None."""
+    """A dict of plain values, without what is None, or of no use in most studies."""
     said = {name: value for name, value in asdict(outcome).items() if value is not None}
+    if not said.get("measured"):
+        said.pop("measured", None)
     return {"kind": type(outcome).__name__.lower(), **said}
 
 
@@ -255,7 +273,9 @@ def outcome_from_json(values: Mapping[str, Any]) -> Outcome:
     return _of_first_form(given) if "state" in given else _KINDS[given.pop("kind")](**given)
 
 
-def outcome_of(result: Any, *, seconds: float, latency_ms: float | None) -> Scored | Failed:
+def outcome_of(
+    result: Any, *, seconds: float, latency_ms: float | None, measured: Mapping[str, float] | None = None
+) -> Scored | Failed:
     """The outcome that an evaluator's `Result` says; an error that is no finite number is a failure."""
     # numpy's and torch's numbers are numbers too
     plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in result.attributes.items()}
@@ -273,6 +293,7 @@ def outcome_of(result: Any, *, seconds: float, latency_ms: float | None) -> Scor
         error_std=None if result.error_std is None else float(result.error_std),
         seconds=seconds,
         latency_ms=latency_ms,
+        measured=dict(measured or {}),
         attributes=attributes,
     )
 

@@ -46,6 +46,8 @@ class Status:
         history: see `insight.history`; `seeds` and `foresight` by the functions of such names there.
         proxies: rank correlations with the errors, best first, as at the end of the last run.
         seconds: spent evaluating.
+        foretold: measured costs that are limited or minimised, by name: networks measured in advance (`rows`), median
+            `error` of the model on those left out, its `margin`, and the median `spread` when measured again.
         full: the full network as it was given: its validation `error`, `error_std`, the `size` of the split, what was
             `expected`, or the `reason` why it could not be measured; and the `preprocessing` of its inputs. Empty for
             studies of before.
@@ -85,6 +87,7 @@ class Status:
     drivers: list[dict[str, Any]] | None = None
     gpus: list[dict[str, Any]] = field(default_factory=list)
     full: dict[str, Any] = field(default_factory=dict)
+    foretold: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name: what `secateur status --json` writes."""
@@ -134,6 +137,7 @@ def status_of(
         seconds=sum(outcome.seconds for outcome in outcomes),
         full=_full(found),
         ended=notes.get("ended"),
+        foretold=dict(notes.get("foretold", {})),
         max_error=settings.get("max_error"),
         useless=sum(trial.scored and trial.within(limits) and not trial.within(counts) for trial in trials),
     )

@@ -87,6 +87,7 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
         ("fidelity", status.fidelity),
         ("seeds", _worth(status.seeds) if status.seeds else ""),
         ("surrogate", _foresight(status.foresight) if status.foresight else ""),
+        *(("foretold", _foretold(name, found)) for name, found in status.foretold.items()),
         ("proxies", f"{', '.join(proxies.values())} (rank correlation with the errors)" if proxies else ""),
         ("spent", f"{duration(status.seconds)} evaluating"),
         *(("failed", _failure(failure)) for failure in status.failures[:_REASONS]),
@@ -296,6 +297,13 @@ def _worth(worth: Mapping[str, Any]) -> str:
 def _foresight(found: Mapping[str, Any]) -> str:
     said = [verdict(found), _surrogate(found["model"]) if found["model"] else ""]
     return " ".join(one for one in said if one)
+
+
+def _foretold(name: str, found: Mapping[str, Any]) -> str:
+    return (
+        f"{name} of {found['rows']} measured networks: errs by {percent(found['error'])} on those left out, differs by "
+        f"{percent(found['spread'])} when measured again"
+    )
 
 
 def _surrogate(model: Mapping[str, Any]) -> str:

@@ -257,4 +257,5 @@ def _stopped(running: _Running) -> Stopped:
         predicted=error,
         seconds=time.monotonic() - running.since,
         latency_ms=running.job.trial.latency_ms,
+        measured=dict(running.job.trial.own_costs),
     )

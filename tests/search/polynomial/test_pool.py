@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from landscapes import line_net, line_space, tiny_net, tiny_space
 
-from secateur.search import Problem
+from secateur.search import Foretold, Problem
 from secateur.search.polynomial import pool as pools
 from secateur.search.polynomial.pool import Canonical, Pool
 from secateur.spaces import threshold_candidate
@@ -66,7 +66,7 @@ def test_a_predicted_latency_is_a_limit_like_another(unlisted):
     problem = Problem(
         space=SPACE,
         limits={"latency_ms": 2.0},
-        latency=lambda encoded: encoded[:, groups:].sum(axis=1).astype(float),
+        foretold={"latency_ms": Foretold(predict=lambda encoded: encoded[:, groups:].sum(axis=1).astype(float))},
     )
     rows = fresh(problem).start(300)
     assert len(rows) > 20

@@ -42,6 +42,7 @@ from secateur.studies.study_files.networks import resnet20  # noqa: E402
 from secateur.studies.trials.events import Begun, JobEnd, Message
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+LOOKING = "\n## What it costs to look\n"
 MINUTE = 60.0
 COMMAND = " ".join(["python", "benchmarks/simulation.py", *sys.argv[1:]])
 
@@ -260,7 +261,8 @@ def main() -> None:
                     rows.append(row)
                     print(row, flush=True)
     if asked.page:
-        PAGE.write_text(page(rows, len(space.axes), asked.network, durations))
+        looking = PAGE.read_text().partition(LOOKING)  # written by hand, after looking.py
+        PAGE.write_text(page(rows, len(space.axes), asked.network, durations) + "".join(looking[1:]))
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from ...search import distributions, positions
 from ...search.problem import quiet
 from ...spaces import COSTS, Axis, Candidate
 from ..disk.files import FULL, FormatError, check_name
+from .rows import all_rows
 from .storage import is_shared
 from .trial import Failed, Outcome, Trial, outcome_from_json, outcome_to_json
 from .words import first_line
@@ -185,7 +186,7 @@ class Ledger:
         if self.trials:
             rows = self._changed()
         else:
-            rows = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            rows = all_rows(self.storage, self.study_id)
         for row in sorted(rows, key=lambda row: row.number):
             self._enter(row)
         self.notes = dict(self.storage.get_study_user_attrs(self.study_id))

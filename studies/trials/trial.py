@@ -142,7 +142,8 @@ class Trial:
 
     def within(self, limits: Mapping[str, float]) -> bool:
         """Whether every limit is met."""
-        return all(value <= 0 for value in self.constraints(limits).values())
+        measures = self.measures
+        return all(name in measures and measures[name] <= limit for name, limit in limits.items())
 
     def over(self, limits: Mapping[str, float]) -> str:
         """The limits that are not met, in words; empty where all are."""

@@ -14,7 +14,7 @@ import numpy as np
 from ...search import NOTE, hypervolume, non_dominated
 from ...spaces import Budget
 from ..trials.front import counting, on_front
-from ..trials.trial import Failed, Skipped, Stopped, Trial, better, described
+from ..trials.trial import Failed, Skipped, Stopped, Trial, described
 
 _LAST = 5  # trials that are named beside a reason
 _MOMENTS = 40  # of a history, at most
@@ -110,9 +110,7 @@ def status_of(
     """Where a study stands; `found` is its study.json, `notes` what it noted of its runs."""
     settings = found["settings"]
     objectives = settings["objectives"]
-    best: Trial | None = None
-    for trial in trials:
-        best = trial if better(trial, best, objectives, limits) else best
+    fit = [trial for trial in trials if trial.scored and trial.within(limits)]
     counts = counting(trials, limits, settings.get("max_error"))
     outcomes = [trial.outcome for trial in trials if trial.told and trial.outcome is not None]
     return Status(
@@ -124,7 +122,7 @@ def status_of(
         failures=failures(trials),
         skipped=sum(isinstance(outcome, Skipped | Stopped) for outcome in outcomes),
         front=len(on_front(trials, objectives, counts)),
-        best=best,
+        best=min(fit, key=lambda trial: trial.merit(objectives), default=None),
         budget=budget.given(),
         limits=dict(limits),
         objectives=list(objectives),
@@ -139,7 +137,7 @@ def status_of(
         ended=notes.get("ended"),
         foretold=dict(notes.get("foretold", {})),
         max_error=settings.get("max_error"),
-        useless=sum(trial.scored and trial.within(limits) and not trial.within(counts) for trial in trials),
+        useless=sum(not trial.within(counts) for trial in fit),
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from landscapes import tiny_net, tiny_space
 
 from secateur.studies.trials.ledger import Ledger, make_ledger, positions
+from secateur.studies.trials.rows import all_rows
 from secateur.studies.trials.storage import check_sqlite, connect, disconnect, make_sqlite, sqlite_url
 from secateur.studies.trials.trial import Failed, Scored, Trial
 
@@ -155,3 +156,36 @@ def test_studies_of_before_keep_positions(storage):
     added = mine.add(trial(1, SPACE.smallest))
     assert storage.get_all_trials(study_id)[1].params == positions(SPACE.axes, SPACE.smallest)
     assert ledger(storage).trials[1].candidate == added.candidate == SPACE.smallest
+
+
+def test_rows_read_at_once_are_those_that_optuna_reads(storage):
+    """With all that Optuna may keep of a trial: states, infinities, kinds of parameters, odd names, other studies."""
+    mine, small = ledger(storage), SPACE.uniform(width=0.5)
+    mine.tell(mine.park(mine.add(trial(0, small)), Scored(error=0.25, attributes={"rung": 0.5})), LIMITS, {"more": 1})
+    mine.tell(mine.park(mine.add(trial(1, SPACE.full)), Failed(reason='"diverged" at ×2')), LIMITS, {})
+    mine.add(trial(2, SPACE.smallest))
+    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "other")
+    other = optuna.load_study(study_name="other", storage=storage)
+    for values in (0.5, float("inf"), None):
+        asked = other.ask()
+        asked.suggest_categorical("kind", ["a", None, 2.5])
+        asked.suggest_float("wide", 1e-3, 1.0, log=True)
+        asked.set_user_attr("odd \"name'", [float("nan").hex(), {"ä": [1, None, True]}])
+        asked.set_user_attr("infinite", float("-inf"))
+        for step, value in enumerate((0.1, float("inf"), float("-inf"))):
+            asked.report(value, step)
+        if values is not None:
+            other.tell(asked, values)
+    for study_id in (mine.study_id, other._study_id):
+        assert all_rows(storage, study_id) == storage.get_all_trials(study_id) != []
+    assert [row.state.name for row in all_rows(storage, mine.study_id)] == ["COMPLETE", "FAIL", "RUNNING"]
+
+
+def test_tables_of_another_form_are_left_to_optuna(storage, monkeypatch):
+    mine = ledger(storage)
+    mine.add(trial(0, SPACE.full))
+    monkeypatch.setattr("secateur.studies.trials.rows._rows", None)
+    with pytest.raises(TypeError):
+        ledger(storage)
+    monkeypatch.setattr("secateur.studies.trials.rows._FORM", "of another day")
+    assert ledger(storage).trials == mine.trials

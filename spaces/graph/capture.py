@@ -11,7 +11,6 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import sympy
@@ -25,29 +24,20 @@ from torch.utils import _pytree as pytree
 
 from .callers import callers
 from .known import reading_items
-from .modes import DataAsDetached, evaluating, keeping, quietly, returning_plainly, uncollected
+from .modes import DataAsDetached, evaluating, fixing, keeping, quietly, returning_plainly, uncollected
 from .network import (
     BATCH,
-    PYTORCH,
     Examples,
     Network,
     Side,
     as_call,
-    flat_examples,
     operator_name,
     own_side,
-    plain,
     resized,
     spatial_axis,
-    unknown_leaves,
     where,
 )
-
-_MEND = (
-    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
-    "operations, or trace the part of the network that needs pruning"
-)
-_ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
+from .refusals import MEND, explained, line, refusal
 
 
 @uncollected()
@@ -87,12 +77,22 @@ def capture(
     return _joined(networks) if training else _check_batch(_joined(networks))
 
 
-def _export(model: nn.Module, examples: Examples, dynamic: Any, *, buffers: bool = True) -> ExportedProgram:
-    """The program; items of the forward's own constants are numbers in it, and those of buffers if wanted."""
+def _export(
+    model: nn.Module, examples: Examples, dynamic: Any, *, buffers: bool = True, ways: Sequence[bool] = (False, True)
+) -> ExportedProgram:
+    """The program; items of the forward's own constants are numbers in it, and those of buffers if wanted.
+
+    Args:
+        model: the network.
+        examples: example inputs.
+        dynamic: what may vary, as `torch.export` takes it.
+        buffers: whether items of buffers are numbers.
+        ways: strict or not, in the order in which they are tried.
+    """
     args, kwargs = as_call(examples)
     with quietly(), torch.no_grad(), DataAsDetached():
         failure: Exception | None = None
-        for strict in (False, True):
+        for strict in ways:
             try:
                 items = contextlib.nullcontext() if strict else reading_items(model, buffers=buffers)
                 with keeping(model), returning_plainly(model), items:
@@ -104,46 +104,8 @@ def _export(model: nn.Module, examples: Examples, dynamic: Any, *, buffers: bool
                 failure = failure or error
                 if dynamic is not None:
                     break
-        refusal = _refusal(model, args, kwargs) if dynamic is None else ""
-    raise ValueError(refusal or _explained(model, failure)) from failure
-
-
-def _refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What to say where the network does not take the examples at all, or gives what is no tensor; else nothing."""
-    try:
-        odd = unknown_leaves(plain(model(*args, **kwargs)))
-    except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in flat_examples(kwargs or args))
-        said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
-        return (
-            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: "
-            f"{said}{_place(error)}; give one as its forward takes it, the batch first: (1, channels, *sides)"
-        )
-    if odd:
-        return (
-            f"{type(model).__name__} returns a {type(odd[0]).__name__}; expected tensors and plain values, in tuples, "
-            "lists, dicts, mappings and dataclasses; return its tensors, or trace the part of the network before it"
-        )
-    return ""
-
-
-def _explained(model: nn.Module, failure: Exception | None) -> str:
-    text = str(failure).strip().splitlines()
-    return (
-        f"torch.export cannot follow {type(model).__name__}{_place(failure)}: "
-        f"{text[0] if text else type(failure).__name__}. {_MEND}"
-    )
-
-
-def _place(failure: Exception | None) -> str:
-    """Where a failure comes from in the user's own code, as ` at FILE:LINE`; nothing where it does not."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', str(failure))
-    trace = failure.__traceback__ if failure else None
-    while trace is not None:
-        frames.append((trace.tb_frame.f_code.co_filename, str(trace.tb_lineno)))
-        trace = trace.tb_next
-    users = [f"{name}:{line}" for name, line in frames if not PYTORCH.search(name) and not name.startswith(_ROOM)]
-    return f" at {users[-1]}" if users else ""
+        refused = refusal(model, args, kwargs) if dynamic is None else ""
+    raise ValueError(refused or explained(model, failure)) from failure
 
 
 def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_batch: bool) -> ExportedProgram | None:
@@ -162,16 +124,25 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
 
     args, kwargs = as_call(example)
     dynamic: Any = {name: dims(t) for name, t in kwargs.items()} if kwargs else tuple(dims(t) for t in args)
-    try:
-        program = _export(model, example, dynamic, buffers=not any_batch)  # a graph reads buffers as they are then
-    except ValueError:
-        return None
-    for node in _user_inputs(program):
+    program, at = None, ""
+    for strict in (False, True) if any_batch else (False,):  # `len(x)` is free for dynamo alone
+        with contextlib.suppress(ValueError), fixing() as places:  # a graph reads buffers as they are then
+            program = _export(model, example, dynamic, buffers=not any_batch, ways=(strict,))
+            fixed = _fixed_batch(program, example) if any_batch else None
+            if fixed is None:
+                break
+            at = at or line(places.get(fixed, []))
+    else:
+        if program is not None:
+            raise ValueError(
+                f"as_graph=True: {type(model).__name__} fixes the number of its examples{at}, so a graph of it takes "
+                f"{BATCH} only; read that number as a size (x.shape[0]) and go through no examples one by one, or "
+                "leave as_graph out"
+            )
+    for node in _user_inputs(program) if program is not None else ():
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             continue
-        if any_batch and value.ndim and value.shape[0] == BATCH and isinstance(value.shape[0], int):
-            return None
         first = value.ndim - len(side)
         if first != 2 and (first != 1 or len(side) != 1 or value.is_floating_point()):
             continue
@@ -184,6 +155,16 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
             if bounds is not None and not all(bounds.lower <= s[axis] <= bounds.upper for s in sides):
                 return None
     return program
+
+
+def _fixed_batch(program: ExportedProgram, examples: Examples) -> Any:
+    """The symbol of a number of examples that is written into a program, if it has one; None: all are free."""
+    for node, given in zip(_user_inputs(program), pytree.tree_leaves(as_call(examples)), strict=True):
+        if isinstance(given, Tensor) and given.ndim and given.shape[0] == BATCH:
+            size = getattr(node.meta["val"].shape[0], "node", None)
+            if size is None or not size.expr.free_symbols:
+                return getattr(size, "_expr", BATCH)
+    return None
 
 
 def _user_inputs(program: ExportedProgram) -> list[Node]:
@@ -313,7 +294,7 @@ def _evaluated(graph: Graph, symbols: dict[sympy.Symbol, int]) -> tuple[dict[Nod
                 numbers[node] = number(value)
         except _Unknown:
             raise ValueError(
-                f"a size depends on the values of a tensor at {where(node)} (operator {operator_name(node)}); {_MEND}"
+                f"a size depends on the values of a tensor at {where(node)} (operator {operator_name(node)}); {MEND}"
             ) from None
     return shapes, numbers
 

@@ -119,7 +119,9 @@ class Known(TorchFunctionMode):
                     del held[tensor]
 
     def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """A function of values; None where it fails."""
+        """A function of values; None where it fails, or a size that is free is among them."""
+        if any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves((args, kwargs))):
+            return None
         args, kwargs = pytree.tree_map_only(Tensor, self._own, (args, kwargs))
         if "device" in kwargs:
             kwargs = {**kwargs, "device": None}

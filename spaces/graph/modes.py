@@ -7,12 +7,15 @@ import gc
 import inspect
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -159,6 +162,21 @@ def unfused() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextlib.contextmanager
+def fixing() -> Iterator[dict[Any, list[tuple[str, Any]]]]:
+    """While a forward is exported: by symbol of a size that becomes a number, the places of the call that fixes it."""
+    found: dict[Any, list[tuple[str, Any]]] = {}
+    within, own = len(traceback.extract_stack()), ShapeEnv._set_replacement
+
+    def noted(self: ShapeEnv, symbol: Any, value: Any, said: str) -> None:
+        if not value.free_symbols:
+            found.setdefault(symbol, [(one.filename, one.lineno) for one in traceback.extract_stack()[within:]])
+        own(self, symbol, value, said)
+
+    with mock.patch.object(ShapeEnv, "_set_replacement", noted):
+        yield found
 
 
 class Still(TorchFunctionMode):

@@ -208,3 +208,52 @@ def test_a_network_of_several_processes_is_refused_with_what_to_give(tmp_path):
         assert Space.trace(model.module, torch.rand(1, 3, 8, 8), divisor=1).groups
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Reading(nn.Module):
+    """Two convolutions, and what `how` makes of the output, of the number of examples that it reads from the input."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.head, self.how = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), how
+
+    def forward(self, x):
+        return self.how(x, self.head(self.conv(x).relu()))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x, y: y.reshape(len(x), -1),
+        lambda x, y: y.reshape(int(x.size(0)), -1) / float(len(x)),
+    ],
+    ids=["len", "int"],
+)
+def test_a_graph_takes_any_number_of_examples_that_its_forward_reads(how):
+    model = Reading(how).eval()
+    space = Space.trace(model, torch.rand(2, 3, 8, 8), divisor=1, as_graph=True)
+    small = build(model, space, space.uniform(0.5))
+    for number in (1, 5):
+        assert verify(model, space, space.uniform(0.5), torch.rand(number, 3, 8, 8)) < 1e-5
+        assert small(torch.rand(number, 3, 8, 8)).shape == (number, 144)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x, y: torch.cat([one[None] for one in y]),
+        lambda x, y: torch.stack([y[number] for number in range(len(x))]),
+        lambda x, y: y.reshape(2, -1),
+    ],
+    ids=["unbound", "range", "written"],
+)
+def test_a_graph_whose_forward_fixes_the_number_of_examples_is_refused_with_the_line(how):
+    place = rf"at {__file__}:{how.__code__.co_firstlineno}, so a graph of it takes 2 only"
+    with pytest.raises(ValueError, match=place):
+        Space.trace(Reading(how).eval(), torch.rand(2, 3, 8, 8), as_graph=True)
+
+
+def test_a_graph_writes_no_number_of_examples_from_a_tensor_that_was_made_of_it():
+    model = Reading(lambda x, y: y * torch.full((1,), x.shape[0]).item()).eval()
+    with pytest.raises(ValueError, match="depends on the values of a tensor"):
+        Space.trace(model, torch.rand(2, 3, 8, 8), as_graph=True)

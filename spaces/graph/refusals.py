@@ -1,0 +1,60 @@
+"""Why a network cannot be captured: sentences that name the user's own line, and the way out."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .network import BATCH, PYTORCH, flat_examples, plain, unknown_leaves
+
+MEND = (
+    "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
+    "operations, or trace the part of the network that needs pruning"
+)
+_ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
+
+
+def refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What to say where the network does not take the examples at all, or gives what is no tensor; else nothing."""
+    try:
+        odd = unknown_leaves(plain(model(*args, **kwargs)))
+    except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in flat_examples(kwargs or args))
+        said = " ".join(f"{type(error).__name__}: {error}".split("\n", 1)[0].split())
+        return (
+            f"{type(model).__name__} does not take a batch of {BATCH} made of example_inputs, {shapes}: "
+            f"{said}{_place(error)}; give one as its forward takes it, the batch first: (1, channels, *sides)"
+        )
+    if odd:
+        return (
+            f"{type(model).__name__} returns a {type(odd[0]).__name__}; expected tensors and plain values, in tuples, "
+            "lists, dicts, mappings and dataclasses; return its tensors, or trace the part of the network before it"
+        )
+    return ""
+
+
+def explained(model: nn.Module, failure: Exception | None) -> str:
+    """What to say of a forward that `torch.export` does not take."""
+    text = str(failure).strip().splitlines()
+    return (
+        f"torch.export cannot follow {type(model).__name__}{_place(failure)}: "
+        f"{text[0] if text else type(failure).__name__}. {MEND}"
+    )
+
+
+def _place(failure: Exception | None) -> str:
+    """Where a failure comes from in the user's own code, as ` at FILE:LINE`; nothing where it does not."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', str(failure))
+    frames += [(one.filename, one.lineno) for one in traceback.extract_tb(failure.__traceback__ if failure else None)]
+    return line(frames)
+
+
+def line(frames: Sequence[tuple[str, Any]]) -> str:
+    """The last of these places, of file and line, that is the user's own."""
+    users = [f"{name}:{line}" for name, line in frames if not PYTORCH.search(name) and not name.startswith(_ROOM)]
+    return f" at {users[-1]}" if users else ""

@@ -44,10 +44,12 @@ class Known(TorchFunctionMode):
     Args:
         note: called with each value that the forward did not calculate: data that it writes down, tensors that it holds
             beside parameters and buffers.
+        sizes: whether a size that is free in an export is a number as well.
     """
 
-    def __init__(self, note: Callable[[Tensor], None] = lambda value: None) -> None:
+    def __init__(self, note: Callable[[Tensor], None] = lambda value: None, *, sizes: bool = True) -> None:
         super().__init__()
+        self._sizes = sizes
         self._note = note
         self._values: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
         self._lent: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()  # copied before anything is done with them
@@ -119,8 +121,8 @@ class Known(TorchFunctionMode):
                     del held[tensor]
 
     def _apply(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """A function of values; None where it fails, or a size that is free is among them."""
-        if any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves((args, kwargs))):
+        """A function of values; None where it fails, or takes a free size that is no number."""
+        if not self._sizes and any(isinstance(one, torch.SymInt) for one in pytree.tree_leaves((args, kwargs))):
             return None
         args, kwargs = pytree.tree_map_only(Tensor, self._own, (args, kwargs))
         if "device" in kwargs:
@@ -163,7 +165,7 @@ def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
 
     An export has tensors without values in the place of buffers by the time that the forward is called.
     """
-    values, known = dict(model.named_buffers()) if buffers else {}, Known()
+    values, known = dict(model.named_buffers()) if buffers else {}, Known(sizes=buffers)
     hook = model.register_forward_pre_hook(lambda module, _: known.know(module.named_buffers(), values))
     try:
         with known:

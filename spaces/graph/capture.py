@@ -139,7 +139,9 @@ def _symbolic(model: nn.Module, examples: Examples, sides: Sequence[Side], any_b
                 f"{BATCH} only; read that number as a size (x.shape[0]) and go through no examples one by one, or "
                 "leave as_graph out"
             )
-    for node in _user_inputs(program) if program is not None else ():
+    if program is None:
+        return None
+    for node in _user_inputs(program):
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             continue

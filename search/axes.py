@@ -59,8 +59,9 @@ class AxesSampler(BaseSampler):
         Raises:
             ValueError: something is to be maximised, or some axes are fixed and it needs all of them.
         """
-        fixed = [name for name in distributions(self.problem.space.axes) if name not in search_space]
-        if fixed and search_space and not self.takes_parts:
+        axes = distributions(self.problem.space.axes)
+        fixed = [name for name in axes if name not in search_space]
+        if fixed and axes.keys() & search_space.keys() and not self.takes_parts:
             raise ValueError(
                 f"{type(self).__name__} tries networks along every dimension, so none may be fixed, as {fixed[0]} is; "
                 "take another sampler, such as 'polynomial'"

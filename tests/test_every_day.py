@@ -55,7 +55,7 @@ def test_keys_are_changed_and_kept(project):
         (["--set", "trials=4"], "expected TABLE.NAME=VALUE"),
         (["--base", "nowhere"], "--base nowhere is no folder"),
         (["--device", "cuda"], "device is"),
-        (["--device", "tpu"], "expected 'cpu', 'cuda' or 'cuda:N'"),
+        (["--device", "tpu"], "expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )
 def test_what_may_not_change_on_the_way_is_said(project, capsys, arguments, said):

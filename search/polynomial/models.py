@@ -23,6 +23,10 @@ from .scales import Noise
 from .surrogate import Surrogate, fit
 
 _KEPT = 256  # trials of a fit
+# R2 of the process, times trials, that may be luck where the polynomial foresees nothing: its length scales were chosen
+# with the trials that are then left out.
+_BY_LUCK = 8
+_TRIALS = 2  # for each length scale of the process, and its height, before it has a voice
 _WIDE = 24  # axes beyond which the process is not worth its seconds
 
 
@@ -127,13 +131,14 @@ def learned(features: Features, seen: Told) -> tuple[Model, dict[str, Any]]:
     error, noise = seen.error[rows], Noise(seen.error_std[rows])
     polynomial = fit(shared, axes, error, noise)
     process = None
-    if 2 <= axes.shape[1] <= _WIDE:
+    if 2 <= axes.shape[1] <= _WIDE and len(error) >= _TRIALS * (axes.shape[1] + 1):
         process = fit_process(shared, axes, error, polynomial.transform, noise)
     share = 0.0 if process is None else _share(polynomial.missed, process.left_out)
-    blend = Blend(features, polynomial, process, share)
-    t, missed = polynomial.transform.forward(error), blend.missed()
-    by_mean = (t - t.mean()) * len(t) / (len(t) - 1)
-    r2 = 1 - float((missed**2).mean()) / max(float((by_mean**2).mean()), 1e-300)
+    blend, t = Blend(features, polynomial, process, share), polynomial.transform.forward(error)
+    if _r2(polynomial.missed[0], t) <= 0 and _r2(blend.missed(), t) <= _BY_LUCK / len(t):
+        blend, share = Blend(features, polynomial, None, 0.0), 0.0
+    missed = blend.missed()
+    r2 = _r2(missed, t)
     kind = "polynomial" if r2 > 0 else "mean"
     facts = {
         "kind": kind,
@@ -149,6 +154,12 @@ def learned(features: Features, seen: Told) -> tuple[Model, dict[str, Any]]:
     if kind == "mean":
         return Mean(features, axes, error), facts
     return (blend.joined(seen.pending) if len(seen.pending) else blend), facts
+
+
+def _r2(missed: Array, t: Array) -> float:
+    """How much better than the mean of the others trials left out are foreseen; 0: no better."""
+    by_mean = (t - t.mean()) * len(t) / (len(t) - 1)
+    return 1 - float((missed**2).mean()) / max(float((by_mean**2).mean()), 1e-300)
 
 
 def kept(seen: Told) -> npt.NDArray[np.int_]:

@@ -216,4 +216,5 @@ def _spread(problem: Problem, pool: Pool, number: int) -> Encoded | None:
     order = np.argsort(away, kind="stable")[:_NEAR]
     near = new[order[away[order] < away.min() + _ALIKE]]
     shares = problem.positions(near) / [max(len(axis.choices) - 1, 1) for axis in problem.space.axes]
-    return np.asarray(near[int(np.argmin(shares.std(axis=1)))])
+    evenly = np.lexsort((shares.std(axis=1), -shares.min(axis=1)))  # the narrowest as wide as can be, then all alike
+    return np.asarray(near[evenly[0]])

@@ -76,7 +76,7 @@ def test_a_study_of_version_1_goes_on(folder, parts):
     assert len(study.trials()) == 5 and View(folder).status().told == 5
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_another_version_of_a_study_is_refused(folder, parts, version):
     changed(folder, lambda found: found.update(format_version=version))
     for look in (View, lambda path: opened(path, parts)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .budget import COSTS, Budget
     from .candidate import Axis, Candidate, CostTable, Encoded, repair, within
     from .channels.layout import Group
-    from .costs.own import NETWORK, Cost, CostError, checked_costs
+    from .costs.own import Cost, CostError, checked_costs
     from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
@@ -39,7 +39,6 @@ else:
 
 __all__ = [
     "COSTS",
-    "NETWORK",
     "NORMALISATIONS",
     "Axis",
     "Budget",

@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat
 
 from ..budget import COSTS
 
-CANDIDATE, NETWORK = OF = ("candidate", "network")
+OF = ("candidate", "network")
 _TAKEN = (
     *(*COSTS, "latency_ms", "error", "error_std", "predicted", "predicted_std", "reserve", "own", "resolution"),
     *("trial", "key", "state", "source", "fidelity", "ranking", "weights", "evaluated", "within", "reason"),
@@ -44,7 +44,7 @@ class Cost:
     name: str
     _: KW_ONLY
     measure: Callable[[Any, Any], Any]
-    of: str = NETWORK
+    of: str = "network"
 
     def __post_init__(self) -> None:
         """Refuse what no study could use."""
@@ -57,6 +57,11 @@ class Cost:
         if not callable(self.measure):
             kind = type(self.measure).__name__
             raise TypeError(f"cost {self.name!r}: measure is a {kind}; expected a function of two arguments")
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is measured of a built network, and not arithmetic."""
+        return self.of == "network"
 
     def __repr__(self) -> str:
         """Without the function."""
@@ -87,7 +92,7 @@ class Cost:
             CostError: as of a call; and where the arithmetic of a candidate gave two numbers.
         """
         one, other = self(first, second), self(first, second)
-        if self.of == CANDIDATE and one != other:
+        if not self.measured and one != other:
             raise CostError(
                 f"cost {self.name!r} gave {one:.6g} and then {other:.6g} for the same candidate; arithmetic gives one "
                 "number: make what is measured a cost of the network, Cost(..., of='network')"

@@ -19,7 +19,7 @@ from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
 from ...evaluators.modes import reproducible
 from ...pruners.criteria.retained import RankingProxy, proxy_table
 from ...search import Foretold, Problem, SamplerFactory
-from ...spaces import NETWORK, Budget, Candidate, Scores, Space
+from ...spaces import Budget, Candidate, Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
 from ..disk.files import locked
 from ..exports.exporter import Exporter
@@ -105,13 +105,13 @@ class Engine:
         return {
             cost.name: Latencies(self.path, **where, device=self.search.here, cost=cost)
             for cost in self.search.costs
-            if cost.of == NETWORK
+            if cost.measured
         }
 
     @cached_property
     def own_arithmetic(self) -> dict[str, Arithmetic]:
         """Costs of the user's own that are arithmetic of a candidate, by name."""
-        return {cost.name: Arithmetic(cost, self.space) for cost in self.search.costs if cost.of != NETWORK}
+        return {cost.name: Arithmetic(cost, self.space) for cost in self.search.costs if not cost.measured}
 
     def measured(self, limits: Mapping[str, float]) -> dict[str, Latencies]:
         """What measures the costs that are limited or minimised, by name."""

@@ -15,7 +15,7 @@ from ...evaluators.modes import present, reproducible
 from ...evaluators.tasks.spoiled import Spoiled, refuse_spoiled
 from ...evaluators.tasks.task import figures
 from ...evaluators.training.suspects import UNKNOWN, likely_reason
-from ...spaces import NETWORK, Cost, Space, checked_costs, copied
+from ...spaces import Cost, Space, checked_costs, copied
 from ..outcomes.latency import Latencies
 from ..outcomes.sides import WrongSide, watched
 from ..settings.search import UNTRAINED, Search
@@ -151,7 +151,7 @@ def own_costs(model: nn.Module, space: Space, search: Search, path: Path) -> dic
     found = {}
     with reproducible(search.threads, search.torch_device):
         for cost in search.costs:
-            if cost.of == NETWORK:
+            if cost.measured:
                 asked = Latencies(path, model=full, space=space, device=search.here, cost=cost)
                 found[cost.name] = asked.measure([space.full])[0].ms
             else:

@@ -112,11 +112,11 @@ class _Table:
         return costs[-1] * size / sizes[-1] if size > sizes[-1] else float(np.interp(size, sizes, costs))
 
 
-class _Calls(TorchDispatchMode):
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operators of `aten` that compute, each with its size."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

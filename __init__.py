@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from secateur.studies import Processes, Ray, Runner, Search, Serial, Study, Tune, load, save
     from secateur.studies.at_once import Pruned, prune
     from secateur.studies.exports.hub import push_to_hub
+    from secateur.studies.exports.ready import file_bytes, onnxruntime_ms
     from secateur.studies.preparing import preprocess
     from secateur.studies.study_files import data, networks
     from secateur.studies.study_files.pictures import Images
@@ -62,8 +63,10 @@ __all__ = [
     "channel_map",
     "costs",
     "data",
+    "file_bytes",
     "load",
     "networks",
+    "onnxruntime_ms",
     "preprocess",
     "prune",
     "push_to_hub",

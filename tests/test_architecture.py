@@ -46,7 +46,7 @@ INSIDE = {
         "one_shot": {"criteria", "examples.py", "least_squares", "proposal.py"},
         "resrep": {"proposal.py"},
         "training": {"criteria", "examples.py", "proposal.py"},
-        "dynamic": {"proposal.py", "resrep", "training"},
+        "dynamic": {"examples.py", "proposal.py", "resrep", "training"},
     },
     "spaces": {
         "graph": set(),

@@ -141,7 +141,8 @@ class Loaded:
         Raises:
             ValueError: nothing says how many examples it has, or they come one at a time.
         """
-        self.name, self.loader, self.dataset = name, loader, loader.dataset
+        self.name, self.loader = name, loader
+        self.dataset: Any = loader.dataset
         self.streams = isinstance(loader.dataset, IterableDataset)
         self.sampler: Any = loader.batch_sampler
         if loader.batch_size is None and (self.streams or self.sampler is None):
@@ -195,8 +196,8 @@ class Loaded:
                 seen += len(rows[0])
                 if seen >= count:
                     break
-            images, targets = (torch.cat([rows[part] for rows in found])[:count] for part in (0, 1))  # type: ignore[misc]
-            return images, targets, list(range(len(images)))
+            read = torch.cat([rows[0] for rows in found])[:count]
+            return read, torch.cat([rows[1] for rows in found])[:count], list(range(len(read)))
         whole = [place for places in self._order(None, False, 0) for place in places]
         chosen = sorted(whole[:: max(1, len(whole) // count)][:count])
         with sown(seed):
@@ -206,7 +207,7 @@ class Loaded:
     def _examples(self) -> int:
         size = self.loader.batch_size
         if self.streams:
-            return len(self.loader.dataset)  # type: ignore[arg-type]
+            return len(self.dataset)
         if size is None:
             with sown(0):
                 return sum(len(places) for places in self.sampler)

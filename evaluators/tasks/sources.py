@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -96,17 +97,17 @@ class Source(Protocol):
         ...
 
 
-class _Indexed:
+class _Indexed(ABC):
     """A source whose examples are fetched by their places, in an order of ours."""
 
     batch = None
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
-        raise NotImplementedError
 
     def count(self, batch: int | None, train: bool) -> int:
         """See `Source`."""
@@ -168,9 +169,9 @@ class _FewKnown(Sized):
     name: str
     dataset: Any
 
+    @abstractmethod
     def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
         """A few examples and their places; what they draw comes from the seed."""
-        raise NotImplementedError
 
     @cached_property
     def _known(self) -> tuple[Tensor, list[int]]:

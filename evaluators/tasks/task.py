@@ -257,5 +257,5 @@ class Wrapped:
 
     def _with_batch(self, batch: int) -> Task:
         other = copy.copy(self)
-        other.task = self.task.with_batch(batch)  # type: ignore[attr-defined]
+        other.task = cast("Rebatches", self.task).with_batch(batch)
         return cast("Task", other)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...spaces import Group, Scores, Space, copied, normalised, threshold_candidate
 from ...spaces.checked import check
+from ..examples import left_as_found
 from ..proposal import Count, Needs, Number, Positive, Proposal, Request, Share, Weights
 from ..resrep.resrep import own_group
 from ..training.masks import reachable, trained
@@ -90,13 +91,10 @@ class ManiDPPhase:
         task = getattr(loop, "task", None)
         if task is None or not self.gates:
             return
-        modes, losses = {module: module.training for module in self._full.modules()}, []
-        self._full.to(loop.device).eval()
-        with torch.no_grad():
-            for batch in task.loader("train", loop.resolution, None):
-                losses.append(float(task.loss(*task.forward(self._full, batch))))
-        for module, mode in modes.items():
-            module.training = mode
+        self._full.to(loop.device)
+        with left_as_found(self._full), torch.no_grad():
+            batches = task.loader("train", loop.resolution, None)
+            losses = [float(task.loss(*task.forward(self._full, batch))) for batch in batches]
         self._bound = 0.5 * sum(losses) / max(1, len(losses))
 
     def extra_loss(self, loop: Any, outputs: Any, targets: Any) -> Tensor:

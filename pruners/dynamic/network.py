@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces import Layer, Space
+from ..examples import left_as_found
 from .gates import Gate
 
 
@@ -37,7 +38,7 @@ class Selected(nn.Module):
 
     def __init__(self, conv: nn.Module, gate: Gate | None, source: Gate | None, places: Sequence[int]) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv: Any = conv
         self._gates = (gate, source)  # a tuple, since they have a place in the network already
         self._places = torch.tensor(places)
 
@@ -51,16 +52,15 @@ class Selected(nn.Module):
             found = self.conv(given)
             return found
         weight, bias = self.conv.weight, self.conv.bias
-        assert isinstance(weight, Tensor)
         if source is not None:
             columns = _some(source.on[0, self._places.to(given.device)])
             given, weight = given[:, columns], weight[:, columns]
         if gate is None:
-            found = self.conv._conv_forward(given, weight, bias)  # type: ignore[operator]
+            found = self.conv._conv_forward(given, weight, bias)
             return found
         rows = _some(gate.on[0])
         shift = bias[rows] if isinstance(bias, Tensor) else None
-        some = self.conv._conv_forward(given, weight[rows], shift)  # type: ignore[operator]
+        some = self.conv._conv_forward(given, weight[rows], shift)
         found = some.new_zeros(1, len(weight), *some.shape[2:])
         found[:, rows] = some
         return found
@@ -86,11 +86,13 @@ class Dynamic(nn.Module):
         Args:
             network: as a phase trains it.
             space: of the full network.
-            sites: as of `sites`.
+            sites: as of `sites_of`.
         """
         super().__init__()
         self.network = copy.deepcopy(network).eval()
-        self.gates: list[Gate] = list(self.network.gates_of_manidp)  # type: ignore[arg-type]
+        self.gates = [
+            gate for gate in self.network.get_submodule("gates_of_manidp").children() if isinstance(gate, Gate)
+        ]
         self.sites, self._full = tuple(sites), float(space.full_costs["macs"])
         for site in self.sites:
             conv = self.network.get_submodule(site.layer.name)
@@ -188,15 +190,11 @@ def _reads_zeros(network: nn.Module, space: Space, reader: Layer, gate: Gate) ->
     hook = network.get_submodule(reader.name).register_forward_pre_hook(
         lambda module, inputs: seen.append(not bool(inputs[0].any()))
     )
-    kept, modes = gate.threshold.clone(), {module: module.training for module in network.modules()}
-    called, inputs = space.call(network.eval(), space.full)
     try:
-        gate.threshold.fill_(torch.inf)
-        with torch.no_grad():
+        with left_as_found(network), torch.no_grad():
+            gate.threshold.fill_(torch.inf)
+            called, inputs = space.call(network, space.full)
             called(*inputs)
     finally:
-        gate.threshold.copy_(kept)
         hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return bool(seen) and all(seen)

@@ -24,6 +24,7 @@ from ...spaces.graph.modes import DataAsDetached
 from ...spaces.graph.network import Examples, spatial_side
 from ...spaces.tracing.caches import made_again
 from ..disk.files import write
+from ..disk.process_state import environment
 from .operators import of_libraries
 from .program import read_program
 from .taking import Side, Taking, pictured
@@ -369,14 +370,19 @@ def _name_axes(proto: Any, axes: Sequence[Mapping[int, str]]) -> None:
                 dim.dim_param = re.sub(r"\w+", lambda match: names.get(match[0], match[0]), dim.dim_param)
 
 
-def onnx_runner(path: Path) -> Callable[[Examples], list[Tensor]]:
-    """An ONNX file as a function from inputs to its outputs in order, on one thread of the processor."""
+def onnx_session(model: Path | bytes, *, threads: int, providers: Sequence[str]) -> Any:
+    """An ONNX model, or the file of one, in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns on stderr of devices that it looked for
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=list(providers))
+
+
+def onnx_runner(path: Path) -> Callable[[Examples], list[Tensor]]:
+    """An ONNX file as a function from inputs to its outputs in order, on one thread of the processor."""
+    session = onnx_session(path, threads=1, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 
     def run(inputs: Examples) -> list[Tensor]:
@@ -389,12 +395,6 @@ def onnx_runner(path: Path) -> Callable[[Examples], list[Tensor]]:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """No prints, log lines or warnings: the ONNX exporter reports each step and each optional package it lacks."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with environment({}, quiet="torch.onnx"), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

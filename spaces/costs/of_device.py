@@ -72,9 +72,12 @@ def table(path: str | Path) -> _Table:
     straight, beyond the last in proportion to the size, below the first that of the first. Views cost nothing.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: a column is missing, or a row has no number; when a network is asked: an operator has no row.
     """
     found: dict[str, list[tuple[float, float]]] = {}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a CSV with the columns operator, size and cost")
     with open(path, newline="") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             try:

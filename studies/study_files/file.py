@@ -38,7 +38,7 @@ from pydantic import (
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
-from ...spaces.checked import AT_LEAST_1, POSITIVE
+from ...spaces.checked import AT_LEAST_1, FINITE, POSITIVE
 from ...spaces.tracing.parts import checked_rules
 from ..settings.runner import Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
@@ -143,8 +143,8 @@ class Launch(Search):
     """
 
     trials: Annotated[int, AT_LEAST_1] = 50
-    seconds: Annotated[float, POSITIVE] | None = None
-    until: float | None = None
+    seconds: Annotated[float, POSITIVE, FINITE] | None = None
+    until: Annotated[float, FINITE] | None = None
     patience: Annotated[int, AT_LEAST_1] | None = None
     storage: str | None = None
     artifacts: str | None = None

@@ -41,3 +41,8 @@ def test_what_is_not_there_is_named(tmp_path):
     asked = table(tmp_path / "phone.csv", "relu,288,1\n")
     with pytest.raises(ValueError, match="no row for: addmm, convolution, native_batch_norm; add one"):
         asked(NETWORK, EXAMPLE)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="phone.csv does not exist; give a CSV with the columns"):
+        sc.costs.table(tmp_path / "phone.csv")

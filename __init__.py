@@ -11,6 +11,7 @@ from secateur.lazy import face
 if TYPE_CHECKING:
     from secateur.evaluators import (
         Classification,
+        Detection,
         Latency,
         MultiLabel,
         Reconstruction,
@@ -39,6 +40,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Classification",
+    "Detection",
     "Cost",
     "Images",
     "Latency",

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
     from .reconstruction.reconstruct import Origin, Reconstruction, Reconstructor, reconstruct
+    from .tasks.detection import Detection
     from .tasks.image_task import Classification, ImageTask, MultiLabel, Regression, Segmentation
     from .tasks.images import Augment, Batch
     from .tasks.metrics import ErrorRate, OverlapError, PrecisionError, UnexplainedError
+    from .tasks.precision import BoxPrecisionError
     from .tasks.sources import LazyImages
     from .tasks.task import (
         Distills,
@@ -53,8 +55,10 @@ __all__ = [
     "FIDELITIES",
     "Augment",
     "Batch",
+    "BoxPrecisionError",
     "Classification",
     "Context",
+    "Detection",
     "Distills",
     "Diverged",
     "ErrorRate",

@@ -65,9 +65,12 @@ class ImageTask:
             targets, places = source.known()
             learned.check(name, targets, places)
         if own.loss is not None and not callable(own.output):  # refuses what can't be computed now
-            targets = learned.prepared(images.sources["train"].known()[0][:2], None, None)
-            shape = (len(targets), self.classes, *targets.shape[learned.axes :])
-            own.loss_of(torch.rand(shape, generator=torch.Generator().manual_seed(0)), targets)
+            self._try_loss()
+
+    def _try_loss(self) -> None:
+        targets = self._learned.prepared(self._images.sources["train"].known()[0][:2], None, None)
+        shape = (len(targets), self.classes, *targets.shape[self._learned.axes :])
+        self._own.loss_of(torch.rand(shape, generator=torch.Generator().manual_seed(0)), targets)
 
     def __repr__(self) -> str:
         """The settings, and the sizes instead of the data."""
@@ -122,7 +125,7 @@ class ImageTask:
         """The batches of a split; see `Task.loader`."""
         return self._images.loader(split, resolution, seed)
 
-    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
         """Inputs of a batch on `device`, as a network takes them, and targets, as `loss` takes them."""
         learned, augment, maps = self._learned, self.augment, None
         places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
@@ -146,11 +149,9 @@ class ImageTask:
         side = tuple(images.shape[2:]) if batch.split == "train" else None
         return images.to(dtype), learned.prepared(targets, moved, side)
 
-    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
         """Outputs and targets of a batch; outputs for masks are resized to these."""
-        own = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
-        like = next(own, torch.empty(0))
-        inputs, targets = self.prepare(batch, like.device, like.dtype)
+        inputs, targets = self.prepare(batch, *self._place(model))
         outputs = self._own.picked(model(inputs), lambda one: self._fits(one, inputs))
         if callable(self._own.output):  # the user's loss and metric know what it is
             return outputs, targets
@@ -160,6 +161,12 @@ class ImageTask:
             expected = (len(inputs), self.classes, *sides)
             raise ValueError(f"the network returned {found}; the labels need {expected}")
         return _fitted(outputs, tuple(targets.shape[self._learned.axes :])), targets
+
+    def _place(self, model: nn.Module) -> tuple[torch.device, torch.dtype]:
+        """Where a network takes its inputs, and as what."""
+        own = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
+        like = next(own, torch.empty(0))
+        return like.device, like.dtype
 
     def _fits(self, outputs: Tensor, inputs: Tensor) -> bool:
         return tuple(outputs.shape) == (len(inputs), self.classes, *self._learned.pixels(outputs))

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..modes import derived_seed
+from .examples import target_of
 from .loading import Loaded
 from .own import name_of
 from .sources import Source, Split, source_of
@@ -108,6 +109,7 @@ class Images:
         normalise: Literal["measure"] | None = None,
         transform: Transform | Mapping[str, Transform] | None = None,
         workers: int = 0,
+        target: Callable[[str, Any], Tensor] = target_of,
     ) -> None:
         """Check the splits; images are taken as they are where nothing else is asked."""
         self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
@@ -116,7 +118,7 @@ class Images:
             raise ValueError(f"workers is {workers!r}; expected a whole number of processes, 0 for none")
         asked = None if batch is None else _checked_batch(batch)
         self.sources = {
-            name: source_of(name, split, self.transforms.get(name), workers, asked or _stream_batch(split))
+            name: source_of(name, split, self.transforms.get(name), workers, asked or _stream_batch(split), target)
             for name, split in self.given.items()
         }
         self.batch, self.augment, self._own_batches = asked or self.sources["train"].batch or _BATCH, augment, True

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .splitting import mapped
 from .task import Metric, number
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -173,13 +174,14 @@ class _Whole:
     """A function of all outputs and targets of a split, which are kept on the CPU until then."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self.function, self.seen = function, list[tuple[Tensor, Tensor]]()
+        self.function, self.seen = function, list[tuple[Any, Any]]()
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.seen.append((outputs.detach().cpu(), targets.detach().cpu()))
+    def update(self, outputs: Any, targets: Any) -> None:
+        self.seen.append(mapped((outputs, targets), lambda tensor: tensor.detach().cpu()))
 
     def compute(self) -> Any:
-        return self.function(*(torch.cat(part) for part in zip(*self.seen, strict=True)))
+        parts = zip(*self.seen, strict=True)
+        return self.function(*(sum(one, []) if isinstance(one[0], list) else torch.cat(one) for one in parts))
 
 
 def name_of(thing: Any) -> str:

@@ -214,10 +214,15 @@ class Decoded(_FewKnown, _Indexed):
     """
 
     def __init__(
-        self, name: str, dataset: Any, transform: Callable[[Any], Any] | None = None, workers: int = 0
+        self,
+        name: str,
+        dataset: Any,
+        transform: Callable[[Any], Any] | None = None,
+        workers: int = 0,
+        target: Callable[[str, Any], Tensor] = target_of,
     ) -> None:
         """Read a few examples, so that what is wrong with all of them is known now."""
-        self.name, self.dataset, self.transform = name, dataset, transform
+        self.name, self.dataset, self.transform, self.target = name, dataset, transform, target
         self.targets = torch.as_tensor(dataset.targets) if isinstance(dataset, _Pairs) else None
         self._like: tuple[Tensor, Tensor] | None = None
         with sown(0):
@@ -282,7 +287,7 @@ class Decoded(_FewKnown, _Indexed):
                 raise ValueError(
                     f"transform raised {said} on the image of {place}, a {type(given).__name__}"
                 ) from error
-        found = image_of(place, given), target_of(place, target)
+        found = image_of(place, given), self.target(place, target)
         for what, one, like in zip(("image", "target"), found, self._like or found, strict=True):
             if (one.shape, one.dtype) != (like.shape, like.dtype):
                 raise ValueError(
@@ -321,7 +326,12 @@ class _Pairs:
 
 
 def source_of(
-    name: str, split: Any, transform: Callable[[Any], Any] | None = None, workers: int = 0, batch: int | None = None
+    name: str,
+    split: Any,
+    transform: Callable[[Any], Any] | None = None,
+    workers: int = 0,
+    batch: int | None = None,
+    target: Callable[[str, Any], Tensor] = target_of,
 ) -> Source:
     """The examples of a split as a task was given it.
 
@@ -331,6 +341,7 @@ def source_of(
         transform: of its images, one at a time.
         workers: processes that read a dataset.
         batch: examples a batch of an iterable dataset.
+        target: what makes a tensor of one target of a dataset or a list, given its place.
 
     Raises:
         TypeError: it is none of these.
@@ -355,9 +366,11 @@ def source_of(
             )
         if not len(split):
             raise ValueError(f"the {name} split is empty; give at least one example")
-        return Decoded(name, split, transform, workers)
+        return Decoded(name, split, transform, workers, target)
     if len(split) != 2:
         raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
+    if target is not target_of and isinstance(split[1], list | tuple) and len(split[1]):
+        split = (split[0], torch.stack([target(f"{name}[{place}]", one) for place, one in enumerate(split[1])]))
     if transform is None:
         return _stored(name, *(torch.as_tensor(part).cpu() for part in split))
     if len(split[0]) != len(split[1]):

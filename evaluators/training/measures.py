@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -44,13 +47,24 @@ def measure_error(
         for whole in task.loader(split, resolution, None):
             for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                 outputs, targets = task.forward(model, batch)
-                if isinstance(outputs, Tensor):
-                    finite.append(outputs.isfinite().all())
+                finite += [one.isfinite().all() for one in _numbers(outputs)]
                 error.update(outputs, targets)
     if finite and not bool(torch.stack(finite).all()):
         refuse_spoiled(task, model, split, resolution, None)
         raise Diverged(f"the outputs on the {split} split are not finite")
     return error
+
+
+def _numbers(outputs: Any) -> list[Tensor]:
+    """The tensor that a network gave, or those of its boxes; other outputs may hold what they like."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    answers = outputs if isinstance(outputs, list) else []
+    return [tensor for one in answers if isinstance(one, Mapping) for tensor in one.values() if _floating(tensor)]
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def recalibrate(

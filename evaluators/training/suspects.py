@@ -99,7 +99,7 @@ def _in_another_order(model: nn.Module, task: ImageTask, batches: list[Batch]) -
         model.eval()
         for batch in batches:
             outputs, labels = task.forward(model, batch)
-            if labels.ndim != 1:
+            if not isinstance(labels, Tensor) or labels.ndim != 1:
                 return None
             pairs = labels.cpu() * task.classes + outputs.argmax(1).cpu()
             counts += torch.bincount(pairs, minlength=task.classes**2).view(task.classes, task.classes)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from .tasks.detection import Detection
     from .tasks.image_task import Classification, ImageTask, MultiLabel, Regression, Segmentation
     from .tasks.images import Augment, Batch
-    from .tasks.metrics import ErrorRate, OverlapError, PrecisionError, UnexplainedError
-    from .tasks.precision import BoxPrecisionError
+    from .tasks.metrics import BoxPrecisionError, ErrorRate, OverlapError, PrecisionError, UnexplainedError
     from .tasks.sources import LazyImages
     from .tasks.task import (
         Distills,

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from .examples import described, image_of, pair_of
 from .images import Augment
-from .precision import BoxPrecisionError
+from .metrics import BoxPrecisionError
 from .task import Side
 
 Target = dict[str, Tensor]

@@ -84,7 +84,7 @@ class Detection(ImageTask):
                 settings[name] = _loaded(name, split, most, settings)
         if settings.get("batch") is None and not isinstance(settings["train"], DataLoader):
             settings["batch"] = 16
-        images = Images(**settings, target=partial(packed, most=most))
+        images = _Pictures(most, **settings)
         if len(images.side) != 2:
             raise ValueError(f"pictures have the sides {images.side}; boxes need a height and a width")
         own = Own(loss=loss, metric=metric, maximise=maximise, output=decode)
@@ -126,6 +126,14 @@ class Detection(ImageTask):
 
     def _try_loss(self) -> None:
         """Nothing is known of the outputs."""
+
+
+class _Pictures(Images):
+    """Images whose targets are boxes, so many at the most."""
+
+    def __init__(self, most: int, **given: Unpack[ImageSettings]) -> None:
+        self.read = partial(packed, most=most)
+        super().__init__(**given)
 
 
 class _Decoding:

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ..modes import derived_seed
-from .examples import target_of
 from .loading import Loaded
 from .own import name_of
 from .sources import Source, Split, source_of
@@ -94,7 +93,13 @@ class Batch:
 
 
 class Images:
-    """Splits of images with the settings that prepare them."""
+    """Splits of images with the settings that prepare them.
+
+    Attributes:
+        read: what makes a tensor of one target, given its place; None takes numbers and masks.
+    """
+
+    read: Callable[[str, Any], Tensor] | None = None
 
     def __init__(
         self,
@@ -109,7 +114,6 @@ class Images:
         normalise: Literal["measure"] | None = None,
         transform: Transform | Mapping[str, Transform] | None = None,
         workers: int = 0,
-        target: Callable[[str, Any], Tensor] = target_of,
     ) -> None:
         """Check the splits; images are taken as they are where nothing else is asked."""
         self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
@@ -118,7 +122,7 @@ class Images:
             raise ValueError(f"workers is {workers!r}; expected a whole number of processes, 0 for none")
         asked = None if batch is None else _checked_batch(batch)
         self.sources = {
-            name: source_of(name, split, self.transforms.get(name), workers, asked or _stream_batch(split), target)
+            name: source_of(name, split, self.transforms.get(name), workers, asked or _stream_batch(split), self.read)
             for name, split in self.given.items()
         }
         self.batch, self.augment, self._own_batches = asked or self.sources["train"].batch or _BATCH, augment, True

@@ -219,10 +219,10 @@ class Decoded(_FewKnown, _Indexed):
         dataset: Any,
         transform: Callable[[Any], Any] | None = None,
         workers: int = 0,
-        target: Callable[[str, Any], Tensor] = target_of,
+        target: Callable[[str, Any], Tensor] | None = None,
     ) -> None:
         """Read a few examples, so that what is wrong with all of them is known now."""
-        self.name, self.dataset, self.transform, self.target = name, dataset, transform, target
+        self.name, self.dataset, self.transform, self.target = name, dataset, transform, target or target_of
         self.targets = torch.as_tensor(dataset.targets) if isinstance(dataset, _Pairs) else None
         self._like: tuple[Tensor, Tensor] | None = None
         with sown(0):
@@ -331,7 +331,7 @@ def source_of(
     transform: Callable[[Any], Any] | None = None,
     workers: int = 0,
     batch: int | None = None,
-    target: Callable[[str, Any], Tensor] = target_of,
+    target: Callable[[str, Any], Tensor] | None = None,
 ) -> Source:
     """The examples of a split as a task was given it.
 
@@ -341,7 +341,7 @@ def source_of(
         transform: of its images, one at a time.
         workers: processes that read a dataset.
         batch: examples a batch of an iterable dataset.
-        target: what makes a tensor of one target of a dataset or a list, given its place.
+        target: what makes a tensor of one target of a dataset or a list, given its place; None: the usual way.
 
     Raises:
         TypeError: it is none of these.
@@ -369,7 +369,7 @@ def source_of(
         return Decoded(name, split, transform, workers, target)
     if len(split) != 2:
         raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
-    if target is not target_of and isinstance(split[1], list | tuple) and len(split[1]):
+    if target is not None and isinstance(split[1], list | tuple) and len(split[1]):
         split = (split[0], torch.stack([target(f"{name}[{place}]", one) for place, one in enumerate(split[1])]))
     if transform is None:
         return _stored(name, *(torch.as_tensor(part).cpu() for part in split))

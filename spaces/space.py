@@ -96,7 +96,8 @@ class Space:
             divisor: widths are multiples of it (and of the unit) where a group allows.
             ignore: modules to leave whole: names, patterns of them, or classes.
             rules: `{name, pattern or class: rule}`, a later one over an earlier one: `"ignore"`, or some of `least`, a
-                share of the full width, `divisor` in place of that of all, and `depth`, whether blocks may be dropped.
+                share of the full width, `divisor` in place of that of all, `depth`, whether blocks may be dropped, and
+                `attention`, whether it loses `"heads"`, or features of all its heads, `"head_size"`.
             plain_blocks: names of blocks that may be dropped though no identity path leads around them; what they take
                 and what they give is then cut together.
             as_graph: let channel numbers that the forward writes as constants follow; the networks built are then

@@ -31,6 +31,7 @@ from .labels import (
     Labels,
     Layers,
     Source,
+    compressed,
     constant,
     flat,
     nothing,
@@ -353,6 +354,10 @@ def _is_silent(flow: Flow, node: Node, result: Any) -> bool:
         scalars = [value for value in node.args[:2] if isinstance(value, (int, float)) and value]
         there = [silent or source in flow.statistics for silent, source in zip(quiet, data, strict=True)]
         return any(quiet) and all(there) and len(data) == len(node.all_input_nodes) and not scalars
+    if name in ("aten.addmm", "aten.mm", "aten.matmul"):  # by weights on the right, whose columns make the channels
+        weights = [source for source in node.all_input_nodes if source is not node.args[name == "aten.addmm"]]
+        real = _axes_of([compressed(labels) for labels in tensors_in(result)])
+        return real <= {-1} and flow.silent.issuperset(weights) and flow.moving.isdisjoint(weights)
     if name == "aten.mul":
         return any(quiet)
     if name == "aten.div":

@@ -168,7 +168,7 @@ class Number:
         function: the name of the function.
         operands: how many it is given.
         earlier: for each such call that this forward makes before, the module in which.
-        place: of the number among the operands.
+        place: of the number among the operands, or its name where the call leaves it to the function.
         lines: `(full, n)` labels of what it counts; in a `Layout`, their unit numbers. None where it counts none.
         full: the number in the full network.
     """
@@ -177,7 +177,7 @@ class Number:
     function: str
     operands: int
     earlier: tuple[str, ...]
-    place: int
+    place: int | str
     lines: Labels | None
     full: float
 

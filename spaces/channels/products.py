@@ -115,9 +115,9 @@ def _heads_apart(flow: Flow, term: list[str], value: Any, batch: set[str]) -> An
 
 @rule("scaled_dot_product_attention")
 def _attention(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
-    """Heads go together in queries, keys, values and mask; the features of values follow.
+    """Heads go together in queries, keys, values and mask; features of values follow, and those of queries and keys.
 
-    Those of queries and keys stay unless the scale is given: it is otherwise made of their number.
+    The scale is that of the full head: a call that makes it of the number of features is given it (`numbers.py`).
     """
     call, shape = arguments(node, args, kwargs), result_shape(flow, node)
     query, key, value = (_headed(flow, call[name]) for name in ("query", "key", "value"))
@@ -125,12 +125,11 @@ def _attention(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
         for layer in flow.layers(one):
             if not constant(layer, -2):
                 flow.freeze(layer, MIXED)
-    scaled = call.get("scale") is not None and {node.args[0], node.args[1]} & flow.silent
-    if scaled:
+    if {node.args[0], node.args[1]} & flow.silent:
         flow.join(flow.axis(query, -1), flow.axis(key, -1))
     else:
         for one in (query, key):
-            flow.freeze(flow.axis(one, -1), "the number of features of a head scales the attention")
+            flow.freeze(flow.axis(one, -1), "it is summed over in a product of two activations")
     layers = [spread(flow.axis(value, -1), -1, shape)]
     for axis in range(-len(shape), -2):
         line = flow.axis(query, axis)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 Numbers = Mapping[str, Mapping[str, float]]
-"""By call, as `call_name` gives it: the numbers it is given, by their places among its operands."""
+"""By call, as `call_name` gives it: the numbers it is given, by their places among its operands, or by name."""
 
 
 def call_name(function: str, operands: int, number: int) -> str:
@@ -30,6 +30,9 @@ class Given(TorchFunctionMode):
     def __init__(self, numbers: Numbers) -> None:
         super().__init__()
         self._numbers = numbers
+        self._named = {
+            call: {at: one for at, one in given.items() if not at.isdecimal()} for call, given in numbers.items()
+        }
         kinds = dict.fromkeys(call.partition(" ")[0] for call in numbers)
         self._kinds = [(name, int(operands)) for name, operands in (kind.split("/") for kind in kinds)]
         self._calls = [0] * len(kinds)
@@ -41,10 +44,12 @@ class Given(TorchFunctionMode):
             if getattr(func, "__name__", "") == name:
                 leaves, structure = pytree.tree_flatten((args, kwargs))
                 if len(leaves) == operands:
-                    given = self._numbers.get(call_name(name, operands, self._calls[place]), {})
+                    call = call_name(name, operands, self._calls[place])
+                    given = self._numbers.get(call, {})
                     self._calls[place] += 1
                     leaves = [given.get(str(at), leaf) for at, leaf in enumerate(leaves)]
                     args, kwargs = pytree.tree_unflatten(leaves, structure)
+                    kwargs = {**kwargs, **self._named.get(call, {})}
                     break
         return func(*args, **kwargs)
 

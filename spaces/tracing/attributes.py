@@ -30,6 +30,7 @@ from .dryrun import OfModule, at_random
 from .probe import run
 from .training import Training
 
+_ATTENTION = "scaled_dot_product_attention"
 _TRIES = 12  # places of a forward, one after the other, at which a group does not follow
 
 
@@ -167,7 +168,8 @@ class _Worked:
         """Of the full network, those that give the values of the graph."""
         forward = self._forward
         hearing, steps, failure = self._own
-        return calls_of(forward.network, forward.rehearsal, hearing.told, steps) if failure is None else {}
+        rehearsal = forward.rehearsed(self._quick) or forward.rehearsal
+        return calls_of(forward.network, rehearsal, hearing.told, steps) if failure is None else {}
 
     @cached_property
     def _own(self) -> Any:
@@ -233,7 +235,8 @@ class _Worked:
             right = {one.left(place.stays[layout.unit_of_label])}
             if not heads:  # a size that is written down stays
                 right.add(one.full)
-            if any(other.operands[one.place] not in right for other in small):
+            # One with a name is not given: the function works it out.
+            if isinstance(one.place, str) or any(other.operands[one.place] not in right for other in small):
                 found.append(one)
         wrong = {(one.place, one.lines is None) for one in found}
         for node, other in self._calls.items():
@@ -247,6 +250,9 @@ class _Worked:
         if not may_be_renumbered(self._modules[told.module]):
             return []
         network, flow = self._forward.network, self._forward.flow
+        call = told.module, told.function, len(told.operands), told.earlier
+        if told.function == _ATTENTION:
+            return [Number(*call, "scale", None, one) for one in _scale(network, node)]
         own = pytree.tree_leaves(_counting(flow, node))
         every = [one if isinstance(one, _Counts) else _Counts(_number(network, one), None) for one in own]
         numbers = [(one.full, one.lines) for one in every if type(one.full) in (int, float)]
@@ -254,7 +260,7 @@ class _Worked:
         if [one for one, _ in numbers] != [told.operands[place] for place in places]:
             return []
         return [
-            Number(told.module, told.function, len(told.operands), told.earlier, place, line, one)
+            Number(*call, place, line, one)
             for place, (one, line) in zip(places, numbers, strict=True)
             if (told.key, place) not in self._moving
         ]
@@ -263,6 +269,13 @@ class _Worked:
 def _number(network: Network, value: Any) -> Any:
     """A plain value, also where the graph calculates it."""
     return network.numbers[-1].get(value, value) if isinstance(value, Node) else value
+
+
+def _scale(network: Network, node: Node) -> Iterator[float]:
+    """The scale of attention that is given none: of the number of features of a head."""
+    query = node.args[0] if node.args else node.kwargs["query"]
+    if node.kwargs.get("scale") is None and isinstance(query, Node):
+        yield network.shapes[-1][query][-1] ** -0.5
 
 
 def _inside(path: str, other: str) -> bool:

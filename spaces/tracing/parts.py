@@ -26,15 +26,16 @@ if TYPE_CHECKING:  # a study file need not load what traces
 IGNORE = "ignore"
 Key = str | type[nn.Module]
 Rule = str | Mapping[str, Any]
-"""`"ignore"`, or a table of `least`, `divisor` and `depth`."""
+"""`"ignore"`, or a table of `least`, `divisor`, `depth` and `attention`."""
 
 
 Asked = dict[str, tuple[str, Any]]
-"""What is asked of one module: `{least, divisor or depth: (key of the rule, value)}`."""
+"""What is asked of one module: `{least, divisor, depth or attention: (key of the rule, value)}`."""
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "least": ("a share of the full width, above 0 and at most 1", lambda one: _is_number(one) and 0 < one <= 1),
     "divisor": ("an integer of at least 1", lambda one: _is_number(one) and isinstance(one, int) and one >= 1),
     "depth": ("true or false", lambda one: isinstance(one, bool)),
+    "attention": ("'heads' or 'head_size'", lambda one: one in ("heads", "head_size")),
 }
 
 
@@ -100,6 +101,7 @@ class Parts:
         """Raise a ValueError where a key matches no module, or asks something of what is ignored alone."""
         self.divisor, self.rules = divisor, rules
         self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._attention = set[str]()  # modules that were asked about
         self._ignored = dict[nn.Module, str]()
         for key in (*ignore, *(key for key, rule in rules.items() if rule == IGNORE)):
             self._ignored |= dict.fromkeys(self._inside(key, "rules" if rules.get(key) == IGNORE else IGNORE), key)
@@ -128,6 +130,12 @@ class Parts:
         """Whether a block is never dropped, because of itself or of what would go with it."""
         inside = [*self._modules[block].modules()]
         return any(module in self._ignored or not self._asked[module].get("depth", ("", True))[1] for module in inside)
+
+    def keeps_heads(self, calls: Sequence[str]) -> bool:
+        """Whether attention that these call, the outermost first, loses features of its heads and none of these."""
+        inner = next((path for path in reversed(calls) if path in self._modules), "")
+        self._attention.add(inner)
+        return bool(self._of(inner).get("attention", ("", "heads"))[1] == "head_size")
 
     def widths(self, makers: Sequence[tuple[str, int]], units: int) -> tuple[tuple[int, ...], str]:
         """The widths that a group may have, and the rules that leave it one only; see `layout.Widths`."""
@@ -163,6 +171,9 @@ class Parts:
                     inside = [[path for path in self._modules if f"{path}.".startswith(f"{b.name}.")] for b in blocks]
                     what = f"{'may be' if value else 'not'} dropped: "
                     what += _counted(sum(spoken(key, name, paths) for paths in inside), "block")
+                elif name == "attention":
+                    what = f"{'heads' if value == 'heads' else 'features of all heads'} go: "
+                    what += _counted(sum(spoken(key, name, [path]) for path in self._attention), "attention")
                 else:
                     what = f"at least {value:.4g} of the width: " if name == "least" else f"multiples of {value}: "
                     what += _counted(sum(spoken(key, name, group.members) for group in groups), "group")

@@ -116,6 +116,8 @@ def numbers_of(
         value = args[place] if place < len(args) else kwargs.get(name, default)
         if isinstance(value, Tensor):
             continue
+        if name == "scale" and value is None and "scaled_dot_product" in func._opname:
+            value = int(shape(args[0])[-1]) ** -0.5  # what it makes of the number of features
         dim = None if along is None else args[along[0]] if along[0] < len(args) else kwargs.get("dim", along[1])
         if name in _PLACES and isinstance(dim, int) and (value is None or isinstance(value, int)):
             size = int(shape(args[0])[dim])

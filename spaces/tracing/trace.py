@@ -172,7 +172,7 @@ def _grouped(
     own = training.forwards[0]
     network, flow, model = own.network, own.flow, own.model
     aliases = _aliases(model)
-    aligned: frozenset[Node] = frozenset()
+    aligned = _of_whole_heads(training, options)
     while True:
         found = components(flow, aligned)
         layout = arrange(flow, found, widths=options.parts.widths, aliases=aliases, model=model)
@@ -207,6 +207,13 @@ def _grouped(
             elif counted is None or not learnt:
                 said = next((one.said[node] for one in training.forwards if node in one.said), ODD)
                 aligned |= _held(flow, found, layout, group, node, said)
+
+
+def _of_whole_heads(training: Training, options: Options) -> frozenset[Node]:
+    """The operators of attention that loses features of its heads and no heads, as the rules say."""
+    calls = {node: paths for one in training.forwards for node, paths in one.network.calls.items()}
+    every = [blocks.node for blocks in training.forwards[0].flow.constraints.blocks if blocks.shared]
+    return frozenset(node for node in every if options.parts.keeps_heads(calls.get(node, ())))
 
 
 def _writer(

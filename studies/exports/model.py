@@ -253,7 +253,8 @@ def _list_of(kind: type) -> Callable[[Any], bool]:
 def _is_numbers(value: Any) -> bool:
     """Whether a value says which numbers the calls of a forward are given."""
     number = _dict_of(lambda one: isinstance(one, (int, float)))
-    return _dict_of(lambda places: number(places) and all(map(str.isdecimal, places)))(value)
+    named = ("scale",)
+    return _dict_of(lambda places: number(places) and all(one.isdecimal() or one in named for one in places))(value)
 
 
 def _dict_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -101,7 +101,8 @@ class Axes(_Table):
         resolutions: input sides, numbers or lists of one number an axis.
         divisor: widths are multiples of it.
         ignore: modules to leave whole: names, patterns of them, or names of classes.
-        rules: `{name, pattern or class: rule}`: `"ignore"`, or a table of `least`, `divisor` and `depth`.
+        rules: `{name, pattern or class: rule}`: `"ignore"`, or a table of `least`, `divisor`, `depth` and
+            `attention`.
         plain_blocks: names of blocks that may be dropped though no identity path leads around them.
         as_graph: let channel numbers that the forward writes as constants follow.
         prove: whether a few candidates are built and held against the full network.

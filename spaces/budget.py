@@ -95,11 +95,11 @@ class Budget:
     def parse(cls, texts: Iterable[str]) -> Budget:
         """The budget that `["macs=0.5", "latency_ms=3"]` says, as on the command line."""
         limits: dict[str, Any] = {}
-        names = [one.name for one in fields(cls) if one.init]
         for text in texts:
             name, equals, value = (part.strip() for part in text.partition("="))
-            if not equals or name not in names:
-                raise ValueError(f"budget {text!r}: expected NAME=VALUE with NAME one of {', '.join(names)}")
+            if not equals or not name.isidentifier():
+                names = ", ".join(one.name for one in fields(cls) if one.init)
+                raise ValueError(f"budget {text!r}: expected NAME=VALUE, with NAME one of {names}, or a cost of yours")
             if name in limits:
                 raise ValueError(f"budget {name} is given twice; keep one")
             if value.endswith("%"):

@@ -6,12 +6,10 @@ need the folder alone. While the base network is trained, all there is lies in a
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,16 +17,16 @@ import torch
 from torch import Tensor
 
 from ..evaluators.modes import present
-from ..search import SamplerFactory
 from ..spaces import Budget, Space
 from .disk.artifact_mirror import ArtifactMirror
 from .disk.files import locked, write_atomic
+from .drivers.given import own_costs
 from .runners.dispatch import executor
-from .settings.search import UNTRAINED, Search
+from .settings.search import UNTRAINED
 from .study import Study
 from .study_files.file import Ends, StudyFile, read
 from .study_files.held import MAY_CHANGE, differences, held
-from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, named, traced, train_base, training_of
+from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, search_of, traced, train_base, training_of
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
 from .trials.storage import connect, disconnect
@@ -225,13 +223,14 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     limits = _arithmetic_limits(file.budget, space)
     space.check_limits(limits)  # before minutes of training
     _mention(file.budget, limits, space)
+    search, training = search_of(file), training_of(file)
     if file.model.train:
         present(file.study.device)
+        own_costs(model, space, search.resolved(file.budget), out)  # a faulty one is found now
     trackers_of(file.study.track)
     executor(file.runner).check(
-        threads=file.study.threads or torch.get_num_threads(), device=str(file.study.search.torch_device)
+        threads=file.study.threads or torch.get_num_threads(), device=str(file.study.torch_device)
     )
-    search, training = _search(file), training_of(file)
     _check_places(file, out)
     part, expected = part_of(out), file.model.expect_error
     begun = part.exists()
@@ -300,19 +299,16 @@ def _run(study: Study, file: StudyFile, progress: Listener | None) -> None:
         )
 
 
-def _search(file: StudyFile) -> Search:
-    return replace(file.study.search, sampler=_sampler(file))
-
-
 def opened(file: StudyFile, folder: Path) -> Study:
     """The study in a folder, made as the file says."""
-    sampler, training = _sampler(file), training_of(file)
+    search, training = search_of(file), training_of(file)
     return Study.open(
         folder,
         model=lambda: make_model(file.model_copy(update={"model": file.model.model_copy(update={"checkpoint": None})})),
         task=make_task(file),
         budget=file.budget,
-        sampler=None if isinstance(sampler, str) else sampler,
+        sampler=None if isinstance(search.sampler, str) else search.sampler,
+        costs=search.costs,
         training=None if training is file.training else training,
         device=file.study.device,
     )
@@ -347,22 +343,6 @@ def _set(path: Path, settings: Sequence[str], base: Path | None) -> StudyFile:
             f"--set: {'; '.join(different)}: a study can't go on so; start a new one, or leave it: {MAY_CHANGE}"
         )
     return file
-
-
-def _sampler(file: StudyFile) -> str | SamplerFactory:
-    name = file.study.sampler
-    if not isinstance(name, str) or ":" not in name:
-        return name
-    factory: SamplerFactory = named(file, "sampler", name)
-    try:
-        inspect.signature(factory).bind(0, None)
-    except TypeError as error:
-        raise ValueError(
-            f"sampler factory {name} does not take (seed, problem), which it is called with: {error}"
-        ) from None
-    except ValueError:
-        pass  # a factory without a signature, written in C
-    return factory
 
 
 def _mention(budget: Budget, limits: Mapping[str, float], space: Space) -> None:

@@ -22,6 +22,18 @@ class CostError(ValueError):
     """A cost of the user's own raised, or gave what is no positive, finite number."""
 
 
+def check_name(name: Any) -> None:
+    """Refuse a name that no cost of the user's own can have.
+
+    Raises:
+        ValueError: it is no name of Python, or taken.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"cost {name!r}: expected a name that Python could have, as 'ort_ms'")
+    if name in _TAKEN:
+        raise ValueError(f"cost {name!r}: Secateur has something of this name already; choose another")
+
+
 @dataclass(frozen=True)
 class Cost:
     """A cost of your own, for `Search(costs=[...])`; a positive number, the less the better.
@@ -48,10 +60,7 @@ class Cost:
 
     def __post_init__(self) -> None:
         """Refuse what no study could use."""
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise ValueError(f"cost {self.name!r}: expected a name that Python could have, as 'ort_ms'")
-        if self.name in _TAKEN:
-            raise ValueError(f"cost {self.name!r}: Secateur has something of this name already; choose another")
+        check_name(self.name)
         if self.of not in OF:
             raise ValueError(f"cost {self.name!r}: of={self.of!r}; expected 'candidate' or 'network'")
         if not callable(self.measure):

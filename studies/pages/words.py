@@ -16,7 +16,7 @@ UNITS = {
     "param_bytes": "bytes of parameters",
     "activation_bytes": "bytes of activations",
     "peak_bytes": "peak bytes",
-    "latency_ms": "milliseconds",
+    "latency_ms": "milliseconds in eager PyTorch",
     "error": "error",
     "ms": "milliseconds",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -148,7 +148,11 @@ class Search:
     def __post_init__(self) -> None:
         """Refuse what no study could follow."""
         check(self)
-        known = (*OBJECTIVES, *(cost.name for cost in self.costs))
+        self.check_objectives([cost.name for cost in self.costs])
+
+    def check_objectives(self, own: Sequence[str]) -> None:
+        """Refuse an objective that is neither ours nor among `own`, names of costs of the user's own."""
+        known = (*OBJECTIVES, *own)
         if not set(self.objectives) <= set(known):
             raise ValueError(f"objectives={self.objectives!r}: expected 'error' and different costs out of {known[1:]}")
 

@@ -4,7 +4,8 @@
     [images]      side, mode, mean, std: pictures without labels (`Images`), of `secateur prune --images`
     [data]        a reader and its settings (`Data`), or a factory of your own and its arguments
     [space]       resolutions, divisor, ignore, rules, plain_blocks, as_graph, prove (`Space.trace`)
-    [budget]      macs, params, peak_bytes, latency_ms, reserve (`Budget`)
+    [costs]       costs of your own, a table each: measure, arguments, of (`sc.Cost`)
+    [budget]      macs, params, peak_bytes, latency_ms, reserve, and costs of your own (`Budget`)
     [training]    how networks are trained (`Training`)
     [latency]     batch, threads, dtype, channels_last, cuda_graph: how networks are timed (`Latency`)
     [study]       sampler, seed, ... (`Search`), trials, storage, ... (`Launch`)
@@ -23,7 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, Unpack
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 
 import tomli_w
 from pydantic import (
@@ -34,11 +35,15 @@ from pydantic import (
     Discriminator,
     Tag,
     ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
 )
 
 from ...evaluators import Latency, Training
 from ...spaces import Budget
-from ...spaces.checked import AT_LEAST_1, FINITE, POSITIVE
+from ...spaces.checked import AT_LEAST_1, FINITE, POSITIVE, check, near
+from ...spaces.costs.own import check_name
 from ...spaces.tracing.parts import checked_rules
 from ..settings.runner import Processes, Ray, Runner, Serial, Tune, check_kind, runner_of
 from ..settings.search import Search
@@ -61,6 +66,17 @@ def _is_place(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_is_place)]
+
+
+READY = {"onnxruntime_ms": "onnxruntime_ms", "file_bytes": "file_bytes", "table": "costs.table"}
+"""Costs that are ready: where the package has what makes each."""
+
+
+def _is_measure(name: str) -> str:
+    if name not in READY and ":" not in name:
+        known = f"one of {', '.join(READY)}, or 'package.module:name'"
+        raise ValueError(f"expected {known}, the place of a function{near(name, tuple(READY))}")
+    return name if name in READY else _is_place(name)
 
 
 class Model(_Table):
@@ -92,6 +108,21 @@ class OwnData(_Table):
 
     factory: Name
     arguments: dict[str, Any] = {}
+
+
+class OwnCost(_Table):
+    """A cost of the user's own; its name in `[costs]` is what budget and objectives call it. See `secateur.Cost`.
+
+    Attributes:
+        measure: "onnxruntime_ms", "file_bytes" or "table", which are ready; or `package.module:name` of a function.
+        arguments: what a ready one is called with; a function of yours that has them is called with them first, and
+            gives the one that measures.
+        of: "network" of what is built and measured, "candidate" of arithmetic.
+    """
+
+    measure: Annotated[str, AfterValidator(_is_measure)]
+    arguments: dict[str, Any] = {}
+    of: Literal["network", "candidate"] = "network"
 
 
 class Axes(_Table):
@@ -152,10 +183,24 @@ class Launch(Search):
     keep_gb: Annotated[float, POSITIVE] | None = None
     track: Annotated[tuple[str, ...], AfterValidator(check_trackers)] = ()
 
-    @property
-    def search(self) -> Search:
-        """What a study keeps of it."""
-        return Search(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Search)})
+    def __post_init__(self) -> None:
+        """Refuse what no study could follow; costs of the user's own are in another table."""
+        check(self)
+
+
+def _an_own_cost(value: Any) -> Any:
+    return {"measure": value} if isinstance(value, str) else value
+
+
+def _with_own_limits(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    """The budget with limits on costs of the file's own table."""
+    if "costs" not in info.data:
+        return Budget()  # what is wrong with the costs is said alone
+    own = info.data["costs"]
+    if not isinstance(value, Mapping) or not own:
+        return handler(value)
+    ours = handler({name: limit for name, limit in value.items() if name not in own})
+    return Budget(**ours.given(), **{name: limit for name, limit in value.items() if name in own})
 
 
 def _named(value: Any) -> Any:
@@ -211,6 +256,7 @@ class StudyFile(_Table):
         data: the task; None: there is none, and nothing that needs one can be done.
         images: pictures without labels, for `secateur prune --images`.
         space: what is searched.
+        costs: of the user's own, by name.
         budget: what a pruned network may cost.
         training: how networks are trained.
         latency: how networks are timed.
@@ -230,11 +276,20 @@ class StudyFile(_Table):
     ) = None
     images: Images | None = None
     space: Axes = Axes()
-    budget: Budget = Budget()
+    costs: dict[str, Annotated[OwnCost, BeforeValidator(_an_own_cost)]] = {}
+    budget: Annotated[Budget, WrapValidator(_with_own_limits)] = Budget()
     training: Training = Training()
     latency: Latency = Latency()
     study: Launch = Launch()
     runner: AnyRunner = Serial()
+
+    @model_validator(mode="after")
+    def _names_its_costs(self) -> Self:
+        """Hold the names of costs, and the objectives, against one another."""
+        for name in self.costs:
+            check_name(name)
+        self.study.check_objectives(list(self.costs))
+        return self
 
     def path(self, path: str | Path) -> Path:
         """A path of the file; a relative one starts from its folder."""
@@ -264,6 +319,7 @@ class StudyFile(_Table):
             given["track"] = () if tuple(track) == ("none",) else tuple(track)
         changes: dict[str, Any] = {"study": dataclasses.replace(self.study, **given)}
         if budget is not None:
+            budget.check(self.costs)
             changes["budget"] = budget
         if pruning_epochs is not None:
             changes["training"] = dataclasses.replace(self.training, pruning_epochs=pruning_epochs)
@@ -283,8 +339,9 @@ class StudyFile(_Table):
 
         A `place` is the folder that it is written to; where that lies within the file's own, the whole may be moved.
         """
-        functions = {"study": {"costs"}, "budget": {"own"}}  # of Python alone
-        tables = self.model_dump(mode="json", exclude_none=True, exclude=functions)
+        python = {"study": {"costs"}, "budget": {"own"}}  # how they are written there
+        tables = self.model_dump(mode="json", exclude_none=True, exclude=python)
+        tables["budget"] |= dict(self.budget.own)
         if place is not None and place.absolute().is_relative_to(self.folder):
             tables[FROM_HERE] = os.path.relpath(self.folder, place.absolute())
         tables["runner"] = {"kind": self.runner.kind} | tables["runner"]

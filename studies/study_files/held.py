@@ -10,7 +10,7 @@ from typing import Any
 from .data import Data
 from .file import StudyFile
 
-_TABLES = ("model", "data", "space", "training", "latency", "study")
+_TABLES = ("model", "data", "space", "costs", "training", "latency", "study")
 _FREE = {
     "study": ("trials", "seconds", "until", "patience", "keep_gb", "track", "device"),
     "data": ("path", "arguments"),

@@ -18,7 +18,7 @@ from ...spaces import Budget
 from ...spaces.checked import texts_of
 from ..settings.runner import KINDS
 from .data import Data
-from .file import Axes, Launch, Model, OwnData
+from .file import Axes, Launch, Model, OwnCost, OwnData
 from .pictures import Images
 
 TABLES: dict[str, tuple[type, ...]] = {
@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[type, ...]] = {
     "data": (Data, OwnData),
     "images": (Images,),
     "space": (Axes,),
+    "costs": (OwnCost,),
     "budget": (Budget,),
     "training": (Training,),
     "latency": (Latency,),
@@ -35,7 +36,7 @@ TABLES: dict[str, tuple[type, ...]] = {
 """The classes that a table may be, by its name."""
 
 _PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "text", Any: "any"}
-_ONLY_PYTHON = ("scores", "costs", "own")
+_ONLY_PYTHON = ("scores", "own")
 
 
 @dataclass(frozen=True, kw_only=True)

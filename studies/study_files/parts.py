@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from ...evaluators import Task, Training, train
 from ...evaluators.modes import present, reproducible
 from ...pruners import Examples, block_damages
-from ...spaces import Space, copied
+from ...search import SamplerFactory
+from ...spaces import Cost, Space, copied
 from ..disk.process_state import importable
 from ..disk.weights import TrainingCheckpoint
+from ..settings.search import Search
 from ..trials.events import Listener, Watch
 from .checkpoints import load_checkpoint
 from .data import NAMED, Data
-from .file import StudyFile
+from .file import READY, OwnCost, StudyFile
 
 _code = logging.getLogger("secateur.code")  # silent with --trust
 
@@ -95,6 +97,47 @@ def training_of(file: StudyFile) -> Training:
     given = {name: getattr(file.training, name) for name in ("optimizer", "schedule")}
     own = {name: named(file, name, one) for name, one in given.items() if isinstance(one, str) and ":" in one}
     return dataclasses.replace(file.training, **own) if own else file.training
+
+
+def search_of(file: StudyFile) -> Search:
+    """How the file searches, with its own costs and the sampler that it names."""
+    given: dict[str, Any] = {one.name: getattr(file.study, one.name) for one in dataclasses.fields(Search)}
+    return Search(**given | {"sampler": sampler_of(file), "costs": costs_of(file)})
+
+
+def sampler_of(file: StudyFile) -> str | SamplerFactory:
+    """The sampler of the file: its name, or the user's factory.
+
+    Raises:
+        ValueError: the factory can't be had, or does not take what it is called with.
+    """
+    name = file.study.sampler
+    if not isinstance(name, str) or ":" not in name:
+        return name
+    factory: SamplerFactory = named(file, "sampler", name)
+    try:
+        inspect.signature(factory).bind(0, None)
+    except TypeError as error:
+        raise ValueError(
+            f"sampler factory {name} does not take (seed, problem), which it is called with: {error}"
+        ) from None
+    except ValueError:
+        pass  # a factory without a signature, written in C
+    return factory
+
+
+def costs_of(file: StudyFile) -> tuple[Cost, ...]:
+    """The file's own costs, with the functions that it names."""
+    return tuple(_cost(file, name, one) for name, one in file.costs.items())
+
+
+def _cost(file: StudyFile, name: str, asked: OwnCost) -> Cost:
+    ready, given = asked.measure in READY, dict(asked.arguments)
+    if asked.measure == "table" and "path" in given:
+        given["path"] = str(file.path(given["path"]))
+    place = f"{__name__.partition('.')[0]}:{READY[asked.measure]}" if ready else asked.measure
+    made = _call(file, f"cost {name}", place, given) if ready or given else named(file, f"cost {name}", place)
+    return Cost(name, measure=made, of=asked.of)
 
 
 _TASK = ("fingerprint", "preprocessing", "sizes", "loader", "forward", "loss", "error")

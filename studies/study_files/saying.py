@@ -48,6 +48,7 @@ _EXAMPLES = {
     "model": 'model = "package.module:factory"',
     "data": '[data] reader = "mnist5k"',
     "factory": 'factory = "package.module:name"',
+    "measure": 'measure = "package.module:name"',
 }
 
 
@@ -68,15 +69,16 @@ def _keys(kind: Any, place: list[Any]) -> Iterator[str]:
     if not place:
         yield from fields
     elif place[0] in fields:
+        named = typing.get_origin(fields[place[0]]) is dict  # a table of tables, whose names are the user's
         for inner in _classes(fields[place[0]]):
-            yield from _keys(inner, place[1:])
+            yield from _keys(inner, place[2:] if named else place[1:])
 
 
 def _fields(kind: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel)):
         hints = typing.get_type_hints(kind)
         names = getattr(kind, "model_fields", None)
-        return {name: hints[name] for name in names or [field.name for field in dataclasses.fields(kind)]}
+        return {name: hints[name] for name in names or [field.name for field in dataclasses.fields(kind) if field.init]}
     return {}
 
 

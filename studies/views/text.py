@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DERIVED = ("param_bytes", "activation_bytes")  # in the CSV, not on the screen
+_RAN = "one call of the network in eager PyTorch; an export runs at another speed, see sc.onnxruntime_ms"
 _MAIN = 2  # costs that have room before anything else does
 _BRIEF = 60  # letters of what is done to images
 _REASONS, _REASON = 5, 200  # of failures, that are shown; and how many letters of one
@@ -57,7 +58,8 @@ def front_text(
     right = [place for place, column in enumerate(kept) if column < last]
     said = table(cells, right=right, best=best + 1, style=style)
     hidden = [columns[column][0] for column in range(len(columns)) if column not in kept]
-    return said + (f"\nno room for {', '.join(hidden)}: see --csv or --json" if hidden else "")
+    said += f"\nno room for {', '.join(hidden)}: see --csv or --json" if hidden else ""
+    return said + (f"\nlatency_ms: {_RAN}" if "latency_ms" in costs and "latency_ms" not in hidden else "")
 
 
 def status_text(status: Status, style: Style = PLAIN) -> str:

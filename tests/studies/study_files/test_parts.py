@@ -8,10 +8,11 @@ import torch
 from study_file import write
 
 import secateur as sc
+from secateur import Budget
 from secateur.__main__ import main
 from secateur.studies import launch
 from secateur.studies.study_files import file as config
-from secateur.studies.study_files.parts import make_task
+from secateur.studies.study_files.parts import costs_of, make_task
 
 BROKEN = {
     "def make(:": r"can't be imported, it raised SyntaxError: .*\(PLACE, line 1\)",
@@ -219,3 +220,79 @@ def test_a_file_names_an_optimizer_and_a_schedule(folder, tmp_path, capsys):
         sc.Study.open(out, model=model, task=task)
     with pytest.raises(ValueError, match=r"differs from the study.s: optimizer=.sgd. \(it was .torch.*RMSprop"):
         sc.Study.open(out, model=model, task=task, training=sc.Training())
+
+
+# --- costs of the user's own ------------------------------------------------------------------------------------------
+
+OWN_COSTS = """
+def kb(space, candidate):
+    return space.costs([candidate]).param_bytes[0] / 1000
+
+
+def scaled(factor):
+    return lambda network, example: factor * sum(p.numel() for p in network.parameters())
+"""
+
+
+def with_costs(folder, tmp_path, costs, study="", budget=""):
+    (folder / "own_costs.py").write_text(OWN_COSTS)
+    text = (folder / "study.toml").read_text().replace("[study]", f"{costs}\n[study]\n{study}")
+    (folder / f"{tmp_path.name}.toml").write_text(text.replace("[budget]", f"[budget]\n{budget}"))
+    return folder / f"{tmp_path.name}.toml"
+
+
+def test_costs_of_ones_own_in_a_study_file(folder, tmp_path):
+    costs = (
+        '[costs]\nkb = { measure = "own_costs:kb", of = "candidate" }\n'
+        'double = { measure = "own_costs:scaled", arguments = { factor = 2 } }\n'
+        'size = { measure = "file_bytes", arguments = { kind = "safetensors" } }\n'
+    )
+    path = with_costs(folder, tmp_path, costs, 'objectives = ["error", "double"]\nfidelity = "zero-shot"', "kb = 2.0")
+    study = launch.search(config.read(path, ["study.trials=4"]), tmp_path / "run")
+    trials = study.trials()
+    assert trials.double.tolist() == (2 * trials.params).tolist() and (trials["size"] > 4 * trials.params).all()
+    assert trials.kb.to_numpy() == pytest.approx(0.004 * trials.params.to_numpy())
+    assert study.limits()["kb"] == 2 and (study.front().kb <= 2).all()
+    assert config.read(tmp_path / "run").costs == config.read(path).costs
+    again = launch.resume(tmp_path / "run", budget=Budget.parse(["kb=1.5", "double=50%"]), trials=5)
+    assert again.limits() == pytest.approx({"kb": 1.5, "double": float(study.space.full_costs["params"])})
+    assert config.read(tmp_path / "run").budget == again.budget
+    (folder / f"{tmp_path.name}.toml").unlink()
+    edited = (tmp_path / "run" / "study.toml").read_text().replace("factor = 2", "factor = 3")
+    (tmp_path / "run" / "study.toml").write_text(edited)
+    with pytest.raises(ValueError, match=r"was edited.*\[costs\] double = "):
+        launch.open_study(tmp_path / "run")
+
+
+def test_a_table_of_a_device_lies_beside_the_study_file(folder, tmp_path):
+    (folder / "phone.csv").write_text("operator,size,cost\nadd,10,1\n")
+    costs = '[costs.ms]\nmeasure = "table"\narguments = { path = "phone.csv" }\n'
+    (cost,) = costs_of(config.read(with_costs(folder, tmp_path, costs)))
+    assert cost(lambda x: x + x, (torch.ones(20),)) == 2
+
+
+@pytest.mark.parametrize(
+    ("costs", "study", "budget", "said"),
+    [
+        ('a = "own_costs:nothing"', "", "", "cost a factory own_costs:nothing: own_costs has no 'nothing'"),
+        ('a = "file_byte"', "", "", r"\[costs\] a.measure: .*did you mean 'file_bytes'"),
+        ('macs = "own_costs:kb"', "", "", "cost 'macs': Secateur has something of this name already"),
+        ('a = { mesure = "own_costs:kb" }', "", "", r"\[costs\] a: the key 'measure' is missing; give one"),
+        ('a = { measure = "file_bytes", arguments = { knd = 3 } }', "", "", "does not take the arguments"),
+        (
+            'a = "own_costs:kb"',
+            "",
+            "b = 3",
+            r"\[budget\]: unknown key 'b'; expected one of macs, .*reserve$",
+        ),
+        ('a = "own_costs:kb"', "", "a = -1", "budget a=-1: expected a positive, finite number"),
+        ('a = "own_costs:kb"', 'objectives = ["error", "b"]', "", "objectives=.*expected 'error' and different costs"),
+        ('a = "own_costs:scaled"', "", "", "cost 'a' raised TypeError: .*2 were given"),
+    ],
+    ids=range(9),
+)
+def test_costs_that_are_none(folder, tmp_path, costs, study, budget, said):
+    path = with_costs(folder, tmp_path, f"[costs]\n{costs}\n", study, budget)
+    with pytest.raises(ValueError, match=said):
+        launch.search(config.read(path), tmp_path / "run")
+    assert not list(tmp_path.iterdir())

@@ -245,7 +245,8 @@ def front(count=3, stages=3, side="224x224", **columns):
 
 def test_a_front_has_the_costs_that_matter_and_says_what_it_leaves_out():
     said = front_text(front(latency_ms=[1.0, 2.0, 3.0]), FULL, first=("error", "latency_ms", "params"))
-    head, *rows, left_out = said.splitlines()
+    head, *rows, left_out, ran = said.splitlines()
+    assert ran.startswith("latency_ms: one call of the network in eager PyTorch")
     assert re.split("  +", head.strip()) == ["trial", "error %", "latency_ms", "params", "side", "depth", "key"]
     assert re.split("  +", rows[1].strip()) == [
         *("1000", "40.00 +- 1.00", "2", "350 k (35.0%)", "224x224", "0-1-2", "00000001"),

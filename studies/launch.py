@@ -28,7 +28,7 @@ from .study_files.file import Ends, StudyFile, read
 from .study_files.held import MAY_CHANGE, differences, held
 from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, search_of, traced, train_base, training_of
 from .trials.events import Listener
-from .trials.folder import STUDY_JSON, check_free, described_storage, part_of
+from .trials.folder import STUDY_JSON, check_free, described_storage, making, part_of
 from .trials.storage import connect, disconnect
 from .trials.urls import file_of, is_server
 from .views.trackers import Trackers, trackers_of
@@ -58,7 +58,7 @@ def search(file: StudyFile, out: str | Path, *, progress: Listener | None = None
         ValueError: something in the file, the model or the data is off; nothing was trained.
     """
     out = Path(out)
-    if (out / STUDY_JSON).exists() or part_of(out).exists():
+    if (out / STUDY_JSON).exists() or (part_of(out) / STUDY_TOML).exists():
         raise FileExistsError(f"{out} is a study already; go on with `secateur resume {out}`, or choose another folder")
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists and is no study; remove it or choose another folder")
@@ -101,8 +101,7 @@ def resume(
     folder = Path(folder)
     changes: dict[str, Any] = {"budget": budget, "runner": runner, "keep_gb": keep_gb, "track": track, "device": device}
     changes |= ends
-    before: StudyFile | None = None
-    if part_of(folder).is_dir() and not (folder / STUDY_JSON).exists():
+    if (part_of(folder) / STUDY_TOML).is_file() and not (folder / STUDY_JSON).exists():
         file = _set(part_of(folder) / STUDY_TOML, settings, base).changed(**changes)
         study = create(file, folder, progress)
     else:
@@ -117,14 +116,9 @@ def resume(
                 "%s has %d trials, and %d in all are asked for: none is added; ask for more, such as --trials %d",
                 *(folder, done, file.study.trials, done + 20),
             )
-        if file != before:
-            write_atomic(folder / STUDY_TOML, file.to_toml(folder))
-    try:
-        _run(study, file, progress)
-    except (ValueError, ImportError):  # nothing ran, so nothing is to be remembered
-        if before is not None and file != before:
-            write_atomic(folder / STUDY_TOML, before.to_toml(folder))
-        raise
+        if file != before:  # what is refused is not to be remembered, and another process may run the study
+            study._engine.at_begin.append(lambda: write_atomic(folder / STUDY_TOML, file.to_toml(folder)))
+    _run(study, file, progress)
     return study
 
 
@@ -232,15 +226,11 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
         threads=file.study.threads or torch.get_num_threads(), device=str(file.study.torch_device)
     )
     _check_places(file, out)
-    part, expected = part_of(out), file.model.expect_error
-    begun = part.exists()
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        write_atomic(part / STUDY_TOML, file.to_toml(out))
-    except OSError as error:
-        raise OSError(error.errno, f"{out} can't be made ({error.strerror}); choose a folder that can") from error
-    try:
-        with locked(part):
+    expected = file.model.expect_error
+    with making(out) as part:
+        begun = (part / STUDY_TOML).exists()
+        try:
+            write_atomic(part / STUDY_TOML, file.to_toml(out))
             if file.model.train:
                 train_base(file, model, task, space, part, progress)
                 space = traced(file, model, task)  # the default scores are norms of the trained weights
@@ -260,11 +250,11 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
             )
             study._ledger.note(_HELD, held(file))
             os.replace(part / STUDY_TOML, out / STUDY_TOML)
-    except Exception:
-        if not begun and not (part / BASE_STATE).exists() and not (out / STUDY_JSON).exists():
-            shutil.rmtree(part, ignore_errors=True)  # nothing in it is worth going on with
-        raise
-    shutil.rmtree(part)
+        except Exception:
+            if not begun and not (part / BASE_STATE).exists() and not (out / STUDY_JSON).exists():
+                shutil.rmtree(part, ignore_errors=True)  # nothing in it is worth going on with
+            raise
+        shutil.rmtree(part)
     return study
 
 
@@ -363,7 +353,7 @@ def _arithmetic_limits(budget: Budget, space: Space) -> dict[str, float]:
 
 def _file_of(folder: Path, base: Path | None = None) -> StudyFile:
     if not (folder / STUDY_JSON).exists():
-        if part_of(folder).is_dir():
+        if (part_of(folder) / STUDY_TOML).is_file():
             raise FileNotFoundError(
                 f"{folder} is not made yet: its network is still to be trained; go on with `secateur resume {folder}`"
             )
@@ -371,8 +361,9 @@ def _file_of(folder: Path, base: Path | None = None) -> StudyFile:
         raise FileNotFoundError(f"{folder} holds no study; make one with `secateur search STUDY.toml --out {new}`")
     toml = folder / STUDY_TOML
     if not toml.is_file() and (part_of(folder) / STUDY_TOML).is_file():  # killed just after the study appeared
-        os.replace(part_of(folder) / STUDY_TOML, toml)
-        shutil.rmtree(part_of(folder))
+        with locked(part_of(folder)):
+            os.replace(part_of(folder) / STUDY_TOML, toml)
+            shutil.rmtree(part_of(folder))
     if not toml.is_file():
         raise FileNotFoundError(f"{folder} has no {STUDY_TOML}: it was made in Python; open it there with Study.open")
     return read(toml, base=base)

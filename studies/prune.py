@@ -16,7 +16,7 @@ from typing import Any
 from ..evaluators.modes import present, reproducible
 from ..pruners import Even, Method, check_method, trains
 from ..spaces import Budget, Candidate
-from .disk.files import locked, read_json, to_json, write_atomic
+from .disk.files import read_json, to_json, write_atomic
 from .disk.weights import read_tensors
 from .exports.exporter import errors
 from .launch import create, opened
@@ -28,7 +28,7 @@ from .study import Study
 from .study_files.data import Data
 from .study_files.file import StudyFile, read
 from .trials.events import Exported, Listener, Network
-from .trials.folder import BASE, STUDY_JSON, part_of, read_study_json
+from .trials.folder import BASE, STUDY_JSON, making, part_of, read_study_json
 from .trials.trial import Scored
 
 _STEPS = 7  # halvings of the multiply-adds in the search for a latency
@@ -71,8 +71,8 @@ def prune(
     if os.path.lexists(out):
         raise FileExistsError(f"{out} exists already; remove it or choose another folder")
     present(file.study.device)
-    part = _begun(part_of(out), {"file": file.to_toml(), "finetune_epochs": epochs, **settings_of(pruner)})
-    with locked(part):
+    with making(out) as part:
+        _begin(part, {"file": file.to_toml(), "finetune_epochs": epochs, **settings_of(pruner)})
         try:
             one = _study(file, part / "study", study, progress)
         except Exception:
@@ -93,7 +93,7 @@ def prune(
         notes = _notes(one, pruner) | {"study": out.name, "notes": read_json(part / "proposed.json")}
         [made] = one.export(part / "export", 0, epochs, _but_exported(progress), notes=notes)
         os.rename(made, out)
-    shutil.rmtree(part)
+        shutil.rmtree(part)
     if progress is not None:
         config = read_json(out / "config.json")
         network = Network(key=config["key"])
@@ -198,20 +198,15 @@ def _but_exported(progress: Listener | None) -> Listener | None:
     return None if progress is None else lambda event: None if isinstance(event, Exported) else progress(event)
 
 
-def _begun(part: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder of the network under way, if it was begun with the same settings."""
+def _begin(part: Path, settings: Mapping[str, Any]) -> None:
+    """Note with which settings the network is made, or see that it was begun with the same."""
     note = part / _NOTE
     if note.exists() and read_json(note) != settings:
         raise FileExistsError(
             f"{part} holds what another `prune` left unfinished; remove it, or give the method and budget it "
             "was begun with"
         )
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, to_json(dict(settings)))
-    except OSError as error:
-        raise OSError(error.errno, f"{part} can't be made ({error.strerror}); choose a folder that can") from error
-    return part
+    write_atomic(note, to_json(dict(settings)))
 
 
 def source(name: str | Path, changes: Sequence[str] = ()) -> tuple[StudyFile, Path | None]:

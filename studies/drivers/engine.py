@@ -293,6 +293,16 @@ class Engine:
         return proxy_table(self.space, rankings, [trial.candidate for trial in scored], errors, costs)
 
     @cached_property
+    def at_begin(self) -> list[Callable[[], object]]:
+        """What `begin` calls, once."""
+        return []
+
+    def begin(self) -> None:
+        """Say that a run holds the study and has all that it needs."""
+        while self.at_begin:
+            self.at_begin.pop()()
+
+    @cached_property
     def _limits(self) -> dict[str, tuple[dict[str, float], dict[str, float | int | str]]]:
         """Budgets that were asked about: their limits, and how they are noted."""
         return {}

@@ -97,6 +97,7 @@ def running(
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
+                engine.begin()
                 yield run
                 run.end()
             except BaseException as error:

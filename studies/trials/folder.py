@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..disk.files import FormatError, read_json
+from ..disk.files import FormatError, locked, read_json
 from .storage import check_sqlite, sqlite_url
 from .urls import completed, file_of, is_journal, journal_path, without_password
 
@@ -91,6 +93,27 @@ def part_of(folder: Path) -> Path:
     """Where all lies that belongs to a folder until it is made."""
     whole = Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder  # where one stands has no name
     return whole.parent / f"{whole.name}.part"
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Where all lies that belongs to a folder until it is made, held: of several processes only one makes it.
+
+    Raises:
+        OSError: it can't be made, or the folder is there: another process has just made it.
+        ValueError: another process makes it.
+    """
+    part = part_of(folder)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{folder} can't be made ({error.strerror}); choose a folder that can") from error
+    with locked(part):
+        if os.path.lexists(folder):
+            if {one.name for one in part.iterdir()} <= {"lock", "driver.json"}:
+                shutil.rmtree(part)
+            raise FileExistsError(f"{folder} exists already; remove it or choose another folder")
+        yield part
 
 
 def check_free(path: Path) -> None:

@@ -21,7 +21,8 @@ class Scale:
     """An axis of numbers: its title, and the values drawn along it, limits included.
 
     It is logarithmic where the values are positive and far apart. Where it is even and has no `ends`, it begins at 0 if
-    `zero` is true. Numbers are written in a `form`: `"si"` such as 12 k.
+    `zero` is true. Numbers are written in a `form`: `"si"` such as 12 k; where there are `names`, 0, 1, 2 are written
+    as these.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Scale:
     form: Literal["plain", "si", "percent"] = "plain"
     ends: tuple[float, float] | None = None
     zero: bool = True
+    names: Sequence[str] = ()
 
     @property
     def log(self) -> bool:
@@ -42,7 +44,7 @@ class Points:
 
     Points are `size` pixels large, none are drawn when 0; `edge` is the colour around them. `shades`, a number each
     such as when it was tried, take the place of the colour. `hover` is what is said of each: lines, the first of which
-    is a title; nothing when empty. Errors are standard errors.
+    is a title; nothing when empty. Errors are standard errors. `details` is what a page tells of each when it is asked.
     """
 
     x: Sequence[float | None]
@@ -50,7 +52,7 @@ class Points:
     name: str = ""
     colour: str = BLUE
     size: float = 8
-    shape: Literal["dot", "ring", "diamond"] = "dot"
+    shape: Literal["dot", "ring", "diamond", "star"] = "dot"
     edge: str = ""
     opacity: float = 1.0
     line: Literal["", "solid", "dotted", "steps"] = ""
@@ -59,6 +61,7 @@ class Points:
     shades: Sequence[float] = ()
     shades_title: str = ""
     hover: Sequence[str] = ()
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

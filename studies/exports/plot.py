@@ -25,7 +25,7 @@ _WIDTH_IN, _WIDTHS_IN = 7.5, 5.2  # of a chart alone, and of each of several
 _SHARED_IN = 3.3  # of each where they share the names of bars
 _PIXELS_IN = 100  # of a page's chart, in an inch of the picture
 _POINTS = 0.7  # of a picture, for a pixel of a marker
-_SHAPES = {"dot": "o", "ring": "o", "diamond": "D"}
+_SHAPES = {"dot": "o", "ring": "o", "diamond": "D", "star": "*"}
 _LINES = {"": "none", "solid": "-", "dotted": ":", "steps": "-"}
 
 
@@ -139,6 +139,9 @@ def _scaled(axes: Axes, which: str, scale: Scale) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
+    if scale.names:
+        axis.set_ticks(range(len(scale.names)), [_plain(name) for name in scale.names], rotation=90, fontsize=8)
+        return
     axes.set(**{f"{which}label": scale.title})
     if scale.log:
         axes.set(**{f"{which}scale": "log"})

@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...spaces import Axis
 from ..exports.chart import BLUE, GREEN, GREY, ORANGE, PALE, RED, Bars, Chart, Choice, Points, Scale
 from ..trials.trial import Trial
 from .facts import Facts
 from .learned import corner, growth
-from .words import amount, axis_name, percent, place, short, unit
+from .words import amount, axis_name, percent, place, short, side, unit
 
 OWN = (BLUE, ORANGE)  # of the first study and of the one beside it
 
-Group = tuple[Sequence[Trial], dict[str, Any]]
-"""Trials, and how their points look."""
+Group = tuple[Sequence[Mapping[str, float]], dict[str, Any]]
+"""What was measured of networks, and their points."""
 AXES = 30  # of which importances are shown
+MOST_DETAILS = 300  # trials that a page can tell all of on request
 MOST_POINTS = 2000  # trials that a chart shows; of the others every so many
 NAME = 34  # letters of a name beside a bar
 
 
 def front(studies: Sequence[Facts]) -> Chart:
-    """Every trial, the front, the seeds and the limits; errors against a cost, by a menu where there are several."""
+    """Every trial, the front, the seeds and the limits; errors against a cost, by a menu where there are several.
+
+    Test errors of the exported networks and the full network too.
+    """
     drawn: list[Group] = []
     for study, colour in zip(studies, OWN, strict=False):
         before = f"{study.name}: " if len(studies) > 1 else ""
         for trials, look in _groups(study, colour):
             if trials:
-                hovers = [hover(study, trial) for trial in trials]
-                drawn.append((trials, look | {"name": before + look["name"], "hover": hovers}))
+                said = {"hover": [hover(study, trial) for trial in trials], "details": _details(study, trials)}
+                errors = {"y": [trial.measures["error"] for trial in trials]}
+                measures = [trial.measures for trial in trials]
+                drawn.append((measures, errors | said | look | {"name": before + look["name"]}))
+        drawn += [(group, look | {"name": f"{before}full network"}) for group, look in _full(study)]
     choices = []
     for cost in dict.fromkeys(cost for study in studies for cost in study.costs):
         limits = list(dict.fromkeys(study.limits[cost] for study in studies if cost in study.limits))
-        values = [trial.measures[cost] for study in studies for trial in study.scored if cost in trial.measures]
+        values = [measures[cost] for group, _ in drawn for measures in group if cost in measures]
         scale = Scale(title=unit(cost), values=[*values, *limits], form="si")
-        x = [[trial.measures.get(cost) for trial in trials] for trials, _ in drawn]
+        x = [[measures.get(cost) for measures in group] for group, _ in drawn]
         choices.append(Choice(label=unit(cost), x=x, scale=scale, limits=limits))
-    marks = [
-        Points(x=x, y=[trial.measures["error"] for trial in trials], **look)
-        for (trials, look), x in zip(drawn, choices[0].x, strict=True)
-    ]
-    errors = [trial.measures["error"] for study in studies for trial in study.scored]
+    marks = [Points(x=x, **look) for (_, look), x in zip(drawn, choices[0].x, strict=True)]
+    shown = [error for _, look in drawn for error in look["y"]]
     return Chart(
         marks=marks,
         x=choices[0].scale or Scale(title=""),
-        y=Scale(title="error", values=errors, form="percent", zero=False),
+        y=Scale(title="error", values=shown, form="percent", zero=False),
         limits=choices[0].limits,
         height=460,
         menu="cost",
@@ -52,7 +58,7 @@ def front(studies: Sequence[Facts]) -> Chart:
     )
 
 
-def _groups(study: Facts, colour: str) -> Iterator[Group]:
+def _groups(study: Facts, colour: str) -> Iterator[tuple[Sequence[Trial], dict[str, Any]]]:
     kept, on_front = thinned(study), study.on_front
     planted = [trial for trial in kept if trial.source.startswith("seed:")]
     rest = [trial for trial in kept if trial.number not in on_front and not trial.source.startswith("seed:")]
@@ -66,6 +72,52 @@ def _groups(study: Facts, colour: str) -> Iterator[Group]:
     yield study.front, {"name": "front", "colour": colour, "line": joined, "error_y": spread_}
     best = [] if study.best is None else [study.best]
     yield best, {"name": "picked", "colour": RED, "size": 17, "shape": "ring"}
+    tested = [trial for trial in study.scored if "test_error" in study.tested.get(trial.number, {})]
+    figures = [study.tested[trial.number] for trial in tested]
+    look = {"name": "test error, exported", "colour": GREEN, "size": 10, "shape": "diamond", "line": ""}
+    spread_ = [found.get("test_error_std") or 0.0 for found in figures]
+    yield tested, look | {"y": [found["test_error"] for found in figures], "error_y": spread_}
+
+
+def _full(study: Facts) -> Iterator[Group]:
+    """The full network, as it was tried or else as it was given."""
+    error = study.full_error if study.full_error is not None else study.status.full.get("error")
+    if error is not None:
+        said = [
+            f"full network\nerror {percent(error)}",
+            *(f"{unit(c)}: {amount(c, study.full.get(c))}" for c in study.costs),
+        ]
+        yield [study.full], {"y": [error], "hover": ["\n".join(said)], "colour": GREY, "size": 16, "shape": "star"}
+
+
+def _details(study: Facts, trials: Sequence[Trial]) -> list[str]:
+    """What each trial is made of, and its files; of a long study only the front, the seeds and what was exported."""
+    some = study.on_front | set(study.tested) | {trial.number for trial in study.trials if trial.source[:5] == "seed:"}
+    every = len(study.scored) <= MOST_DETAILS
+    return [detail(study, trial) if every or trial.number in some else "" for trial in trials]
+
+
+def detail(study: Facts, trial: Trial) -> str:
+    """What a trial is, line by line: measures, files and configuration."""
+    lines = [f"trial {trial.number} ({trial.candidate.key}) of {study.name}, {trial.source}"]
+    lines += [
+        f"{unit(name)} {amount(name, value) if name != 'error' else percent(value)}"
+        for name, value in trial.measures.items()
+    ]
+    if found := study.tested.get(trial.number):
+        tested = f", test error {percent(found['test_error'])}" if "test_error" in found else ""
+        lines += [f"trained for {found.get('epochs')} epochs{tested}", f"files: {study.status.path}/{found['kept']}"]
+    else:
+        lines.append(
+            f"files: none yet; secateur export {shlex.quote(study.status.path)} --to OUT --pick {trial.number}"
+        )
+    pairs = zip(study.axes, trial.candidate, strict=True)
+    lines += ["", *(f"{axis_name(axis.name)}: {_kept(study, axis, value)}" for axis, value in pairs)]
+    return "\n".join(lines)
+
+
+def _kept(study: Facts, axis: Axis, value: int) -> str:
+    return f"{value} of {axis.full}" if axis.kind in ("width", "depth") else side(study, value)
 
 
 def hover(study: Facts, trial: Trial) -> str:
@@ -118,10 +170,10 @@ def widths(study: Facts) -> Chart:
     names, full, by_trial = width_rows(study)
     choices = [
         Choice(
-            label=f"{_named(trial)}, {_cost(study, trial)}",
+            label=f"{named(trial)}, {_cost(study, trial)}",
             x=[by_trial[trial.number]],
             hover=[[f"{n}: {one} of {of}" for n, one, of in zip(names, by_trial[trial.number], full, strict=True)]],
-            name=_named(trial),
+            name=named(trial),
         )
         for trial in study.shown
     ]
@@ -217,7 +269,8 @@ def _height(names: Sequence[str], each: int = 26) -> int:
     return 110 + each * max(len(names), 3)
 
 
-def _named(trial: Trial) -> str:
+def named(trial: Trial) -> str:
+    """A trial by its number and error."""
     return f"trial {trial.number}: error {percent(trial.measures['error'])}"
 
 

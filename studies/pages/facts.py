@@ -14,7 +14,8 @@ from torch import nn
 
 from ... import __version__
 from ...spaces import Axis
-from ..disk.files import read_whole
+from ..disk.files import read_json, read_whole
+from ..trials.folder import EXPORTS
 from ..trials.front import counting, on_front
 from ..trials.trial import Trial
 from ..views.status import Status
@@ -41,6 +42,7 @@ class Facts:
         axes: of the space.
         full: costs of the full network, by name; `latency_ms` where it was measured.
         full_error: of the full network under the study's conditions; None where that was not tried.
+        tested: of the networks that were exported, the figures after their last training, by trial; see `_tested`.
         resolutions: sides that the resolution axis is an index into.
         costs: names of the costs that a chart may have as its axis, the objective first.
         predicted: trials whose error was predicted; see `learned.predicted`.
@@ -61,6 +63,7 @@ class Facts:
     axes: tuple[Axis, ...]
     full: dict[str, float]
     full_error: float | None
+    tested: dict[int, dict[str, Any]]
     resolutions: list[list[int]]
     costs: tuple[str, ...]
     predicted: list[dict[str, float]]
@@ -154,6 +157,7 @@ def facts(
         axes=axes,
         full=full,
         full_error=whole[0].measures["error"] if whole else None,
+        tested=_tested(folder),
         resolutions=view.resolutions,
         costs=_cost_names(status, trials),
         predicted=predicted(trials),
@@ -164,6 +168,25 @@ def facts(
         no_anatomy=reason,
         origin=_origin(folder, found, status),
     )
+
+
+def _tested(folder: Path) -> dict[int, dict[str, Any]]:
+    """Figures of the networks that were trained to the end, `kept` where; of several trainings the longest.
+
+    What can't be read is left out: an export that was killed leaves half a folder.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted((folder / EXPORTS).glob("trial-*-epochs-*/finished.json")):
+        number = path.parent.name.split("-")[1]
+        if "-tried-" in path.parent.name or not number.isdigit():
+            continue
+        try:
+            figures = dict(read_json(path)["figures"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if figures.get("epochs", 0) >= found.get(int(number), {}).get("epochs", 0):
+            found[int(number)] = figures | {"kept": f"{EXPORTS}/{path.parent.name}"}
+    return found
 
 
 def _is_full(trial: Trial, axes: Sequence[Axis]) -> bool:

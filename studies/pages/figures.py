@@ -15,14 +15,16 @@ from ..exports.chart import GREY, RED, Bars, Chart, Points, Scale
 from ..trials.words import count
 
 _FORMS = {"plain": "", "si": "~s", "percent": ".3~%"}
-_SHAPES = {"dot": "circle", "ring": "circle-open", "diamond": "diamond"}
+_SHAPES = {"dot": "circle", "ring": "circle-open", "diamond": "diamond", "star": "star"}
 _LINES = {"solid": {}, "dotted": {"dash": "dot"}, "steps": {"shape": "hv"}}
 _MANY = 1000  # times the least value, from where on a logarithmic axis has a label for each power of ten only
 _NAME = 34  # letters of a name that have room beside a bar
 
 
 def figure(chart: Chart) -> dict[str, Any]:
-    """`{"figure": {"data", "layout"}, "names" and "left" (those beside bars, and their pixels), "menu"}`.
+    """`{"figure": {"data", "layout"}, "names" and "left" (those beside bars, and their pixels), "details", "menu"}`.
+
+    Details are texts, one a point of each trace, which the page writes as text.
 
     A menu is `{"title", "trace", "choices"}`; each choice has a label, and what it changes: of all traces, or of the
     one whose number `trace` is.
@@ -49,6 +51,9 @@ def figure(chart: Chart) -> dict[str, Any]:
     found: dict[str, Any] = {"figure": {"data": data, "layout": layout}}
     if chart.y is None:
         found |= {"names": names, "left": left}
+    details = [list(mark.details) if isinstance(mark, Points) else [] for mark in chart.marks]
+    if any(details):
+        found["details"] = details
     if len(chart.choices) > 1:
         found["menu"] = {"title": chart.menu, "trace": chart.changing, "choices": _choices(chart)}
     return found
@@ -93,6 +98,9 @@ def _along(scale: Scale, limits: Sequence[float]) -> dict[str, Any]:
 
 def _axis(scale: Scale) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": in_chart(scale.title), "standoff": 8}, "tickformat": _FORMS[scale.form]}
+    if scale.names:
+        named = {"tickvals": list(range(len(scale.names))), "ticktext": [in_chart(name) for name in scale.names]}
+        return axis | {"tickmode": "array", **named, "tickangle": -90, "tickfont": {"size": 11}, "automargin": True}
     if scale.ends is not None:
         return axis | {"range": list(scale.ends)}
     if scale.log:

@@ -90,6 +90,19 @@
     place.parentElement.querySelector(".menu").appendChild(label);
   }
 
+  // What a point that is clicked on is, as text below its chart.
+  function tell(id, place) {
+    var details = figures[id].details;
+    if (!details) return;
+    place.on("plotly_click", function (event) {
+      var point = event.points[0];
+      var said = (details[point.curveNumber] || [])[point.pointNumber];
+      var below = place.parentElement.querySelector(".detail");
+      below.hidden = !said;
+      below.textContent = said || "";
+    });
+  }
+
   Object.keys(figures).forEach(function (id) {
     var place = document.getElementById(id);
     var found = figures[id].figure;
@@ -98,6 +111,7 @@
       return update(id, place.parentElement.clientWidth, false);
     }).then(function () {
       place.setAttribute("data-drawn", "yes");
+      tell(id, place);
     });
     offer(id, place);
   });

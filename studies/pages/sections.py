@@ -9,6 +9,8 @@ from dataclasses import replace
 from ..trials.trial import Skipped, Stopped, Trial
 from ..views.status import verdict
 from . import charts
+from .across import kept
+from .advice import advice
 from .anatomy import QUANTITIES
 from .charts import AXES, comparable
 from .facts import DERIVED, Facts
@@ -18,60 +20,8 @@ from .words import amount, percent, place, unit
 
 def sections(studies: Sequence[Facts]) -> list[Section]:
     """All sections of a report."""
-    return [
-        _front(studies),
-        _hypervolume(studies),
-        _each(
-            studies,
-            "widths",
-            "Width of every layer",
-            "How many outputs of each layer stay, in the order of the network; bars in the background are the full "
-            "network's. A layer without a bar is in a block that was dropped.",
-            _widths,
-        ),
-        _each(
-            studies,
-            "costs",
-            "Where the costs are",
-            "What each part of the network costs, before and after. Multiply-adds and bytes are counted; milliseconds "
-            "are measured when the page is made.",
-            _costs,
-        ),
-        _each(
-            studies,
-            "surrogate",
-            "How well errors were predicted",
-            "Samplers that model the error say what they expect of a proposal before it is tried. Points near the "
-            "dotted line were predicted well; a model that is no better than the mean error taught the search nothing.",
-            _surrogate,
-        ),
-        _each(
-            studies,
-            "proxies",
-            "What predicts errors without training",
-            "Rank correlation of what a method's scores retain, and of the costs, with the measured errors: 1 orders "
-            "networks as their errors do, 0 is chance. A method that does no better than the costs adds nothing.",
-            _proxies,
-        ),
-        _each(
-            studies,
-            "importance",
-            "Which axes mattered",
-            "By how many places of 100 a random forest orders trials worse where one axis is shuffled among those that "
-            "it has not seen; lines span two standard errors over five folds, pale bars may be chance. "
-            "It speaks of the networks tried, and axes that the budget moves together share what is theirs.",
-            _importance,
-        ),
-        _each(
-            studies,
-            "seeds",
-            "What the seeds were worth",
-            "Seeds are the networks tried first, before the sampler proposes any.",
-            _seeds,
-        ),
-        _each(studies, "failures", "Failures", "Trials that gave no error, and why.", _failures),
-        _each(studies, "again", "To make it again", "Command, study file, versions and fingerprint.", _again),
-    ]
+    take, *others = (_each(studies, *one) for one in _EACH)
+    return [_front(studies), take, _hypervolume(studies), *others]
 
 
 def _each(studies: Sequence[Facts], id: str, title: str, said: str, block: Callable[[Facts], Block]) -> Section:
@@ -87,7 +37,8 @@ def _front(studies: Sequence[Facts]) -> Section:
     said = (
         "Every trial by its error and its cost. The front, in full colour and with standard errors, is what no other "
         "trial beats within the budget; a line joins it where two things are minimised. Errors are those of the "
-        "search, at its fidelity; an export trains further."
+        "search, at its fidelity; an export trains further, and its test error is a green diamond. Click on a point "
+        "for what it is made of and where its files are."
     )
     made = [charts.front(studies)] if any(study.scored for study in studies) else []
     names = [study.name if len(studies) > 1 else "trial" for study in studies]
@@ -154,6 +105,12 @@ def _widths(study: Facts) -> Block:
         rows.append([str(trial.number), percent(trial.measures["error"]), *kept])
     tables = [Table(heads, rows, frozenset({1}))] if depth else []
     return Block(said=said, charts=[charts.widths(study)], tables=tables)
+
+
+def _kept(study: Facts) -> Block:
+    if not study.shown:
+        return Block(said=["No network is picked yet."])
+    return Block(charts=[kept(study)])
 
 
 def _costs(study: Facts) -> Block:
@@ -268,3 +225,69 @@ def _again(study: Facts) -> Block:
     digests = [str(origin["fingerprint"].get(name, "–"))[:16] for name in marks]
     tables = [Table(marks, [digests]), Table(["", "study begun with", "page made with"], rows)]
     return Block(said=said, tables=tables, texts=texts)
+
+
+def _take(study: Facts) -> Block:
+    return Block(said=advice(study) or ["Nothing yet: no network is within the budget."])
+
+
+_EACH: tuple[tuple[str, str, str, Callable[[Facts], Block]], ...] = (
+    (
+        "take",
+        "What to take",
+        "Reckoned from the trials alone: what to take at which cost, what to do next, and what not to trust.",
+        _take,
+    ),
+    (
+        "widths",
+        "Width of every layer",
+        "How many outputs of each layer stay, in the order of the network; bars in the background are the full "
+        "network's. A layer without a bar is in a block that was dropped.",
+        _widths,
+    ),
+    (
+        "kept",
+        "The front side by side",
+        "Each line is a network of the front, blue for the lowest error to orange, the picked one in red: what "
+        "it keeps of the full network, the dotted line, on the axes that are not whole in all of them.",
+        _kept,
+    ),
+    (
+        "costs",
+        "Where the costs are",
+        "What each part of the network costs, before and after. Multiply-adds and bytes are counted; milliseconds "
+        "are measured when the page is made.",
+        _costs,
+    ),
+    (
+        "surrogate",
+        "How well errors were predicted",
+        "Samplers that model the error say what they expect of a proposal before it is tried. Points near the "
+        "dotted line were predicted well; a model that is no better than the mean error taught the search nothing.",
+        _surrogate,
+    ),
+    (
+        "proxies",
+        "What predicts errors without training",
+        "Rank correlation of what a method's scores retain, and of the costs, with the measured errors: 1 orders "
+        "networks as their errors do, 0 is chance. A method that does no better than the costs adds nothing.",
+        _proxies,
+    ),
+    (
+        "importance",
+        "Which axes mattered",
+        "By how many places of 100 a random forest orders trials worse where one axis is shuffled among those that "
+        "it has not seen; lines span two standard errors over five folds, pale bars may be chance. "
+        "It speaks of the networks tried, and axes that the budget moves together share what is theirs.",
+        _importance,
+    ),
+    (
+        "seeds",
+        "What the seeds were worth",
+        "Seeds are the networks tried first, before the sampler proposes any.",
+        _seeds,
+    ),
+    ("failures", "Failures", "Trials that gave no error, and why.", _failures),
+    ("again", "To make it again", "Command, study file, versions and fingerprint.", _again),
+)
+"""Of each study: what a section is called by, its title, what it shows, and what makes its block."""

@@ -28,6 +28,8 @@ pytest.importorskip("plotly", reason="the report extra is not installed")
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
 
 from secateur.studies.pages import report  # noqa: E402
+from secateur.studies.pages.across import kept  # noqa: E402
+from secateur.studies.pages.advice import advice  # noqa: E402
 from secateur.studies.pages.facts import facts  # noqa: E402
 from secateur.studies.pages.page import page, pictures  # noqa: E402
 from secateur.studies.views.status import verdict  # noqa: E402
@@ -282,7 +284,8 @@ def test_the_page_is_one_small_file_that_loads_nothing(folder, tmp_path):
     assert made.page.stat().st_size < 6e6
     assert not re.search(r"<(link|iframe|img)\b|<script[^>]*\bsrc=|@import|url\(", text.replace(_plotly(text), ""))
     assert [path.name for path in made.pictures] == [
-        "front.png", "hypervolume.png", "widths.png", "costs.png", "surrogate.png", "proxies.png", "importance.png",
+        "front.png", "hypervolume.png", "widths.png", "kept.png", "costs.png", "surrogate.png", "proxies.png",
+        "importance.png",
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in made.pictures)
     assert {path.name for path in made.page.parent.iterdir()} == {"a.html"}, "nothing is left beside it"
@@ -396,6 +399,69 @@ def test_several_costs_are_a_menu(found):
     alone = figure(charts.front([found]))
     assert "menu" not in alone
     assert [trace["mode"] for trace in alone["figure"]["data"] if trace["name"] == "front"] == ["lines+markers"]
+
+
+def exported(folder, trial, **figures):
+    place = folder / "exports" / f"trial-{trial.number:04d}-{trial.candidate.key}-epochs-{figures['epochs']}"
+    place.mkdir(parents=True)
+    (place / "finished.json").write_text(json.dumps({"figures": figures}))
+
+
+def test_test_errors_of_exports_stand_beside_the_search_s(small, found, tmp_path):
+    """Of two trainings the longer one; what is broken, or was only tried, is passed by."""
+    copy = shutil.copytree(small, tmp_path / "exported")
+    best = facts(copy, timed=False).best
+    exported(copy, best, epochs=2, test_error=0.9)
+    exported(copy, best, epochs=10, test_error=0.25, test_error_std=0.02)
+    for name in (f"trial-{best.number:04d}-x-tried-epochs-20", "trial-0001-x-epochs-3"):
+        (copy / "exports" / name).mkdir()
+        (copy / "exports" / name / "finished.json").write_text(
+            "{" if "tried" not in name else '{"figures": {"epochs": 20}}'
+        )
+    study = facts(copy, timed=False)
+    assert list(study.tested) == [best.number] and study.tested[best.number]["test_error"] == 0.25
+    marks = {mark.name: mark for mark in charts.front([study]).marks}
+    assert marks["test error, exported"].y == [0.25] and marks["test error, exported"].error_y == [0.02]
+    (said,) = marks["picked"].details
+    assert "trained for 10 epochs, test error 25.00%" in said and f"exports/trial-{best.number:04d}-" in said
+    assert "resolution: " in said
+    off = 100 * (0.25 - best.measures["error"])
+    assert f"test errors of the 1 exported are {off:+.2f} points off on the mean" in page([study])
+    full = {mark.name: mark for mark in charts.front([found]).marks}["full network"]
+    assert full.y == [found.full_error] and full.x == [found.full["macs"]]
+    assert "test error, exported" not in {mark.name for mark in charts.front([found]).marks}
+
+
+def test_what_to_take_is_reckoned_from_the_front(found):
+    """Of 0.10, 0.11 and 0.30 with doubts of 0.02, the second costs half as much as the first and is as good."""
+    whole = found.full["macs"]
+    front = tuple(
+        replace(trial(number, error, share * whole), outcome=replace(trial(number, error, 1).outcome, error_std=0.02))
+        for number, error, share in ((7, 0.3, 0.2), (5, 0.11, 0.4), (3, 0.1, 0.8))
+    )
+    front = tuple(replace(one, costs=one.costs | {"macs": one.costs["macs"]}) for one in front)
+    take, after, doubt = advice(replace(found, trials=front, front=front, best=front[-1], tested={}))
+    assert take.startswith(
+        "Take: trial 3 has the lowest error, 10.00% ± 2.00 at 80% of the full network's multiply-adds."
+    )
+    assert "Trial 5 (11.00% ± 2.00 at 40% of the full network's multiply-adds) is within one standard error" in take
+    assert take.endswith("For at most 25% trial 7 (30.00% ± 2.00) of the full network's multiply-adds.")
+    assert after.startswith("Next: secateur export") and "--pick 5" in after and "hypervolume" not in after
+    assert "1 of 2 of which are as good within the doubt" in doubt
+    assert advice(replace(found, best=None, front=())) == []
+
+
+def test_the_front_side_by_side(found):
+    chart = kept(found)
+    whole, *lines = chart.marks
+    assert whole.y == [1.0, 1.0] and len(lines) == len(found.shown)
+    assert all(len(line.y) == len(chart.x.names) for line in lines) and chart.x.names[-1] == "multiply-adds"
+    best = next(line for line in lines if line.name.startswith(f"trial {found.best.number}:"))
+    assert best.y[-1] == found.best.measures["macs"] / found.full["macs"] and best.colour == charts.RED
+    moved = [
+        axis.name for n, axis in enumerate(found.axes) if any(one.candidate[n] != axis.full for one in found.shown)
+    ]
+    assert len(chart.x.names) == len(moved) + 1
 
 
 def test_what_is_not_known_is_not_drawn(found):

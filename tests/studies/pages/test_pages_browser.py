@@ -58,8 +58,10 @@ def test_charts_draw_and_nothing_is_loaded_or_complained_of(window, made, which)
         drawn = f"#{chart} svg.main-svg .scatterlayer path, #{chart} svg.main-svg .barlayer path"
         assert window.run(f"document.querySelectorAll('{drawn}').length") > 0, chart
     expected = 0
-    for study in made[which].studies:  # seeds on the front are drawn twice, and the pick has a ring
-        expected += len(study.scored) + sum(one.source.startswith("seed:") for one in study.front) + 1
+    for study in made[
+        which
+    ].studies:  # seeds on the front are drawn twice, the pick has a ring, the full network a star
+        expected += len(study.scored) + sum(one.source.startswith("seed:") for one in study.front) + 2
     assert window.run(points("front-0")) == expected
     assert window.asked_for() == [made[which].page.resolve().as_uri()]
     assert window.said() == []
@@ -84,6 +86,23 @@ def test_hover_says_what_a_trial_is(window, made):
     if best.predicted is not None:
         assert "predicted" in said
     assert window.said() == []
+
+
+def test_a_click_tells_what_a_network_is_and_where_its_files_are(window, made):
+    window.open(made["one"].page)
+    window.wait(DRAWN)
+    study = made["one"].studies[0]
+    chart = "document.getElementById('front-0')"
+    below = "document.querySelector('#front .detail')"
+    assert window.run(f"{below}.hidden")
+    which = f"{chart}.data.findIndex(one => one.name === 'picked')"
+    window.run(f"{chart}.emit('plotly_click', {{points: [{{curveNumber: {which}, pointNumber: 0}}]}})")
+    said = window.run(f"{below}.textContent").splitlines()
+    assert said[0].startswith(f"trial {study.best.number} ({study.best.candidate.key})") and not window.run(
+        f"{below}.hidden"
+    )
+    assert f"stem: {study.best.candidate[0]} of 8" in said and any(line.startswith("files: ") for line in said)
+    assert window.run("document.documentElement.scrollWidth") <= 1200 and window.said() == []
 
 
 def test_menus_change_the_chart(window, made):

@@ -109,19 +109,25 @@ def _choose_blocks(
 ) -> list[tuple[Blocks, bool]]:
     """Whole blocks for as many operators as allow it, tried together, then those that hang together, then one by one.
 
-    Heads that hang together, such as those of queries, keys and values, go whole together or not at all.
+    Heads that hang together, such as those of queries, keys and values, go whole together or not at all, and with them
+    what is grouped of their channels, of which several groups may then go together.
     """
-    every = flow.constraints.blocks
+    every, near = flow.constraints.blocks, _near(flow, joins)
     asked = [number for number, blocks in enumerate(every) if blocks.node not in forced]
     aligned = [pair for blocks in every if blocks.node in forced for pair in blocks.aligned]
 
     def free(kept: Iterable[int]) -> bool:
-        some = [every[number] for number in kept]
-        of = _connect(flow.count, joins + [pair for blocks in some for pair in blocks.whole] + aligned, frozen)
-        return all(_go_apart(of, blocks) for blocks in some)
+        some = list(kept)
+        pairs = [pair for number in some for pair in every[number].whole]
+        of = _connect(flow.count, joins + pairs + aligned, frozen)
+        return all(_go_apart(of, every[number], near[number] is not None) for number in some)
 
+    hanging: dict[int, list[int]] = {}
+    for number in asked:
+        key = near[number]
+        hanging.setdefault(-1 - number if key is None else key, []).append(number)
     whole: set[int] = set(asked) if free(asked) else set()
-    for together in _hanging_together(flow, joins, every, asked) if not whole else ():
+    for together in hanging.values() if not whole else ():
         for numbers in (together, *([number] for number in together if not every[number].shared)):
             if not whole.issuperset(numbers) and free([*whole, *numbers]):
                 whole.update(numbers)
@@ -129,22 +135,25 @@ def _choose_blocks(
     return [(blocks, number in whole) for number, blocks in enumerate(every)]
 
 
-def _go_apart(of: Labels, blocks: Blocks) -> bool:
+def _go_apart(of: Labels, blocks: Blocks, several: bool) -> bool:
     """Whether blocks may go: each by itself, or some of them together."""
     found = np.unique(of[blocks.first])
-    return of[0] not in found and (len(found) > 1 if blocks.shared else len(found) == len(blocks.first))
+    return of[0] not in found and (len(found) > 1 if several else len(found) == len(blocks.first))
 
 
-def _hanging_together(
-    flow: Flow, joins: list[tuple[Labels, Labels]], every: Sequence[Blocks], asked: Sequence[int]
-) -> list[list[int]]:
-    """Numbers of operators whose blocks are joined anyhow; others stand alone."""
+def _near(flow: Flow, joins: list[tuple[Labels, Labels]]) -> list[int | None]:
+    """For each grouped operator the heads that its channels are in, which go with it, as a number; None for none."""
     of = _connect(flow.count, joins, [])
-    found: dict[int, list[int]] = {}
-    for number in asked:
-        blocks = every[number]
-        found.setdefault(int(of[blocks.first[0]]) if blocks.shared else -1 - number, []).append(number)
-    return list(found.values())
+    found: list[int | None] = []
+    heads: dict[int, int] = {}
+    for blocks in flow.constraints.blocks:
+        if blocks.shared:
+            heads |= dict.fromkeys(np.unique(of[blocks.whole[0][0]]).tolist(), int(of[blocks.first[0]]))
+    for blocks in flow.constraints.blocks:
+        own = np.unique(of[np.concatenate([left for left, _ in blocks.whole])]).tolist()
+        beside = next((heads[component] for component in own if component in heads), None)
+        found.append(int(of[blocks.first[0]]) if blocks.shared else beside)
+    return found
 
 
 def _singles(flow: Flow) -> list[Labels]:

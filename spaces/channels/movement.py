@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from ..graph.network import operator_name
 from .flow import MIXED, VIEWS, Flow, Unfollowed
+from .heads import apart
 from .labels import (
     BLANK,
     Labels,
@@ -255,8 +256,18 @@ def _glu(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Ten
 
 
 @rule("pad", "constant_pad_nd")
+def _pad(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Features that are added to each head leave heads as they are."""
+    layers: list[Tensor] = []
+    for layer in flow.layers(args[0]):
+        added = {layer.ndim - 1 - place // 2 for place, amount in enumerate(args[1]) if amount}
+        one = apart(flow, layer) if added & varying(layer) else layer
+        layers += list(one) if isinstance(one, Layers) else [one]
+    return _padded(flow, node, [packed(layers, tuple(layers[0].shape)), *args[1:]], kwargs)
+
+
 @a_layer
-def _pad(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+def _padded(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     """Channels that are added are constants: they stay, or have labels of their own where the numbers follow."""
     labels, shape, amounts = args[0], result_shape(flow, node), list(args[1])
     result: Tensor = labels

@@ -59,6 +59,42 @@ def test_a_divisor_that_no_number_of_heads_meets_is_said():
     assert "divisor" not in str(Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5)))
 
 
+class Linear(nn.Module):
+    """Linear attention at two scales: a grouped convolution gives each head another, and values are padded with a 1."""
+
+    def __init__(self, heads=4, d=8):
+        super().__init__()
+        self.d, width = d, 3 * heads * d
+        self.qkv, self.proj = nn.Conv2d(32, width, 1), nn.Conv2d(2 * heads * d, 32, 1)
+        self.near = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1, groups=3 * heads)
+        )
+
+    def forward(self, x):
+        every = self.qkv(x)
+        every = torch.cat([every, self.near(every)], 1).reshape(len(x), -1, 3 * self.d, x.shape[2] * x.shape[3]).mT
+        q, k, v = every.chunk(3, -1)
+        y = F.relu(q) @ (F.relu(k).mT @ F.pad(v, (0, 1), value=1.0))
+        return self.proj((y[..., :-1] / (y[..., -1:] + 1e-5)).mT.reshape(len(x), -1, *x.shape[2:]))
+
+
+def test_heads_go_with_the_groups_of_a_convolution_that_makes_more_of_them():
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 32, 1), Linear(), nn.Conv2d(32, 4, 1)).double().eval(),
+        torch.rand(2, 3, 6, 6).double(),
+    )
+    space = Space.trace(model, x)
+    group = next(group for group in space.groups if group.name == "1.qkv")
+    assert (group.units, group.unit, group.heads) == (4, 24, 2) and set(space.frozen) == {"2"}
+    for candidate in (space.smallest, *space.sample(2)):
+        assert verify(model, space, candidate, x) < 1e-12
+        small = build(model, space, candidate)
+        assert small[1].near[1].groups == 3 * small[1].qkv.out_channels // 24
+        small.train()(x).sum().backward()
+        assert all(p.grad is not None for p in small.parameters())
+
+
 class Windowed(Written):
     """The same in windows where there are more than four positions; the scale is one of numbers too."""
 

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ..channels.flow import Flow
 from ..channels.labels import constant, tensors_in
-from ..channels.layout import Layout
+from ..channels.layout import Ids, Layout
 from ..graph.blocks import Block
 from ..graph.network import Network, Shape
 from .surgery import named_tensors
@@ -51,14 +51,22 @@ def shrunk(layout: Layout, stays: Kept, shape: Shape, value: Any) -> Shape:
     """A shape when only some units stay, from the labels of the value."""
     result = list(shape)
     for labels in tensors_in(value):
-        kept = stays[layout.ids(labels)]
-        if kept.all():
-            continue
-        for axis in range(kept.ndim):
-            lines = kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis))
-            if kept.shape[axis] > 1 and not lines.all():
-                result[axis] = int(lines.sum())
+        for axis, left in left_along(layout.ids(labels), stays).items():
+            result[axis] = left
     return tuple(result)
+
+
+def left_along(ids: Ids, stays: Kept) -> dict[int, int]:
+    """How many indices stay along each axis of which some go, of an array of unit numbers."""
+    kept = stays[ids]
+    if kept.all():
+        return {}
+    found = {}
+    for axis, size in enumerate(kept.shape):
+        lines = kept.any(axis=tuple(other for other in range(kept.ndim) if other != axis))
+        if size > 1 and not lines.all():
+            found[axis] = int(lines.sum())
+    return found
 
 
 def kept_along(layout: Layout, stays: Kept, value: Any, axis: int, size: int) -> Kept:

@@ -22,11 +22,11 @@ from ..cutting.writer import GraphWriter, Kept, shrunk
 from ..graph.blocks import Block
 from ..graph.capture import capture
 from ..graph.modes import evaluating, quietly
-from ..graph.network import BATCH, Examples, Network, Rehearsal, Shape, Side, Step, as_call, resized
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, as_call, resized
 from ..graph.values import Values
 from .calls import reading
 from .probe import Around, Watch, empty_like, rehearse, run, sketch, sketched
-from .surprises import Going, first_difference, first_surprise, results
+from .surprises import Foreseen, Going, first_difference, first_surprise
 
 logger = logging.getLogger("secateur")
 
@@ -87,7 +87,7 @@ def culprits(
             together = together and apart(gone, numbers)
             if together:
                 continue
-            near = ((number, without(gone, [number])) for number in _touching(flow, layout, node, numbers)[:3])
+            near = ((number, without(gone, [number])) for number in _near(network, flow, layout, node, numbers))
             alone = next(((number, own) for number, own in near if own is not None), None)
             if alone is not None:
                 found[alone[0]] = alone[1]
@@ -111,6 +111,20 @@ def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) ->
     values = [flow.values.get(source) for source in (node, *node.all_input_nodes)]
     units = np.concatenate([np.zeros(1, np.int64), *(_units(layout, la) for v in values for la in tensors_in(v))])
     return [number for number in numbers if layout.groups[number].holds(units).any()]
+
+
+def _near(network: Network, flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
+    """A few groups that an operator touches; where it touches none, those that others of its module do, nearest first.
+
+    A size may be taken from channels that the operator is not given.
+    """
+    found = _touching(flow, layout, node, numbers)
+    if not found:
+        here = network.calls.get(node)
+        order = {one: place for place, one in enumerate(network.operators) if network.calls.get(one) == here}
+        for other in sorted(order, key=lambda one: abs(order[one] - order.get(node, 0))):
+            found += _touching(flow, layout, other, numbers)
+    return list(dict.fromkeys(found))[:3]
 
 
 def at_random(layout: Layout, seed: int = 0) -> Kept:
@@ -206,6 +220,11 @@ class OfModule:
         return frozenset(node for node in self.network.operators if node not in self.flow.moving)
 
     @cached_property
+    def foreseen(self) -> Foreseen:
+        """Tells the shapes of what each operator gives in a smaller network."""
+        return Foreseen(self.network, self.flow)
+
+    @cached_property
     def read(self) -> set[tuple[str, str]]:
         """Attributes of modules that the forward reads, `(module, name)`; all where that is not known."""
         seen, quick = set[tuple[str, str]](), self.full(True)[1] is None
@@ -283,7 +302,7 @@ class OfModule:
         rehearsal = self.rehearsed(quick)
         if rehearsal is None:
             return (), None
-        predicted, found = _predicted(self.network, self.flow, layout, whole, stays), dict[Node, str]()
+        predicted, found = self.foreseen(layout, whole, stays), dict[Node, str]()
         around = partial(Going, self.network, rehearsal, predicted, self.full(quick)[0], found)
         failure = self.run(plan(layout, stays, ()), quick, around=around)[1]
         self.said.update(found)
@@ -298,7 +317,7 @@ class OfModule:
 
         def surprise(layout: Layout, stays: Kept, removed: Sequence[Block]) -> Node | None:
             changes = plan(layout, stays, tuple(block.name for block in removed))
-            predicted = _predicted(self.network, self.flow, layout, whole, stays)
+            predicted = self.foreseen(layout, whole, stays)
             skipped = frozenset(node for block in removed for node in block.nodes)
             failure: Exception | None = None
             for quick in (True, False):
@@ -339,24 +358,6 @@ def suspects(forward: OfModule, whole: frozenset[Node], layout: Layout, names: C
     if failure is not None:
         return set(names)
     return {layout.groups[number].name for node in odd for number in _touching(forward.flow, layout, node, numbers)}
-
-
-def _predicted(
-    network: Network, flow: Flow, layout: Layout, whole: frozenset[Node], stays: Kept
-) -> dict[Node, tuple[Shape, ...]]:
-    """Shapes of what each operator gives when only some units stay; of a group norm's statistics too."""
-    found = {}
-    for node in network.operators:
-        shapes = results(network, node)
-        values = [flow.values[node]] if len(shapes) == 1 else [one for one in flow.values[node] if one is not None]
-        small = tuple(shrunk(layout, stays, shape, value) for shape, value in zip(shapes, values, strict=True))
-        if network.names[node] == "aten.group_norm":
-            groups, channels = int(str(node.args[1])), shapes[0][1]
-            if node in whole or groups == channels:
-                groups = groups * small[0][1] // channels
-            small = (*small, (shapes[0][0], groups))
-        found[node] = small
-    return found
 
 
 def of_graph(

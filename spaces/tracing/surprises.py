@@ -15,6 +15,10 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..channels.flow import Flow
+from ..channels.labels import tensors_in
+from ..channels.layout import Ids, Layout
+from ..cutting.writer import Kept, left_along
 from ..graph.network import Network, Number, Rehearsal, Shape, Step
 from .probe import FOLLOW, differ, numbers_of
 
@@ -181,6 +185,50 @@ def results(network: Network, node: Node) -> tuple[Shape, ...]:
     """Shapes of the tensors that an operator gives, at the largest side."""
     shapes = network.shapes[-1][node]
     return (shapes,) if isinstance(shapes, tuple) else tuple(shape for shape in shapes if shape is not None)
+
+
+class Foreseen:
+    """Shapes of what each operator gives when only some units stay; of a group norm's statistics too.
+
+    Unit numbers of labels are found once for each grouping.
+    """
+
+    def __init__(self, network: Network, flow: Flow) -> None:
+        self._network = network
+        self._values: dict[Node, list[tuple[Shape, list[Tensor]]]] = {}
+        for node in network.operators:
+            shapes, labels = results(network, node), flow.values[node]
+            values = [labels] if len(shapes) == 1 else [one for one in labels if one is not None]
+            self._values[node] = list(zip(shapes, map(tensors_in, values), strict=True))
+        self._of: Ids | None = None
+        self._ids: dict[int, Ids] = {}  # by labels, which the flow keeps
+
+    def __call__(self, layout: Layout, whole: frozenset[Node], stays: Kept) -> dict[Node, tuple[Shape, ...]]:
+        """By node; `whole` are grouped operators that lose whole blocks."""
+        if self._of is not layout.unit_of_label:
+            self._of, self._ids = layout.unit_of_label, {}
+        known: dict[int, dict[int, int]] = {}
+
+        def left(labels: Tensor) -> dict[int, int]:
+            key = id(labels)
+            if key not in known:
+                ids = self._ids[key] if key in self._ids else self._ids.setdefault(key, layout.ids(labels))
+                known[key] = left_along(ids, stays)
+            return known[key]
+
+        found = {}
+        for node, values in self._values.items():
+            small: tuple[Shape, ...] = ()
+            for shape, labels in values:
+                changed = {axis: count for one in labels for axis, count in left(one).items()}
+                small += (tuple(changed.get(axis, size) for axis, size in enumerate(shape)) if changed else shape,)
+            if self._network.names[node] == "aten.group_norm":
+                shape, groups = values[0][0], int(str(node.args[1]))
+                if node in whole or groups == shape[1]:
+                    groups = groups * small[0][1] // shape[1]
+                small = (*small, (shape[0], groups))
+            found[node] = small
+        return found
 
 
 def _split(network: Network, node: Node, last: Step, foreseen: tuple[Shape, ...]) -> bool:

@@ -6,7 +6,7 @@ Below: the tensors of a network by name, and the scores that rank units.
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -22,6 +22,9 @@ from ..graph.standin import PLAIN, Gives, in_place_of
 
 if TYPE_CHECKING:
     from ..channels.layout import Group, Layout, Slots
+
+
+PLAIN_TYPES = {*PLAIN, bool, float, type}  # of attributes that need no copy
 
 
 @dataclass(frozen=True)
@@ -201,18 +204,21 @@ def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Modul
         return other
     twin: nn.Module = object.__new__(kind)
     memo[id(module)] = twin
-    for name, value in module.__dict__.items():
-        if name == "_compiled_call_impl":  # a compiled forward belongs to the original
-            continue
+    own = twin.__dict__
+    own.update(module.__dict__)  # most are plain
+    own.pop("_compiled_call_impl", None)  # a compiled forward belongs to the original
+    for name, value in [(name, value) for name, value in own.items() if type(value) not in PLAIN_TYPES]:
         if name == "_modules":
             value = {
                 key: child if child is None else _copied(child, memo, f"{path}{key}.") for key, child in value.items()
             }
         elif name in ("_parameters", "_buffers"):
             value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
+        elif not value and type(value) in (dict, OrderedDict, set):  # hooks, of which most modules have none
+            value = type(value)()
         else:
             value = _copied_value(value, memo, path + name)
-        twin.__dict__[name] = value
+        own[name] = value
     return twin
 
 

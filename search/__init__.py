@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .halving import Halving
     from .joint.joint import JointSampler
     from .pareto import hypervolume, non_dominated
+    from .polynomial.models import expected_errors
     from .polynomial.polynomial import PolynomialSampler
     from .problem import NOTE, Foretold, Problem, Told, distributions, note, positions, told
     from .samplers import SAMPLERS, SamplerFactory, check_sampler, sampler_factory
@@ -46,6 +47,7 @@ __all__ = [
     "check_sampler",
     "compound",
     "distributions",
+    "expected_errors",
     "hypervolume",
     "non_dominated",
     "note",

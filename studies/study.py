@@ -367,7 +367,7 @@ class Study:
 
         Args:
             to: a new folder.
-            pick: `"best"` (lowest validation error within the budget), `"all"` (the front), `"knee"` (where it bends),
+            pick: `"best"` (lowest error expected within the budget), `"all"` (the front), `"knee"` (where it bends),
                 a trial's number, a `Budget`: the best within it, or `{"error": 0.03}`: the cheapest with that.
             finetune_epochs: epochs of the last training; the study's `long_epochs` when None.
             progress: told of every `Epoch` and of every network `Trained` and `Exported`; as of `run`.

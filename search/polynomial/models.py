@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...spaces import Encoded
-from ..problem import Array, Told
+from ..problem import Array, Problem, Told
 from .features import Features
 from .process import Process, fit_process
 from .scales import Noise
@@ -27,6 +27,7 @@ _KEPT = 256  # trials of a fit
 # with the trials that are then left out.
 _BY_LUCK = 8
 _TRIALS = 2  # for each length scale of the process, and its height, before it has a voice
+_BELIEVED = 8  # trials before what is expected of them says more than what was measured
 _WIDE = 24  # axes beyond which the process is not worth its seconds
 
 
@@ -154,6 +155,22 @@ def learned(features: Features, seen: Told) -> tuple[Model, dict[str, Any]]:
     if kind == "mean":
         return Mean(features, axes, error), facts
     return (blend.joined(seen.pending) if len(seen.pending) else blend), facts
+
+
+def expected_errors(problem: Problem, seen: Told) -> dict[int, float]:
+    """What the errors of trials are taken to be, knowing all others, by trial number: measured by chance, they differ.
+
+    The trial that was measured lowest is often one that was lucky. Of the trials of a fit, at most a few hundred; empty
+    where the standard errors of the measurements are unknown, or trials say nothing of one another.
+    """
+    rows = kept(seen)
+    if len(rows) < _BELIEVED or not (seen.error_std[rows] > 0).any():
+        return {}
+    model, facts = learned(Features(problem), seen)
+    if facts["kind"] == "mean":
+        return {}
+    means = model.means(seen.encoded[rows], seen.error[rows])
+    return {int(number): float(mean) for number, mean in zip(seen.numbers[rows], means, strict=True)}
 
 
 def _r2(missed: Array, t: Array) -> float:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 from ...evaluators import Evaluator, Ladder, Latency, Task, Teacher, Training
 from ...evaluators.modes import reproducible
 from ...pruners.criteria.retained import RankingProxy, proxy_table
-from ...search import Foretold, Problem, SamplerFactory
+from ...search import Foretold, Problem, SamplerFactory, Told, expected_errors
 from ...spaces import Budget, Candidate, Scores, Space
 from ..disk.artifacts import INHERITED, ROUND, Artifacts
 from ..disk.files import locked
@@ -34,6 +35,7 @@ from ..proposals.seeds import Aim, Seeds
 from ..settings.search import SHARED, Search
 from ..trials.events import Calibrated, Listener
 from ..trials.folder import read_study_json, storage_lock
+from ..trials.front import expected_of
 from ..trials.ledger import Ledger
 from ..trials.trial import Scored
 from .lease import Lease
@@ -277,7 +279,25 @@ class Engine:
             teacher=self.teacher,
             fingerprint=self.fingerprint,
             limits=limits,
+            expected=expected_of(self.ledger.trials, self.ledger.notes),
         )
+
+    def expected_errors(self, limits: Mapping[str, float]) -> dict[int, float]:
+        """What the errors of trials are taken to be; see `search.expected_errors`."""
+        scored = [trial for trial in self.ledger.trials if isinstance(trial.outcome, Scored) and trial.told]
+        if not scored or not self.space.axes:
+            return {}
+        objectives = self.search.objectives
+        seen = Told(
+            numbers=np.array([trial.number for trial in scored]),
+            encoded=np.array([trial.candidate for trial in scored]),
+            values=np.array([trial.values(objectives) for trial in scored]),
+            error=np.array([trial.error for trial in scored], float),
+            error_std=np.array([trial.error_std for trial in scored], float),
+            feasible=np.array([trial.within(limits) for trial in scored]),
+            pending=np.empty((0, len(self.space.axes)), np.int64),
+        )
+        return expected_errors(self.problem(limits), seen)
 
     def proxies(self, methods: Sequence[str] = ()) -> pd.DataFrame:
         """As `Study.proxies`."""

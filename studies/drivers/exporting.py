@@ -16,7 +16,7 @@ from ..disk.files import locked
 from ..exports.conversion import Wanted
 from ..exports.exporter import finalists as finalists_of
 from ..trials.events import Listener
-from ..trials.front import counting, on_front
+from ..trials.front import best_of, counting, on_front
 from ..trials.trial import Trial
 from .engine import Engine
 
@@ -54,11 +54,15 @@ class Export:
         ledger, search = self.engine.ledger, self.engine.search
         ledger.refresh()
         limits = self.engine.limits(self.budget)
-        front = on_front(ledger.trials, search.objectives, counting(ledger.trials, limits, search.max_error))
-        front = self._still_within(front, limits)
+        counts = counting(ledger.trials, limits, search.max_error)
+        front = self._still_within(on_front(ledger.trials, search.objectives, counts), limits)
         exporter = self.engine.exporter(limits)
-        within = self._absolute(pick)
-        picked = exporter.pick(ledger.trials, front, within)
+        within, named = self._absolute(pick), front
+        if pick == "best":  # what is expected to be the best may have been measured worse than the front
+            fit = [trial for trial in ledger.trials if trial.scored and trial.within(counts)]
+            best = best_of(fit, search.objectives, exporter.expected)
+            named = [*front, *self._still_within([] if best is None or best in front else [best], limits)]
+        picked = exporter.pick(ledger.trials, named, within)
         tried = self._finalists(finalists, limits if pick == "best" else within)
         with locked(self.engine.path), reproducible(search.threads, self.engine.device):
             if self.mirror is not None:

@@ -19,7 +19,7 @@ from ..runners.executor import Executor, Interrupts, TimeOver
 from ..runners.slots import SlotStatus
 from ..settings.search import Search
 from ..trials.events import Event, Listener, TrialEnded
-from ..trials.front import on_front
+from ..trials.front import EXPECTED, on_front
 from ..trials.ledger import Ledger
 from ..trials.trial import Failed, Outcome, Scored, Trial, better
 from ..trials.words import first_line
@@ -114,6 +114,8 @@ def _conclude(engine: Engine, limits: Mapping[str, float]) -> None:
     ledger, search = engine.ledger, engine.search
     if sum(isinstance(trial.outcome, Scored) for trial in ledger.trials) >= LEAST:  # below it, none has a number
         ledger.note("proxies", known(engine.proxies()))
+        told = sum(trial.told for trial in ledger.trials)
+        ledger.note(EXPECTED, {"told": told, "errors": engine.expected_errors(limits)})
     failed = [trial.outcome.reason for trial in ledger.trials if isinstance(trial.outcome, Failed)]
     if failed and len(failed) == sum(trial.told for trial in ledger.trials):
         logger.error("all %d trials failed, so nothing was found; the last: %s", len(failed), failed[-1])

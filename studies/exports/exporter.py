@@ -32,8 +32,9 @@ from ..disk.weights import TrainingCheckpoint, digest, read_tensors, state_of
 from ..settings.search import Search
 from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
-from ..trials.front import front_table
+from ..trials.front import best_of, front_table
 from ..trials.trial import Trial
+from ..trials.words import percent
 from .card import check_notes
 from .conversion import Wanted
 from .model import record_of, write_model
@@ -60,6 +61,7 @@ class Exporter:
     teacher: Teacher | None
     fingerprint: Mapping[str, Any]
     limits: Mapping[str, float]
+    expected: Mapping[int, float]
 
     def pick(
         self, trials: Sequence[Trial], front: Sequence[Trial], pick: str | int | Mapping[str, float]
@@ -166,7 +168,16 @@ class Exporter:
         return epochs
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
-        return min(trials, key=lambda trial: trial.merit(self.search.objectives))
+        best, lowest = (best_of(trials, self.search.objectives, one) for one in (self.expected, None))
+        assert best is not None and lowest is not None  # whoever asks has some
+        if best is not lowest:
+            said = [
+                f"trial {trial.number} (error {percent(trial.measures['error'])}, {percent(expected)} expected)"
+                for trial in (best, lowest)
+                if (expected := self.expected.get(trial.number)) is not None
+            ]
+            logger.info("%s is taken: what the other trials say of it counts too", " and not ".join(said))
+        return best
 
     def _knee(self, front: Sequence[Trial]) -> Trial:
         """The trial farthest below the plane through the ends of the front, every objective in spans of the front."""

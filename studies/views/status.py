@@ -13,7 +13,7 @@ import numpy as np
 
 from ...search import NOTE, hypervolume, non_dominated
 from ...spaces import Budget
-from ..trials.front import counting, on_front
+from ..trials.front import best_of, counting, expected_of, on_front
 from ..trials.trial import Failed, Skipped, Stopped, Trial, described
 
 _LAST = 5  # trials that are named beside a reason
@@ -40,7 +40,9 @@ class Status:
     Attributes:
         path: the study's folder.
         failures: why trials failed, the reason of the newest one first; reasons that differ in numbers only are one.
-        best: the trial with the lowest error within the budget; None where there is none.
+        best: the trial within the budget with the lowest error, or the lowest that is expected of it (`best_expected`),
+            where a run that ended noted that; None where there is none.
+        best_expected: its error, as all trials have it; None where nothing is expected of it.
         budget: as it was asked for; `limits` is the same in absolute numbers.
         objectives: what is minimised, by the `sampler`, each trial trained to the `fidelity`.
         history: see `insight.history`; `seeds` and `foresight` by the functions of such names there.
@@ -69,6 +71,7 @@ class Status:
     skipped: int
     front: int
     best: Trial | None
+    best_expected: float | None = None
     budget: dict[str, Any]
     limits: dict[str, float]
     objectives: list[str]
@@ -111,7 +114,8 @@ def status_of(
     settings = found["settings"]
     objectives = settings["objectives"]
     fit = [trial for trial in trials if trial.scored and trial.within(limits)]
-    counts = counting(trials, limits, settings.get("max_error"))
+    counts, expected = counting(trials, limits, settings.get("max_error")), expected_of(trials, notes)
+    best = best_of([trial for trial in fit if trial.within(counts)], objectives, expected)
     outcomes = [trial.outcome for trial in trials if trial.told and trial.outcome is not None]
     return Status(
         path=str(path),
@@ -122,7 +126,8 @@ def status_of(
         failures=failures(trials),
         skipped=sum(isinstance(outcome, Skipped | Stopped) for outcome in outcomes),
         front=len(on_front(trials, objectives, counts)),
-        best=min(fit, key=lambda trial: trial.merit(objectives), default=None),
+        best=best,
+        best_expected=None if best is None else expected.get(best.number),
         budget=budget.given(),
         limits=dict(limits),
         objectives=list(objectives),

@@ -67,7 +67,8 @@ def status_text(status: Status, style: Style = PLAIN) -> str:
     best = status.best
     found = "none yet"
     if best is not None:
-        found = f"trial {best.number}, error {percent(best.measures['error'])}, {_costs(best.measures)}"
+        hoped = "" if status.best_expected is None else f" ({percent(status.best_expected)} expected)"
+        found = f"trial {best.number}, error {percent(best.measures['error'])}{hoped}, {_costs(best.measures)}"
     proxies: dict[str, str] = {}
     for proxy in status.proxies:  # best first; a method that was asked at several costs is named once
         name = proxy["proxy"].partition(":")[0]

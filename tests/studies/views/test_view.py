@@ -18,7 +18,7 @@ from secateur.studies.views.view import View
 KEYS = {
     *("path", "trials", "told", "running", "failed", "failures", "skipped", "front", "best", "budget", "limits"),
     *("objectives", "sampler", "fidelity", "history", "seeds", "foresight", "proxies", "seconds"),  # and what runs:
-    *("goal", "left_s", "drivers", "gpus", "full", "ended", "max_error", "useless", "foretold"),
+    *("goal", "left_s", "drivers", "gpus", "full", "ended", "max_error", "useless", "foretold", "best_expected"),
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .graph.network import Examples, Side, as_call, spatial_axis
+from .graph.refusals import of_cache
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -34,7 +35,7 @@ def completed(model: nn.Module, examples: Examples, further: Mapping[str, Any] |
         if not isinstance(value, Tensor) and not _is_plain(value):
             raise TypeError(
                 f"example_inputs holds a {type(value).__name__}; expected tensors, and plain values that stay as they "
-                "are (True, 3, 'mean', None, (8, 8)); wrap a forward that takes other things"
+                f"are (True, 3, 'mean', None, (8, 8)); wrap a forward that takes other things{of_cache(value)}"
             )
     if not further and all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         return examples

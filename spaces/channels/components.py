@@ -25,6 +25,7 @@ class Components:
         reasons: why, for each label that was frozen directly, by component before freezing.
         attributes: module attributes that count channels.
         whole: grouped operators of which whole blocks go.
+        held: operators of heads of which none go.
     """
 
     of: Labels
@@ -32,6 +33,7 @@ class Components:
     reasons: dict[int, str]
     attributes: list[Attribute]
     whole: list[Blocks]
+    held: list[Blocks]
 
     def whole_blocks(self, labels: Labels) -> list[Node]:
         """The grouped operators that lose whole blocks of these channels."""
@@ -72,7 +74,8 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
             reasons.setdefault(int(component), reason)
     attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
     named = {int(label): reasons[int(component)] for label, component in enumerate(loose) if int(component) in reasons}
-    return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole])
+    held = [blocks for blocks, whole in chosen if blocks.shared and not whole]
+    return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole], held)
 
 
 def alike(flow: Flow, lines: Sequence[Labels]) -> bool:

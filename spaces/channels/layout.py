@@ -316,4 +316,8 @@ def _frozen(flow: Flow, found: Components, unit_of_label: Ids, reasons: Mapping[
         reason = known[0] if known else "it is tied to channels that must stay"
         part = "" if len(stays) == len(labels) else f"{len(stays)} of {len(labels)} channels: "
         frozen.setdefault(module, part + reason)
+    for blocks in found.held:  # features of the heads go, so it is said why heads do not
+        why = [found.reasons[int(label)] for label in blocks.first if int(label) in found.reasons]
+        if why and unit_of_label[blocks.whole[0][0]].any() and blocks.node in flow.network.calls:
+            frozen.setdefault(f"heads of {flow.network.calls[blocks.node][-1]}", why[0])
     return frozen

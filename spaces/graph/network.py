@@ -168,6 +168,13 @@ def flat_examples(examples: Examples) -> list[Tensor]:
     """The tensors of the example, in order; plain values beside them are left out."""
     args, kwargs = as_call(examples)
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if not tensors and (args or kwargs):
+        given = [*enumerate(args), *kwargs.items()]
+        held = ", ".join(f"{name} (a {type(value).__name__})" for name, value in given)
+        raise ValueError(
+            f"example_inputs holds no tensor, only {held}; give tensors, as a tokenizer does that is called with "
+            "return_tensors='pt'"
+        )
     if not tensors:
         raise ValueError("example_inputs is empty; give at least one tensor, as the forward takes it")
     return tensors

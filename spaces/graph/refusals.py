@@ -34,8 +34,14 @@ def refusal(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return (
             f"{type(model).__name__} returns a {type(odd[0]).__name__}; expected tensors and plain values, in tuples, "
             "lists, dicts, mappings and dataclasses; return its tensors, or trace the part of the network before it"
+            f"{of_cache(odd[0])}"
         )
     return ""
+
+
+def of_cache(value: Any) -> str:
+    """What to say beside where something is a cache of keys and values, as decoders of transformers take and give."""
+    return "; decoders give and take no cache with use_cache=False" if "Cache" in type(value).__name__ else ""
 
 
 def explained(model: nn.Module, failure: Exception | None) -> str:

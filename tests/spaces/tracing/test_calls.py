@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
 from typing import Any
 
 import pytest
@@ -165,6 +165,34 @@ def test_resolutions_with_plain_values():
 def test_inputs_that_cannot_be_taken_are_said(examples, further, said):
     with pytest.raises(TypeError, match=said):
         Space.trace(Choosy().double(), examples, example_kwargs=further)
+
+
+class Words(nn.Module):
+    """A text, as a tokenizer gives it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.body, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None):
+        found = self.body(self.embed(input_ids)) * attention_mask[..., None]
+        return self.head(found.sum(1) / attention_mask.sum(1, keepdim=True))
+
+
+class StaticCache:
+    """Keys and values of what came before."""
+
+
+def test_what_a_tokenizer_gives_is_taken_as_it_is():
+    given = {"input_ids": [[3, 4, 5], [6, 7, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]]}
+    model = Words().eval()
+    with pytest.raises(ValueError, match=r"no tensor, only input_ids \(a list\), .*return_tensors='pt'"):
+        Space.trace(model, UserDict(given))
+    encoding = UserDict({name: torch.tensor(rows) for name, rows in given.items()})
+    space = Space.trace(model, encoding)
+    assert verify(model, space, space.uniform(0.5), encoding) < 1e-5
+    with pytest.raises(TypeError, match=r"holds a StaticCache; .*; decoders give and take no cache with use_cache=Fal"):
+        Space.trace(model, encoding, example_kwargs={"past_key_values": StaticCache()})
 
 
 def test_a_name_that_the_forward_lacks_is_said():

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from attentions import KINDS, Apart, Fused, Net
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
@@ -96,3 +97,42 @@ def test_the_rule_is_told_and_a_later_one_counts():
     assert again.fingerprint != space.fingerprint
     with pytest.raises(ValueError, match=r"has attention='size'; expected 'heads' or 'head_size'"):
         Space.trace(model, x, rules={"*": {"attention": "size"}})
+
+
+class Mixing(nn.Module):
+    """Heads are mixed: weights of all of them by a linear layer, or by a softmax over them."""
+
+    def __init__(self, over=None, d=32, heads=4):
+        super().__init__()
+        self.heads, self.over, self.qkv, self.proj = heads, over, nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.talk = nn.Linear(heads, heads)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.mT
+        weights = scores.softmax(1) if self.over else self.talk(scores.softmax(-1).movedim(1, -1)).movedim(-1, 1)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("over", [None, "heads"])
+def test_heads_that_are_mixed_go_where_weights_mix_them_and_else_it_is_said_why_not(over):
+    torch.manual_seed(0)
+    model, x = Net(Mixing(over)).double().eval(), torch.rand(2, 6, 5).double()
+    space = Space.trace(model, x)
+    group = space.groups[1]
+    assert (group.units, group.heads) == ((8, 0) if over else (4, 1)) and ("attention.talk" in group.members) != bool(
+        over
+    )
+    assert space.frozen.get("heads of attention") == ("softmax mixes its channels" if over else None)
+    for candidate in space.sample(3):
+        assert verify(model, space, candidate, x) < 1e-12
+
+
+def test_a_divisor_that_no_head_meets_gives_way_and_that_of_a_rule_leaves_heads_whole():
+    torch.manual_seed(0)
+    model, x = Net(Apart()).eval(), torch.rand(2, 6, 5)
+    space = Space.trace(model, x, divisor=7)
+    assert space.groups[1].widths == (8, 16, 24, 32)
+    assert "no narrower multiple of the divisor, 7, so it does not hold: attention.q" in str(space)
+    asked = Space.trace(model, x, rules={"attention.q": {"divisor": 7}})
+    assert asked.frozen["attention.k"] == "'attention.q' of the rules leaves it no other width"

@@ -33,7 +33,8 @@ class MLPruning:
 
     Every group has a score a unit and a threshold. The gradient of a unit's mask, the sum of weight times gradient over
     what makes it, moves its score; with the gradient of a penalty on the cost it moves the threshold. The full network
-    teaches: its outputs by the task's own distance, and what each of its blocks gives by the mean squared difference.
+    teaches: its outputs by the task's own distance, what each of its blocks gives and each map of attention by the mean
+    squared difference.
 
     A head is a unit of queries, keys and values at once; a row is a unit of the layer inside an MLP, or a filter: a
     network without attention has rows only. What blocks add to (a stream of embeddings, a residual sum) stays whole,
@@ -41,7 +42,7 @@ class MLPruning:
 
     Deviations: the penalty is on the space's exact costs, between legal widths by interpolation, and on the limit that
     is exceeded most; biases go with their rows; rows of the matrices that add to a stream stay, which would need a
-    scatter; maps of attention are not compared; equal scores go by norms; the thresholds stop at a share of the
+    scatter; equal scores go by norms; the thresholds stop at a share of the
     training, and are then moved together so that the limits are met and used up; the rate rises in short trainings.
 
     Attributes:

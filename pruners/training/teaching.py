@@ -1,17 +1,22 @@
-"""Learning from the full network while units go: its outputs, and what each of its blocks gives.
+"""Learning from the full network while units go: its outputs, what its blocks give, and its maps of attention.
 
 The terms are added where gradients flow, at the outputs themselves, so that any training loop has them: of a loss
 `(1 - a) L + a (D + sum of M)` the loop knows `L` alone. `D` is how far the outputs are from the teacher's, by the
-task's own `distill`; `M` is the mean squared difference of what a block gives. Start at `Teaching`.
+task's own `distill`; `M` is the mean squared difference of what a block gives, and of each map of attention. Start at
+`Teaching`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .maps import Scores, hearing
 
 Distil = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -40,9 +45,11 @@ class Teaching:
         self.scale: Callable[[], float] = lambda: 1.0
         self._teacher, self._weight, self._temperature = teacher.eval().requires_grad_(False), weight, temperature
         self._theirs: dict[str, list[Tensor]] = {}  # of a block that is called again, one a call
+        self._maps: list[Tensor] = []
+        self._listening = ExitStack()
         self._answer: Any = None
         self._hooks = [model.register_forward_pre_hook(self._ask, with_kwargs=True)]
-        self._hooks += [model.register_forward_hook(self._judge)]
+        self._hooks += [model.register_forward_hook(self._judge, always_call=True)]
         for name in blocks:
             self._hooks.append(teacher.get_submodule(name).register_forward_hook(self._noting(name)))
             self._hooks.append(model.get_submodule(name).register_forward_hook(self._pulling(name)))
@@ -59,6 +66,8 @@ class Teaching:
         self._forget()
 
     def _forget(self) -> None:
+        self._listening.close()
+        self._maps.clear()
         self._theirs.clear()
         self._answer = None
 
@@ -66,8 +75,10 @@ class Teaching:
         """The teacher's outputs for what the network is about to be given."""
         self._forget()
         if model.training and torch.is_grad_enabled():
-            with torch.no_grad():
+            with torch.no_grad(), hearing(lambda made_of, scores: self._maps.append(scores(*made_of))):
                 self._answer = self._teacher(*args, **kwargs)
+            if self._maps:
+                self._listening.enter_context(hearing(self._pull_map))
 
     def _noting(self, name: str) -> Callable[..., None]:
         def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -85,8 +96,18 @@ class Teaching:
 
         return pull
 
+    def _pull_map(self, made_of: Sequence[Tensor], scores: Scores) -> None:
+        if not self._maps or not torch.is_grad_enabled():
+            return
+        theirs, mine = self._maps.pop(0), [one.detach().requires_grad_() for one in made_of]
+        added = torch.autograd.grad(F.mse_loss(scores(*mine), theirs), mine)
+        for one, pull in zip(made_of, added, strict=True):
+            if one.requires_grad:
+                _add(one, self._weight * self.scale() * pull)
+
     def _judge(self, model: nn.Module, inputs: Any, output: Any) -> None:
         """The labels' part of the gradient is made smaller, and the distance to the teacher's outputs added."""
+        self._listening.close()
         answer = self._answer
         if self.distil is None or not isinstance(output, Tensor) or not output.requires_grad or answer is None:
             return

@@ -8,12 +8,14 @@ import pytest
 import tasks
 import torch
 import torch.nn.functional as F
+from attentions import KINDS, Net
 from networks import network
 from pruning import Loop, examples_for
 from torch import nn
 
 from secateur.evaluators import Training, train
 from secateur.pruners import Examples, MLPruning, Request, TileMasks, realised
+from secateur.pruners.training.maps import hearing
 from secateur.pruners.training.masks import Masks
 from secateur.pruners.training.mlpruning import densities
 from secateur.pruners.training.thresholds import Thresholds, count, penalty, slope, strength
@@ -224,8 +226,9 @@ def test_the_teacher_adds_its_terms_to_the_gradient():
     def blocks(network):
         x, found = network.stem(inputs).flatten(2).transpose(1, 2), []
         for layer in network.layers:
+            q, k = (f(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (layer.q, layer.k))
             x = layer(x)
-            found.append(x)
+            found += [q @ k.mT / (WIDE // HEADS) ** 0.5, x]
         return network.head(x.mean(1)), found
 
     outputs, hidden = blocks(twin)
@@ -234,6 +237,21 @@ def test_the_teacher_adds_its_terms_to_the_gradient():
     (0.1 * F.cross_entropy(outputs, targets) + 0.9 * taught).backward()
     for one, two in zip(phase.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"), [("sdpa", 1), ("hand", 1), ("encoder layer", 1), ("grouped by PyTorch", 1), ("module", 2)]
+)
+def test_maps_of_attention_are_heard_however_they_are_written(kind, made):
+    torch.manual_seed(0)
+    model, maps = Net(KINDS[kind][0]()), []
+    with hearing(lambda made_of, scores: maps.append(scores(*made_of))):
+        model(torch.rand(2, 6, 5))
+    assert [tuple(one.shape[:3]) for one in maps] == [(2, 4, 6)] * made
+    if kind == "module":  # the first is of positions before alone
+        assert not maps[0].triu(1).any() and maps[0][..., torch.ones(6, 6).tril().bool()].all()
+    model(torch.rand(2, 6, 5))
+    assert len(maps) == made
 
 
 @pytest.mark.parametrize(

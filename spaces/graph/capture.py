@@ -259,10 +259,11 @@ def _symbols(inputs: list[Node], sides: tuple[Side, ...]) -> dict[sympy.Symbol, 
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             continue
+        first = max(1, value.ndim - len(sides[0]))  # of tokens it is behind the batch
         for axis, size in enumerate(value.shape):
             expression = getattr(getattr(size, "node", None), "expr", None)
             if isinstance(expression, sympy.Symbol):
-                symbols[expression] = [side[axis - 2] if axis > 1 else BATCH for side in sides]
+                symbols[expression] = [side[axis - first] if axis >= first else BATCH for side in sides]
     return symbols
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.spaces import Candidate, Space, build
+from secateur.spaces import Candidate, Space, build, verify
 
 
 class Tagger(nn.Module):
@@ -44,6 +44,30 @@ def test_lengths_are_an_axis_and_costs_are_those_of_the_length():
             small.to("meta")(example[:1].to("meta"))
         assert 2 * space.cost_table([candidate])["macs"][0] == counter.get_total_flops()
     assert torch.equal(build(model, space, space.full)(tokens(5)), model(tokens(5)))
+
+
+class Texts(nn.Module):
+    """Convolutions over tokens, of any length: one export stands for all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.near, self.head = nn.Embedding(20, 8), nn.Conv1d(8, 12, 3, padding=1), nn.Linear(12, 3)
+
+    def forward(self, tokens):
+        return self.head(F.relu(self.near(self.words(tokens).transpose(1, 2))).mean(2))
+
+
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_a_free_length_is_no_number_of_examples(as_graph):
+    model = Texts().eval()
+    space = Space.trace(model, tokens(), resolutions=(12, 6), divisor=1, as_graph=as_graph)
+    for number, (length,) in enumerate(space.resolutions):
+        candidate = Candidate([*space.uniform(0.5)[:-1], number])
+        small = build(model, space, candidate)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            assert small(tokens(length).expand(5, -1)).shape == (5, 3)
+        assert 2 * 5 * space.cost_table([candidate])["macs"][0] == counter.get_total_flops()
+    assert verify(model, space, space.uniform(0.5), tokens().expand(5, -1)) < 1e-5
 
 
 def test_a_mask_of_the_same_length_follows():

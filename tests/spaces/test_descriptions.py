@@ -1,5 +1,7 @@
 """Numbers that libraries keep beside their layers follow, though no layer reads them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -96,3 +98,30 @@ def test_where_the_divisor_does_not_hold_is_said():
     said = str(Space.trace(model, torch.rand(1, 4), divisor=8))
     assert "no narrower multiple of the divisor, 8, so it does not hold: 0\n" in f"{said}\n"
     assert "divisor" not in str(Space.trace(model, torch.rand(1, 4), divisor=2))
+
+
+class Backbone(Classifier):
+    """With the table that timm keeps of what inner modules give."""
+
+    def __init__(self):
+        super().__init__(False)
+        self.inner = nn.Conv2d(8, 8, 3)
+        self.feature_info = [{"num_chs": 8, "module": "stem"}, {"num_chs": 8, "module": "inner"}]
+
+    def forward_intermediates(self, x, intermediates_only):
+        features = self.stem(x)
+        return [features, self.inner(features)]
+
+    def forward(self, x):
+        return self.fc(self.forward_intermediates(x, intermediates_only=True)[-1].mean((2, 3)))
+
+
+def test_the_table_of_features_is_written_as_the_page_says(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    lines = page.split("## timm's table of features")[1].split("```text\n")[1].split("```")[0]
+    model = Backbone()
+    for network in cut_and_loaded(model, tmp_path / "net"):
+        exec(lines, {"network": network, "x": torch.rand(1, 3, 12, 12)})
+        made = [network.stem.conv.out_channels, network.inner.out_channels]
+        assert [entry["num_chs"] for entry in network.feature_info] == made and max(made) < 8
+    assert [entry["num_chs"] for entry in model.feature_info] == [8, 8]

@@ -307,6 +307,8 @@ class _Constants:
                 args[1] = args[1] * left // channels
         elif name in ("aten.layer_norm", "aten.rms_norm"):
             args[1] = list(self.size(node)[-len(args[1]) :])
+        elif name == "aten.scaled_dot_product_attention" and self.size(args[0])[-1] < self.full[args[0]][-1]:
+            kwargs["scale"] = kwargs.get("scale") or self.full[args[0]][-1] ** -0.5  # which it makes of the features
         return target, tuple(args), kwargs
 
     def _sizes(self, node: Node, sizes: Sequence[Any]) -> list[Any]:

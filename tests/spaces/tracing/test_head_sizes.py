@@ -87,6 +87,16 @@ def test_the_scale_that_a_call_leaves_out_goes_with_an_export(tmp_path):
         assert torch.equal(torch.compile(small, backend="eager")(x), small(x))
 
 
+@pytest.mark.parametrize("kind", [Apart, Fused])
+def test_a_graph_keeps_the_scale_too(kind):
+    torch.manual_seed(0)
+    model, x = Net(kind()).double().eval(), torch.rand(2, 6, 5).double()
+    space = Space.trace(model, x, divisor=1, rules=SIZES, as_graph=True, prove=False)
+    assert {"attention.q", "attention.qkv"} & {group.name for group in space.groups}
+    for candidate in space.sample(2):
+        assert verify(model, space, candidate, x) < 1e-12
+
+
 def test_the_rule_is_told_and_a_later_one_counts():
     torch.manual_seed(0)
     model, x = Net(Apart()).eval(), torch.rand(2, 6, 5)

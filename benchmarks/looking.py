@@ -1,24 +1,27 @@
-"""What it costs to look at a study of thousands of trials: processor seconds of `secateur status` and `front`.
+"""What the commands cost on a study of thousands of trials, beside one of ten: processor seconds and peak memory.
 
     python benchmarks/looking.py [--trials 5000] [--repeats 3]
 
 The study is in an SQLite file, has 16 axes, and its trials hold what `polynomial` notes on them; they are written at
-once, by random candidates. Each command runs in this process after it has run once on a study of ten trials, so that
-imports do not count. Beside them, how long Optuna itself takes to read the rows.
+once, by random candidates and a formula. Each command is a process of its own, imports included; `resume` adds one
+trial, to a copy each time, and `export` writes one network without training it. It prints the table of docs/scaling.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
+import urllib.request
+from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
 
@@ -30,18 +33,44 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from landscapes import Instant, tiny_task  # noqa: E402
+from landscapes import Instant  # noqa: E402
 
-from secateur import Budget, Search, Space, Study  # noqa: E402
-from secateur.__main__ import main as secateur  # noqa: E402
+from secateur import Budget, Space  # noqa: E402
 from secateur.search import NOTE  # noqa: E402
 from secateur.spaces import Candidate  # noqa: E402
-from secateur.studies.study_files.networks import resnet20  # noqa: E402
-from secateur.studies.trials.folder import DATABASE  # noqa: E402
+from secateur.studies import launch  # noqa: E402
+from secateur.studies.study_files.file import read  # noqa: E402
+from secateur.studies.trials.folder import DATABASE, read_study_json  # noqa: E402
 from secateur.studies.trials.ledger import Ledger, make_ledger  # noqa: E402
-from secateur.studies.trials.storage import connect, disconnect, sqlite_url  # noqa: E402
 from secateur.studies.trials.trial import Scored, Trial  # noqa: E402
 
+STUDY = """
+[model]
+factory = "secateur.studies.study_files.networks:resnet20"
+arguments = { classes = 4 }
+expect_error = "untrained"
+
+[data]
+reader = "npz"
+path = "images.npz"
+validation = 20
+test = 20
+batch = 16
+
+[space]
+resolutions = [28, 24, 20, 16]
+divisor = 2
+
+[budget]
+macs = 0.5
+
+[training]
+recalibration_images = 32
+
+[study]
+trials = 10
+threads = 1
+"""
 OBJECTIVES = ("error", "macs")
 MODEL = {"kind": "polynomial", "degree": 2, "coefficients": 191, "transform": "log"} | {
     "r2": 0.9, "rmse": 0.01, "mean_rmse": 0.05, "process": 0.5,
@@ -53,6 +82,7 @@ def fill(folder: Path, space: Space, count: int) -> None:
     memory = InMemoryStorage()
     make_ledger(memory, "study", OBJECTIVES, {"macs": 0.5})
     ledger, evaluate = Ledger(memory, "study", space.axes, OBJECTIVES), Instant(space)
+    ranking = read_study_json(folder)["fingerprint"]["ranking"]
     limits, random = Budget(macs=0.5).limits(space.full_costs, None), np.random.default_rng(0)
     while len(ledger.trials) < count:
         wish = Candidate(int(random.choice(axis.choices)) for axis in space.axes)
@@ -63,7 +93,7 @@ def fill(folder: Path, space: Space, count: int) -> None:
         predicted = {"error": error * random.uniform(0.9, 1.1), "std": 0.01}
         trial = ledger.add(
             Trial(
-                number=number, candidate=candidate, asked=wish, source="sampler", ranking="l2:0", weights="inherited",
+                number=number, candidate=candidate, asked=wish, source="sampler", ranking=ranking, weights="inherited",
                 fidelity="short", costs=costs,
                 memory={f"{NOTE}predicted": predicted, f"{NOTE}model": MODEL | {"trials": number}},
             )
@@ -104,23 +134,59 @@ def write(file: Path, rows: list[FrozenTrial]) -> None:
                 )
 
 
-def seconds(command: str, folder: Path) -> float:
-    """Of the processor, in the command."""
-    start = time.process_time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = secateur([command, str(folder)])
-    assert code == 0, f"secateur {command} {folder} ended with {code}"
-    return time.process_time() - start
+def words(*given: object) -> list[str]:
+    """The command line, as a user starts it."""
+    return [sys.executable, "-P", "-m", "secateur", *map(str, given)]
 
 
-def by_optuna(folder: Path) -> float:
-    """Of the processor, for Optuna to read all rows."""
-    storage = connect(sqlite_url(folder / DATABASE))
-    start = time.process_time()
-    storage.get_all_trials(storage.get_all_studies()[0]._study_id, deepcopy=False)
-    taken = time.process_time() - start
-    disconnect(storage)
-    return taken
+def asks(url: str) -> None:
+    """Ask a dashboard for all that its page of a study shows."""
+    with urllib.request.urlopen(url.replace("/dashboard/studies/", "/api/studies/")) as answer:
+        assert len(json.loads(answer.read())["trials"]) >= 10
+
+
+def cost(command: list[str], then: Callable[[str], None] | None = None) -> tuple[float, float]:
+    """Processor seconds and peak megabytes of a process; one that goes on is stopped after its first line is used."""
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, preexec_fn=heard) as process,
+    ):
+        assert process.stdout is not None
+        if then is None:
+            process.stdout.read()
+        else:
+            then(process.stdout.readline().strip())
+            process.send_signal(signal.SIGINT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        assert process.returncode == 0, f"{command} ended with {process.returncode}: {said.read()}"
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
+
+
+def heard() -> None:
+    """Undo what a shell does to programs that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def costs(folder: Path, count: int) -> dict[str, tuple[float, float]]:
+    """What each command costs on the study in a folder, once."""
+    python, made = [sys.executable, "-P", "-c"], folder.parent / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    shutil.copytree(folder, made / "copy")
+    look = f"from secateur import Study; print(len(Study.look({str(folder)!r}).trials()))"
+    opened = f"from secateur.studies.launch import open_study; print(len(open_study({str(folder)!r}).trials()))"
+    return {
+        "`status`": cost(words("status", folder)),
+        "`front`": cost(words("front", folder)),
+        "`report`": cost(words("report", folder, "--to", made / "report.html", "--quiet")),
+        "`dashboard`, one page": cost(words("dashboard", folder, "--port", 0), asks),
+        "`Study.look`, `trials()`": cost([*python, look]),
+        "a study opened, `trials()`": cost([*python, opened]),
+        "`resume`, one more trial": cost(words("resume", made / "copy", "--trials", count + 1, "--quiet")),
+        "`export`, one network": cost(words("export", folder, "--to", made / "out", "--finetune-epochs", 0, "--quiet")),
+    }
 
 
 def main() -> None:
@@ -129,27 +195,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    model = resnet20(classes=4)
-    space = Space.trace(model, torch.zeros(1, 1, 28, 28), resolutions=(28, 24, 20, 16), divisor=2)
     with tempfile.TemporaryDirectory() as made:
-        small, large = Path(made) / "small", Path(made) / "large"
-        Study.create(
-            small,
-            model=model,
-            task=tiny_task(),
-            space=space,
-            budget=Budget(macs=0.5),
-            search=Search(sampler="random", threads=1, evaluator=Instant(space)),
-        )
-        shutil.copytree(small, large)
-        fill(small, space, 10)
-        fill(large, space, asked.trials)
-        print(f"{asked.trials} trials, {len(space.axes)} axes; processor seconds, median of {asked.repeats}")
-        for command in ("status", "front"):
-            seconds(command, small)
-            print(f"{command}: {statistics.median(seconds(command, large) for _ in range(asked.repeats)):.2f}")
-        print(f"rows read by Optuna: {statistics.median(by_optuna(large) for _ in range(asked.repeats)):.2f}")
+        place, random = Path(made), np.random.default_rng(0)
+        (place / "study.toml").write_text(STUDY)
+        labels = np.arange(120) % 4
+        images = random.integers(0, 200, (120, 1, 28, 28)) + 10 * labels[:, None, None, None]
+        np.savez(place / "images.npz", images=images.astype(np.uint8), labels=labels)
+        file, found = read(place / "study.toml"), {}
+        space = launch.trace(file)
+        for count in (10, asked.trials):
+            folder = place / f"study-{count}"
+            launch.create(file, folder, None)
+            fill(folder, space, count)
+            runs = [costs(folder, count) for _ in range(asked.repeats)]
+            found[count] = {
+                name: [statistics.median(run[name][kind] for run in runs) for kind in (0, 1)] for name in runs[0]
+            }
+    print(f"| {len(space.axes)} axes | 10 trials: s | MB | {asked.trials:,} trials: s | MB |")
+    print("|---|---:|---:|---:|---:|")
+    for name, (seconds, megabytes) in found[10].items():
+        more = found[asked.trials][name]
+        print(f"| {name} | {seconds:.1f} | {megabytes:,.0f} | {more[0]:.1f} | {more[1]:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from ..trials.rows import all_rows
+
 logger = logging.getLogger("secateur")
 
 _ONLY_LOOKS = "the dashboard only looks at a study: the search alone writes there"
@@ -98,7 +100,8 @@ class Shown(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Every trial, with its constraints."""
-        return [_shown(trial) for trial in self._look().get_all_trials(study_id, deepcopy, states)]
+        found = [trial for trial in all_rows(self._look(), study_id) if states is None or trial.state in states]
+        return [_shown(trial) for trial in (copy.deepcopy(found) if deepcopy else found)]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial, with its constraints."""

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from ...disk.scratch import Scratch
 from ...outcomes.work import Work
 from ...settings.runner import OnCluster
 from ..executor import cores
+from .watch import dismiss, watched
 
 logger = logging.getLogger("secateur")
 
@@ -70,6 +72,7 @@ class Cluster:
         self._found = bool(self.ray.is_initialized())
         self.own = not self._found and address is None
         self._scratch: Scratch | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         if self._found:
             return
         if address is not None and os.getpid() in _ON_LOOPBACK:
@@ -105,6 +108,7 @@ class Cluster:
             return
         usual = Path(tempfile.gettempdir())
         self._scratch = Scratch(usual if len(str(usual)) <= _LONGEST else Path("/tmp"))
+        self._watcher = watched(self._scratch.path)
         token = Path.home() / _TOKEN
         there = token.exists()
         with environment({"RAY_TMPDIR": str(self._scratch.path)}, quiet="ray"):
@@ -137,6 +141,9 @@ class Cluster:
             return
         with contextlib.suppress(Exception):  # a cluster that is gone
             self.ray.shutdown()
+        if self._watcher is not None:
+            dismiss(self._watcher)
+            self._watcher = None
         if self._scratch is not None:
             self._scratch.remove()
         self._put_back()

@@ -62,12 +62,6 @@ def listening(pids):
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 
-def name(pid):
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""
-
-
 def still(pids, within_s):
     """Which processes are there so many seconds later; at once where none is."""
     late = time.monotonic() + within_s
@@ -88,15 +82,12 @@ def test_its_ports_and_files_are_of_this_user_only(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_leaves_no_process_and_its_folder_goes_with_the_next(tmp_path):
+def test_a_driver_that_is_killed_leaves_no_process_and_no_folder(tmp_path):
     process, folder = started(tmp_path)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     left = children(process)
     assert left
     process.kill()
     process.communicate()
-    workers = {pid for pid in left if "Agent" not in name(pid)}
-    assert not still(workers, within_s=30)
-    assert not still(left, within_s=90)  # two of Ray's own wait a minute for an answer of the head that is gone
-    started(tmp_path)[0].communicate("go on", timeout=60)
+    assert not still(left, within_s=30)  # two of Ray's own would wait a minute for an answer of the head that is gone
     assert not folder.exists()

@@ -100,12 +100,14 @@ class View:
 
     def trials(self) -> pd.DataFrame:
         """As `Study.trials`."""
-        return trial_table(self.all_trials, self.axes, self.limits)
+        with as_written(self.path):
+            return trial_table(self.all_trials, self.axes, self.limits)
 
     def front(self) -> pd.DataFrame:
         """As `Study.front`."""
-        counts = counting(self.all_trials, self.limits, self._settings.get("max_error"))
-        return front_table(on_front(self.all_trials, self.objectives, counts), self.axes)
+        with as_written(self.path):
+            counts = counting(self.all_trials, self.limits, self._settings.get("max_error"))
+            return front_table(on_front(self.all_trials, self.objectives, counts), self.axes)
 
     def status(self) -> Status:
         """As `Study.status`, with what runs now: `goal`, `left_s`, `drivers` and `gpus`."""

@@ -151,6 +151,17 @@ def test_a_folder_that_was_edited_is_one_line(folder, capsys, changes):
     assert said.startswith("secateur: error: ") and said.count("\n") == 1 and "not foreseen" not in said
 
 
+def test_an_objective_that_no_trial_has_is_one_line(folder, capsys):
+    said = (folder / "study.json").read_text()
+    (folder / "study.json").write_text(said.replace('"macs"', '"oacs"'))
+    for way in (["front"], ["front", "--csv"], ["front", "--json"], ["report"]):
+        assert main([*way, str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "damaged or was edited" in said and "not foreseen" not in said
+    with pytest.raises(ValueError, match="damaged or was edited"):
+        Look(folder).front()
+
+
 def test_a_database_is_copied_whole_while_it_is_written(whole, tmp_path):
     """Every copy is of one moment: rows that were committed together are there together."""
     place, stop = tmp_path / "busy.db", threading.Event()

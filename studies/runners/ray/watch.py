@@ -22,7 +22,7 @@ _AFTER_S = 10  # what Ray itself needs, to end what it can
 
 
 def watched(folder: Path) -> subprocess.Popen[bytes]:
-    """Have what is left of the Ray that keeps its files in a folder ended, and the folder removed, once we have died."""
+    """Have what is left of the Ray whose files are in a folder ended, and the folder removed, once we have died."""
     command = [sys.executable, "-I", "-S", __file__, str(folder), str(_AFTER_S)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

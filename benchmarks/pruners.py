@@ -212,6 +212,8 @@ def page(seeds):
         seeds=seeds, base=BASE_EPOCHS, epochs=EPOCHS, phase=EPOCHS // 2, commits=", ".join(commits)
     )
     out = out.splitlines()
+    left = ", ".join(f"`{name}`" for name in METHODS if all(name != one for one, _ in found))
+    out += ["", f"Not run here: {left}; [methods.md](methods.md) lists all."] if left else []
     for share in SHARES:
         here = {name: cells for (name, at), cells in found.items() if at == share}
         order = sorted(here, key=lambda name: statistics.mean(cell["errors"]["validation"] for cell in here[name]))

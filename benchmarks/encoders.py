@@ -50,7 +50,7 @@ from torch import nn
 from pruners import commit, mean_and_error
 from secateur import Budget, Classification, Search, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, train
-from secateur.evaluators.tasks.metrics import ErrorRate
+from secateur.evaluators.tasks.learned import ErrorRate
 from secateur.pruners import realised
 from secateur.studies.exports.exporter import finalists
 from secateur.studies.proposals.pruning import Pruning, method_named

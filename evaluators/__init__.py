@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from .latency.latency import Latency, Timing, measure_latencies, measure_latency, measure_peak_bytes
     from .latency.latency_model import LatencyModel
     from .reconstruction.reconstruct import Origin, Reconstruction, Reconstructor, reconstruct
+    from .tasks.boxes import BoxPrecisionError
+    from .tasks.decoded import LazyImages
+    from .tasks.dense import OverlapError, UnexplainedError
     from .tasks.detection import Detection
-    from .tasks.image_task import Classification, ImageTask, MultiLabel, Regression, Segmentation
-    from .tasks.images import Augment, Batch
-    from .tasks.metrics import BoxPrecisionError, ErrorRate, OverlapError, PrecisionError, UnexplainedError
-    from .tasks.sources import LazyImages
+    from .tasks.image_task import ImageTask
+    from .tasks.learned import ErrorRate, PrecisionError
+    from .tasks.ready_made import Classification, MultiLabel, Regression, Segmentation
+    from .tasks.sources import Augment, Batch
     from .tasks.task import (
         Distills,
         Metric,
@@ -41,12 +44,11 @@ if TYPE_CHECKING:
         Wrapped,
         check_task,
     )
-    from .training.distillation import Teacher
     from .training.gradients import PrunedGradients
-    from .training.measures import measure_error, recalibrate
+    from .training.loop import Loop, Teacher
     from .training.parallel import Placement
     from .training.settings import Training
-    from .training.training import Diverged, Loop, train
+    from .training.training import Diverged, measure_error, recalibrate, train
 else:
     __getattr__, __dir__ = face(__name__)
 

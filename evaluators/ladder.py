@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, final
 
 import torch
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 
 from .modes import derived_seed, threads_set
 from .reconstruction.reconstruct import Origin, Reconstructor
-from .tasks.splitting import Unsplittable
-from .tasks.task import Side, Task, check_task, figures
-from .training.distillation import Teacher, answered, teacher_for
-from .training.measures import measure_error, recalibrate
+from .tasks.batches import Unsplittable
+from .tasks.learned import figures
+from .tasks.task import Side, Task, check_task
+from .training.loop import Distillation, Teacher, answered, teacher_for
 from .training.parallel import Placement
 from .training.settings import Training
-from .training.training import Diverged, train
+from .training.training import Diverged, measure_error, rebatched, recalibrate, trained
 
 FIDELITIES = ("zero-shot", "recalibrated", "reconstructed", "short", "long")
 """How far a candidate may be trained before its error counts, cheapest first; see `Ladder`."""
@@ -170,6 +171,7 @@ class Ladder:
         self.task, self.training = task, training
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.teacher, self.proxy = teacher_for(task, training.distillation, teacher), proxy
+        self._distillations: dict[torch.device, Distillation] = {}
         self._reconstructor = Reconstructor(task, images=training.recalibration_images)
 
     def rungs(self, fidelity: str) -> tuple[str, ...]:
@@ -298,20 +300,37 @@ class Ladder:
             self._reconstructor(model, context.origin)
             return
         epochs = self.training.short_epochs if rung == "short" else self.training.long_epochs
-        seed = derived_seed(seed, _SEEDS[rung])
-        if self.teacher is not None and epochs and parts == 1:  # once for all trials
-            self.teacher = answered(self.task, self.teacher, self.device)
-        train(
+        placement = Placement(devices=context.devices or (self.device,), accumulate=parts)
+        distillation = self._taught(placement) if epochs else None
+        trained(
             model,
-            self.task,
+            self._rebatched,
             self.training,
             epochs=epochs,
             resolution=resolution,
-            seed=seed,
+            seed=derived_seed(seed, _SEEDS[rung]),
+            placement=placement,
             callbacks=context.callbacks,
-            teacher=self.teacher,
-            device=Placement(devices=context.devices or (self.device,), accumulate=parts),
+            distillation=distillation,
         )
+
+    @cached_property
+    def _rebatched(self) -> Task:
+        """The task in batches of trainings."""
+        return rebatched(self.task, self.training.batch)
+
+    def _taught(self, placement: Placement) -> Distillation | None:
+        """What the teacher adds to the loss: made once for all trials on a device."""
+        device = placement.devices[0]
+        if self.teacher is not None and device not in self._distillations:
+            if placement.accumulate == 1:
+                self.teacher = answered(self.task, self.teacher, self.device)
+            self._distillations[device] = Distillation(self._rebatched, self.teacher, self.training, placement)
+        return self._distillations.get(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without copies of the teacher, which belong to devices of this process."""
+        return self.__dict__ | {"_distillations": {}}
 
 
 def _expected(problem: Exception) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluators.tasks.image_task import resized
+from ..evaluators.tasks.sources import resized
 from .study_files.image_files import fitted, opened
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -12,11 +12,10 @@ from torch.utils import _pytree as pytree
 
 from ...spaces import named_tensors, plain
 from ..modes import modes_restored
-from ..tasks.learned import divergence
-from ..tasks.metrics import ErrorRate
-from ..tasks.splitting import joined
+from ..tasks.batches import joined
+from ..tasks.learned import ErrorRate, divergence
 from ..tasks.task import Metric, Side
-from ..training.distillation import Teacher
+from ..training.loop import Teacher
 from ..training.settings import Training
 from ..training.training import Diverged, train
 from .pictures import Pictures

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from ...spaces import Candidate, Space, as_call, device_of
 from ...spaces.examples import fitted, nested, of_graph
-from ..tasks.splitting import in_parts, joined
+from ..tasks.batches import in_parts, joined
 from ..tasks.task import Side, Task
 
 _HELD = 8  # one batch of so many is not solved on: it judges

@@ -20,7 +20,7 @@ from ...spaces import Layer, named_tensors, plain
 from ...spaces.networks.patches import Call, by_places, drawn, inputs_at, outputs_at
 from ...spaces.networks.watching import Watching
 from ..modes import derived_seed, modes_restored
-from ..tasks.splitting import mapped
+from ..tasks.batches import mapped
 from ..training.training import Diverged
 from .clock import Clock
 from .pictures import Pictures

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..modes import modes_restored
 from .boxes import Boxes, Collated, Target, packed, unpacked
-from .image_task import ImageTask
-from .images import Batch, Images, ImageSettings
+from .decoded import ImageSettings
+from .image_task import Images, ImageTask
 from .own import Own
+from .sources import Batch
 from .task import Metric
 
 

@@ -1,8 +1,8 @@
-"""The ready-made tasks: images with a label each, several labels, values, or a mask each.
+"""A task of images: splits of them in memory or decoded on demand, and what is learned of them.
 
-Each is an `ImageTask`: splits of images (`Images`), what is learned of them (`learned.py`), and what the user gives in
-place of loss and error (`Own`). Scaling, augmentation, resizing and normalisation happen in `ImageTask.prepare`, on the
-model's device.
+`Images` are the splits, as they were given (uint8 in memory), `ImageTask` adds what is learned (`learned.py`) and what
+the user gives in place of loss and error (`Own`). Scaling, augmentation, resizing and normalisation happen in
+`ImageTask.prepare`, on the model's device. `ready_made.py` has the tasks by name.
 
 inputs   (n, channels, *sides)  floating, as a network takes them
 outputs  (n, classes, ...)      of a network, before any softmax
@@ -13,30 +13,37 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, NotRequired, Unpack, final
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from .images import Batch, Batches, Images, ImageSettings
-from .learned import Labels, Learned, Marks, Masks, Values, Weights, classes_of, weights_of, width_of
-from .own import Own, error_of
+from .decoded import (
+    BATCH,
+    SPLITS,
+    Split,
+    Transform,
+    by_split,
+    check_normalise,
+    checked_batch,
+    per_channel,
+    source_of,
+    stream_batch,
+)
+from .learned import Learned
+from .loading import Loaded
+from .own import Own, name_of
+from .sources import Augment, Batch, Batches, Stored, resized
 from .task import Metric, Side
 
+logger = logging.getLogger("secateur")
 
-class TaskSettings(ImageSettings):
-    """What every task of images takes, with a loss and a metric; see `Classification`."""
-
-    loss: NotRequired[Callable[[Any, Any], Tensor] | None]
-    metric: NotRequired[Any]
-    maximise: NotRequired[bool | None]
-    output: NotRequired[str | int | Callable[[Any], Any] | None]
+_SAMPLE = 4096  # images that mean and std are measured on
 
 
 class ImageTask:
@@ -61,6 +68,7 @@ class ImageTask:
         self.train, self.validation, self.test = (images.given.get(name) for name in ("train", "validation", "test"))
         self.batch, self.augment, self.mean, self.std = images.batch, images.augment, images.mean, images.std
         self.classes, self.sizes = learned.classes, images.sizes
+        self._in_memory = {name for name, source in images.sources.items() if isinstance(source, Stored)}
         for name, source in images.sources.items():
             targets, places = source.known()
             learned.check(name, targets, places)
@@ -128,8 +136,9 @@ class ImageTask:
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
         """Inputs of a batch on `device`, as a network takes them, and targets, as `loss` takes them."""
         learned, augment, maps = self._learned, self.augment, None
-        places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
-        learned.check(batch.split, batch.targets, places)
+        if batch.split not in self._in_memory:  # of which every target was looked at when it was given
+            places = range(len(batch.targets)) if batch.indices is None else batch.indices.tolist()
+            learned.check(batch.split, batch.targets, places)
         images = batch.inputs.to(device, non_blocking=True).to(torch.float32)
         if self._images.scale != 1:
             images = images * self._images.scale
@@ -152,13 +161,13 @@ class ImageTask:
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
         """Outputs and targets of a batch; outputs for masks are resized to these."""
         inputs, targets = self.prepare(batch, *self._place(model))
-        outputs = self._own.picked(model(inputs), lambda one: self._fits(one, inputs))
+        outputs = model(inputs)
+        if not isinstance(outputs, Tensor) or callable(self._own.output):
+            outputs = self._own.picked(outputs, lambda one: tuple(one.shape) == self._shape(one, inputs))
         if callable(self._own.output):  # the user's loss and metric know what it is
             return outputs, targets
-        if not isinstance(outputs, Tensor) or not self._fits(outputs, inputs):
-            found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-            sides = self._learned.pixels(outputs) if isinstance(outputs, Tensor) else ()
-            expected = (len(inputs), self.classes, *sides)
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        if found != (expected := self._shape(outputs, inputs)):
             raise ValueError(f"the network returned {found}; the labels need {expected}")
         return _fitted(outputs, tuple(targets.shape[self._learned.axes :])), targets
 
@@ -168,8 +177,10 @@ class ImageTask:
         like = next(own, torch.empty(0))
         return like.device, like.dtype
 
-    def _fits(self, outputs: Tensor, inputs: Tensor) -> bool:
-        return tuple(outputs.shape) == (len(inputs), self.classes, *self._learned.pixels(outputs))
+    def _shape(self, outputs: Any, inputs: Tensor) -> tuple[int, ...]:
+        """That outputs must have, of which pixels are their own matter."""
+        sides = outputs.shape[2:] if self._learned.dense and isinstance(outputs, Tensor) else ()
+        return len(inputs), self.classes, *sides
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """The user's loss, or the usual one: a mean over the images, or over the pixels that count."""
@@ -177,7 +188,7 @@ class ImageTask:
 
     def error(self) -> Metric:
         """A fresh error to accumulate over a split."""
-        return error_of(self._own, self._learned.error)
+        return self._learned.error() if self._own.metric is None else self._own.error()
 
     @property
     def distill(self) -> Callable[[Tensor, Tensor, float], Tensor] | None:
@@ -204,164 +215,154 @@ class ImageTask:
         return None if self.augment is not None or dense else self._images.stored(resolution)
 
 
-@final
-class Classification(ImageTask):
-    """Images with one label each; the loss is cross-entropy, the error the share of wrong answers.
+class Images:
+    """Splits of images with the settings that prepare them.
 
-    A split is a pair of tensors or arrays, `(n, c, *sides)` images (or `(n, c)` rows of numbers) and `(n,)` labels; a
-    dataset that decodes on demand (see `LazyImages`); or a `DataLoader` of PyTorch's, with its workers, its order and
-    its batches. uint8 images are scaled to 0..1, floating ones are taken as they are.
+    Attributes:
+        read: what makes a tensor of one target, given its place; None takes numbers and masks.
     """
+
+    read: Callable[[str, Any], Tensor] | None = None
 
     def __init__(
         self,
         *,
-        classes: int | None = None,
-        label_smoothing: float = 0.0,
-        class_weights: Weights = None,
-        **given: Unpack[TaskSettings],
+        train: Split,
+        validation: Split,
+        test: Split | None = None,
+        batch: int | None = None,
+        augment: Augment | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        normalise: Literal["measure"] | None = None,
+        transform: Transform | Mapping[str, Transform] | None = None,
+        workers: int = 0,
     ) -> None:
-        """Keep the splits where they are.
+        """Check the splits; images are taken as they are where nothing else is asked."""
+        self.given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+        self.transforms = by_split(transform, self.given)
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise ValueError(f"workers is {workers!r}; expected a whole number of processes, 0 for none")
+        asked = None if batch is None else checked_batch(batch)
+        self.sources = {
+            name: source_of(name, split, self.transforms.get(name), workers, asked or stream_batch(split), self.read)
+            for name, split in self.given.items()
+        }
+        self.batch, self.augment, self._own_batches = asked or self.sources["train"].batch or BATCH, augment, True
+        examples = {name: source.sample(1)[0] for name, source in self.sources.items()}
+        self.channels, self.side = examples["train"].shape[1], tuple(examples["train"].shape[2:])
+        self.dtype = str(examples["train"].dtype).removeprefix("torch.")
+        self.scale = 1.0 if examples["train"].dtype.is_floating_point else 1 / 255
+        for name, example in examples.items():
+            shape = tuple(example.shape[1:])
+            if shape != (self.channels, *self.side):
+                raise ValueError(
+                    f"{name} images are {shape}, train images {(self.channels, *self.side)}; make them equal"
+                )
+            if shape[2:] and shape[-1] in (1, 3) and shape[0] == shape[1] > 4:
+                logger.warning(
+                    "%s images have shape %s, which is %d channels of %d x %d; where channels come last, give "
+                    "numpy.moveaxis(images, -1, 1)",
+                    *(name, (len(self.sources[name]), *shape), *shape),
+                )
+        if augment is not None and not self.side:
+            raise ValueError("augment moves images, and these are rows of numbers; leave it out")
+        check_normalise(normalise, mean, std)
+        self._asked: tuple[Sequence[float] | None, Sequence[float] | None] = mean, std
+        self._normalise((0.0,) * self.channels, (1.0,) * self.channels)
+        if normalise is not None:
+            self._normalise(*self._measure())
 
-        Args:
-            train: what networks learn from, and what recalibrates them.
-            validation: what candidates are compared on.
-            test: what an exported network is measured on, once.
-            batch: images a batch; None takes a `DataLoader`'s own, or 128.
-            augment: how training images are moved.
-            mean: one value a channel, taken off the scaled images; None takes nothing off.
-            std: one value a channel, by which the rest is divided; None divides by nothing.
-            normalise: "measure" measures mean and std, where they are not given, on training images: for networks
-                that are trained on this task. None takes images as they are, as a network that was trained elsewhere
-                must see them just as it did there.
-            transform: from an image as the split has it to a tensor, an array or a picture; a dict has one a split.
-            workers: processes that read datasets, while the network trains; 0 reads them in threads when needed.
-            loss: a scalar of `(outputs, targets)` in place of cross-entropy.
-            metric: in place of the share of wrong answers: a metric with `update(outputs, targets)` and `compute()`,
-                as those of torchmetrics; a class of one; or a function `(outputs, targets)` of the whole split.
-            maximise: whether more of the metric is better, where it does not say so: the error is then one minus it.
-            output: where a network returns several things, what the loss and the metric get: a name, a number, or a
-                function of them all. None takes the only one that fits.
-            classes: number of classes; None takes the largest training label plus one.
-            label_smoothing: share of the target spread over all classes, 0..1.
-            class_weights: one number a class, or "balanced": rare classes count as much in the loss as frequent ones.
-        """
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}; expected 0..1")
-        _refuse_both(given, class_weights=class_weights, label_smoothing=label_smoothing or None)
-        self.label_smoothing = label_smoothing
-        own, images = _parts(given)
-        classes = classes_of(images, classes, 1)
-        super().__init__(images, Labels(classes, label_smoothing, weights_of(images, class_weights, classes)), own)
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each split."""
+        return {name: len(source) for name, source in self.sources.items()}
 
+    @property
+    def targets(self) -> dict[str, Tensor]:
+        """`(n, ...)` targets of every split that is in memory."""
+        return {name: one.targets for name, one in self.sources.items() if one.targets is not None}
 
-@final
-class Segmentation(ImageTask):
-    """Images with a mask each; the loss is cross-entropy a pixel, the error one minus mIoU or Dice of the whole split.
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What turns a stored image into the network's input, in this order, as JSON."""
+        transforms = {name: name_of(one) for name, one in self.transforms.items()}
+        return {
+            **({"transform": transforms} if transforms else {}),
+            "channels": self.channels,
+            "stored_side": list(self.side),
+            "scale": self.scale,
+            "resize": "antialiased bilinear" if len(self.side) == 2 else "area when shrinking, else linear",
+            "mean": self.mean,
+            "std": self.std,
+        }
 
-    Training masks are resized (nearest) with their images. Validation and test masks stay as they are stored and the
-    outputs are resized to them: candidates of every resolution are judged on the same pixels.
-    """
+    def with_batch(self, batch: int) -> Images:
+        """The same images with another number of them a batch."""
+        other = copy.copy(self)
+        other.batch, other._own_batches = checked_batch(batch), False
+        return other
 
-    def __init__(
-        self,
-        *,
-        classes: int | None = None,
-        overlap: str = "iou",
-        ignore: int | None = None,
-        class_weights: Weights = None,
-        **given: Unpack[TaskSettings],
-    ) -> None:
-        """Keep the splits where they are: `(n, c, *sides)` images and `(n, *sides)` integer masks.
+    def normalised(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Images:
+        """The same images with other values, as if these had been given."""
+        other = copy.copy(self)
+        other._asked = mean, std
+        other._normalise((0.0,) * self.channels, (1.0,) * self.channels)
+        return other
 
-        What is not said here is as `Classification` says it. A dataset moves images and masks together, so there is no
-        `transform`.
+    def measured(self) -> Images:
+        """The same images, normalised by what is measured on training images, but for what was given."""
+        other = copy.copy(self)
+        other._normalise(*self._measure())
+        return other
 
-        Args:
-            batch: images a batch; None takes a `DataLoader`'s own, or 16.
-            augment: how training images and their masks are moved.
-            loss: a scalar of `(outputs, targets)`, in which pixels that count for nothing have the label -100.
-            metric: a metric of the same, in place of the overlap.
-            classes: number of classes; None takes the largest training label plus one.
-            overlap: "iou" (mIoU) or "dice".
-            ignore: the label of pixels that count for nothing; None: every pixel counts.
-            class_weights: one number a class, or "balanced".
-        """
-        self.overlap, self.ignore = overlap, ignore
-        if given.get("transform") is not None:
-            raise ValueError("transform would move images without their masks; let the dataset move both")
-        _refuse_both(given, class_weights=class_weights)
-        own, images = _parts(given, batch=16)
-        for name, source in images.sources.items():
-            side = tuple(source.known()[0].shape[1:])
-            if side != images.side:
-                raise ValueError(f"{name} masks are {side}, images {images.side}; make them equal")
-        classes = classes_of(images, classes, 1 + len(images.side), ignore)
-        weights = weights_of(images, class_weights, classes)
-        super().__init__(images, Masks(classes, overlap, ignore, weights), own)
-        self.error()  # refuses an unknown overlap now rather than after an epoch
+    def digest(self) -> str:
+        """A hash of the data and of all that prepares them."""
+        digest = hashlib.sha256(repr((self.batch, self.augment, self.preprocessing)).encode())
+        for name, source in self.sources.items():
+            digest.update(name.encode() + source.digest())
+        return digest.hexdigest()
 
+    def loader(self, split: str, resolution: Side | None, seed: int | None) -> Batches:
+        """The batches of a split; see `Batches` for order and augmentation."""
+        if split not in self.sources:
+            missing = f"there is no {split} split" if split in SPLITS else f"split is {split!r}"
+            raise ValueError(f"{missing}; this task has {', '.join(self.sources)}")
+        if resolution is not None and (len(resolution) != len(self.side) or min(resolution) < 1):
+            raise ValueError(f"resolution {resolution} does not fit images of side {self.side}: give one size an axis")
+        side = None if resolution == self.side else resolution
+        source = self.sources[split]
+        own = self._own_batches and isinstance(source, Loaded)
+        return Batches(source, split, resolution=side, seed=seed, batch=None if own else self.batch)
 
-@final
-class MultiLabel(ImageTask):
-    """Images with any number of labels each: `(n, labels)` targets of 0 and 1, or `(n,)` of a single yes or no.
+    def stored(self, resolution: Side | None) -> Batches | None:
+        """All training images, un-augmented and in their order; None where no two passes are the same."""
+        source = self.sources["train"]
+        if not source.still:
+            return None
+        return Batches(source, "train as stored", resolution=resolution, seed=None, batch=self.batch)
 
-    The loss is binary cross-entropy on the outputs before any sigmoid, the error one minus the mean average precision.
-    """
+    def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take mean and std as given to the task, or else these."""
+        given = self._asked
+        self.mean = per_channel("mean", mean if given[0] is None else given[0], self.channels)
+        self.std = per_channel("std", std if given[1] is None else given[1], self.channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; every channel's must be above 0")
 
-    def __init__(self, *, class_weights: Weights = None, **given: Unpack[TaskSettings]) -> None:
-        """Keep the splits where they are; what is not said here is as `Classification` says it.
-
-        Args:
-            class_weights: how much a 1 weighs against a 0, one number a label, or "balanced": as much in all.
-        """
-        _refuse_both(given, class_weights=class_weights)
-        own, images = _parts(given)
-        labels = width_of(images)
-        super().__init__(images, Marks(labels, weights_of(images, class_weights, labels, by_label=True)), own)
-
-
-@final
-class Regression(ImageTask):
-    """Images with values each: `(n,)` or `(n, values)` targets, or `(n, values, *sides)`, to which outputs are resized.
-
-    The loss is the mean squared error, the error the share of the targets' variance that is left unexplained, 1 - R^2.
-    """
-
-    def __init__(self, **given: Unpack[TaskSettings]) -> None:
-        """Keep the splits where they are; see `Classification`."""
-        own, images = _parts(given)
-        if images.augment is not None and images.sources["train"].known()[0].ndim > 2:
-            raise ValueError("augment would move images without their targets; let the dataset move both")
-        super().__init__(images, Values(width_of(images)), own)
-
-
-def _parts(given: TaskSettings, batch: int | None = None) -> tuple[Own, Images]:
-    """What the user gives in place of loss and error, and the images."""
-    settings: dict[str, Any] = dict(given)
-    own = Own(**{name: settings.pop(name) for name in ("loss", "metric", "maximise", "output") if name in settings})
-    if batch is not None and settings.get("batch") is None and not isinstance(settings.get("train"), DataLoader):
-        settings["batch"] = batch
-    return own, Images(**settings)
-
-
-def _refuse_both(given: TaskSettings, **usual: object) -> None:
-    """Refuse what would change the usual loss, beside another one."""
-    named = [name for name, value in usual.items() if value is not None]
-    if named and given.get("loss") is not None:
-        raise ValueError(f"{named[0]} is of the usual loss, and a loss was given; leave one of them out")
+    def _measure(self) -> tuple[list[float], list[float]]:
+        source = self.sources["train"]
+        images = source.sample(_SAMPLE)[0].transpose(0, 1).flatten(1)
+        # One channel at a time: float64 of all at once would be eight times the stored bytes. By numpy: the last digits
+        # of PyTorch's sums depend on the number of threads, and these numbers are part of the fingerprint.
+        values = [channel.double().numpy() * self.scale for channel in images]
+        return [_rounded(value.mean()) for value in values], [max(_rounded(value.std()), 1e-6) for value in values]
 
 
 def _fitted(outputs: Tensor, side: Side) -> Tensor:
     return outputs if tuple(outputs.shape[2:]) == side else resized(outputs.float(), side)
 
 
-def resized(images: Tensor, side: Side) -> Tensor:
-    """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
-    if tuple(images.shape[2:]) == side:
-        return images
-    if len(side) == 2:
-        return F.interpolate(images, size=side, mode="bilinear", antialias=True, align_corners=False)
-    if all(new <= old for new, old in zip(side, images.shape[2:], strict=True)):
-        return F.interpolate(images, size=side, mode="area")  # PyTorch 2.13 antialiases images only
-    return F.interpolate(images, size=side, mode={1: "linear", 3: "trilinear"}[len(side)], align_corners=False)
+def _rounded(value: float) -> float:
+    """The number to seven digits, which is all that single precision has."""
+    return float(f"{value:.7g}")

@@ -1,26 +1,24 @@
-"""What is learned of images: a label, several labels, values, or a mask each; with the loss and the error of each.
+"""What is learned of a whole image: a label, or several; with the loss and the error of each. Errors are of a split.
 
-A `Learned` knows nothing of images. `image_task.py` puts both together.
+A `Learned` knows nothing of images. `image_task.py` puts both together; `dense.py` has those of pixels.
+
+outputs  (n, classes) or (n, labels)  of a network, before any softmax or sigmoid
+targets  (n,) or (n, labels)          what they are held against, as the task prepares it
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Protocol, SupportsFloat
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .images import Augment, Images
-from .metrics import ErrorRate, OverlapError, PrecisionError, UnexplainedError
+from .sources import Augment
 from .task import Metric, Side
-
-_IGNORED = -100  # the label that PyTorch's losses leave out
-_OFTEN_IGNORED = 255  # what files of masks write for it
-
-Weights = Sequence[float] | Literal["balanced"] | None
 
 
 class Learned(Protocol):
@@ -51,16 +49,17 @@ class Learned(Protocol):
         """Axes of the targets before their sides."""
         ...
 
+    @property
+    def dense(self) -> bool:
+        """Whether outputs may have axes beside examples and classes."""
+        ...
+
     def check(self, split: str, targets: Tensor, places: Sequence[int]) -> None:
         """Refuse targets that can't be learned, by the split and their places in it."""
         ...
 
     def prepared(self, targets: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
         """Targets as `loss` takes them: moved as their images, and at their side (None: as stored)."""
-        ...
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """The axes of outputs beside examples and classes."""
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ class Labels:
     classes: int
     smoothing: float = 0.0
     weights: tuple[float, ...] | None = None
-    axes, kind = 1, "classification"
+    axes, kind, dense = 1, "classification", False
 
     def __str__(self) -> str:
         return f"classes={self.classes}"
@@ -100,19 +99,15 @@ class Labels:
 
     def check(self, split: str, targets: Tensor, places: Sequence[int]) -> None:
         """Refuse a label that is no class."""
-        _check_labels(split, targets, places, self.classes, None)
+        check_labels(split, targets, places, self.classes, None)
 
     def prepared(self, labels: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
         """The labels, wherever their images were moved."""
         return labels.long()
 
-    def pixels(self, outputs: Tensor) -> Side:
-        """No axes beside examples and classes."""
-        return ()
-
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy."""
-        weights = _tensor(self.weights, outputs)
+        weights = weights_on(self.weights, outputs)
         return F.cross_entropy(outputs.float(), labels, weight=weights, label_smoothing=self.smoothing)
 
     def error(self) -> ErrorRate:
@@ -125,71 +120,12 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Masks:
-    """One label a pixel."""
-
-    classes: int
-    overlap: str = "iou"
-    ignore: int | None = None
-    weights: tuple[float, ...] | None = None
-    axes, kind = 1, "segmentation"
-
-    def __str__(self) -> str:
-        return f"classes={self.classes}, overlap={self.overlap!r}"
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """All that a fingerprint depends on."""
-        weights = () if self.weights is None else (self.weights,)
-        return "segmentation", self.classes, self.overlap, self.ignore, *weights
-
-    @property
-    def guess(self) -> float | None:
-        """What a mask of a single class can't fall below."""
-        return 1 - 1 / self.classes if self.classes > 1 else None
-
-    def check(self, split: str, targets: Tensor, places: Sequence[int]) -> None:
-        """Refuse a label that is no class."""
-        _check_labels(split, targets, places, self.classes, self.ignore)
-
-    def prepared(self, masks: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
-        """The masks, moved as their images and at their side (None: as stored); what counts for nothing is -100."""
-        masks = masks.long()
-        if self.ignore is not None:
-            masks = masks.where(masks != self.ignore, _IGNORED)
-        if moved is not None:
-            augment, maps = moved
-            masks = augment.masks(masks, maps, outside=_IGNORED)
-        if side is None or tuple(masks.shape[1:]) == side:
-            return masks
-        # float64 holds every label exactly
-        return F.interpolate(masks.unsqueeze(1).double(), size=side, mode="nearest-exact").squeeze(1).to(masks.dtype)
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """The axes of the pixels; however many there are."""
-        return tuple(outputs.shape[2:])
-
-    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
-        """Mean cross-entropy over the pixels that count."""
-        weights = _tensor(self.weights, outputs)
-        return F.cross_entropy(outputs.float(), masks, weight=weights, ignore_index=_IGNORED)
-
-    def error(self) -> OverlapError:
-        """One minus the overlap."""
-        return OverlapError(classes=self.classes, overlap=self.overlap, ignore=_IGNORED)
-
-    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-        """See `divergence`."""
-        return divergence(outputs, teacher_outputs, temperature)
-
-
-@dataclass(frozen=True)
 class Marks:
     """Any number of labels an image: `(n, labels)` of 0 and 1."""
 
     classes: int
     weights: tuple[float, ...] | None = None
-    axes, kind = 2, "classification"
+    axes, kind, dense = 2, "classification", False
     guess = None  # how rare labels are says what a guess is worth
 
     def __str__(self) -> str:
@@ -202,7 +138,7 @@ class Marks:
 
     def check(self, split: str, targets: Tensor, places: Sequence[int]) -> None:
         """Refuse what is neither 0 nor 1."""
-        _check_width(split, targets, places, self.classes, "one 0 or 1 a label")
+        check_width(split, targets, places, self.classes, "one 0 or 1 a label")
         wrong = ((targets != 0) & (targets != 1)).reshape(len(targets), -1).any(1)
         if bool(wrong.any()):
             place = int(wrong.nonzero()[0][0])
@@ -213,15 +149,11 @@ class Marks:
 
     def prepared(self, targets: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
         """The targets as numbers, wherever their images were moved."""
-        return _columns(targets)
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """No axes beside examples and labels."""
-        return ()
+        return columns(targets)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy over examples and labels."""
-        weights = _tensor(self.weights, outputs)
+        weights = weights_on(self.weights, outputs)
         return F.binary_cross_entropy_with_logits(outputs.float(), targets, pos_weight=weights)
 
     def error(self) -> PrecisionError:
@@ -235,51 +167,6 @@ class Marks:
         return divergence(student, teacher, 2 * temperature) / 4
 
 
-@dataclass(frozen=True)
-class Values:
-    """Any number of values an image: `(n, values)`, or `(n, values, *sides)` for values of every pixel."""
-
-    classes: int
-    axes, kind = 2, "regression"
-    guess = 0.9  # the mean of the targets as the only answer has the error 1
-
-    def __str__(self) -> str:
-        return f"values={self.classes}"
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """All that a fingerprint depends on."""
-        return "values", self.classes
-
-    def check(self, split: str, targets: Tensor, places: Sequence[int]) -> None:
-        """Refuse what is not finite."""
-        _check_width(split, targets, places, self.classes, "one number a value")
-        wrong = ~targets.isfinite().reshape(len(targets), -1).all(1)
-        if bool(wrong.any()):
-            place = places[int(wrong.nonzero()[0][0])]
-            raise ValueError(f"the target of {split}[{place}] is not finite; repair it, or leave the example out")
-
-    def prepared(self, targets: Tensor, moved: tuple[Augment, Tensor] | None, side: Side | None) -> Tensor:
-        """The targets in single precision."""
-        return _columns(targets)
-
-    def pixels(self, outputs: Tensor) -> Side:
-        """The axes of the pixels, if there are any."""
-        return tuple(outputs.shape[2:])
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error over examples, values and pixels."""
-        return F.mse_loss(outputs.float(), targets)
-
-    def error(self) -> UnexplainedError:
-        """The share of the variance that is left unexplained."""
-        return UnexplainedError()
-
-    def distill(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-        """Mean squared distance; values have no temperature."""
-        return F.mse_loss(outputs.float(), teacher_outputs.float())
-
-
 def divergence(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over examples and pixels.
 
@@ -290,79 +177,98 @@ def divergence(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> 
     return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1).mean()
 
 
-def classes_of(images: Images, classes: int | None, axes: int, ignore: int | None = None) -> int:
-    """The number of classes, after every label that is known was looked at: `(n,)` or `(n, *sides)`, so many axes."""
-    known = {name: source.known() for name, source in images.sources.items()}
-    for name, (labels, _) in known.items():
-        if axes == 1 and labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels != 0).sum(1) == 1).all()):
-            raise ValueError(
-                f"{name} labels have shape {tuple(labels.shape)} and look one-hot; expected (n,), the number of the "
-                "class: give labels.argmax(1)"
-            )
-        if labels.ndim != axes:
-            several = "; sc.MultiLabel takes several of 0 and 1 a picture" if axes == 1 and labels.ndim == 2 else ""
-            raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected (n,), one a picture{several}")
-        if labels.is_floating_point() or labels.is_complex():
-            numbers = "; sc.Regression takes values" if axes == 1 else ""
-            raise TypeError(f"{name} labels are {labels.dtype}; expected whole numbers{numbers}")
-    if classes is None:
-        if "train" not in images.targets:
-            raise ValueError("classes is None and the training labels are not in memory; give the number of classes")
-        labels = images.targets["train"]
-        counted = labels if ignore is None else labels[labels != ignore]
-        classes = int(counted.max()) + 1 if counted.numel() else 1
-        if classes == _OFTEN_IGNORED + 1 and not bool((counted == _OFTEN_IGNORED - 1).any()):
-            place = int((labels == _OFTEN_IGNORED).flatten(1 if axes > 1 else 0).nonzero()[0][0])
-            mend = "leave these examples out" if axes == 1 else f"give ignore={_OFTEN_IGNORED}"
-            raise ValueError(
-                f"train[{place}] has the label {_OFTEN_IGNORED}, which often marks what is to be ignored, and no label "
-                f"is {_OFTEN_IGNORED - 1}; {mend}, or say classes={_OFTEN_IGNORED + 1}"
-            )
-    if classes < 1:
-        raise ValueError(f"classes is {classes}; expected at least 1")
-    return classes
+class ErrorRate:
+    """Share of examples whose largest output is not the label.
 
-
-def width_of(images: Images) -> int:
-    """The number of values a target has: `(n,)`, one, or `(n, values, ...)`."""
-    targets = images.sources["train"].known()[0]
-    return 1 if targets.ndim == 1 else targets.shape[1]
-
-
-def weights_of(images: Images, weights: Weights, classes: int, *, by_label: bool = False) -> tuple[float, ...] | None:
-    """The weight of each class; `"balanced"` makes those as heavy as others that occur as often or as seldom.
-
-    Args:
-        images: whose training labels are counted.
-        weights: one number a class, or `"balanced"`, or None.
-        classes: how many.
-        by_label: targets are `(n, labels)`, and the weight is that of a 1 against a 0.
+    Its `std` is binomial, with half a wrong and half a right answer added: nothing wrong in a few is no certainty.
     """
-    if weights is None:
-        return None
-    if not isinstance(weights, str):
-        found = tuple(float(weight) for weight in weights)
-        if len(found) != classes or not all(0 <= weight < float("inf") for weight in found) or not any(found):
-            raise ValueError(f"class_weights is {list(found)}; expected {classes} numbers of at least 0, one a class")
-        return found
-    if weights != "balanced":
-        raise ValueError(f"class_weights is {weights!r}; expected 'balanced' or one number a class")
-    if "train" not in images.targets:
-        raise ValueError("class_weights='balanced', but the training labels are not in memory; give the numbers")
-    labels = images.targets["train"]
-    if by_label:
-        yes = labels.reshape(len(labels), -1).double().sum(0)
-        counts, others = yes, len(labels) - yes
-    else:
-        counts = torch.bincount(labels[(labels >= 0) & (labels < classes)].flatten().long(), minlength=classes).double()
-        others = counts.sum() / classes
-    if bool((counts == 0).any()):
-        missing = int((counts == 0).nonzero()[0][0])
-        raise ValueError(f"class_weights='balanced', but no training image has the class {missing}; give the numbers")
-    return tuple((others / counts).tolist())
+
+    name = "error_rate"
+
+    def __init__(self) -> None:
+        """Start at nothing seen."""
+        self.count = 0
+        self._wrong: Tensor | int = 0  # stays on the device until it is read, so that no batch waits for the host
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add `(n, classes)` outputs and `(n,)` labels."""
+        self._wrong = self._wrong + (outputs.argmax(1) != targets).sum()
+        self.count += len(targets)
+
+    def compute(self) -> float:
+        """The share of wrong answers."""
+        refuse_empty(self.count)
+        return int(self._wrong) / self.count
+
+    def std(self) -> float:
+        """The standard error of the share."""
+        refuse_empty(self.count)
+        share = (int(self._wrong) + 0.5) / (self.count + 1)
+        return float((share * (1 - share) / self.count) ** 0.5)
 
 
-def _check_labels(split: str, labels: Tensor, places: Sequence[int], classes: int, ignore: int | None) -> None:
+class PrecisionError:
+    """One minus the mean average precision of labels of which an example may have several; lower is better.
+
+    The average precision of a label is the area under its curve of precision against recall, a step at every score
+    that occurs (as scikit-learn counts it). Labels that no example has do not count. It needs no threshold.
+    """
+
+    name = "1 - mean average precision"
+
+    def __init__(self) -> None:
+        """Start at nothing seen."""
+        self.count = 0
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add `(n, labels)` outputs and `(n, labels)` targets, above 0.5 where an example has the label."""
+        self._seen.append((outputs.detach().float().cpu(), targets.cpu() > 0.5))
+        self.count += len(targets)
+
+    def compute(self) -> float:
+        """The error over all that was seen; 1 where no example has any label."""
+        refuse_empty(self.count)
+        scores, truth = (torch.cat(part).numpy() for part in zip(*self._seen, strict=True))
+        found = [_average_precision(*column) for column in zip(scores.T, truth.T, strict=True) if column[1].any()]
+        return 1 - float(np.mean(found)) if found else 1.0
+
+    def std(self) -> None:
+        """It is not known."""
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    steps = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # examples of one score come together
+    right = np.cumsum(truth[order])[steps]
+    return float(np.sum(np.diff(right, prepend=0) * right / (steps + 1)) / truth.sum())
+
+
+def figures(metric: Metric) -> tuple[float, float | None]:
+    """The error and its standard error as plain numbers; None where the metric has no `std`, or it says None.
+
+    Raises:
+        TypeError: what the metric gave is no number; the sentence names it.
+    """
+    std = getattr(metric, "std", None)
+    spread = std() if callable(std) else None
+    return number(metric, "compute", metric.compute()), None if spread is None else number(metric, "std", spread)
+
+
+def number(metric: object, name: str, value: Any) -> float:
+    """What a method of a metric gave, as a plain number; a TypeError that names the metric where it is none."""
+    size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 1
+    if not isinstance(value, SupportsFloat) or size != 1:
+        said = " ".join(repr(value).split())[:60]
+        raise TypeError(
+            f"the task's error, {type(metric).__name__}.{name}(), gave {said}, a {type(value).__name__}; "
+            "expected one number"
+        )
+    return float(value)
+
+
+def check_labels(split: str, labels: Tensor, places: Sequence[int], classes: int, ignore: int | None) -> None:
+    """Refuse a label that is no class, and not the one to be ignored."""
     wrong = (labels < 0) | (labels >= classes)
     if ignore is not None:
         wrong &= labels != ignore
@@ -375,7 +281,8 @@ def _check_labels(split: str, labels: Tensor, places: Sequence[int], classes: in
         )
 
 
-def _check_width(split: str, targets: Tensor, places: Sequence[int], width: int, what: str) -> None:
+def check_width(split: str, targets: Tensor, places: Sequence[int], width: int, what: str) -> None:
+    """Refuse targets that do not have so many numbers each, in words what they are."""
     found = 1 if targets.ndim == 1 else targets.shape[1] if targets.ndim else 0
     if found != width:
         place = f"{split}[{places[0]}]" if len(places) else split
@@ -384,9 +291,17 @@ def _check_width(split: str, targets: Tensor, places: Sequence[int], width: int,
         )
 
 
-def _columns(targets: Tensor) -> Tensor:
+def columns(targets: Tensor) -> Tensor:
+    """`(n, ...)` targets as `(n, values, ...)` numbers."""
     return (targets.unsqueeze(1) if targets.ndim == 1 else targets).float()
 
 
-def _tensor(weights: tuple[float, ...] | None, like: Tensor) -> Tensor | None:
+def weights_on(weights: tuple[float, ...] | None, like: Tensor) -> Tensor | None:
+    """The weights of the classes on a tensor's device."""
     return None if weights is None else torch.tensor(weights, device=like.device)
+
+
+def refuse_empty(count: int) -> None:
+    """There is no error of nothing."""
+    if not count:
+        raise ValueError("no example was seen, so there is no error; call update first")

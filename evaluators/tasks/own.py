@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .splitting import mapped
-from .task import Metric, number
+from .batches import mapped
+from .learned import number
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -245,8 +245,3 @@ def _described(outputs: Any, parts: Mapping[Any, Any]) -> str:
 
 def _shape(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def error_of(own: Own, usual: Callable[[], Metric]) -> Metric:
-    """A fresh error: of the user's metric, or the usual one."""
-    return usual() if own.metric is None else own.error()

@@ -1,53 +1,25 @@
-"""Where examples come from: tensors in memory, a dataset that gives one at a time, or a loader (`loading.py`).
+"""The examples of a split, and their batches. A source that is no pair of tensors in memory is in `decoded.py`.
 
-What is wrong with an example is said once, as early as it can be known, with its split and index: tensors are looked
-through when they are given, of a dataset a few examples then and the others whenever they are read.
+`Augment` moves a batch on its device: shifts, turns, zooms and mirror images, one affine map an example.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
-from .examples import check_pixels, finite, image_of, pair_of, read, target_of
-from .loading import Loaded, Passes, Rows, sown
-
-logger = logging.getLogger("secateur")
-
-_FEW = 16  # examples of a dataset that stand for all where reading it whole would take long
-_READINGS = 4  # of these, to see whether they are the same each time
-_ROWS = 256  # of images that are looked through at once
-
-
-class LazyImages(Protocol):
-    """A dataset that decodes on demand: one image and its target an index, all of the same shape.
-
-    An item is a pair, or a dict or dataclass with an image and a target under usual names, such as `image` and `label`.
-    An image is a `(c, *sides)` tensor or array, or a picture of pillow's. With a `fingerprint` attribute (str) the
-    dataset says itself what it holds; otherwise a few examples are hashed.
-    """
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        ...
-
-    def __getitem__(self, index: int) -> Any:
-        """One image and its target."""
-        ...
-
-
-Split = tuple[Any, Any] | LazyImages | DataLoader[Any] | IterableDataset[Any]
+from ..modes import derived_seed
+from .batches import bounds
+from .loading import Rows
+from .task import Side
 
 
 class Source(Protocol):
@@ -97,7 +69,152 @@ class Source(Protocol):
         ...
 
 
-class _Indexed(ABC):
+@dataclass(frozen=True)
+class Batch:
+    """Some examples as they are stored, and what is to be done with them on the device.
+
+    Attributes:
+        inputs: `(n, c, *sides)` stored images.
+        targets: `(n, ...)` stored targets.
+        split: where they come from.
+        resolution: the side to resize to; None leaves the stored one.
+        seed: of the augmentation; None augments nothing.
+        indices: `(n,)` places in the split; None where they are not known.
+        start: where it begins in the batch that it is a part of.
+        whole: examples of that batch; None where it is a batch itself.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    split: str
+    resolution: Side | None
+    seed: int | None
+    indices: Tensor | None = None
+    start: int = 0
+    whole: int | None = None
+
+    def in_parts(self, parts: int) -> list[tuple[Batch, int]]:
+        """The batch in so many parts, each with its number of examples, which are augmented as in the whole."""
+        return [
+            (
+                replace(
+                    self,
+                    inputs=self.inputs[start:stop],
+                    targets=self.targets[start:stop],
+                    indices=None if self.indices is None else self.indices[start:stop],
+                    start=self.start + start,
+                    whole=self.whole or len(self.inputs),
+                ),
+                stop - start,
+            )
+            for start, stop in bounds(len(self.inputs), parts)
+        ]
+
+
+class Batches:
+    """The batches of one split, with a length, and the same ones at every iteration.
+
+    With a seed the training split is shuffled and augmented. Without, it comes as it is stored, in one fixed mixed
+    order (stored images are often sorted by class, and the first few of them must be able to stand for all).
+    Its last batch is left out when it is smaller than the others. The other splits come whole and in their order.
+    """
+
+    def __init__(
+        self, source: Source, split: str, *, resolution: Side | None, seed: int | None, batch: int | None
+    ) -> None:
+        """Nothing is read before the first iteration; the batch None leaves its size to the source."""
+        self._source, self._split, self._resolution, self._seed, self._batch = source, split, resolution, seed, batch
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self._source.count(self._batch, self._split == "train")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        train = self._split == "train"
+        rows = self._source.batches(self._batch, train, self._seed)
+        for number, (inputs, targets, chosen) in enumerate(rows):
+            seed = derived_seed(self._seed, number) if train and self._seed is not None else None
+            yield Batch(inputs, targets, self._split, self._resolution, seed, chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How far each training example may be moved; all zeros moves nothing.
+
+    Attributes:
+        shift: largest shift along each axis, as a fraction of that side.
+        rotate: largest turn, in degrees, in the plane of the last two axes.
+        scale: largest relative zoom in or out.
+        flip: whether half of the examples are mirrored along the last axis.
+        padding: what comes in from outside: "zeros", "border" or "reflection".
+    """
+
+    shift: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+    padding: str = "zeros"
+
+    def __post_init__(self) -> None:
+        """Refuse what no image survives."""
+        for name, limit in (("shift", 1.0), ("rotate", 180.0), ("scale", 0.9)):
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise ValueError(f"augment {name}={value} is outside 0..{limit:g}")
+        if self.padding not in ("zeros", "border", "reflection"):
+            raise ValueError(f"augment padding={self.padding!r}; expected 'zeros', 'border' or 'reflection'")
+
+    def maps(self, n: int, sides: int, generator: torch.Generator) -> Tensor:
+        """`(n, sides, sides + 1)` affine maps, drawn on the generator's device (the CPU: alike on every device)."""
+        draws = 2 * torch.rand(n, sides + 3, generator=generator) - 1
+        zoom, turn, mirror = 1 + self.scale * draws[:, 0], draws[:, 1] * self.rotate * torch.pi / 180, draws[:, 2]
+        maps = torch.eye(sides, sides + 1).repeat(n, 1, 1)
+        if sides > 1:  # the last two axes of the image are the first two of an affine map
+            maps[:, 0, 0] = maps[:, 1, 1] = turn.cos()
+            maps[:, 1, 0] = turn.sin()
+            maps[:, 0, 1] = -maps[:, 1, 0]
+        maps[:, :, :sides] *= zoom[:, None, None]
+        maps[:, :, sides] = 2 * self.shift * draws[:, 3:]  # the coordinates of a side run from -1 to 1
+        if self.flip:
+            maps[:, :, 0] *= mirror.sign().where(mirror != 0, 1.0)[:, None]
+        return maps
+
+    def images(self, images: Tensor, maps: Tensor) -> Tensor:
+        """`(n, c, *sides)` floating images moved by the maps, bilinear."""
+        return _moved(images, maps, mode="bilinear", padding=self.padding)
+
+    def masks(self, masks: Tensor, maps: Tensor, *, outside: int) -> Tensor:
+        """`(n, *sides)` integer masks moved by the maps, nearest; what comes in from outside is labelled `outside`."""
+        from_one = (masks + 1).unsqueeze(1).to(torch.float32)  # so that the padding's zero is no label
+        moved = _moved(from_one, maps, mode="nearest", padding=self.padding).squeeze(1).round().to(masks.dtype)
+        return torch.where(moved == 0, outside, moved - 1)
+
+
+def _moved(images: Tensor, maps: Tensor, *, mode: str, padding: str) -> Tensor:
+    maps = maps.to(images.device, images.dtype)
+    if images.ndim == 3:  # grid_sample knows 2D and 3D: a signal is an image one pixel high
+        wide = torch.eye(2, 3, dtype=maps.dtype, device=maps.device).repeat(len(maps), 1, 1)
+        wide[:, 0, 0], wide[:, 0, 2] = maps[:, 0, 0], maps[:, 0, 1]
+        return _moved(images.unsqueeze(2), wide, mode=mode, padding=padding).squeeze(2)
+    # PyTorch 2.13's affine_grid multiplies in half precision under autocast, which would blur the images.
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)
+
+
+def resized(images: Tensor, side: Side) -> Tensor:
+    """`(n, c, *sides)` floating images at another side, without aliasing; nothing is done where the side is right."""
+    if tuple(images.shape[2:]) == side:
+        return images
+    if len(side) == 2:
+        return F.interpolate(images, size=side, mode="bilinear", antialias=True, align_corners=False)
+    if all(new <= old for new, old in zip(side, images.shape[2:], strict=True)):
+        return F.interpolate(images, size=side, mode="area")  # PyTorch 2.13 antialiases images only
+    return F.interpolate(images, size=side, mode={1: "linear", 3: "trilinear"}[len(side)], align_corners=False)
+
+
+class Indexed(ABC):
     """A source whose examples are fetched by their places, in an order of ours."""
 
     batch = None
@@ -133,7 +250,7 @@ class _Indexed(ABC):
         return *self.fetch(places), places
 
 
-class Stored(_Indexed):
+class Stored(Indexed):
     """A pair of tensors in memory."""
 
     still = True
@@ -161,238 +278,3 @@ class Stored(_Indexed):
             digest.update(repr((tensor.shape, tensor.dtype)).encode())
             digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
-
-
-class _FewKnown(Sized):
-    """A source of which a few examples are read at the start, and stand for all."""
-
-    name: str
-    dataset: Any
-
-    @abstractmethod
-    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
-        """A few examples and their places; what they draw comes from the seed."""
-
-    @cached_property
-    def _known(self) -> tuple[Tensor, list[int]]:
-        return self.few(0)[1:]
-
-    def known(self) -> tuple[Tensor, list[int]]:
-        """The targets of a few."""
-        return self._known
-
-    @cached_property
-    def _readings(self) -> tuple[tuple[Tensor, Tensor], set[bytes], set[bytes]]:
-        """One reading of a few examples, and the hashes of several: of the examples, and of their targets."""
-        found = [self.few(seed)[:2] for seed in range(_READINGS)]
-        return found[0], {Stored(*one).digest() for one in found}, {Stored(one[1], one[1]).digest() for one in found}
-
-    def digest(self) -> bytes:
-        """A hash of what the dataset says it holds; or of a few examples, or of what stays the same of them."""
-        own = getattr(self.dataset, "fingerprint", None)
-        if own is not None:
-            return str(own).encode()
-        (images, targets), whole, of_targets = self._readings
-        if len(whole) == 1:
-            return hashlib.sha256(f"{len(self)}".encode() + Stored(images, targets).digest()).digest()
-        logger.info(
-            "%s gives other images at every reading, as random transforms do: a study knows it again by its class, its "
-            "length and a few targets; a text `fingerprint` of the dataset says more",
-            self.name,
-        )
-        kind = type(self.dataset)
-        said = (len(self), kind.__module__, kind.__qualname__, images.shape[1:], images.dtype)
-        return hashlib.sha256(repr(said).encode() + (next(iter(of_targets)) if len(of_targets) == 1 else b"")).digest()
-
-
-class Decoded(_FewKnown, _Indexed):
-    """A dataset that decodes on demand, a batch at a time.
-
-    Batches are read by worker processes ahead of their use; without these on several threads when they are needed
-    (decoders release the interpreter), or, where reading draws at random, one example after another: threads would
-    share a generator.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        dataset: Any,
-        transform: Callable[[Any], Any] | None = None,
-        workers: int = 0,
-        target: Callable[[str, Any], Tensor] | None = None,
-    ) -> None:
-        """Read a few examples, so that what is wrong with all of them is known now."""
-        self.name, self.dataset, self.transform, self.target = name, dataset, transform, target or target_of
-        self.targets = torch.as_tensor(dataset.targets) if isinstance(dataset, _Pairs) else None
-        self._like: tuple[Tensor, Tensor] | None = None
-        with sown(0):
-            self._like = self._example(0)
-        self._few = list(range(0, len(dataset), max(1, len(dataset) // _FEW)))
-        self._passes = Passes(self._rows, persist=True, num_workers=workers) if workers else None
-        self.known()
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.dataset)
-
-    @cached_property
-    def still(self) -> bool:
-        """Whether a few examples are the same at every reading."""
-        return len(self._readings[1]) == 1
-
-    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
-        """See `_FewKnown`."""
-        with sown(seed):
-            return *_stacked([self._example(index) for index in self._few]), self._few
-
-    def batches(self, batch: int | None, train: bool, seed: int | None) -> Iterator[Rows]:
-        """See `Source`; what an example draws comes from the seed too."""
-        order = self.order(batch, train, seed)
-        if self._passes is not None:
-            yield from self._passes(seed or 0, [chosen.tolist() for chosen in order])
-            return
-        for number, chosen in enumerate(order):
-            if self.still:
-                yield *self.fetch(chosen.tolist()), chosen
-            else:
-                with sown(seed or 0, number):
-                    rows = self._rows(chosen.tolist())
-                yield rows
-
-    def fetch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """`(n, c, *sides)` images and `(n, ...)` targets of these places."""
-        if len(indices) == 1 or not self.still:
-            with sown(0):
-                return _stacked([self._example(index) for index in indices])
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return _stacked(list(pool.map(self._example, indices)))
-
-    def _rows(self, places: list[int]) -> Rows:
-        return *_stacked([self._example(index) for index in places]), torch.tensor(places)
-
-    def _example(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image and its target as tensors.
-
-        Raises:
-            TypeError: it is no pair of an image and a target.
-            ValueError: it is not like the first one, not finite, or the dataset raised something.
-        """
-        place = f"{self.name}[{index}]"
-        given, target = pair_of(place, read(place, self.dataset, index))
-        if self.transform is not None:
-            try:
-                given = self.transform(given)
-            except Exception as error:  # of the user's transform
-                said = " ".join(f"{type(error).__name__}: {error}".split())
-                raise ValueError(
-                    f"transform raised {said} on the image of {place}, a {type(given).__name__}"
-                ) from error
-        found = image_of(place, given), self.target(place, target)
-        for what, one, like in zip(("image", "target"), found, self._like or found, strict=True):
-            if (one.shape, one.dtype) != (like.shape, like.dtype):
-                raise ValueError(
-                    f"the {what} of {place} is {one.dtype} of shape {tuple(one.shape)}, that of {self.name}[0] "
-                    f"{like.dtype} of {tuple(like.shape)}; give all of one kind and size"
-                )
-        return found
-
-
-class Streams(Loaded, _FewKnown):
-    """A `DataLoader`, of which a few examples are looked at now."""
-
-    still, targets = False, None
-
-    def __init__(self, name: str, loader: DataLoader[Any]) -> None:
-        """Read a few examples."""
-        super().__init__(name, loader)
-        self.known()
-
-    def few(self, seed: int) -> tuple[Tensor, Tensor, list[int]]:
-        """See `_FewKnown`."""
-        return self.sample(_FEW, seed)
-
-
-class _Pairs:
-    """Images and targets in memory, one by one, for a transform."""
-
-    def __init__(self, inputs: Any, targets: Any) -> None:
-        self.inputs, self.targets = inputs, targets
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.inputs[index], self.targets[index]
-
-
-def source_of(
-    name: str,
-    split: Any,
-    transform: Callable[[Any], Any] | None = None,
-    workers: int = 0,
-    batch: int | None = None,
-    target: Callable[[str, Any], Tensor] | None = None,
-) -> Source:
-    """The examples of a split as a task was given it.
-
-    Args:
-        name: of the split.
-        split: a pair of tensors or arrays, a dataset, or a loader.
-        transform: of its images, one at a time.
-        workers: processes that read a dataset.
-        batch: examples a batch of an iterable dataset.
-        target: what makes a tensor of one target of a dataset or a list, given its place; None: the usual way.
-
-    Raises:
-        TypeError: it is none of these.
-        ValueError: it is empty, its parts do not fit together, or an image is not finite.
-    """
-    if isinstance(split, DataLoader | IterableDataset):
-        if transform is not None:
-            raise ValueError(
-                f"{name} is a {type(split).__name__}, whose dataset has transforms of its own; give it there"
-            )
-        if isinstance(split, IterableDataset):
-            split = DataLoader(split, batch_size=batch, num_workers=workers)
-        elif name == "train" and (workers or batch is not None):
-            what = f"workers={workers}" if workers else f"batch={batch}"
-            raise ValueError(f"{what}, but {name} is a DataLoader, which has its own; leave it out")
-        return Streams(name, split)
-    if not isinstance(split, tuple | list):
-        if isinstance(split, Tensor) or not hasattr(split, "__getitem__") or not hasattr(split, "__len__"):
-            raise TypeError(
-                f"{name} is a {type(split).__name__}; expected a pair of tensors (images, targets), a DataLoader, "
-                "or a dataset with a length that gives one (image, target) an index"
-            )
-        if not len(split):
-            raise ValueError(f"the {name} split is empty; give at least one example")
-        return Decoded(name, split, transform, workers, target)
-    if len(split) != 2:
-        raise ValueError(f"{name} has {len(split)} parts; expected a pair (images, targets)")
-    if target is not None and isinstance(split[1], list | tuple) and len(split[1]):
-        split = (split[0], torch.stack([target(f"{name}[{place}]", one) for place, one in enumerate(split[1])]))
-    if transform is None:
-        return _stored(name, *(torch.as_tensor(part).cpu() for part in split))
-    if len(split[0]) != len(split[1]):
-        raise ValueError(f"{name} has {len(split[0])} images and {len(split[1])} targets; expected as many of each")
-    return Decoded(name, _Pairs(*split), transform, workers)
-
-
-def _stored(name: str, inputs: Tensor, targets: Tensor) -> Stored:
-    if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
-        counts = [len(one) if one.ndim else "no list of" for one in (inputs, targets)]
-        raise ValueError(f"{name} has {counts[0]} images and {counts[1]} targets; expected as many of each")
-    if not len(inputs):
-        raise ValueError(f"the {name} split is empty; give at least one example")
-    if not 2 <= inputs.ndim <= 5:
-        raise ValueError(f"{name} images have shape {tuple(inputs.shape)}; expected (n, channels, *sides)")
-    check_pixels(f"{name} images are", inputs)
-    for start in range(0, len(inputs), _ROWS):
-        if not finite(inputs[start : start + _ROWS]):
-            index = next(index for index in range(start, len(inputs)) if not finite(inputs[index]))
-            raise ValueError(f"{name}[{index}] has a pixel that is not finite; repair it, or leave the example out")
-    return Stored(inputs, targets)
-
-
-def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([image for image, _ in pairs]), torch.stack([target for _, target in pairs])

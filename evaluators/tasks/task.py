@@ -4,7 +4,8 @@ Each further ability is a protocol of one method. An attribute of such a name th
 matter; a method that can't be called that way is refused by `check_task`, because it would be a mistake to pass it by
 silently. `abilities` finds what there is.
 
-A `Metric` is an error accumulated over a whole split; those of ours are in `metrics.py`.
+A `Metric` is an error accumulated over a whole split; `learned.py` and `dense.py` have ours, and
+`figures`, which reads one.
 `Wrapped` is a task that changes another one.
 """
 
@@ -15,9 +16,8 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, SupportsFloat, cast
+from typing import Any, Protocol, cast
 
-import numpy as np
 from torch import Tensor, nn
 
 Side = tuple[int, ...]
@@ -205,29 +205,6 @@ class Metric(Protocol):
     def std(self) -> float | None:
         """The standard error of `compute` over the examples seen; None, or no such method, where it is not known."""
         ...
-
-
-def figures(metric: Metric) -> tuple[float, float | None]:
-    """The error and its standard error as plain numbers; None where the metric has no `std`, or it says None.
-
-    Raises:
-        TypeError: what the metric gave is no number; the sentence names it.
-    """
-    std = getattr(metric, "std", None)
-    spread = std() if callable(std) else None
-    return number(metric, "compute", metric.compute()), None if spread is None else number(metric, "std", spread)
-
-
-def number(metric: object, name: str, value: Any) -> float:
-    """What a method of a metric gave, as a plain number; a TypeError that names the metric where it is none."""
-    size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 1
-    if not isinstance(value, SupportsFloat) or size != 1:
-        said = " ".join(repr(value).split())[:60]
-        raise TypeError(
-            f"the task's error, {type(metric).__name__}.{name}(), gave {said}, a {type(value).__name__}; "
-            "expected one number"
-        )
-    return float(value)
 
 
 class Wrapped:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...spaces import copied
-from ..tasks.splitting import cut, joined, mapped
+from ..tasks.batches import cut, joined, mapped
 
 
 @dataclass(frozen=True, kw_only=True)

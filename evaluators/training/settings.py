@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,7 +13,6 @@ from pydantic import AfterValidator, PlainValidator
 from ...spaces.checked import AT_LEAST_0, AT_LEAST_1, BELOW_1, FINITE, POSITIVE, check, one_of
 from ..tasks.own import name_of
 
-_STEP_AT, _STEP_FACTOR = (0.5, 0.75), 0.1  # schedule="step": where in the training the lr falls, and by how much
 _NEWER = (  # states of before lack them
     "examples_kept",
     "gradients_pruned",
@@ -124,17 +122,6 @@ class Training:
     def from_scratch(self) -> Training:
         """These settings with `base_lr` as the rate: for the base network."""
         return self if self.base_lr is None else dataclasses.replace(self, lr=self.base_lr)
-
-    def factor(self, step: int, steps: int) -> float:
-        """What the rate is multiplied by at a step of so many; above 0 at every one of them."""
-        warm = self.warmup * steps
-        if step < warm:
-            return (step + 1) / (math.floor(warm) + 1)
-        if self.schedule == "constant":
-            return 1.0
-        if self.schedule == "step":
-            return float(_STEP_FACTOR ** sum(step >= at * steps for at in _STEP_AT))
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
     def saved(self) -> dict[str, Any]:
         """The settings as a training state has them: without newer ones that change nothing."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...spaces import Candidate, Scores, Space
 from ...spaces.networks.sharing import Shared
 from ..tasks.task import Task, abilities
-from .training import Loop
+from .loop import Loop
 
 logger = logging.getLogger("secateur")
 

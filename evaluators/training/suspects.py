@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..modes import modes_restored, norms_with_statistics
 from ..tasks.image_task import ImageTask
-from ..tasks.images import Batch
-from ..tasks.task import Side, Task, figures
+from ..tasks.learned import figures
+from ..tasks.sources import Batch
+from ..tasks.task import Side, Task
 
 _EXAMPLES = 512  # that each suspicion is tried on, at least where there are so many
 _HALF = 0.5  # of the error: what brings it below is named

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modes import modes_restored
-from ..tasks.splitting import taken
+from ..tasks.batches import taken
 from ..tasks.task import Task
 
 _FLOOR = 0.1  # of the mean norm: what no norm counts less than, so that a teacher's part is never weighted without end

@@ -1,30 +1,36 @@
-"""The one training loop. `train` runs it as `Training` (`settings.py`) says, callbacks change what happens inside.
+"""What is done with a network and data: the one training loop, statistics of batch norms that fit, and the error.
 
-Everything that trains in Secateur comes through here: the base network, short and long fine-tuning, an export's last
-epochs, and the pruning methods that train. The loop is deterministic in (model, task, settings, seed) and can stop
-after any epoch: `Loop.state()` is all that the rest of it needs.
+Everything that trains in Secateur comes through `train`: the base network, short and long fine-tuning, an export's last
+epochs, and the pruning methods that train. It runs as `Training` (`settings.py`) says, callbacks change what happens
+inside. The loop is deterministic in (model, task, settings, seed) and can stop after any epoch: `Loop.state()`
+(`loop.py`) is all that the rest of it needs.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...spaces import device_of
-from ..modes import derived_seed, generators_restored, modes_restored, seed_generators, train_mode
-from ..tasks.splitting import in_parts, joined
-from ..tasks.spoiled import refuse_spoiled
-from ..tasks.task import Side, Task, abilities, check_task
-from .distillation import Distillation, Teacher, distillation_for
+from ..modes import (
+    derived_seed,
+    generators_restored,
+    modes_restored,
+    norms_with_statistics,
+    seed_generators,
+    train_mode,
+)
+from ..tasks.batches import in_parts, joined, refuse_spoiled
+from ..tasks.task import Metric, Side, Task, abilities, check_task
+from .averaging import Average, lay_out
 from .gradients import PrunedGradients
-from .optimising import Average, lay_out, optimizer_of, scheduler_of
+from .loop import Distillation, Loop, Teacher, teacher_for
 from .parallel import Parallel, Placement
-from .settings import OPTIMIZERS, Training
+from .settings import Training
 from .thinning import thinned, weighted
 
 _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host wait for the device
@@ -32,132 +38,6 @@ _CHECK_EVERY = 16  # steps between looks at the loss: each look makes the host w
 
 class Diverged(ValueError):
     """Training, or the outputs of a network, left the finite numbers."""
-
-
-class Loop:
-    """A training under way: what callbacks see, and may change.
-
-    Attributes:
-        model: the network, trained in place.
-        task: data and loss.
-        training: the settings.
-        optimizer: made from the settings; a callback may add to it.
-        epochs: epochs in all.
-        epoch: epochs finished.
-        step: steps finished.
-        steps: steps in all.
-        lr: the rate of the present step.
-        batch: the present batch, as the task's loader gave it, or what is kept of it; None before the first.
-        outputs: the network's outputs on it, detached; None before the first.
-        loss: the loss of the present batch, detached.
-        losses: the mean loss of every finished epoch.
-        resolution: the side of the images; None as stored.
-        seed: of order, augmentation and dropout.
-        device: where the model is.
-        devices: what every batch is spread over; the first is `device`.
-        accumulate: parts that every batch is taken in, one after another.
-        callbacks: what is called between the steps.
-        distillation: what a teacher adds to the loss; None without one.
-        network: what computes the outputs: the model, or the model on several devices.
-    """
-
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        task: Task,
-        training: Training,
-        epochs: int,
-        resolution: Side | None,
-        seed: int,
-        placement: Placement,
-        callbacks: Sequence[object] = (),
-        distillation: Distillation | None = None,
-    ) -> None:
-        """Stand before the first step."""
-        self.callbacks, self.distillation = tuple(callbacks), distillation
-        self.model, self.task, self.training, self.epochs = model, task, training, epochs
-        self.accumulate, self.devices, self.network = placement.accumulate, placement.devices, model
-        self.resolution, self.seed, self.device = resolution, seed, placement.devices[0]
-        self.optimizer = optimizer_of(model, training)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.amp == "float16")
-        self.epoch, self.step, self.steps = 0, 0, epochs * _length(task, resolution)
-        self.scheduler = scheduler_of(self.optimizer, training, self.steps)
-        self.average: Average | None = None
-        self.lr, self.losses = self._rate(), list[float]()
-        self.loss = torch.zeros((), device=self.device)
-        self.batch: Any = None
-        self.outputs: Any = None
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on after the last finished epoch, as copies: tensors, numbers, strings, lists.
-
-        It survives `torch.save` and `torch.load(weights_only=True)`. Generators are not in it: every epoch seeds its
-        own from `seed` and its number.
-        """
-        state = {
-            "settings": self._settings(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "losses": self.losses,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "callbacks": [callback.state() for callback in self._stateful()],
-        }
-        if self.scheduler is not None:
-            state["scheduler"] = self.scheduler.state_dict()
-        if self.average is not None:
-            state["average"] = self.average.kept
-        return copy.deepcopy(state)
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to where `state` was taken; ValueError where it belongs to another training."""
-        mine, given = self._settings(), dict(state["settings"])
-        differing = [name for name in mine if mine[name] != given.get(name)]
-        if differing:
-            raise ValueError(
-                f"the saved training state differs in {', '.join(differing)} "
-                f"({', '.join(f'{given.get(name)} there, {mine[name]} here' for name in differing)}); "
-                "go on with the same settings, or start without the state"
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        if self.average is not None:
-            self.average.restore(state["average"])
-        for callback, kept in zip(self._stateful(), state.get("callbacks", []), strict=True):
-            callback.restore(kept)
-        self.epoch, self.step, self.losses = state["epoch"], state["step"], list(state["losses"])
-
-    def _stateful(self) -> list[Any]:
-        return [callback for callback in self.callbacks if hasattr(callback, "state") and hasattr(callback, "restore")]
-
-    def set_rate(self) -> None:
-        """Set the rate of the next step in the optimizer; a scheduler of the user's has done so."""
-        self.lr = self._rate()
-        if self.scheduler is None:
-            share = self.lr / self.training.lr
-            own = self.training.optimizer not in OPTIMIZERS
-            for group in self.optimizer.param_groups:  # those of the user's optimizer may have rates of their own
-                group["lr"] = group.get("initial_lr", self.training.lr) * share if own else self.lr
-
-    def _rate(self) -> float:
-        if self.scheduler is not None:
-            return float(self.optimizer.param_groups[0]["lr"])
-        return self.training.lr * self.training.factor(self.step, max(1, self.steps))
-
-    def _settings(self) -> dict[str, Any]:
-        settings = self.training.saved()
-        # Without a teacher these two change nothing.
-        asked = {name: settings.pop(name) for name in ("distillation", "temperature")}
-        taught = self.distillation
-        teacher = None if taught is None else asked | {"resolution": _listed(taught.resolution)}
-        run = {"epochs": self.epochs, "seed": self.seed, "resolution": _listed(self.resolution), "teacher": teacher}
-        parts = {"accumulate": self.accumulate, "devices": len(self.devices)}
-        return settings | run | {name: count for name, count in parts.items() if count > 1}
 
 
 def train(
@@ -203,12 +83,39 @@ def train(
         ValueError: nothing to train, or `state` is another training's.
     """
     check_task(task, "loader", "forward", "loss")
-    placement = _placement(model, device)
+    task, placement = rebatched(task, training.batch), _placement(model, device)
+    teacher = teacher_for(task, training.distillation, teacher) if epochs else None
+    return trained(
+        model,
+        task,
+        training,
+        epochs=epochs,
+        resolution=resolution,
+        seed=seed,
+        placement=placement,
+        callbacks=callbacks,
+        state=state,
+        distillation=None if teacher is None else Distillation(task, teacher, training, placement),
+    )
+
+
+def trained(
+    model: nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    epochs: int,
+    resolution: Side | None,
+    seed: int,
+    placement: Placement,
+    callbacks: Sequence[object] = (),
+    state: Mapping[str, Any] | None = None,
+    distillation: Distillation | None = None,
+) -> list[float]:
+    """As `train`, of a task that was looked at, in batches of its own, with what a teacher adds to the loss."""
     model.to(placement.devices[0])
     if training.channels_last:
         lay_out(model, channels_last=True)
-    if training.batch is not None:
-        task = _with_batch(task, training.batch)
     if training.gradients_pruned:
         callbacks = (*callbacks, PrunedGradients(training.gradients_pruned))
     loop = Loop(
@@ -220,9 +127,7 @@ def train(
         seed=seed,
         placement=placement,
         callbacks=callbacks,
-        distillation=distillation_for(task, teacher, training.distillation, training.temperature, placement)
-        if epochs
-        else None,
+        distillation=distillation,
     )
     _call(callbacks, "prepare", loop)
     if training.ema is not None:
@@ -242,6 +147,112 @@ def train(
         lay_out(model, channels_last=False)
     loop.optimizer.zero_grad(set_to_none=True)
     return loop.losses
+
+
+def measure_error(
+    model: nn.Module,
+    task: Task,
+    *,
+    split: str = "validation",
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+    parts: int = 1,
+) -> Metric:
+    """The task's error accumulated over a whole split, in eval mode and without gradients; modes are put back.
+
+    Args:
+        model: the network.
+        task: data and error.
+        split: of the task.
+        resolution: the side of the images; None as stored.
+        device: where the model is moved to; None leaves it.
+        parts: how many parts every batch is taken in, to save memory.
+
+    Raises:
+        Spoiled: a batch is not finite.
+        Diverged: an output is not finite: an error computed from it would be a number all the same.
+    """
+    if device is not None:
+        model.to(device)
+    error, finite = task.error(), list[Tensor]()
+    # Not inference_mode: what a module caches in it could not be trained with afterwards.
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for whole in task.loader(split, resolution, None):
+            for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
+                outputs, targets = task.forward(model, batch)
+                finite += [one.isfinite().all() for one in _numbers(outputs)]
+                error.update(outputs, targets)
+    if finite and not bool(torch.stack(finite).all()):
+        refuse_spoiled(task, model, split, resolution, None)
+        raise Diverged(f"the outputs on the {split} split are not finite")
+    return error
+
+
+def _numbers(outputs: Any) -> list[Tensor]:
+    """The tensor that a network gave, or those of its boxes; other outputs may hold what they like."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    answers = outputs if isinstance(outputs, list) else []
+    return [tensor for one in answers if isinstance(one, Mapping) for tensor in one.values() if _floating(tensor)]
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def recalibrate(
+    model: nn.Module,
+    task: Task,
+    *,
+    images: int = 2048,
+    resolution: Side | None = None,
+    device: torch.device | str | None = None,
+    parts: int = 1,
+) -> int:
+    """Number of images the running statistics were taken from, in place of those that `model` came with.
+
+    The statistics are reset, then averaged over un-augmented training images at the resolution, every batch counting
+    alike (momentum None), with all else in eval mode. Whole batches are taken until `images` are reached. Frozen norms
+    (no statistics, or eval mode and no gradient) are left; modes and momenta are put back. What the model held before
+    leaves no trace.
+
+    Args:
+        model: the network, changed in place; it is moved to `device`.
+        task: whose training images, with the seed None: as stored.
+        images: how many, at least.
+        resolution: the side of the images; None as stored.
+        device: where to compute; None where the model is.
+        parts: how many parts every batch is taken in, to save memory: the statistics are then those of smaller batches.
+    """
+    if images < 1:
+        raise ValueError(f"images is {images}; expected at least 1")
+    if device is not None:
+        model.to(device)
+    norms = norms_with_statistics(model)
+    if not norms:
+        return 0
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            for whole in task.loader("train", resolution, None):
+                for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
+                    _, targets = task.forward(model, batch)
+                    seen += len(targets)
+                if seen >= images:
+                    break
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    if not all(norm.running_mean is None or bool(norm.running_mean.isfinite().all()) for norm in norms):
+        refuse_spoiled(task, model, "train", resolution, None)
+    return seen
 
 
 def _placement(model: nn.Module, device: torch.device | str | Placement | None) -> Placement:
@@ -278,7 +289,6 @@ def _epoch(loop: Loop, callbacks: Sequence[object]) -> None:
 
 def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     training, optimizer = loop.training, loop.optimizer
-    loop.set_rate()
     optimizer.zero_grad(set_to_none=True)
     amp = None if training.amp is None else getattr(torch, training.amp)
     factors: Sequence[Tensor] = ()
@@ -290,6 +300,7 @@ def _step(loop: Loop, batch: Any, callbacks: Sequence[object]) -> None:
     if factors and len(parts) > 1:
         factors = torch.split(factors[0], [size for _, size in parts])
     examples, total, seen = sum(size for _, size in parts), torch.zeros((), device=loop.device), []
+    loop.set_rate()
     for number, (part, size) in enumerate(parts):
         with torch.autocast(loop.device.type, dtype=amp, enabled=amp is not None):
             outputs, targets = loop.task.forward(loop.network, part)
@@ -329,24 +340,21 @@ def _detached(outputs: Any) -> Any:
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
-def _listed(side: Side | None) -> list[int] | None:
-    return None if side is None else list(side)
+def rebatched(task: Task, batch: int | None) -> Task:
+    """The task with so many examples a batch, or with its own.
 
-
-def _length(task: Task, resolution: Side | None) -> int:
-    """Batches an epoch, counted where the loader has no length."""
-    loader: Iterable[Any] = task.loader("train", resolution, 0)
-    return len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
-
-
-def _with_batch(task: Task, batch: int) -> Task:
-    rebatched = abilities(task).with_batch
-    if rebatched is None:
+    Raises:
+        ValueError: it can't have others.
+    """
+    if batch is None:
+        return task
+    with_batch = abilities(task).with_batch
+    if with_batch is None:
         raise ValueError(
             f"training asks for batch={batch}, but {type(task).__name__} has no with_batch(batch); "
             "leave `batch` out and set it in the task"
         )
-    return rebatched(batch)
+    return with_batch(batch)
 
 
 def _refuse_infinite(total: Tensor, loop: Loop, seed: int, batches: int) -> None:

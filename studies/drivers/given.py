@@ -12,7 +12,7 @@ from torch import nn
 
 from ...evaluators import Diverged, ImageTask, Task, measure_error
 from ...evaluators.modes import present, reproducible
-from ...evaluators.tasks.spoiled import Spoiled, refuse_spoiled
+from ...evaluators.tasks.batches import Spoiled, refuse_spoiled
 from ...evaluators.tasks.task import figures
 from ...evaluators.training.suspects import UNKNOWN, likely_reason
 from ...spaces import Cost, Space, checked_costs, copied

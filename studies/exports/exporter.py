@@ -23,7 +23,7 @@ from torch import nn
 
 from ...evaluators import Origin, Reconstructor, Task, Teacher, Training, measure_error, recalibrate, train
 from ...evaluators.modes import seed_of
-from ...evaluators.tasks.task import figures as figures_of
+from ...evaluators.tasks.learned import figures as figures_of
 from ...pruners import SparseMasks
 from ...spaces import Space, verify
 from ..disk.artifacts import Artifacts

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ...evaluators.tasks.images import check_normalise
+from ...evaluators.tasks.decoded import check_normalise
 from ...spaces.checked import AT_LEAST_1, check
 from .image_files import ENDINGS, ImageFiles, opened
 

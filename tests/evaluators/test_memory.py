@@ -22,7 +22,7 @@ from secateur.evaluators import (
     recalibrate,
     train,
 )
-from secateur.evaluators.tasks.splitting import Unsplittable, bounds, cut, joined
+from secateur.evaluators.tasks.batches import Unsplittable, bounds, cut, joined
 from secateur.evaluators.training.parallel import Parallel
 
 

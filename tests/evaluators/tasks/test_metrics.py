@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from secateur.evaluators import ErrorRate, OverlapError
-from secateur.evaluators.tasks.task import figures
+from secateur.evaluators.tasks.learned import figures
 
 
 def outputs_of(labels, classes=3):

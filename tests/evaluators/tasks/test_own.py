@@ -22,7 +22,8 @@ from secateur.evaluators import (
     Wrapped,
     measure_error,
 )
-from secateur.evaluators.tasks.task import abilities, figures
+from secateur.evaluators.tasks.learned import figures
+from secateur.evaluators.tasks.task import abilities
 from secateur.testing import TaskContract
 
 images, labels, masks = tasks.squares(24, seed=0)

@@ -8,7 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.evaluators import ErrorRate, Training, measure_error, recalibrate, train
-from secateur.evaluators.tasks.spoiled import Spoiled
+from secateur.evaluators.tasks.batches import Spoiled
 
 
 @dataclasses.dataclass

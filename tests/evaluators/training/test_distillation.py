@@ -9,9 +9,9 @@ import tasks
 import torch
 from torch import nn
 
-from secateur.evaluators import Augment, Teacher, Training, train
+from secateur.evaluators import Augment, Placement, Teacher, Training, train
 from secateur.evaluators.tasks.learned import divergence
-from secateur.evaluators.training.distillation import Distillation, answered
+from secateur.evaluators.training.loop import Distillation, answered
 
 SHIFTED = {"augment": Augment(shift=0.2)}  # nothing can be answered beforehand
 
@@ -93,13 +93,7 @@ def test_the_loss_is_the_mix_of_both(settings):
     task, model = tasks.classification(**settings), fresh(1)
     batch = next(iter(task.loader("train", None, 3)))
     training = Training(distillation=0.3, temperature=2.0)
-    distillation = Distillation(
-        task,
-        Teacher(model=model),
-        weight=training.distillation,
-        temperature=training.temperature,
-        device=torch.device("cpu"),
-    )
+    distillation = Distillation(task, Teacher(model=model), training, Placement(devices=(torch.device("cpu"),)))
     outputs, targets = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)), batch.targets
     answers, _ = task.forward(model.eval(), batch)
     expected = 0.7 * task.loss(outputs, targets) + 0.3 * divergence(outputs, answers, 2.0)
@@ -147,7 +141,7 @@ def test_without_augmentation_a_teacher_answers_once():
 
 
 def test_answers_that_are_many_are_not_kept(monkeypatch):
-    monkeypatch.setattr("secateur.evaluators.training.distillation._MOST", 96 * 3 - 1)
+    monkeypatch.setattr("secateur.evaluators.training.loop._MOST", 96 * 3 - 1)
     task, teacher = tasks.classification(), Teacher(model=fresh(1))
     assert answered(task, teacher, torch.device("cpu")) is teacher
     trained(task, teacher)

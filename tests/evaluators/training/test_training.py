@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Diverged, Training, measure_error, train
+from secateur.evaluators.training.loop import factor
 
 
 class Dropping(networks.Plain):
@@ -181,18 +182,18 @@ def test_frozen_norms_and_parameters_stay():
 
 def test_rates_by_hand():
     # 4 steps of warm-up of 10, then 6 of cosine: (1 + cos(pi k / 6)) / 2
-    rates = [Training(warmup=0.35).factor(step, 10) for step in range(10)]
+    rates = [factor(Training(warmup=0.35), step, 10) for step in range(10)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert all(rate > 0 for rate in rates) and rates[4:] == sorted(rates[4:], reverse=True)
-    assert [round(Training(schedule="step").factor(step, 4), 6) for step in range(4)] == [1, 1, 0.1, 0.01]
-    assert {Training(schedule="constant").factor(step, 4) for step in range(4)} == {1}
-    assert Training().factor(0, 10) == 1 and Training().factor(5, 10) == pytest.approx(0.5)
+    assert [round(factor(Training(schedule="step"), step, 4), 6) for step in range(4)] == [1, 1, 0.1, 0.01]
+    assert {factor(Training(schedule="constant"), step, 4) for step in range(4)} == {1}
+    assert factor(Training(), 0, 10) == 1 and factor(Training(), 5, 10) == pytest.approx(0.5)
 
 
 def test_the_rate_falls_within_an_epoch():
     recorder = Recorder()
     train(fresh(), tasks.classification(), Training(lr=0.1), epochs=1, callbacks=[recorder])
-    assert recorder.lrs == [0.1 * Training().factor(step, 6) for step in range(6)]
+    assert recorder.lrs == [0.1 * factor(Training(), step, 6) for step in range(6)]
 
 
 def test_a_loader_without_a_length_is_counted():

@@ -1,7 +1,8 @@
-"""A batch in parts, for networks that a whole one does not fit into memory with, and the outputs of parts joined.
+"""What can be done with the batches of any task: in parts where memory ends, their outputs joined, and looked through.
 
 A task may say how its batches are split (`Splits`); all others are trees of tuples, lists, mappings and dataclasses
-whose tensors have the examples along their first axis.
+whose tensors have the examples along their first axis. `refuse_spoiled` says whether numbers that are not finite came
+from the data: what would else look like a training that diverged.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .task import abilities
+from ..modes import modes_restored
+from .task import Side, Task, abilities
 
 
 class Unsplittable(ValueError):
@@ -132,3 +134,79 @@ def _holds_tensors(tree: Any) -> bool:
     if isinstance(tree, list | tuple):
         return any(map(_holds_tensors, tree))
     return dataclasses.is_dataclass(tree) and any(_holds_tensors(value) for value in vars(tree).values())
+
+
+class Spoiled(ValueError):
+    """A batch holds values that are not finite."""
+
+
+class _Looked(Exception):
+    """A network's inputs were seen, so it need not calculate."""
+
+
+def refuse_spoiled(
+    task: Task, model: nn.Module, split: str, resolution: Side | None, seed: int | None, *, batches: int | None = None
+) -> None:
+    """Refuse a pass over a split in which a batch, or what it gives a network for inputs, is not finite.
+
+    Args:
+        task: whose pass it is.
+        model: the network, which calculates nothing.
+        split: of the task.
+        resolution: of the pass.
+        seed: of the pass.
+        batches: how many are looked at; None: all.
+
+    Raises:
+        Spoiled: the first one that is not finite, by its number.
+    """
+    inputs: list[Any] = []
+
+    def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append((*args, kwargs) if kwargs else args)
+        raise _Looked
+
+    hook = model.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
+    try:
+        with modes_restored(model), torch.no_grad():
+            model.eval()
+            for number, batch in enumerate(task.loader(split, resolution, seed)):
+                if number == batches:
+                    return
+                _refuse(batch, f"batch {number} of {split} has", "")
+                inputs.clear()
+                try:
+                    task.forward(model, batch)
+                except Exception:  # noqa: BLE001, S110 - ours; or the user's forward, which fails without a network's outputs
+                    pass
+                for given in inputs:
+                    _refuse(given, f"the task's forward made inputs of batch {number} of {split} that have", "input ")
+    finally:
+        hook.remove()
+
+
+def _refuse(tree: Any, said: str, name: str) -> None:
+    for place, tensor in _named(tree, ""):
+        finite = tensor.isfinite() if tensor.is_floating_point() else torch.ones((), dtype=torch.bool)
+        if not bool(finite.all()):
+            rows = "" if not tensor.ndim else f", first in example {int((~finite).nonzero()[0][0])}"
+            count = int((~finite).sum())
+            where = f" in {name}{place}" if place else ""
+            what = "a value that is" if count == 1 else f"{count} values that are"
+            raise Spoiled(f"{said} {what} not finite{where}{rows}; repair the data, or leave the example out")
+
+
+def _named(tree: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a batch, and where it is."""
+    if isinstance(tree, Tensor):
+        yield place, tree
+    elif isinstance(tree, Mapping):
+        for name, one in tree.items():
+            yield from _named(one, f"{place}.{name}".lstrip("."))
+    elif isinstance(tree, list | tuple):
+        for number, one in enumerate(tree):
+            yield from _named(one, f"{place}[{number}]" if place else f"{number}")
+    elif dataclasses.is_dataclass(tree) or hasattr(tree, "__dict__"):
+        for name, one in vars(tree).items():
+            if isinstance(one, Tensor | Mapping | list | tuple):
+                yield from _named(one, f"{place}.{name}".lstrip("."))

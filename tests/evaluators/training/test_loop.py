@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.evaluators import Training, train
-from secateur.evaluators.training.optimising import Average
+from secateur.evaluators.training.averaging import Average
 
 TASK = tasks.classification(train=32)
 

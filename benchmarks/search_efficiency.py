@@ -41,8 +41,8 @@ from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem, hypervolume, non_dominated
 from secateur.search.scaling import compound
 from secateur.spaces import threshold_candidate
-from secateur.studies.proposals.proposer import Proposer
-from secateur.studies.proposals.seeds import Seed, Seeds
+from secateur.studies.proposals.proposer import Proposer, Seeds
+from secateur.studies.proposals.seeds import Seed
 from secateur.studies.settings.search import DEFAULT
 from secateur.studies.trials.trial import Scored
 
@@ -485,8 +485,7 @@ def proposal_ms(sampler, trials=300, count=4):
         drawing.close(told[-1:])
     asked, spent = proposer(sampler), []
     for trial in told:
-        asked.recall(trial)
-        asked.close([trial])
+        asked.recall([trial], told=[trial])
     for number in range(trials, trials + count):
         clock, processor = time.perf_counter(), time.process_time()
         trial = asked.propose(number)

@@ -233,7 +233,8 @@ class Space:
         if len(candidate) != len(self.axes):
             raise ValueError(f"candidate has {len(candidate)} values; this space has {len(self.axes)} axes")
         for axis, value in zip(self.axes, candidate, strict=True):
-            axis.check(value)
+            if value not in axis.choices:  # asked here: every proposal comes through several times
+                axis.check(value)
         return candidate if isinstance(candidate, Candidate) else Candidate(candidate)
 
     def canonical(self, candidate: Sequence[int]) -> Candidate:

@@ -201,8 +201,7 @@ class Study:
             ConnectionError: the storage stayed away; nothing that was told is lost.
             RuntimeError: the last ten trials all failed, or workers can't start.
         """
-        from .drivers.ending import Ending
-        from .drivers.run import running
+        from .drivers.run import Ending, running
         from .runners.dispatch import executor
         from .views.progress import listening
 

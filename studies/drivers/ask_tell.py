@@ -9,8 +9,10 @@ ledger: a process may be killed anywhere, and the next one proposes the same.
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,9 +23,13 @@ from ...spaces import Budget, Candidate
 from ..outcomes.work import Job, perform
 from ..proposals.proposer import Proposer
 from ..proposals.seeds import Seed
+from ..runners.slots import SlotStatus
+from ..trials.events import Listener, TrialEnded
 from ..trials.ledger import Ledger
-from ..trials.trial import Failed, Outcome, Scored, Skipped, Stopped, Trial
+from ..trials.trial import Failed, Outcome, Scored, Skipped, Stopped, Trial, best_of
 from .engine import Engine
+
+_of_trials = logging.getLogger("secateur.trials")  # a line a trial; a bar that shows them has it silent
 
 _ENQUEUED = "enqueued"  # the study's note of candidates that are tried before anything else
 WAIT_S = 60.0  # how long a call waits for another process that holds the study
@@ -114,12 +120,13 @@ class AskTell:
         """A proposer that has seen every trial: this one's, or a new one where another process wrote meanwhile."""
         trials = self._ledger.trials
         if self._proposer is None or self._seen != [trial.told for trial in trials]:
-            self._proposer = self._propose()
-            for trial in trials:
-                self._proposer.recall(trial)
             self._seen = [trial.told for trial in trials]
-            for first in range(0, len(trials), self._batch):
-                self._close(range(first, first + self._batch))
+            told: list[Trial] = []
+            for first in range(0, len(trials) - self._batch + 1, self._batch):
+                if all(self._seen[first : first + self._batch]):
+                    told += trials[first : first + self._batch]
+            self._proposer = self._propose()
+            self._proposer.recall(trials, told)
         return self._proposer
 
     def _tell_ready(self, numbers: range) -> bool:
@@ -163,6 +170,53 @@ class AskTell:
     def _enqueued(self) -> list[Seed]:
         found = self._ledger.notes.get(_ENQUEUED, [])
         return [Seed(**one | {"candidate": Candidate(one["candidate"])}) for one in found]
+
+
+@final
+class Progress:
+    """Tells a listener of every trial that is told, and the log: `TrialEnded`.
+
+    Args:
+        listener: told of it.
+        trials: those of earlier runs.
+        objectives: what is minimised, by which one trial is the best.
+        limits: absolute, by cost name.
+        slots: counts them too, and knows how many run.
+        goal: the number of trials that ends the run, if one does.
+        seconds_left: until the time is over, where that ends the run.
+    """
+
+    def __init__(
+        self,
+        listener: Listener | None,
+        trials: Sequence[Trial],
+        *,
+        objectives: Sequence[str],
+        limits: Mapping[str, float],
+        slots: SlotStatus,
+        goal: int | None,
+        seconds_left: Callable[[], float] | None,
+    ) -> None:
+        self._listener, self._slots, self._goal, self._seconds_left = listener, slots, goal, seconds_left
+        self._objectives, self._limits = objectives, limits
+        self._before, self._told = sum(trial.told for trial in trials), 0
+        self._best = best_of(trials, objectives, limits)
+        self._started = time.perf_counter()
+
+    def tell(self, trial: Trial) -> None:
+        """Announce a trial that was just told."""
+        running = self._slots.told()
+        self._best = best_of([trial, *([] if self._best is None else [self._best])], self._objectives, self._limits)
+        self._told += 1
+        done = self._before + self._told  # not the number: they end in any order where no one waits for a batch
+        each = (time.perf_counter() - self._started) / self._told  # of this run alone: an earlier one says nothing
+        left = [] if self._goal is None else [each * (self._goal - done)]
+        left += [] if self._seconds_left is None else [self._seconds_left()]
+        eta = min(left, default=None)
+        event = TrialEnded(last=trial, best=self._best, done=done, total=self._goal, running=running, eta=eta)
+        _of_trials.info("%s", event)
+        if self._listener is not None:
+            self._listener(event)
 
 
 @final

@@ -28,10 +28,10 @@ from ..outcomes.latency import Arithmetic, CostGate, Latencies
 from ..outcomes.rounds import Rounds
 from ..outcomes.stopping import Stopping
 from ..outcomes.work import Evaluation, Work
-from ..proposals.proposer import Proposer
+from ..proposals.proposer import Proposer, Seeds
 from ..proposals.pruning import Pruning, method_named
 from ..proposals.seed_maker import SeedMaker
-from ..proposals.seeds import Aim, Seeds
+from ..proposals.seeds import Aim
 from ..settings.search import SHARED, Search
 from ..trials.events import Calibrated, Listener
 from ..trials.folder import read_study_json, storage_lock
@@ -228,12 +228,11 @@ class Engine:
 
     def proposer(self, limits: Mapping[str, float], progress: Listener | None) -> Proposer:
         """Says what to try."""
-        seed_maker = self.seed_maker(progress)
         return Proposer(
             problem=self.problem(limits),
             factory=self._factory,
-            seeds=Seeds(self.search.seeds, self.space, limits, seed_maker),
             ranking=self.ranking,
+            seeds=Seeds(self.search.seeds, self.space, limits, self.seed_maker(progress)),
             fidelity=self.search.fidelity,
             weights=f"{ROUND}0" if self.fingerprint["evaluator"] == SHARED else INHERITED,
         )

@@ -13,7 +13,7 @@ from torch import nn
 from ...evaluators import Diverged, ImageTask, Task, measure_error
 from ...evaluators.modes import present, reproducible
 from ...evaluators.tasks.batches import Spoiled, refuse_spoiled
-from ...evaluators.tasks.task import figures
+from ...evaluators.tasks.learned import figures
 from ...evaluators.training.suspects import UNKNOWN, likely_reason
 from ...spaces import Cost, Space, checked_costs, copied
 from ..outcomes.latency import Latencies
@@ -76,7 +76,9 @@ def judged(model: nn.Module, task: Task, space: Space, search: Search, expected:
         with reproducible(search.threads, device):
             if not isinstance(task, ImageTask):  # which looks at its own data
                 refuse_spoiled(task, network, "train", side, None, batches=1)
-            error, std = figures(measure_error(watched(network, space, space.full), task, resolution=side))
+            if space.resolutions:
+                watched(network, space, space.full)
+            error, std = figures(measure_error(network, task, resolution=side))
         if not math.isfinite(error):
             raise TypeError(f"the error is {error}, not a finite number")
     except Diverged as problem:

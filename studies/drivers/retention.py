@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import final
 
 from ...search import NOTE
+from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
 from ..disk.artifacts import FOLDERS, STATE
 from ..disk.files import path_of
+from ..trials.events import Event, Listener
 from ..trials.folder import EXPORTS
 from ..trials.front import on_front
+from ..trials.ledger import Ledger
 from ..trials.trial import Trial
 
 logger = logging.getLogger("secateur")
@@ -136,3 +139,27 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def tidying(
+    retention: Retention,
+    ledger: Ledger,
+    limits: Mapping[str, float],
+    mirror: ArtifactMirror | None,
+    progress: Listener | None,
+) -> Listener:
+    """What happens after every trial: what is new is copied, and what is too much removed."""
+    if mirror is not None:
+        names = mirror.names()
+        proposals = [name for name in names if name.startswith(PROPOSALS)]
+        mirror.pull([*retention.needed(ledger.trials, limits, names), *proposals])
+
+    def tidy(event: Event) -> None:
+        removed = retention(ledger.trials, limits)
+        if mirror is not None:
+            mirror.push()
+            mirror.remove(removed)
+        if progress is not None:
+            progress(event)
+
+    return tidy

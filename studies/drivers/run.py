@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Annotated, final
 
 from ...evaluators.modes import present
 from ...pruners.criteria.retained import LEAST, known
 from ...spaces import Budget
-from ..disk.artifact_mirror import PROPOSALS, ArtifactMirror
+from ...spaces.checked import AT_LEAST_1, FINITE, POSITIVE, check
+from ..disk.artifact_mirror import ArtifactMirror
 from ..outcomes.sides import WRONG_SIDE
+from ..proposals.proposer import Proposer
 from ..runners.dispatch import Dispatcher
 from ..runners.executor import Executor, Interrupts, TimeOver
 from ..runners.slots import SlotStatus
 from ..settings.search import Search
-from ..trials.events import Event, Listener, TrialEnded
-from ..trials.front import EXPECTED, on_front
+from ..trials.events import Listener
+from ..trials.front import EXPECTED, counting, on_front, stands_still
 from ..trials.ledger import Ledger
-from ..trials.trial import Failed, Outcome, Scored, Trial, better
-from ..trials.words import first_line
-from .ask_tell import AskTell
-from .ending import ENDED, NOTHING_LEFT, Clock, Ending
+from ..trials.trial import Failed, Outcome, Scored, Trial, best_of
+from ..trials.words import duration, first_line, percent
+from .ask_tell import AskTell, Progress
 from .engine import Engine
-from .retention import Retention
+from .retention import Retention, tidying
 
 logger = logging.getLogger("secateur")
-_of_trials = logging.getLogger("secateur.trials")  # a line a trial; a bar that shows them has it silent
 
 _FAILURES = 10  # so many failed trials in a row end a search
 _HOPELESS = 3  # and so many first ones that all raised the same
+
+_ENDED = "ended"  # the study's note of what ended its last run
+_NOTHING_LEFT = {"by": "space", "said": "every network within the budget was tried"}
+_SPENT, _EVERY_S = "run_seconds", 5.0  # the note of how long all runs took; it is written no more often
 
 
 @contextmanager
@@ -64,8 +70,8 @@ def running(
         clock = Clock(ledger)
         if "trials" not in ledger.notes and ending.trials is not None:
             ledger.note("trials", ending.trials)  # what `auto` chooses by; a later run changes nothing of it
-        if ledger.notes.get(ENDED) is not None:
-            ledger.note(ENDED, None)
+        if ledger.notes.get(_ENDED) is not None:
+            ledger.note(_ENDED, None)
         absolute = engine.resolve(budget, progress)
         slots = SlotStatus(engine.path, goal=ending.trials)
         with Interrupts(clock.moment(ending.seconds)) as interrupts:
@@ -79,21 +85,22 @@ def running(
                 interrupts=interrupts,
                 status=slots,
             )
-            tidy = progress
+            tidy, parents = progress, dispatcher.evaluation.keeps_weights
             if keep_gb is not None or mirror is not None:
-                parents = dispatcher.evaluation.keeps_weights
-                retention = Retention(
+                kept = Retention(
                     engine.path, keep_gb, objectives=search.objectives, ranking=engine.ranking, parents=parents
                 )
-                tidy = _tidying(retention, ledger, absolute, mirror, progress)
+                tidy = tidying(kept, ledger, absolute, mirror, progress)
             run = Run(
-                ledger,
-                partial(AskTell, ledger, partial(engine.proposer, absolute, progress), limits=absolute),
+                engine,
+                absolute,
+                partial(engine.proposer, absolute, progress),
                 dispatcher,
                 ending=ending,
                 clock=clock,
-                batch=None if where.options.asynchronous else search.batch,
-                watch=Progress(tidy, ending, clock, search, absolute, slots, ledger.trials[: ending.trials]),
+                slots=slots,
+                listener=tidy,
+                in_batches=not where.options.asynchronous,
             )
             try:
                 dispatcher.open()  # what can't be had is refused before anything is proposed
@@ -124,34 +131,141 @@ def _conclude(engine: Engine, limits: Mapping[str, float]) -> None:
         logger.warning("no network was within %s; the front is empty", named)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """What ends a run, whichever comes first; at least one is given. See `Study.run`.
+
+    Trials that were begun are told. What ends a batch of trials is looked at when the whole of it is told, so that a
+    study has the same trials on every runner and after every kill; `seconds` alone depend on the clock.
+    """
+
+    trials: Annotated[int, AT_LEAST_1] | None = None
+    seconds: Annotated[float, POSITIVE, FINITE] | None = None
+    until: Annotated[float, FINITE] | None = None
+    patience: Annotated[int, AT_LEAST_1] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what ends nothing."""
+        for name in ("seconds", "until"):
+            given = getattr(self, name)
+            if isinstance(given, int) and not isinstance(given, bool):
+                object.__setattr__(self, name, float(given))
+        check(self)
+        if (self.trials, self.seconds, self.until, self.patience) == (None,) * 4:
+            raise ValueError("nothing says when the run ends; expected trials, seconds, until or patience")
+
+    def enough(self, count: int) -> bool:
+        """Whether there are as many trials as were asked for."""
+        return self.trials is not None and count >= self.trials
+
+    def met(
+        self, trials: Sequence[Trial], search: Search, limits: Mapping[str, float], *, spent_s: float
+    ) -> dict[str, str] | None:
+        """What ends the run now, `by` which argument and `said` in words; None where it goes on.
+
+        Args:
+            trials: so far, those of earlier runs included.
+            search: what is minimised, and which errors are of use.
+            limits: absolute, by cost name.
+            spent_s: seconds that all runs took so far.
+        """
+        if self.enough(len(trials)):
+            return {"by": "trials", "said": f"{len(trials)} trials were asked for"}
+        if self.until is not None and (best := best_of(trials, search.objectives, limits)) is not None:
+            if (found := best.measures["error"]) <= self.until:
+                said = f"trial {best.number} has an error of {percent(found)}, and {percent(self.until)} was asked for"
+                return {"by": "until", "said": said}
+        if self.patience is not None:
+            told = [trial.number for trial in trials if trial.told]
+            counts = counting(trials, limits, search.max_error)
+            fit = [trial for trial in trials if trial.scored and trial.within(counts)]
+            if fit and len(told) > self.patience and stands_still(fit, told[-self.patience], search.objectives):
+                return {"by": "patience", "said": f"{self.patience} trials in a row brought the front no further"}
+        if self.seconds is not None and spent_s >= self.seconds:
+            return {"by": "seconds", "said": f"{duration(self.seconds)} were asked for, all runs together"}
+        return None
+
+
+class Clock:
+    """How long all runs of a study took, this one included; after a kill, up to its last trial or five seconds less.
+
+    Args:
+        ledger: remembers it.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._before = float(ledger.notes.get(_SPENT, 0.0))
+        self._began = self._kept = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return self._before + time.monotonic() - self._began
+
+    def left(self, seconds: float) -> float:
+        """How many are left of these."""
+        return max(0.0, seconds - self.seconds)
+
+    def moment(self, seconds: float | None) -> float:
+        """When so many have passed, of `time.monotonic`."""
+        return math.inf if seconds is None else self._began + seconds - self._before
+
+    def told(self) -> None:
+        """Remember it, where the last time is a while ago."""
+        if time.monotonic() - self._kept >= _EVERY_S:
+            self.keep()
+
+    def keep(self) -> None:
+        """Remember it."""
+        self._kept = time.monotonic()
+        self._ledger.note(_SPENT, round(self.seconds, 3))
+
+
 @final
 class Run:
     """A study that is being run: asks, submits, waits and tells, until something ends it.
 
     Args:
-        ledger: the trials.
-        asking: makes the study's `AskTell`, given how it tells.
+        engine: has the trials, and what is searched with.
+        limits: absolute, by cost name.
+        propose: makes a proposer.
         dispatcher: turns proposed trials into their outcomes; open.
         ending: when it ends.
         clock: how long all runs took.
-        batch: trials that are proposed together, once the last batch is told; None proposes for every free slot.
-        watch: told of every trial.
+        slots: what they do.
+        listener: told of every trial that is told.
+        in_batches: propose a batch of trials together, once the last is told; else one for every free slot.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        asking: Callable[..., AskTell],
+        engine: Engine,
+        limits: Mapping[str, float],
+        propose: Callable[[], Proposer],
         dispatcher: Dispatcher,
         *,
         ending: Ending,
         clock: Clock,
-        batch: int | None,
-        watch: Progress,
+        slots: SlotStatus,
+        listener: Listener | None,
+        in_batches: bool,
     ) -> None:
-        self._ledger, self._dispatcher, self._ending, self._watch = ledger, dispatcher, ending, watch
-        self._in_batches, self._batch, self._clock = batch is not None, batch or 1, clock
-        self._asking = asking(batch=self._batch, in_order=self._in_batches, told=self._told)
+        self._ledger, self._search, self._limits = engine.ledger, engine.search, limits
+        self._dispatcher, self._ending, self._clock, self._in_batches = dispatcher, ending, clock, in_batches
+        self._batch = self._search.batch if in_batches else 1
+        self._asking = AskTell(
+            self._ledger, propose, batch=self._batch, limits=limits, in_order=in_batches, told=self._told
+        )
+        self._progress = Progress(
+            listener,
+            self._ledger.trials[: ending.trials],
+            objectives=self._search.objectives,
+            limits=limits,
+            slots=slots,
+            goal=ending.trials,
+            seconds_left=None if ending.seconds is None else partial(clock.left, ending.seconds),
+        )
         self._ended: dict[str, str] | None = None
 
     def unfinished(self) -> Iterator[Trial]:
@@ -162,7 +276,8 @@ class Run:
     @property
     def free(self) -> bool:
         """Whether another trial would be taken now; the trials of a batch wait for their slots here."""
-        return self._dispatcher.willing if self._in_batches else self._dispatcher.free
+        dispatcher = self._dispatcher
+        return not dispatcher.interrupts.stopping and (self._in_batches or dispatcher.busy < dispatcher.slots)
 
     @property
     def busy(self) -> bool:
@@ -184,13 +299,14 @@ class Run:
             return None
         trial = self._asking.ask()
         if trial is None:
-            self._ended = NOTHING_LEFT
+            self._ended = _NOTHING_LEFT
             logger.warning("every network within the budget was tried: %d trials", len(self._ledger.trials))
         return trial
 
     def submit(self, trial: Trial) -> None:
         """Have a trial evaluated, now or when a slot is free."""
-        self._dispatcher.submit(trial, self._asking.before(trial))
+        compared = self._dispatcher.evaluation.stopping is not None
+        self._dispatcher.submit(trial, self._asking.before(trial) if compared else ())
 
     def next(self) -> tuple[Trial, Outcome]:
         """The next trial that ended, with its outcome.
@@ -214,7 +330,7 @@ class Run:
         """Write down what ended the run."""
         ended = self._ended or self._now()
         self._clock.keep()
-        self._ledger.note(ENDED, ended)
+        self._ledger.note(_ENDED, ended)
         if ended is not None and ended["by"] != "trials":
             logger.info("the search ends: %s", ended["said"])
 
@@ -228,7 +344,7 @@ class Run:
                 return True
             stopped = isinstance(error, KeyboardInterrupt)
             said = "someone asked it to stop" if stopped else first_line(error)
-            self._ledger.note(ENDED, {"by": "interrupt" if stopped else "error", "said": said})
+            self._ledger.note(_ENDED, {"by": "interrupt" if stopped else "error", "said": said})
             self._clock.keep()
         return False
 
@@ -239,14 +355,11 @@ class Run:
         return self._now() if whole else None
 
     def _now(self) -> dict[str, str] | None:
-        watch, spent_s = self._watch, self._clock.seconds
-        return self._ending.met(
-            self._ledger.trials, watch.objectives, watch.limits, max_error=watch.max_error, spent_s=spent_s
-        )
+        return self._ending.met(self._ledger.trials, self._search, self._limits, spent_s=self._clock.seconds)
 
     def _told(self, trial: Trial) -> None:
         self._clock.told()
-        self._watch.tell(trial)
+        self._progress.tell(trial)
         if isinstance(trial.outcome, Failed) and trial.outcome.reason.startswith(f"{WRONG_SIDE}:"):
             raise RuntimeError(
                 f"trial {trial.number} shows that the search would claim what is not so, and it stops: "
@@ -274,60 +387,6 @@ class Run:
             )
 
 
-class Progress:
-    """Tells a listener of every trial that is told, and the log: `TrialEnded`."""
-
-    def __init__(
-        self,
-        listener: Listener | None,
-        ending: Ending,
-        clock: Clock,
-        search: Search,
-        limits: Mapping[str, float],
-        slots: SlotStatus,
-        trials: Sequence[Trial],
-    ) -> None:
-        """Know the trials of earlier runs."""
-        self._listener = listener
-        self._ending, self._clock = ending, clock
-        self.objectives, self.max_error, self.limits = search.objectives, search.max_error, limits
-        self._slots = slots
-        self._best: Trial | None = None
-        self._started = time.perf_counter()
-        self._done: set[int] = set()
-        self._told = 0  # in this run: what an earlier one did says nothing of how fast this one is
-        for trial in trials:
-            if trial.told:
-                self._consider(trial)
-
-    def tell(self, trial: Trial) -> None:
-        """Announce a trial that was just told."""
-        self._slots.told()
-        self._consider(trial)
-        self._told += 1
-        done = len(self._done)  # not the number: they end in any order where no one waits for a batch
-        each = (time.perf_counter() - self._started) / self._told
-        total = self._ending.trials
-        left = [] if total is None else [each * (total - done)]
-        left += [] if self._ending.seconds is None else [max(0.0, self._ending.seconds - self._clock.seconds)]
-        event = TrialEnded(
-            last=trial,
-            best=self._best,
-            done=done,
-            total=total,
-            running=self._slots.running,
-            eta=min(left, default=None),
-        )
-        _of_trials.info("%s", event)
-        if self._listener is not None:
-            self._listener(event)
-
-    def _consider(self, trial: Trial) -> None:
-        self._done.add(trial.number)
-        if better(trial, self._best, self.objectives, self.limits):
-            self._best = trial
-
-
 def _raised(reason: str) -> bool:
     """Whether a trial failed by an exception, and not because it diverged, took too long or needed too much memory.
 
@@ -336,27 +395,3 @@ def _raised(reason: str) -> bool:
     """
     name = reason.partition(":")[0]
     return name.isidentifier() and name[0].isupper()
-
-
-def _tidying(
-    retention: Retention,
-    ledger: Ledger,
-    limits: Mapping[str, float],
-    mirror: ArtifactMirror | None,
-    progress: Listener | None,
-) -> Listener:
-    """What happens after every trial: what is new is copied, and what is too much removed."""
-    if mirror is not None:
-        names = mirror.names()
-        proposals = [name for name in names if name.startswith(PROPOSALS)]
-        mirror.pull([*retention.needed(ledger.trials, limits, names), *proposals])
-
-    def tidy(event: Event) -> None:
-        removed = retention(ledger.trials, limits)
-        if mirror is not None:
-            mirror.push()
-            mirror.remove(removed)
-        if progress is not None:
-            progress(event)
-
-    return tidy

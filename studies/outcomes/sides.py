@@ -57,11 +57,10 @@ class SideCheck:
 
 
 def watched(network: nn.Module, space: Space, candidate: Candidate) -> nn.Module:
-    """The network, which from now on refuses inputs of another side than the candidate's, where sides are searched."""
-    if space.resolutions:
-        inputs, names = space.settings["inputs"], space.settings["names"] or ()
-        check = SideCheck(space.side(candidate), tuple(one["spatial"] for one in inputs), tuple(names))
-        network.register_forward_pre_hook(check, with_kwargs=True)
+    """The network, where sides are searched: from now on it refuses inputs of another one than its candidate's."""
+    inputs, names = space.settings["inputs"], space.settings["names"] or ()
+    check = SideCheck(space.side(candidate), tuple(one["spatial"] for one in inputs), tuple(names))
+    network.register_forward_pre_hook(check, with_kwargs=True)
     return network
 
 

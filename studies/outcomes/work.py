@@ -263,7 +263,7 @@ class Evaluation:
         if self.rounds is not None and trial.weights.startswith(ROUND):
             self.rounds.ensure(*_asked(trial))
         built = self.artifacts.build(self.model, trial.candidate, trial.ranking, trial.weights)
-        return watched(built, self.space, trial.candidate)
+        return watched(built, self.space, trial.candidate) if self.space.resolutions else built
 
     def origin(self, trial: Trial) -> Origin:
         """The full network with the base weights, and what of it the trial keeps."""

@@ -19,10 +19,10 @@ from optuna.trial import TrialState, create_trial
 from ...evaluators.modes import seed_of
 from ...search import NOTE, Problem, SamplerFactory, check_sampler, distributions
 from ...search.problem import quiet
-from ...spaces import Axis, Candidate
+from ...spaces import Axis, Candidate, Space
 from ..disk.artifacts import INHERITED, PARENT
 from ..trials.trial import ENQUEUED, REFERENCE, Failed, Scored, Skipped, Trial
-from .seeds import Seed
+from .seeds import MOST, Maker, Seed, planted
 
 Kind = tuple[str, str, str]
 """Ranking, weights, fidelity."""
@@ -74,10 +74,13 @@ class Proposer:
                 return self._keep(self._trial(number, source, asked, candidate, kind, memory))
         return None
 
-    def recall(self, trial: Trial) -> Trial:
-        """Take a trial of the ledger for one of the present batch."""
-        self._view.replay(trial)
-        return self._keep(trial)
+    def recall(self, trials: Sequence[Trial], told: Sequence[Trial] = ()) -> None:
+        """Take trials of the ledger for those so far; samplers see the outcomes of `told`, which are whole batches."""
+        self._view.replay(trials)
+        for trial in trials:
+            self._keep(trial)
+        if told:
+            self._view.close(told, self._limits)
 
     def after(self, trial: Trial) -> dict[str, object]:
         """What the sampler notes on a trial that just ended."""
@@ -206,6 +209,32 @@ def _untrue(source: str, asked: Candidate, candidate: Candidate) -> str | None:
     return None if asked == candidate else f"{NOTE}predicted"
 
 
+class Seeds:
+    """The seeds of a study by trial number, made when they are first asked for; arguments as of `planted`."""
+
+    def __init__(
+        self, seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker
+    ) -> None:
+        self._most = sum(MOST if isinstance(one, str) and one != "full" else 1 for one in seeds)
+        self._left = planted(seeds, space, limits, make)
+        self._found: list[Seed] = []
+
+    def __call__(self, number: int) -> Seed | None:
+        """The seed that trial `number` tries."""
+        if number >= self._most:  # of a study that has more trials than seeds, none is made
+            return None
+        while len(self._found) <= number:
+            seed = next(self._left, None)
+            if seed is None:
+                return None
+            if all(
+                (one.candidate, one.ranking, one.weights) != (seed.candidate, seed.ranking, seed.weights)
+                for one in self._found
+            ):
+                self._found.append(seed)
+        return self._found[number]
+
+
 class SamplerView:
     """A sampler's view of a study; trials enter as running, in number order, and are closed a batch at a time."""
 
@@ -214,16 +243,17 @@ class SamplerView:
         self._axes = problem.space.axes
         self._objectives = problem.objectives
         self._factory = factory
-        self._distributions = distributions(self._axes)
         self._storage = _Forgetful()
+        self._distributions = distributions(self._axes)
+        self._ids: list[int] = []  # of the trials, by number
         with quiet():
             self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * len(self._objectives), "sampler view")
 
     def ask(self, number: int, attempt: int) -> Candidate:
         """What a fresh sampler wants to try as trial `number`, the next one; attempts count from 0."""
         if attempt == 0:
-            self._storage.create_new_trial(self._id)
-        trial = self._storage.get_trial(self._trial_id(number))
+            self._ids.append(self._storage.create_new_trial(self._id))
+        trial = self._storage.get_trial(self._ids[number])
         # A new attempt finds a new trial. No call takes a note back, but memory hands out its own (Optuna 5.0).
         trial.system_attrs.clear()
         trial.params.clear()
@@ -241,11 +271,11 @@ class SamplerView:
                 asked[axis.name] = sampler.sample_independent(study, trial, axis.name, distribution)
                 internal = _position(sampler, axis, asked[axis.name])
                 self._storage.set_trial_param(trial._trial_id, axis.name, internal, distribution)
-        return Candidate(axis.choices[_position(sampler, axis, asked[axis.name])] for axis in self._axes)
+        return Candidate([axis.choices[_position(sampler, axis, asked[axis.name])] for axis in self._axes])
 
     def noted(self, number: int, key: str) -> Any:
         """What a sampler of ours noted under a key on the trial that was asked for; None where it did not."""
-        return self._notes(self._trial_id(number)).get(NOTE + key)
+        return self._notes(self._ids[number]).get(NOTE + key)
 
     def resolve(self, number: int, candidate: Candidate, *, forget: str | None = None) -> dict[str, Any]:
         """Give the trial that was asked for its final parameters; returns what the sampler noted on it.
@@ -255,7 +285,7 @@ class SamplerView:
             candidate: what it tries.
             forget: how the notes begin that are not true of this candidate.
         """
-        trial_id = self._trial_id(number)
+        trial_id = self._ids[number]
         if forget is not None:
             notes = self._storage.get_trial(trial_id).system_attrs  # memory hands out its own, as in `ask`
             for key in [key for key in notes if key.startswith(forget)]:
@@ -266,23 +296,22 @@ class SamplerView:
             self._storage.set_trial_param(trial_id, name, internal, distribution)
         return self._notes(trial_id)
 
-    def replay(self, trial: Trial) -> None:
-        """Enter a trial of the ledger as running."""
-        self._storage.create_new_trial(
-            self._id,
-            create_trial(
+    def replay(self, trials: Iterable[Trial]) -> None:
+        """Enter trials of the ledger as running."""
+        for trial in trials:
+            row = create_trial(
                 state=TrialState.RUNNING,
                 params=self._problem.params(trial.candidate),
                 distributions=self._distributions,
                 system_attrs=dict(trial.memory),
-            ),
-        )
+            )
+            self._ids.append(self._storage.create_new_trial(self._id, row))
 
     def after(self, trial: Trial) -> dict[str, Any]:
         """Let a sampler take note of a trial's outcome; returns all that samplers noted on it."""
         complete = not isinstance(trial.outcome, Failed)
         sampler, study = self._sampler(trial.number, 0)
-        trial_id = self._trial_id(trial.number)
+        trial_id = self._ids[trial.number]
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         values = trial.values(self._objectives) if complete else None
         sampler.after_trial(study, self._storage.get_trial(trial_id), state, values)
@@ -292,7 +321,7 @@ class SamplerView:
         """Show a batch's outcomes from now on, in number order, measured against today's limits."""
         study = self._view(RandomSampler(seed=0))
         for trial in trials:
-            trial_id = self._trial_id(trial.number)
+            trial_id = self._ids[trial.number]
             if isinstance(trial.outcome, Failed):
                 self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
                 continue
@@ -314,9 +343,6 @@ class SamplerView:
         study = optuna.load_study(study_name="sampler view", storage=self._storage, sampler=sampler, pruner=NopPruner())
         study._thread_local.in_optimize_loop = True  # a grid that is tried whole stops the study, which only means it
         return study
-
-    def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _notes(self, trial_id: int) -> dict[str, Any]:
         return dict(self._storage.get_trial(trial_id).system_attrs)

@@ -19,6 +19,7 @@ from ...spaces import Candidate, Space
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
 _LOWER = (0.125, 0.0625)  # where `compound` goes on
 _AIMS = 6  # costs, depths and resolutions that `aims` names at most
+MOST = _AIMS + len(_LOWER)  # seeds of one name
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
 
@@ -60,8 +61,8 @@ Maker = Callable[[str, Aim], Seed]
 """Makes the seed of a name."""
 
 
-class Seeds:
-    """The seeds of a study by trial number, made when they are first asked for; the same for the same arguments.
+def planted(seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker) -> Iterator[Seed]:
+    """The seeds of a study, best first, made one after another; some may be alike.
 
     Args:
         seeds: `full`, `compound`, `magnitude`, names of pruning methods, and candidates of the user's.
@@ -69,52 +70,26 @@ class Seeds:
         limits: absolute, by cost name; every seed but `full` meets those that arithmetic knows.
         make: makes a seed other than `full`.
     """
-
-    def __init__(
-        self, seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker
-    ) -> None:
-        self._most = 1 + len(seeds) * (_AIMS + len(_LOWER))
-        self._left = self._planted(seeds, space, limits, make)
-        self._found: list[Seed] = []
-
-    def __call__(self, number: int) -> Seed | None:
-        """The seed that trial `number` tries."""
-        if number >= self._most:  # of a study that has more trials than seeds, none is made
-            return None
-        while len(self._found) <= number:
-            seed = next(self._left, None)
-            if seed is None:
-                return None
-            if all(
-                (one.candidate, one.ranking, one.weights) != (seed.candidate, seed.ranking, seed.weights)
-                for one in self._found
-            ):
-                self._found.append(seed)
-        return self._found[number]
-
-    def _planted(
-        self, seeds: Sequence[str | Candidate], space: Space, limits: Mapping[str, float], make: Maker
-    ) -> Iterator[Seed]:
-        names = [one for one in seeds if isinstance(one, str)]
-        if "full" in names:
-            yield Seed(name="full", candidate=space.full)
-        for one in seeds:
-            if not isinstance(one, str):
-                yield Seed(name="given", candidate=space.canonical(one))
-        if not set(names) - {"full"}:
-            return
-        found = list(aims(space, limits))
-        for aim in found:
-            if not _reachable(space, aim.limits):
-                continue
-            plain = (aim.depth, aim.resolution) == (1.0, 1.0)
-            for name in names:
-                if name != "full" and (plain or not _is_fixed(name)):
-                    yield make(name, aim)
-        for level in _LOWER:
-            lower = Aim(limits={name: level * limit for name, limit in found[0].limits.items()})
-            if "compound" in names and _reachable(space, lower.limits):
-                yield make("compound", lower)
+    names = [one for one in seeds if isinstance(one, str)]
+    if "full" in names:
+        yield Seed(name="full", candidate=space.full)
+    for one in seeds:
+        if not isinstance(one, str):
+            yield Seed(name="given", candidate=space.canonical(one))
+    if not set(names) - {"full"}:
+        return
+    found = list(aims(space, limits))
+    for aim in found:
+        if not _reachable(space, aim.limits):
+            continue
+        plain = (aim.depth, aim.resolution) == (1.0, 1.0)
+        for name in names:
+            if name != "full" and (plain or not _is_fixed(name)):
+                yield make(name, aim)
+    for level in _LOWER:
+        lower = Aim(limits={name: level * limit for name, limit in found[0].limits.items()})
+        if "compound" in names and _reachable(space, lower.limits):
+            yield make("compound", lower)
 
 
 def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:

@@ -17,7 +17,7 @@ from typing import final
 
 from ..disk.artifacts import FOLDERS, STATE, place_artifact
 from ..disk.files import sweep_files, write_atomic
-from ..outcomes.work import Evaluation, Job, Work
+from ..outcomes.work import Job, Work
 from ..settings.runner import Runner, runner_of
 from ..trials.events import (
     Begun,
@@ -83,6 +83,10 @@ class Dispatcher:
         retries: how often a trial is tried again whose worker died.
         interrupts: says when to stop.
         status: told what each slot does.
+
+    Attributes:
+        evaluation: what turns trials into outcomes.
+        interrupts: as given.
     """
 
     def __init__(
@@ -98,8 +102,9 @@ class Dispatcher:
         status: Callable[[SlotChanged], object] = lambda event: None,
     ) -> None:
         self._executor, self._work, self._folder, self._gate = executor, work, folder, gate
+        self.evaluation = work.evaluation
         self._timeout_s, self._retries = timeout_s, retries
-        self._interrupts, self._status = interrupts, status
+        self.interrupts, self._status = interrupts, status
         self._waiting: deque[_Task] = deque()
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[Trial, Outcome]] = deque()
@@ -110,11 +115,6 @@ class Dispatcher:
         self._stillborn = 0
         self._open = False
         self._status_fails = False
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """What turns trials into outcomes."""
-        return self._work.evaluation
 
     @property
     def busy(self) -> int:
@@ -140,16 +140,6 @@ class Dispatcher:
         for slot in range(self._executor.slots):
             self._tell("open", slot)
 
-    @property
-    def willing(self) -> bool:
-        """Whether trials may begin."""
-        return not self._interrupts.stopping
-
-    @property
-    def free(self) -> bool:
-        """Whether a slot would have nothing to do, and trials may begin."""
-        return self.willing and self.busy < self.slots
-
     def submit(self, trial: Trial, earlier: Sequence[Trial] = ()) -> None:
         """Have a trial evaluated; waits for its shared weights where they are still to be trained.
 
@@ -162,8 +152,7 @@ class Dispatcher:
             return
         if self.evaluation.lacks_round(trial):
             self._train(trial)
-        known = tuple(earlier) if self.evaluation.stopping is not None else ()
-        self._waiting.append(_Task(job=Job(trial=trial, earlier=known)))
+        self._waiting.append(_Task(job=Job(trial=trial, earlier=tuple(earlier))))
 
     def next(self) -> tuple[Trial, Outcome]:
         """The next trial that ended, with its outcome.
@@ -183,7 +172,7 @@ class Dispatcher:
         Raises:
             KeyboardInterrupt: the user did, and nothing runs.
         """
-        if self._interrupts.asked and not self.busy:
+        if self.interrupts.asked and not self.busy:
             raise KeyboardInterrupt
 
     def rest(self) -> list[tuple[Trial, Outcome]]:
@@ -204,9 +193,9 @@ class Dispatcher:
 
     def _step(self) -> None:
         """Give free slots something to do, and take what running ones say."""
-        if self._interrupts.stopping:
+        if self.interrupts.stopping:
             if not self._running:
-                raise KeyboardInterrupt if self._interrupts.asked else TimeOver
+                raise KeyboardInterrupt if self.interrupts.asked else TimeOver
         else:
             self._fill()
         for message in self._executor.wait(self._patience()):
@@ -262,7 +251,7 @@ class Dispatcher:
                 self._holds(slot, files)
                 if isinstance(event, Epoch):
                     running.epoch = event
-                self._tell("epoch", slot)
+                    self._tell("epoch", slot)
             case Begun():
                 # Not before: a worker that is only just starting takes nothing of a trial's time.
                 timed = self._timeout_s is not None and not running.task.job.training

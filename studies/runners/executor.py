@@ -7,30 +7,33 @@ attempts and time.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, final
+from typing import IO, Any, final
 
 from ...evaluators.modes import present
 from ..outcomes.work import Asked, Evaluation, Job, Work, perform
 from ..settings.runner import Runner, Serial
 from ..trials.events import Epoch, Happened, JobEnd, Message, Rung, WorkerInfo
 from ..trials.trial import Failed
-from .faults import Faults
 
 logger = logging.getLogger("secateur")
 
 Listen = Callable[[Message], object]
 
 _AGAIN_S = 10.0  # between two alarms of a trial that takes too long
+FAULTS = "fault.log"  # the trial that runs in this process, and where it stood when it ended
 
 
 class Executor(ABC):
@@ -167,6 +170,55 @@ class SerialExecutor(Executor):
     def close(self) -> None:
         """Nothing is left to end."""
         self._faults.close()
+
+
+class Faults:
+    """Trials whose code ended their whole process (a segmentation fault): written down then, told by the next run.
+
+    Nothing runs in a process any more that was ended so; Python's `faulthandler` still writes where it stood. Otherwise
+    the next run would try the same trial again, and end the same way, for ever. Watches from `open` to `close`.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, str] = {}
+        self._file: IO[str] | None = None
+
+    def open(self, folder: Path) -> None:
+        """Read what the process before left, and watch this one; not where somebody else watches it already."""
+        path = folder / FAULTS
+        self._found = _fallen(path)
+        path.unlink(missing_ok=True)
+        if not faulthandler.is_enabled():
+            self._file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - open as long as this process is watched
+            faulthandler.enable(self._file, all_threads=False)
+
+    def about(self, number: int) -> str | None:
+        """Remember that this trial runs now; why it ended an earlier process, if it did."""
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(f"trial {number}\n")
+            self._file.flush()
+        return self._found.pop(number, None)
+
+    def close(self) -> None:
+        """Nothing happened."""
+        if self._file is not None:
+            faulthandler.disable()
+            self._file.close()
+            os.unlink(self._file.name)
+            self._file = None
+
+
+def _fallen(path: Path) -> dict[int, str]:
+    """The trial and the reason in a file; none where the process was ended by something else, as by `kill`."""
+    text = path.read_text(encoding="utf-8", errors="replace")[:100_000] if path.is_file() else ""
+    found = re.match(r"trial (\d{1,9})\nFatal Python error: (.+)\n", text)
+    if found is None:
+        return {}
+    where = re.search(r'^  File "(.+)", line (\d+) in (\S+)$', text, re.MULTILINE)
+    at = "" if where is None else f", in {where[3]} ({Path(where[1]).name}, line {where[2]})"
+    return {int(found[1]): f"it ended its process: {found[2]}{at}"}
 
 
 @contextmanager

@@ -56,12 +56,6 @@ class SlotStatus:
         self._thread: threading.Thread | None = None
         self._complained = False
 
-    @property
-    def running(self) -> int:
-        """How many slots do something."""
-        with self._lock:
-            return sum(STATES[event.change] == "busy" for event, _ in self._slots.values())
-
     def __call__(self, event: SlotChanged) -> None:
         """Note what a slot does."""
         now = time.monotonic()
@@ -74,11 +68,12 @@ class SlotStatus:
         if self._thread is None:
             self._start()
 
-    def told(self) -> None:
-        """Count one trial more whose outcome is final."""
+    def told(self) -> int:
+        """Count one trial more whose outcome is final; how many slots do something now."""
         with self._lock:
             self._told += 1
             self._changed = True
+            return sum(STATES[event.change] == "busy" for event, _ in self._slots.values())
 
     def close(self) -> None:
         """Nothing runs any more."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...search import non_dominated
+from ...search import hypervolume, non_dominated
 from ...spaces import COSTS, Axis
 from .trial import Skipped, Trial
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXPECTED = "expected"  # the note of a study on what errors are taken to be
+_GAIN = 1e-3  # of the hypervolume: a front that grew by less stands still
 TIMES = ("seconds", "started", "latency_ms", "attempts")  # columns that no two runs share
 
 
@@ -101,6 +103,18 @@ def on_front(trials: Sequence[Trial], objectives: Sequence[str], limits: Mapping
         (trial for trial, keep in zip(fit, kept, strict=True) if keep),
         key=lambda trial: (*trial.values(order), trial.number),
     )
+
+
+def stands_still(fit: Sequence[Trial], since: int, objectives: Sequence[str]) -> bool:
+    """Whether those of some trials that have this number or a later one added next to nothing to the hypervolume."""
+    values = np.array([trial.values(objectives) for trial in fit])
+    worst = values.max(axis=0)
+    corner = worst + 0.1 * (worst - values.min(axis=0))  # the ends of a front count for something
+    before = np.array([trial.number < since for trial in fit])
+    if not before.any():
+        return False
+    whole = hypervolume(values, corner)
+    return not math.isfinite(whole) or hypervolume(values[before], corner) >= (1 - _GAIN) * whole
 
 
 def front_table(front: Sequence[Trial], axes: Sequence[Axis]) -> pd.DataFrame:

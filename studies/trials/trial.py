@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, SupportsFloat
 
@@ -319,11 +319,10 @@ def _of_first_form(given: dict[str, Any]) -> Outcome:
     )
 
 
-def better(trial: Trial, best: Trial | None, objectives: Sequence[str], limits: Mapping[str, float]) -> bool:
-    """Whether the trial is within the limits and better than the best so far: by error, and by cost among equals."""
-    if not trial.scored or not trial.within(limits):
-        return False
-    return best is None or trial.merit(objectives) < best.merit(objectives)
+def best_of(trials: Iterable[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> Trial | None:
+    """The best of those that have an error and are within the limits: by error, and by cost among equals."""
+    fit = [trial for trial in trials if trial.scored and trial.within(limits)]
+    return min(fit, key=lambda trial: trial.merit(objectives), default=None)
 
 
 def described(trial: Trial) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from secateur.evaluators.modes import seed_of
 from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem
 from secateur.spaces import threshold_candidate, within
-from secateur.studies.proposals.proposer import Proposer, SamplerView
-from secateur.studies.proposals.seeds import Seed, Seeds
+from secateur.studies.proposals.proposer import Proposer, SamplerView, Seeds
+from secateur.studies.proposals.seeds import Seed
 from secateur.studies.trials.trial import Scored
 
 SPACE = tiny_space(tiny_net())

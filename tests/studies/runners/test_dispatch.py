@@ -371,7 +371,7 @@ def test_what_ended_while_a_round_waited_is_not_lost(tmp_path):
 def test_nobody_asked_and_nothing_runs(tmp_path):
     one = dispatcher(Scripted(), tmp_path)
     one.check_interrupt()
-    one._interrupts.asked = True
+    one.interrupts.asked = True
     with pytest.raises(KeyboardInterrupt):
         one.check_interrupt()
 

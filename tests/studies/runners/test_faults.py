@@ -10,7 +10,7 @@ import pytest
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task
 
 from secateur import Budget, Study
-from secateur.studies.runners.faults import NAME
+from secateur.studies.runners.executor import FAULTS
 
 MODEL, TASK, SPACE = tiny_net(), tiny_task(), tiny_space(tiny_net())
 ENDS = {"fault": lambda: ctypes.string_at(0), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL)}
@@ -58,7 +58,7 @@ def test_a_trial_that_ends_its_process_is_a_failed_one(folder):
     trials = Study.look(folder).trials()
     assert trials.state.tolist() == ["complete", "failed", "failed"]
     assert trials.reason[1].startswith("it ended its process: Segmentation fault, in string_at (__init__.py, line ")
-    assert not (folder / NAME).exists()
+    assert not (folder / FAULTS).exists()
 
 
 def test_a_trial_that_was_killed_is_tried_again(folder):
@@ -68,6 +68,6 @@ def test_a_trial_that_was_killed_is_tried_again(folder):
 
 @pytest.mark.parametrize("text", ["", "trial 1\n", "trial x\nFatal Python error: Aborted\n", "\0" * 9])
 def test_what_tells_no_fault_is_as_nothing(folder, text):
-    (folder / NAME).write_text(text)
+    (folder / FAULTS).write_text(text)
     Study.open(folder, model=MODEL, task=TASK, evaluator=Falling("fault")).run(1)
     assert Study.look(folder).trials().state.tolist() == ["complete"]

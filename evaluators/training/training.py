@@ -181,7 +181,8 @@ def measure_error(
         for whole in task.loader(split, resolution, None):
             for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                 outputs, targets = task.forward(model, batch)
-                finite += [one.isfinite().all() for one in _numbers(outputs)]
+                numbers = [outputs] if isinstance(outputs, Tensor) else _boxes(outputs)
+                finite += [one.isfinite().all() for one in numbers]
                 error.update(outputs, targets)
     if finite and not bool(torch.stack(finite).all()):
         refuse_spoiled(task, model, split, resolution, None)
@@ -189,10 +190,8 @@ def measure_error(
     return error
 
 
-def _numbers(outputs: Any) -> list[Tensor]:
-    """The tensor that a network gave, or those of its boxes; other outputs may hold what they like."""
-    if isinstance(outputs, Tensor):
-        return [outputs]
+def _boxes(outputs: Any) -> list[Tensor]:
+    """Numbers of the boxes that a network gave; other outputs may hold what they like."""
     answers = outputs if isinstance(outputs, list) else []
     return [tensor for one in answers if isinstance(one, Mapping) for tensor in one.values() if _floating(tensor)]
 

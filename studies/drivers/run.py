@@ -67,13 +67,12 @@ def running(
     if not where.apart:
         present(search.device)
     with engine.held():
-        clock = Clock(ledger)
+        clock, slots = Clock(ledger), SlotStatus(engine.path, goal=ending.trials)
         if "trials" not in ledger.notes and ending.trials is not None:
             ledger.note("trials", ending.trials)  # what `auto` chooses by; a later run changes nothing of it
         if ledger.notes.get(_ENDED) is not None:
             ledger.note(_ENDED, None)
         absolute = engine.resolve(budget, progress)
-        slots = SlotStatus(engine.path, goal=ending.trials)
         with Interrupts(clock.moment(ending.seconds)) as interrupts:
             dispatcher = Dispatcher(
                 where,

@@ -181,8 +181,8 @@ def measure_error(
         for whole in task.loader(split, resolution, None):
             for batch, _ in [(whole, 1)] if parts == 1 else in_parts(task, whole, parts):
                 outputs, targets = task.forward(model, batch)
-                numbers = [outputs] if isinstance(outputs, Tensor) else _boxes(outputs)
-                finite += [one.isfinite().all() for one in numbers]
+                for one in [outputs] if isinstance(outputs, Tensor) else _boxes(outputs):
+                    finite.append(one.isfinite().all())
                 error.update(outputs, targets)
     if finite and not bool(torch.stack(finite).all()):
         refuse_spoiled(task, model, split, resolution, None)

@@ -26,7 +26,7 @@ from ..proposals.seeds import Seed
 from ..runners.slots import SlotStatus
 from ..trials.events import Listener, TrialEnded
 from ..trials.ledger import Ledger
-from ..trials.trial import Failed, Outcome, Scored, Skipped, Stopped, Trial, best_of
+from ..trials.trial import Failed, Outcome, Scored, Skipped, Stopped, Trial, best_within
 from .engine import Engine
 
 _of_trials = logging.getLogger("secateur.trials")  # a line a trial; a bar that shows them has it silent
@@ -200,13 +200,13 @@ class Progress:
         self._listener, self._slots, self._goal, self._seconds_left = listener, slots, goal, seconds_left
         self._objectives, self._limits = objectives, limits
         self._before, self._told = sum(trial.told for trial in trials), 0
-        self._best = best_of(trials, objectives, limits)
+        self._best = best_within(trials, objectives, limits)
         self._started = time.perf_counter()
 
     def tell(self, trial: Trial) -> None:
         """Announce a trial that was just told."""
         running = self._slots.told()
-        self._best = best_of([trial, *([] if self._best is None else [self._best])], self._objectives, self._limits)
+        self._best = best_within([trial, *([] if self._best is None else [self._best])], self._objectives, self._limits)
         self._told += 1
         done = self._before + self._told  # not the number: they end in any order where no one waits for a batch
         each = (time.perf_counter() - self._started) / self._told  # of this run alone: an earlier one says nothing

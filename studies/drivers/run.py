@@ -25,7 +25,7 @@ from ..settings.search import Search
 from ..trials.events import Listener
 from ..trials.front import EXPECTED, counting, on_front, stands_still
 from ..trials.ledger import Ledger
-from ..trials.trial import Failed, Outcome, Scored, Trial, best_of
+from ..trials.trial import Failed, Outcome, Scored, Trial, best_within
 from ..trials.words import duration, first_line, percent
 from .ask_tell import AskTell, Progress
 from .engine import Engine
@@ -170,7 +170,7 @@ class Ending:
         """
         if self.enough(len(trials)):
             return {"by": "trials", "said": f"{len(trials)} trials were asked for"}
-        if self.until is not None and (best := best_of(trials, search.objectives, limits)) is not None:
+        if self.until is not None and (best := best_within(trials, search.objectives, limits)) is not None:
             if (found := best.measures["error"]) <= self.until:
                 said = f"trial {best.number} has an error of {percent(found)}, and {percent(self.until)} was asked for"
                 return {"by": "until", "said": said}

@@ -319,7 +319,7 @@ def _of_first_form(given: dict[str, Any]) -> Outcome:
     )
 
 
-def best_of(trials: Iterable[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> Trial | None:
+def best_within(trials: Iterable[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> Trial | None:
     """The best of those that have an error and are within the limits: by error, and by cost among equals."""
     fit = [trial for trial in trials if trial.scored and trial.within(limits)]
     return min(fit, key=lambda trial: trial.merit(objectives), default=None)

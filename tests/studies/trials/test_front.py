@@ -11,7 +11,7 @@ from secateur.search import non_dominated
 from secateur.spaces import COSTS, Candidate
 from secateur.studies.exports.plot import plot_front
 from secateur.studies.trials.front import front_table, on_front, trial_table
-from secateur.studies.trials.trial import best_of
+from secateur.studies.trials.trial import best_within
 
 TRIALS = [
     trial(0, 0.01, 100),  # the full network: over the limit
@@ -39,7 +39,7 @@ def test_front_follows_the_limits():
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
 def test_the_best_among_equal_errors_is_the_cheapest_so_it_is_on_the_front(order):
     trials = [trial(0, 0.2, 40), trial(1, 0.2, 30), trial(2, 0.2, 30)]
-    best = best_of([trials[place] for place in order], OBJECTIVES, {"macs": 50})
+    best = best_within([trials[place] for place in order], OBJECTIVES, {"macs": 50})
     assert best.number == 1 and best in on_front(trials, OBJECTIVES, {"macs": 50})
 
 

@@ -33,13 +33,32 @@ TEXTS = {
 }
 
 
+AGAIN = "\n## Run again since\n"
+
+
 def write(cache, library, folder):
-    """Write the page of a list from `cache` into `folder`, if there are results."""
-    records = read(cache / library)
+    """Write the page of a list from `cache` into `folder`, if there are results.
+
+    A page that has networks of which `cache` knows nothing stays, and the results become its last section.
+    """
+    records, page = read(cache / library), folder / PAGES[library]
     if not records:
         return
-    lines = [*_head(records, library), "", *_goals(records.values(), library), "", *_networks(records), *_rest(records)]
-    (folder / PAGES[library]).write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
+    known = page.read_text().split(AGAIN)[0] if page.is_file() else ""
+    if set(re.findall(r"^\| (\S.*?) \| (?:covered|\*\*)", known, re.MULTILINE)) <= records.keys():
+        lines = _head(records, library)
+        lines += ["", *_goals(records.values(), library), "", *_networks(records), *_rest(records)]
+    else:
+        lines = [known.rstrip(), AGAIN, *_again(records)]
+    page.write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
+
+
+def _again(records):
+    codes = ", ".join(sorted({record["code"] for record in records.values()}))
+    lines = [f"These are of later code ({codes}); tables above have these networks as they were, or not at all."]
+    lines += ["Times are by the clock, so longer where a machine has other work."]
+    rows = [[n, r["verdict"], why(r)] for n, r in records.items() if r["verdict"] not in ("covered", "costs only")]
+    return [*lines, "", *_networks(records), *(["", *table(["network", "result", "why"], rows)] if rows else [])]
 
 
 def _head(records, library):

@@ -134,9 +134,14 @@ def write(file: Path, rows: list[FrozenTrial]) -> None:
                 )
 
 
+# A process says itself how much memory it took: what `wait4` says of it is no less than what this one has.
+PEAK = "print([line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line][0], file=sys.stderr)"
+
+
 def words(*given: object) -> list[str]:
-    """The command line, as a user starts it."""
-    return [sys.executable, "-P", "-m", "secateur", *map(str, given)]
+    """The command line."""
+    run = f"import sys; from secateur.__main__ import main; code = main(); {PEAK}; sys.exit(code)"
+    return [sys.executable, "-P", "-c", run, *map(str, given)]
 
 
 def asks(url: str) -> None:
@@ -160,8 +165,9 @@ def cost(command: list[str], then: Callable[[str], None] | None = None) -> tuple
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
-        assert process.returncode == 0, f"{command} ended with {process.returncode}: {said.read()}"
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
+        errors = said.read()
+        assert process.returncode == 0, f"{command} ended with {process.returncode}: {errors}"
+    return used.ru_utime + used.ru_stime, int(errors.split()[-1]) * 1024 / 1e6
 
 
 def heard() -> None:
@@ -169,36 +175,51 @@ def heard() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def costs(folder: Path, count: int) -> dict[str, tuple[float, float]]:
+def costs(folder: Path, count: int, only: list[str]) -> dict[str, tuple[float, float]]:
     """What each command costs on the study in a folder, once."""
     python, made = [sys.executable, "-P", "-c"], folder.parent / "made"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
     shutil.copytree(folder, made / "copy")
-    look = f"from secateur import Study; print(len(Study.look({str(folder)!r}).trials()))"
-    opened = f"from secateur.studies.launch import open_study; print(len(open_study({str(folder)!r}).trials()))"
-    return {
-        "`status`": cost(words("status", folder)),
-        "`front`": cost(words("front", folder)),
-        "`report`": cost(words("report", folder, "--to", made / "report.html", "--quiet")),
-        "`dashboard`, one page": cost(words("dashboard", folder, "--port", 0), asks),
-        "`Study.look`, `trials()`": cost([*python, look]),
-        "a study opened, `trials()`": cost([*python, opened]),
-        "`resume`, one more trial": cost(words("resume", made / "copy", "--trials", count + 1, "--quiet")),
-        "`export`, one network": cost(words("export", folder, "--to", made / "out", "--finetune-epochs", 0, "--quiet")),
+    look = f"from secateur import Study; import sys; print(len(Study.look({str(folder)!r}).trials())); {PEAK}"
+    opened = "from secateur.studies.launch import open_study; import sys; "
+    opened += f"print(len(open_study({str(folder)!r}).trials())); {PEAK}"
+    again = made / "copy"
+    asked: dict[str, Callable[[], tuple[float, float]]] = {
+        "`status`": lambda: cost(words("status", folder)),
+        "`front`": lambda: cost(words("front", folder)),
+        "`report`": lambda: cost(words("report", folder, "--to", made / "report.html", "--quiet")),
+        "`dashboard`, one page": lambda: cost(words("dashboard", folder, "--port", 0), asks),
+        "`Study.look`, `trials()`": lambda: cost([*python, look]),
+        "a study opened, `trials()`": lambda: cost([*python, opened]),
+        "`resume`, one more trial": lambda: cost(words("resume", again, "--trials", count + 1, "--quiet")),
+        "`export`, one network": lambda: cost(
+            words("export", folder, "--to", made / "out", "--finetune-epochs", 0, "--quiet")
+        ),
     }
+    found = {}
+    for name, measure in asked.items():
+        if any(one in name for one in only):
+            found[name] = measure()
+            print(
+                f"{count} trials, {name}: {found[name][0]:.1f} s, {found[name][1]:.0f} MB", file=sys.stderr, flush=True
+            )
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[""], help="commands, by parts of their names in the table")
+    parser.add_argument("--keep", type=Path, help="where the studies are made, or are from an earlier call")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as made:
-        place, random = Path(made), np.random.default_rng(0)
+        place, random = asked.keep or Path(made), np.random.default_rng(0)
+        place.mkdir(exist_ok=True)
         (place / "study.toml").write_text(STUDY)
         labels = np.arange(120) % 4
         images = random.integers(0, 200, (120, 1, 28, 28)) + 10 * labels[:, None, None, None]
@@ -207,9 +228,10 @@ def main() -> None:
         space = launch.trace(file)
         for count in (10, asked.trials):
             folder = place / f"study-{count}"
-            launch.create(file, folder, None)
-            fill(folder, space, count)
-            runs = [costs(folder, count) for _ in range(asked.repeats)]
+            if not folder.exists():
+                launch.create(file, folder, None)
+                fill(folder, space, count)
+            runs = [costs(folder, count, asked.only) for _ in range(asked.repeats)]
             found[count] = {
                 name: [statistics.median(run[name][kind] for run in runs) for kind in (0, 1)] for name in runs[0]
             }

@@ -4,8 +4,8 @@
 
 Each kind is a command on a tiny study. A process that has all modules loaded forks one that runs the command, and kills
 it at a moment drawn evenly from as long as the command takes; then the same, or `resume`, until it comes through. A
-line a kind says how many kills struck and in how many rounds; what differs ends it with an AssertionError. Workers of
-a killed command must be gone within 30 s; Ray's two agents, which wait a minute for their head, are counted apart.
+line a kind says how many kills struck, in how many rounds, and after how long no process of a killed command was left;
+what differs, or is left, ends it with an AssertionError.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from secateur import Study
 from secateur.__main__ import main as secateur
 from secateur.studies import launch
 
-AGENTS = ("RuntimeEnvAgent", "DashboardAgent")  # of Ray
 IN_A_ROW = 4  # kills in one round, after which the command is let through
-GONE_S = 30
+GONE_S = 120  # on a busy machine; a worker that is still importing sees only then that its driver is gone
 
 
 @dataclass(frozen=True)
@@ -141,9 +140,9 @@ def ended(pid: int, within_s: float) -> int | None:
 
 
 def gone(mark: Path, session: int) -> float:
-    """Seconds until no process of a killed command is left, but for Ray's agents."""
+    """Seconds until no process of a killed command is left."""
     start = time.monotonic()
-    while others := [pid for pid in {*left(mark), *members(session)} if not named(pid, AGENTS)]:
+    while others := {*left(mark), *members(session)}:
         assert time.monotonic() < start + GONE_S, f"left after {GONE_S} s: {others}"
         time.sleep(0.1)
     return time.monotonic() - start
@@ -158,15 +157,6 @@ def members(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] not in "ZX":
                 found.append(int(path.parent.name))
     return found
-
-
-def named(pid: int, names: tuple[str, ...]) -> bool:
-    """Whether a process is one of these, or has ended."""
-    try:
-        said = Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return True
-    return not said or any(name in said for name in names)
 
 
 def strike(name: str, place: Path, *, kills: int, seed: int = 0) -> str:

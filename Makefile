@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test suite lint types docs clean
+.PHONY: demo test test-lowest suite lint types docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
@@ -45,5 +45,19 @@ docs: .venv/test
 	$(INSTALL) -e '.[mnist,onnx,plot,report,images,hub,dashboard,postgresql,ray,examples,docs,dev]'
 	@touch $@
 
+# The main parts of the suite with the lowest versions of what a search needs, in an environment of its own.
+LOWEST := tests/search tests/spaces/test_space.py tests/spaces/test_candidate.py tests/evaluators/tasks tests/studies/trials \
+	tests/studies/study_files tests/studies/views tests/studies/test_study.py tests/test_cli.py tests/test_cli_output.py tests/test_lazy.py
+
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python -m pip --disable-pip-version-check freeze | grep -i -E "$$(sed -n 's/==.*//p' constraints-lowest.txt | paste -s -d '|')"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(LOWEST)
+
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[images]' \
+	hypothesis pytest pytest-xdist
+	@touch $@
+
 clean:
-	rm -rf .venv build site .cache *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest build site .cache *.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache

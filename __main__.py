@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 # The rest is imported within `main`, where an interrupt is heard.
 
@@ -41,12 +42,14 @@ def _run(arguments: list[str]) -> int:
     from .studies.commands.app import app
     from .studies.commands.output import EXPECTED, text_of
 
+    # The root of click's errors; typer names it from 0.28 on, and brings its own click from 0.26 on.
+    mistakes: Any = [kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message")][-1]
     debug, code = "--debug" in arguments, logging.getLogger("secateur.code")
     code.disabled = "--trust" in arguments
     given = _with_seconds([one for one in arguments if one not in ("--debug", "--trust")] or ["--help"])
     try:
         ended = app(args=given, prog_name="secateur", standalone_mode=False)
-    except typer.TyperException as error:
+    except mistakes as error:
         return _complain(error.format_message())
     except BrokenPipeError:
         return 1

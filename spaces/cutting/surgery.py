@@ -214,7 +214,7 @@ def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Modul
             }
         elif name in ("_parameters", "_buffers"):
             value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
-        elif not value and type(value) in (dict, OrderedDict, set):  # hooks, of which most modules have none
+        elif type(value) in (dict, OrderedDict, set) and not value:  # hooks, of which most modules have none
             value = type(value)()
         else:
             value = _copied_value(value, memo, path + name)

@@ -335,6 +335,14 @@ def check_ruff(arguments, whole):
     assert arguments[0] in ("check", "format")
 
 
+def check_sbatch(arguments, whole):
+    """A script of a batch system: what it gives to the program beside it is known there."""
+    script = ROOT / arguments[0]
+    (called,) = [line for line in script.read_text(encoding="utf-8").splitlines() if line.startswith("exec python ")]
+    flags, _ = declared(script.with_name("run.py"))
+    assert "/run.py" in called and {word for word in called.split() if word.startswith("--")} <= flags
+
+
 CHECKS = {
     "secateur": check_secateur,
     "python": check_python,
@@ -342,6 +350,7 @@ CHECKS = {
     "pip": check_pip,
     "pytest": check_pytest,
     "ruff": check_ruff,
+    "sbatch": check_sbatch,
 }
 
 

@@ -235,7 +235,7 @@ def scaled(factor):
 
 
 def with_costs(folder, tmp_path, costs, study="", budget=""):
-    (folder / "own_costs.py").write_text(OWN_COSTS)
+    (folder / "costs_of_ones_own.py").write_text(OWN_COSTS)
     text = (folder / "study.toml").read_text().replace("[study]", f"{costs}\n[study]\n{study}")
     (folder / f"{tmp_path.name}.toml").write_text(text.replace("[budget]", f"[budget]\n{budget}"))
     return folder / f"{tmp_path.name}.toml"
@@ -243,8 +243,8 @@ def with_costs(folder, tmp_path, costs, study="", budget=""):
 
 def test_costs_of_ones_own_in_a_study_file(folder, tmp_path):
     costs = (
-        '[costs]\nkb = { measure = "own_costs:kb", of = "candidate" }\n'
-        'double = { measure = "own_costs:scaled", arguments = { factor = 2 } }\n'
+        '[costs]\nkb = { measure = "costs_of_ones_own:kb", of = "candidate" }\n'
+        'double = { measure = "costs_of_ones_own:scaled", arguments = { factor = 2 } }\n'
         'size = { measure = "file_bytes", arguments = { kind = "safetensors" } }\n'
     )
     path = with_costs(folder, tmp_path, costs, 'objectives = ["error", "double"]\nfidelity = "zero-shot"', "kb = 2.0")
@@ -274,20 +274,30 @@ def test_a_table_of_a_device_lies_beside_the_study_file(folder, tmp_path):
 @pytest.mark.parametrize(
     ("costs", "study", "budget", "said"),
     [
-        ('a = "own_costs:nothing"', "", "", "cost a factory own_costs:nothing: own_costs has no 'nothing'"),
+        (
+            'a = "costs_of_ones_own:nothing"',
+            "",
+            "",
+            "cost a factory costs_of_ones_own:nothing: costs_of_ones_own has no 'nothing'",
+        ),
         ('a = "file_byte"', "", "", r"\[costs\] a.measure: .*did you mean 'file_bytes'"),
-        ('macs = "own_costs:kb"', "", "", "cost 'macs': Secateur has something of this name already"),
-        ('a = { mesure = "own_costs:kb" }', "", "", r"\[costs\] a: the key 'measure' is missing; give one"),
+        ('macs = "costs_of_ones_own:kb"', "", "", "cost 'macs': Secateur has something of this name already"),
+        ('a = { mesure = "costs_of_ones_own:kb" }', "", "", r"\[costs\] a: the key 'measure' is missing; give one"),
         ('a = { measure = "file_bytes", arguments = { knd = 3 } }', "", "", "does not take the arguments"),
         (
-            'a = "own_costs:kb"',
+            'a = "costs_of_ones_own:kb"',
             "",
             "b = 3",
             r"\[budget\]: unknown key 'b'; expected one of macs, .*reserve$",
         ),
-        ('a = "own_costs:kb"', "", "a = -1", "budget a=-1: expected a positive, finite number"),
-        ('a = "own_costs:kb"', 'objectives = ["error", "b"]', "", "objectives=.*expected 'error' and different costs"),
-        ('a = "own_costs:scaled"', "", "", "cost 'a' raised TypeError: .*2 were given"),
+        ('a = "costs_of_ones_own:kb"', "", "a = -1", "budget a=-1: expected a positive, finite number"),
+        (
+            'a = "costs_of_ones_own:kb"',
+            'objectives = ["error", "b"]',
+            "",
+            "objectives=.*expected 'error' and different costs",
+        ),
+        ('a = "costs_of_ones_own:scaled"', "", "", "cost 'a' raised TypeError: .*2 were given"),
     ],
     ids=range(9),
 )

@@ -6,7 +6,7 @@ Below: the tensors of a network by name, and the scores that rank units.
 from __future__ import annotations
 
 import copy
-from collections import ChainMap, OrderedDict
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 PLAIN_TYPES = {*PLAIN, bool, float, type}  # of attributes that need no copy
+_HOOKS = {name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set)}
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Modul
             }
         elif name in ("_parameters", "_buffers"):
             value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
-        elif type(value) in (dict, OrderedDict, set) and not value:  # hooks, of which most modules have none
+        elif name in _HOOKS and not value:  # most modules have none; what is a user's own may be shared by modules
             value = type(value)()
         else:
             value = _copied_value(value, memo, path + name)
@@ -230,8 +231,6 @@ def _copied_value(value: Any, memo: dict[int, Any], path: str) -> Any:
     """
     if isinstance(value, PLAIN) or (type(value) is tuple and all(isinstance(one, PLAIN) for one in value)):
         return value
-    if isinstance(value, (dict, set)) and not value:
-        return type(value)()
     _remember_tensors(value, memo)
     added: dict[int, Any] = {}  # a copy that fails half-way leaves halves
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..cutting.surgery import Cut
 from ..examples import device_of
-from ..graph.modes import REGISTERED, Kept, attributes, keeping, quietly, unfused
+from ..graph.modes import REGISTERED, Kept, attributes, keeping, quietly, restore, unfused
 from ..graph.network import BATCH, Examples, Side, as_call, resized
 from .probe import Record, empty_like, sketch
 
@@ -48,7 +49,8 @@ def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: in
         if stale:
             before = {path: attributes(module) for path, module in model.named_modules()}
             device = device_of(model)
-            _hold(model, pytree.tree_map_only(Tensor, lambda one: torch.zeros_like(one, device=device), stale))
+            empty = partial(pytree.tree_map_only, Tensor, lambda one: torch.zeros_like(one, device=device))
+            _hold(model, _once_each(stale, empty))
             again = _written(model, examples, side, BATCH) or {}
             for path, name in stale.keys() - again.keys():  # kept once and for all
                 logger.debug("%s.%s is not made again for inputs of another shape", path, name)
@@ -72,13 +74,21 @@ def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Wr
             except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
                 logger.debug("a run at %s does not end: %s", side, error)
                 continue
-        return {
-            (path, name): _without(before[path].get(name, ()), value)
+        left = {
+            (path, name): (before[path].get(name, ()), value)
             for path, module in small.named_modules()
             for name, (value, _) in attributes(module).items()
             if name not in REGISTERED and _differs(before[path].get(name, ()), value)
         }
+        known = {id(value): _without(old, value) for old, value in left.values()}
+        return {place: known[id(value)] for place, (_, value) in left.items()}
     return None
+
+
+def _once_each(values: Written, change: Callable[[Any], Any]) -> Written:
+    """Every value changed, once: modules that share a dictionary go on sharing one."""
+    known = {id(value): change(value) for value in {id(one): one for one in values.values()}.values()}
+    return {place: known[id(value)] for place, value in values.items()}
 
 
 def _without(before: tuple[Any, ...], value: Any) -> Any:
@@ -109,7 +119,6 @@ def _hold(model: nn.Module, values: Written) -> None:
 
 def _put_back(module: nn.Module, name: str, before: Kept) -> None:
     if name in before:
-        value, contents = before[name]
-        vars(module)[name] = value if contents is None else contents
+        restore(module, {**attributes(module), name: before[name]})
     else:
         vars(module).pop(name, None)

@@ -1,5 +1,6 @@
 """What a forward keeps from call to call: tracing sees it made, whatever the network was run on before."""
 
+from collections import OrderedDict, defaultdict
 from functools import cache
 
 import pytest
@@ -135,3 +136,67 @@ def test_hooks_that_the_first_forward_registers_are_registered_once():
     assert [group.units for group in space.groups] == [12, 12]
     assert space.proof.startswith("2 candidates")
     assert model(x).shape == (2, 2, 6, 6)
+
+
+class Part(nn.Module):
+    """A convolution that leaves its result in a store."""
+
+    def __init__(self, store, name):
+        super().__init__()
+        self.store, self.name, self.conv = store, name, nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if isinstance(self.store, list):
+            self.store.append(x)
+        elif isinstance(self.store, defaultdict):
+            self.store[self.name].append(x)
+        else:
+            self.store[self.name] = x
+        return x.relu()
+
+
+class Stored(nn.Module):
+    """Parts that leave results in one store, which the forward reads at the end."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.store, self.stem, self.head = store, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.parts = nn.ModuleList(Part(store, str(number)) for number in range(2))
+
+    def forward(self, x):
+        self.store.clear()
+        x = self.stem(x)
+        for part in self.parts:
+            x = part(x)
+        for one in self.store if isinstance(self.store, list) else self.store.values():
+            x = x + (one[0] if isinstance(one, list) else one)
+        return self.head(x)
+
+
+class Named:
+    """A store of the user's own."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def clear(self):
+        self.kept.clear()
+
+    def __setitem__(self, name, value):
+        self.kept[name] = value
+
+    def values(self):
+        return self.kept.values()
+
+
+@pytest.mark.parametrize("make", [dict, list, OrderedDict, lambda: defaultdict(list), Named], ids=range(5))
+def test_modules_that_share_a_store_go_on_sharing_one(make):
+    model = Stored(make()).eval()
+    space = Space.trace(model, torch.zeros(1, 3, 12, 12), divisor=2)
+    half = space.uniform(0.5)
+    network = build(model, space, half)
+    stores = [[net.store, *(part.store for part in net.parts)] for net in (model, network)]
+    assert all(one is own[0] for own in stores for one in own) and network.store is not model.store
+    assert len(space.groups) == 2 and verify(model, space, half, torch.randn(2, 3, 12, 12)) < 1e-5
+    assert model(torch.randn(2, 3, 12, 12)).shape == network(torch.randn(2, 3, 12, 12)).shape

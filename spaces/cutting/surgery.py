@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..graph.attention import any_size, resized
 from ..graph.numbers import Numbers, call_name, renumber
 from ..graph.standin import PLAIN, Gives, in_place_of
+from .closures import rebind
 
 if TYPE_CHECKING:
     from ..channels.layout import Group, Layout, Slots
@@ -163,6 +164,7 @@ def assemble(
         for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
             memo.setdefault(id(tensor), None)
     small = _copied(model, memo)
+    rebind(small, memo)
     for module_name, values in attributes.items():
         module = small.get_submodule(module_name)
         for attribute, value in values.items():
@@ -184,7 +186,9 @@ def copied(model: nn.Module) -> nn.Module:
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = copy.deepcopy(tensor) if tensor.is_leaf else tensor.detach().clone()
-    return _copied(model, memo)
+    twin = _copied(model, memo)
+    rebind(twin, memo)
+    return twin
 
 
 def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Module:

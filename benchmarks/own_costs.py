@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from landscapes import tiny_task, tiny_training  # noqa: E402
 
 import secateur as sc  # noqa: E402
-from secateur.studies.study_files.networks import resnet20  # noqa: E402
+from secateur.studies.study_files.networks import BasicBlock, resnet20  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- benchmarks/own_costs.py: begin -->", "<!-- benchmarks/own_costs.py: end -->"
@@ -176,7 +176,9 @@ def by_hand(network: nn.Module) -> float:
             each = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
             total += DEVICE["convolution"] * out.numel() * each
         elif isinstance(module, nn.Linear):
-            total += DEVICE["addmm"] * out.numel() * module.in_features
+            total += DEVICE["addmm"] * out.numel() * module.in_features + ELEMENT * module.in_features  # of the mean
+        elif isinstance(module, BasicBlock):  # a ReLU behind its first norm, the sum, and one behind that
+            total += ELEMENT * (module.conv1.out_channels / out.shape[1] + 2) * out.numel()
         elif isinstance(module, nn.BatchNorm2d | nn.ReLU):
             total += ELEMENT * out.numel()
 
@@ -192,6 +194,7 @@ def commit() -> str:
 
 
 def main() -> None:
+    now = commit()  # of what is imported
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--trials", type=int, default=16)
@@ -205,7 +208,7 @@ def main() -> None:
     for name in asked.networks:
         lines.append(in_onnxruntime(name, asked.trials))
         print(lines[-1], flush=True)
-    lines += ["", by_a_table(asked.trials), "", f"Commit {commit()}, one thread."]
+    lines += ["", by_a_table(asked.trials), "", f"Commit {now}, one thread."]
     print("\n".join(lines))
     if asked.page:
         path = ROOT / "docs" / "budgets.md"

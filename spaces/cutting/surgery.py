@@ -6,9 +6,11 @@ Below: the tensors of a network by name, and the scores that rank units.
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -19,7 +21,6 @@ from torch import Tensor, nn
 from ..graph.attention import any_size, resized
 from ..graph.numbers import Numbers, call_name, renumber
 from ..graph.standin import PLAIN, Gives, in_place_of
-from .closures import rebind
 
 if TYPE_CHECKING:
     from ..channels.layout import Group, Layout, Slots
@@ -163,8 +164,7 @@ def assemble(
         memo[id(modules[name])] = in_place_of(modules[name], (gives or {}).get(name))
         for tensor in [*modules[name].parameters(), *modules[name].buffers()]:
             memo.setdefault(id(tensor), None)
-    small = _copied(model, memo)
-    rebind(small, memo)
+    small = _with_functions(_copied(model, memo), memo)
     for module_name, values in attributes.items():
         module = small.get_submodule(module_name)
         for attribute, value in values.items():
@@ -186,9 +186,23 @@ def copied(model: nn.Module) -> nn.Module:
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = copy.deepcopy(tensor) if tensor.is_leaf else tensor.detach().clone()
-    twin = _copied(model, memo)
-    rebind(twin, memo)
+    return _with_functions(_copied(model, memo), memo)
+
+
+def _with_functions(twin: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
+    """The copy, with functions of its own where any module holds some; most hold none."""
+    if any(_functions(value) for module in twin.modules() for value in vars(module).values()):
+        from .closures import rebind
+
+        rebind(twin, memo)
     return twin
+
+
+def _functions(value: Any, depth: int = 3) -> bool:
+    kind = type(value)
+    if kind in (dict, OrderedDict, list, tuple) and depth:
+        return any(_functions(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
+    return kind in (FunctionType, partial)
 
 
 def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Module:

@@ -1,13 +1,12 @@
 """Searches within costs of one's own: milliseconds of ONNX Runtime on three networks, and a table of a device.
 
-    python benchmarks/own_costs.py [--networks residual depthwise attention] [--page]
+    python benchmarks/own_costs.py [--networks residual depthwise attention]
 
 Each study is held to 60 % of what the full network takes in ONNX Runtime, one thread; the four trials within that and
 nearest to it are exported, and every `model.onnx` is timed again in a process of its own, by turns with the full
 network's. The table of a device is written by this program: so much a multiply-add of a convolution or a matrix
 product, and of an element of anything else; what the networks of its front cost by it is summed again by hand. Nothing
-that is trained here matters: the networks see a few hundred drawn pictures. `--page` puts the figures into
-`docs/budgets.md`.
+that is trained here matters: the networks see a few hundred drawn pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import secateur as sc  # noqa: E402
 from secateur.studies.study_files.networks import BasicBlock, resnet20  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- benchmarks/own_costs.py: begin -->", "<!-- benchmarks/own_costs.py: end -->"
 DEVICE = {"convolution": 2e-9, "addmm": 1e-9}  # of a multiply-add, in seconds; any other operator: of an element
 ELEMENT = 0.5e-9
 
@@ -198,7 +196,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--page", action="store_true", help="put the figures into docs/budgets.md")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     heads = (
@@ -210,10 +207,6 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += ["", by_a_table(asked.trials), "", f"Commit {now}, one thread."]
     print("\n".join(lines))
-    if asked.page:
-        path = ROOT / "docs" / "budgets.md"
-        before, _, rest = path.read_text().partition(BEGIN)
-        path.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

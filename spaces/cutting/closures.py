@@ -7,66 +7,105 @@ store of the full network, and a lambda would calculate with the full network's 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
-_HOLDERS = (FunctionType, partial, dict, OrderedDict, list, tuple)
+_HOLDERS = (FunctionType, MethodType, partial, dict, OrderedDict, list, tuple)
+_NOTHING = object()  # in a cell
+
+Done = dict[int, tuple[Any, Any]]
+"""Of all that was looked at, by `id`: it, so that no other has its `id`, and what takes its place."""
 
 
 def rebind(network: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Give a copy functions of its own, in place.
+    """Give a copy functions of its own, in place; what several hold or close over goes on being one.
 
     Args:
         network: the copy.
         memo: what was copied: by `id` of the original, as of `copy.deepcopy`.
     """
+    done: Done = {}
     for module in network.modules():
         held = vars(module)
         for name, value in held.items():
             if type(value) in _HOLDERS and value:
-                held[name] = _rebound(value, memo, set())
+                held[name] = _rebound(value, memo, done)
 
 
-def _rebound(value: Any, memo: Mapping[int, Any], seen: set[int]) -> Any:
+def _rebound(value: Any, memo: Mapping[int, Any], done: Done) -> Any:
     """The value, or another where a function in it closes over what was copied; lists and dicts change in place."""
-    if type(value) not in _HOLDERS or id(value) in seen or memo.get(id(value)) is value:
+    if type(value) not in _HOLDERS or memo.get(id(value)) is value:
         return value  # the last is shared with the original, because it has no copy
-    seen.add(id(value))
+    if id(value) not in done:
+        done[id(value)] = value, value  # while it is under way: functions call themselves, and lists hold themselves
+        done[id(value)] = value, _another(value, memo, done)
+    return done[id(value)][1]
+
+
+def _another(value: Any, memo: Mapping[int, Any], done: Done) -> Any:
     if isinstance(value, FunctionType):
-        return _function(value, memo, seen)
+        return _function(value, memo, done)
+    if isinstance(value, MethodType):
+        func = _rebound(value.__func__, memo, done)
+        return value if func is value.__func__ else MethodType(func, value.__self__)
     if isinstance(value, partial):
-        func = _rebound(value.func, memo, seen)
+        func = _rebound(value.func, memo, done)
         return value if func is value.func else partial(func, *value.args, **value.keywords)
     if isinstance(value, tuple):
-        items = [_rebound(one, memo, seen) for one in value]
+        items = [_rebound(one, memo, done) for one in value]
         return tuple(items) if any(new is not old for new, old in zip(items, value, strict=True)) else value
     for key, one in list(value.items()) if isinstance(value, dict) else enumerate(value):
-        if (new := _rebound(one, memo, seen)) is not one:
+        if (new := _rebound(one, memo, done)) is not one:
             value[key] = new
     return value
 
 
-def _function(function: FunctionType, memo: Mapping[int, Any], seen: set[int]) -> FunctionType:
-    cells = []
-    for cell in function.__closure__ or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:  # nothing is in it yet
-            cells.append(cell)
-            continue
-        new = memo.get(id(content), content)
-        if new is content and isinstance(content, FunctionType | partial):  # what else it holds is the original's too
-            new = _rebound(content, memo, seen)
-        cells.append(cell if new is content else CellType(new))
-    if all(new is old for new, old in zip(cells, function.__closure__ or (), strict=True)):
+def _function(function: FunctionType, memo: Mapping[int, Any], done: Done) -> FunctionType:
+    """The function, or one like it with what was copied in its cells and defaults."""
+
+    def own(content: Any) -> Any:
+        if id(content) in memo:
+            return memo[id(content)]
+        # What else it holds is the original's too.
+        return _rebound(content, memo, done) if isinstance(content, FunctionType | MethodType | partial) else content
+
+    closure, defaults = function.__closure__ or (), function.__defaults__ or ()
+    keywords = function.__kwdefaults__ or {}
+    cells, values = [_cell(cell, own, done) for cell in closure], tuple(map(own, defaults))
+    named = {name: own(value) for name, value in keywords.items()}
+    pairs = zip([*cells, *values, *named.values()], [*closure, *defaults, *keywords.values()], strict=True)
+    if all(new is old for new, old in pairs):
         return function
-    own = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, closure=tuple(cells)
+    itself = [place for place, cell in enumerate(closure) if _content(cell) is function]
+    for place in itself:
+        cells[place] = CellType()
+    made = FunctionType(
+        function.__code__, function.__globals__, function.__name__, values or None, closure=tuple(cells)
     )
-    own.__kwdefaults__, own.__qualname__ = function.__kwdefaults__, function.__qualname__
-    own.__dict__.update(function.__dict__)
-    return own
+    for place in itself:
+        cells[place].cell_contents = made
+        done[id(closure[place])] = closure[place], cells[place]
+    made.__kwdefaults__, made.__qualname__ = named or None, function.__qualname__
+    made.__dict__.update(function.__dict__)
+    return made
+
+
+def _cell(cell: CellType, own: Callable[[Any], Any], done: Done) -> CellType:
+    """The cell, or one with what was copied; functions that share one go on doing so."""
+    if id(cell) not in done:
+        content = _content(cell)
+        new = own(content)
+        done[id(cell)] = cell, cell if new is content else CellType(new)
+    found: CellType = done[id(cell)][1]
+    return found
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is in it yet
+        return _NOTHING

@@ -10,7 +10,7 @@ from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -202,7 +202,7 @@ def _functions(value: Any, depth: int = 3) -> bool:
     kind = type(value)
     if kind in (dict, OrderedDict, list, tuple) and depth:
         return any(_functions(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
-    return kind in (FunctionType, partial)
+    return kind in (FunctionType, MethodType, partial)
 
 
 def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Module:

@@ -20,7 +20,7 @@ from .reconstruction.reconstruct import Origin, Reconstructor
 from .tasks.batches import Unsplittable
 from .tasks.learned import figures
 from .tasks.task import Side, Task, check_task
-from .training.loop import Distillation, Teacher, answered, teacher_for
+from .training.loop import Distillation, Loop, Teacher, answered, teacher_for
 from .training.parallel import Placement
 from .training.settings import Training
 from .training.training import Diverged, measure_error, rebatched, recalibrate, trained
@@ -302,10 +302,10 @@ class Ladder:
         epochs = self.training.short_epochs if rung == "short" else self.training.long_epochs
         placement = Placement(devices=context.devices or (self.device,), accumulate=parts)
         distillation = self._taught(placement) if epochs else None
-        trained(
-            model,
-            self._rebatched,
-            self.training,
+        loop = Loop(
+            model=model,
+            task=self._rebatched,
+            training=self.training,
             epochs=epochs,
             resolution=resolution,
             seed=derived_seed(seed, _SEEDS[rung]),
@@ -313,6 +313,7 @@ class Ladder:
             callbacks=context.callbacks,
             distillation=distillation,
         )
+        trained(loop)
 
     @cached_property
     def _rebatched(self) -> Task:

@@ -24,7 +24,8 @@ from ...spaces import copied
 from ..tasks.batches import in_parts
 from ..tasks.own import name_of
 from ..tasks.task import Side, Task, abilities
-from .averaging import Average
+from .averaging import Average, lay_out
+from .gradients import PrunedGradients
 from .parallel import Placement
 from .settings import OPTIMIZERS, SCHEDULES, Training
 
@@ -74,8 +75,12 @@ class Loop:
         callbacks: Sequence[object] = (),
         distillation: Distillation | None = None,
     ) -> None:
-        """Stand before the first step."""
-        self.callbacks, self.distillation = tuple(callbacks), distillation
+        """Stand before the first step, the model on its device."""
+        model.to(placement.devices[0])
+        if training.channels_last:
+            lay_out(model, channels_last=True)
+        pruned = (PrunedGradients(training.gradients_pruned),) if training.gradients_pruned else ()
+        self.callbacks, self.distillation = (*callbacks, *pruned), distillation
         self.model, self.task, self.training, self.epochs = model, task, training, epochs
         self.accumulate, self.devices, self.network = placement.accumulate, placement.devices, model
         self.resolution, self.seed, self.device = resolution, seed, placement.devices[0]

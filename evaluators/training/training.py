@@ -27,7 +27,6 @@ from ..modes import (
 from ..tasks.batches import in_parts, joined, refuse_spoiled
 from ..tasks.task import Metric, Side, Task, abilities, check_task
 from .averaging import Average, lay_out
-from .gradients import PrunedGradients
 from .loop import Distillation, Loop, Teacher, teacher_for
 from .parallel import Parallel, Placement
 from .settings import Training
@@ -85,39 +84,6 @@ def train(
     check_task(task, "loader", "forward", "loss")
     task, placement = rebatched(task, training.batch), _placement(model, device)
     teacher = teacher_for(task, training.distillation, teacher) if epochs else None
-    return trained(
-        model,
-        task,
-        training,
-        epochs=epochs,
-        resolution=resolution,
-        seed=seed,
-        placement=placement,
-        callbacks=callbacks,
-        state=state,
-        distillation=None if teacher is None else Distillation(task, teacher, training, placement),
-    )
-
-
-def trained(
-    model: nn.Module,
-    task: Task,
-    training: Training,
-    *,
-    epochs: int,
-    resolution: Side | None,
-    seed: int,
-    placement: Placement,
-    callbacks: Sequence[object] = (),
-    state: Mapping[str, Any] | None = None,
-    distillation: Distillation | None = None,
-) -> list[float]:
-    """As `train`, of a task that was looked at, in batches of its own, with what a teacher adds to the loss."""
-    model.to(placement.devices[0])
-    if training.channels_last:
-        lay_out(model, channels_last=True)
-    if training.gradients_pruned:
-        callbacks = (*callbacks, PrunedGradients(training.gradients_pruned))
     loop = Loop(
         model=model,
         task=task,
@@ -127,8 +93,14 @@ def trained(
         seed=seed,
         placement=placement,
         callbacks=callbacks,
-        distillation=distillation,
+        distillation=None if teacher is None else Distillation(task, teacher, training, placement),
     )
+    return trained(loop, state)
+
+
+def trained(loop: Loop, state: Mapping[str, Any] | None = None) -> list[float]:
+    """Mean loss of every epoch, after a training that stands before its first step; see `train`."""
+    model, training, callbacks = loop.model, loop.training, loop.callbacks
     _call(callbacks, "prepare", loop)
     if training.ema is not None:
         loop.average = Average(model, training.ema)
@@ -137,7 +109,7 @@ def trained(
     if len(loop.devices) > 1:
         loop.network = Parallel(model, loop.devices)  # after the callbacks, which may have changed the model
     with modes_restored(model), generators_restored(*loop.devices):
-        while loop.epoch < epochs:
+        while loop.epoch < loop.epochs:
             _epoch(loop, callbacks)
             _call(callbacks, "after_epoch", loop)
         if loop.average is not None:

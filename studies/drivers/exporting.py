@@ -16,8 +16,8 @@ from ..disk.files import locked
 from ..exports.conversion import Wanted
 from ..exports.exporter import finalists as finalists_of
 from ..trials.events import Listener
-from ..trials.front import best_of, counting, on_front
-from ..trials.trial import Trial
+from ..trials.front import counting, on_front
+from ..trials.trial import Trial, best_within
 from .engine import Engine
 
 logger = logging.getLogger("secateur")
@@ -59,8 +59,7 @@ class Export:
         exporter = self.engine.exporter(limits)
         within, named = self._absolute(pick), front
         if pick == "best":  # what is expected to be the best may have been measured worse than the front
-            fit = [trial for trial in ledger.trials if trial.scored and trial.within(counts)]
-            best = best_of(fit, search.objectives, exporter.expected)
+            best = best_within(ledger.trials, search.objectives, counts, exporter.expected)
             named = [*front, *self._still_within([] if best is None or best in front else [best], limits)]
         picked = exporter.pick(ledger.trials, named, within)
         tried = self._finalists(finalists, limits if pick == "best" else within)

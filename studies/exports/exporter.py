@@ -32,8 +32,8 @@ from ..disk.weights import TrainingCheckpoint, digest, read_tensors, state_of
 from ..settings.search import Search
 from ..trials.events import Exported, Listener, Network, Trained, Watch
 from ..trials.folder import EXPORTS
-from ..trials.front import best_of, front_table
-from ..trials.trial import Trial
+from ..trials.front import front_table
+from ..trials.trial import Trial, best_within
 from ..trials.words import percent
 from .card import check_notes
 from .conversion import Wanted
@@ -168,7 +168,7 @@ class Exporter:
         return epochs
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
-        best, lowest = (best_of(trials, self.search.objectives, one) for one in (self.expected, None))
+        best, lowest = (best_within(trials, self.search.objectives, {}, one) for one in (self.expected, None))
         assert best is not None and lowest is not None  # whoever asks has some
         if best is not lowest:
             said = [

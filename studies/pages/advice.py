@@ -15,7 +15,6 @@ from .words import unit
 _SHARES = (0.75, 0.5, 0.25, 0.1)  # of the full network's cost, for which a network is named
 _LAST = 0.8  # of the trials: what is found after them says whether more would find more
 _GROWS = 0.01  # of the hypervolume, by which a search that has not ended grows in its last fifth
-_SHORT = {"short", "zero-shot", "recalibrated", "shared"}
 
 
 def advice(study: Facts) -> list[str]:
@@ -27,7 +26,10 @@ def advice(study: Facts) -> list[str]:
 
 def _take(study: Facts, best: Trial) -> str:
     cost = study.costs[0]
-    said = [f"Take: trial {best.number} has the lowest error, {_error(best)}{_share(study, best, cost)}."]
+    hoped = study.status.best_expected
+    lowest = "has the lowest error" if hoped is None else f"is expected to have the lowest error, {percent(hoped)}"
+    measured = f"{'' if hoped is None else 'measured '}{_error(best)}"
+    said = [f"Take: trial {best.number} {lowest}, {measured}{_share(study, best, cost)}."]
     alike = cheapest_alike(study, best)
     if alike is not best:
         said.append(
@@ -66,7 +68,7 @@ def _next(study: Facts, best: Trial) -> str:
 
 def _doubt(study: Facts) -> str:
     said = []
-    if study.status.fidelity in _SHORT:
+    if study.status.fidelity != "long":
         said.append(
             f"the errors of the search, which are of networks that were trained little or not ({study.status.fidelity})"
         )

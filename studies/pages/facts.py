@@ -38,7 +38,7 @@ class Facts:
         status: as of `View.status`.
         trials: all of them, in number order.
         front: the trials that no other one beats within the budget, cheapest first.
-        best: the one of them with the lowest error; None where the front is empty.
+        best: as of `Status.best`, which may be beside the front; None where the front is empty.
         axes: of the space.
         full: costs of the full network, by name; `latency_ms` where it was measured.
         full_error: of the full network under the study's conditions; None where that was not tried.

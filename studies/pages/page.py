@@ -85,7 +85,8 @@ def tiles(study: Facts) -> list[dict[str, str]]:
     found = []
     if best is not None:
         full = "" if study.full_error is None else f"full network {percent(study.full_error)}"
-        found.append({"what": "lowest error", "value": percent(best.measures["error"]), "more": full})
+        what = "lowest error" if status.best_expected is None else "error of the best"
+        found.append({"what": what, "value": percent(best.measures["error"]), "more": full})
         for name in dict.fromkeys((*study.costs, "macs", "params")):
             if name in best.measures:
                 share = f"{best.measures[name] / study.full[name]:.0%} of the full" if study.full.get(name) else ""

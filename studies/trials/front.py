@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,23 +65,6 @@ def counting(trials: Sequence[Trial], limits: Mapping[str, float], max_error: fl
     floored = dict(limits) if max_error is None else {**limits, "error": max_error}
     met = any(trial.scored and trial.within(floored) for trial in trials)
     return floored if met else dict(limits)
-
-
-def best_of(
-    trials: Iterable[Trial], objectives: Sequence[str], expected: Mapping[int, float] | None = None
-) -> Trial | None:
-    """The trial with the lowest error, or with the lowest that is expected, where that is known of any.
-
-    Args:
-        trials: those that were scored and meet the limits.
-        objectives: what is minimised; of trials with one error, the next decides.
-        expected: errors by trial number, as of `search.expected_errors`.
-    """
-    fit = list(trials)
-    known = [trial for trial in fit if expected and trial.number in expected]
-    if expected and known:
-        return min(known, key=lambda trial: (expected[trial.number], *trial.merit(objectives)))
-    return min(fit, key=lambda trial: trial.merit(objectives), default=None)
 
 
 def expected_of(trials: Sequence[Trial], notes: Mapping[str, Any]) -> dict[int, float]:

@@ -319,10 +319,20 @@ def _of_first_form(given: dict[str, Any]) -> Outcome:
     )
 
 
-def best_within(trials: Iterable[Trial], objectives: Sequence[str], limits: Mapping[str, float]) -> Trial | None:
-    """The best of those that have an error and are within the limits: by error, and by cost among equals."""
+def best_within(
+    trials: Iterable[Trial],
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    expected: Mapping[int, float] | None = None,
+) -> Trial | None:
+    """The best of those that have an error and are within the limits: by error, and by cost among equals.
+
+    Where errors are `expected` of some of them, by number (see `search.expected_errors`), these decide among those.
+    """
     fit = [trial for trial in trials if trial.scored and trial.within(limits)]
-    return min(fit, key=lambda trial: trial.merit(objectives), default=None)
+    hopes = expected or {}
+    known = [trial for trial in fit if trial.number in hopes]
+    return min(known or fit, key=lambda trial: (hopes.get(trial.number, 0.0), *trial.merit(objectives)), default=None)
 
 
 def described(trial: Trial) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ...search import NOTE, hypervolume, non_dominated
 from ...spaces import Budget
-from ..trials.front import best_of, counting, expected_of, on_front
-from ..trials.trial import Failed, Skipped, Stopped, Trial, described
+from ..trials.front import counting, expected_of, on_front
+from ..trials.trial import Failed, Skipped, Stopped, Trial, best_within, described
 
 _LAST = 5  # trials that are named beside a reason
 _MOMENTS = 40  # of a history, at most
@@ -115,7 +115,7 @@ def status_of(
     objectives = settings["objectives"]
     fit = [trial for trial in trials if trial.scored and trial.within(limits)]
     counts, expected = counting(trials, limits, settings.get("max_error")), expected_of(trials, notes)
-    best = best_of([trial for trial in fit if trial.within(counts)], objectives, expected)
+    best = best_within(trials, objectives, counts, expected)
     outcomes = [trial.outcome for trial in trials if trial.told and trial.outcome is not None]
     return Status(
         path=str(path),

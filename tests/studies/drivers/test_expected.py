@@ -9,7 +9,8 @@ from landscapes import LANDSCAPES, Instant, searching, shares, tiny_net, tiny_sp
 
 from secateur import Budget, Study
 from secateur.search import Problem, Told, expected_errors
-from secateur.studies.trials.front import best_of, expected_of
+from secateur.studies.trials.front import expected_of
+from secateur.studies.trials.trial import best_within
 from secateur.studies.views.text import status_text
 
 MODEL = tiny_net()
@@ -60,8 +61,7 @@ def test_status_and_export_name_it_and_say_both_figures(tmp_path, caplog):
     study.run(24)
     trials = study._engine.ledger.trials
     expected = expected_of(trials, study._engine.ledger.notes)
-    fit = [trial for trial in trials if trial.within(study.limits())]
-    best, lowest = best_of(fit, ("error", "macs"), expected), best_of(fit, ("error", "macs"))
+    best, lowest = (best_within(trials, ("error", "macs"), study.limits(), one) for one in (expected, None))
     assert best is not lowest, "the case is about the two being different"
     for status in (study.status(), Study.look(tmp_path / "s").status()):
         assert status.best.number == best.number and status.best_expected == expected[best.number]

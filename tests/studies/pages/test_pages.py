@@ -440,7 +440,8 @@ def test_what_to_take_is_reckoned_from_the_front(found):
         for number, error, share in ((7, 0.3, 0.2), (5, 0.11, 0.4), (3, 0.1, 0.8))
     )
     front = tuple(replace(one, costs=one.costs | {"macs": one.costs["macs"]}) for one in front)
-    take, after, doubt = advice(replace(found, trials=front, front=front, best=front[-1], tested={}))
+    plain = replace(found.status, best_expected=None)
+    take, after, doubt = advice(replace(found, trials=front, front=front, best=front[-1], tested={}, status=plain))
     assert take.startswith(
         "Take: trial 3 has the lowest error, 10.00% ± 2.00 at 80% of the full network's multiply-adds."
     )
@@ -448,6 +449,10 @@ def test_what_to_take_is_reckoned_from_the_front(found):
     assert take.endswith("For at most 25% trial 7 (30.00% ± 2.00) of the full network's multiply-adds.")
     assert after.startswith("Next: secateur export") and "--pick 5" in after and "hypervolume" not in after
     assert "1 of 2 of which are as good within the doubt" in doubt
+    hopeful = replace(found, best=front[1], front=front, status=replace(found.status, best_expected=0.12))
+    assert advice(hopeful)[0].startswith(
+        "Take: trial 5 is expected to have the lowest error, 12.00%, measured 11.00% ± 2.00 at 40% of"
+    )
     assert advice(replace(found, best=None, front=())) == []
 
 

@@ -1,7 +1,7 @@
 """The mean average precision of `Detection` beside that of pycocotools, on boxes drawn at random.
 
-pip install --no-deps --target /tmp/coco pycocotools
-PYTHONPATH=/tmp/coco python benchmarks/boxes.py
+pip install --no-deps pycocotools
+python benchmarks/boxes.py
 """
 
 import argparse

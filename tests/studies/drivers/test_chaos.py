@@ -1,7 +1,5 @@
 """Whatever dies, hangs or goes away, the table of trials is that of an undisturbed run."""
 
-import importlib.util
-
 import chaos
 import pandas as pd
 import pytest
@@ -29,8 +27,8 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNNERS)
 def test_two_hundred_trials_whatever_strikes(tmp_path, undisturbed, kind):
-    if kind in ("ray", "tune") and importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+    if kind in ("ray", "tune"):
+        pytest.importorskip("ray")
     folder = tmp_path / "study"
     chaos.study_in(folder)
     struck = chaos.disturb(

@@ -1,7 +1,5 @@
 """What is killed again and again, and called again, ends as if it had not been; `tests/kills.py` kills more often."""
 
-import importlib.util
-
 import kills
 import pytest
 
@@ -10,6 +8,6 @@ import pytest
     "kind", [kind if kind == "base training" else pytest.param(kind, marks=pytest.mark.slow) for kind in kills.KINDS]
 )
 def test_it_ends_as_if_it_had_not_been(tmp_path, kind):
-    if kind in ("ray", "tune") and importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+    if kind in ("ray", "tune"):
+        pytest.importorskip("ray")
     assert kills.strike(kind, tmp_path / "place", kills=3).startswith(f"{kind}: 3 kills in ")

@@ -1,6 +1,5 @@
 """Of two processes that begin at the same moment one does it, and the other ends with a sentence; nothing is lost."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -82,8 +81,8 @@ def straight(place):
     ],
 )
 def test_two_resumes(place, options):
-    if {"ray", "tune"} & {*options} and importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+    if {"ray", "tune"} & {*options}:
+        pytest.importorskip("ray")
     whole, out = straight(place), place / "run"
     assert main(["search", str(place / "study.toml"), "--out", str(out), "--trials", "2", "--quiet"]) == 0
     (place / "refused").unlink()

@@ -134,10 +134,9 @@ class Budget:
         known = [*(one.name for one in fields(self) if one.init), *own]
         for name, _ in self.own:
             if name not in known:
-                raise ValueError(
-                    f"budget {name}: there is no such cost here{near(name, known)}; expected one of "
-                    f"{', '.join(known)}, or a cost of your own in Search(costs=[...])"
-                )
+                own_one = "or one of your own, of Search(costs=[...]) or the table [costs] of a study file"
+                mend = near(name, known) or f"; expected one of {', '.join(known)}, {own_one}"
+                raise ValueError(f"budget {name}: there is no such cost here{mend}")
 
     def given(self) -> dict[str, float | int | str]:
         """Every argument that is not its default, to make the budget again."""

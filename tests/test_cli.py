@@ -81,7 +81,8 @@ def test_trace_holds_a_budget_against_the_space(folder, capsys):
         ("all", False),
     ]
     assert found["sampled"] == 10_000 and 0 < found["within"]["macs"]["0.5"] < 1
-    assert "one of macs" in refused(capsys, "trace", study, "--budget", "mac=0.5")
+    assert "did you mean 'macs'" in refused(capsys, "trace", study, "--budget", "mac=0.5")
+    assert "one of macs" in refused(capsys, "trace", study, "--budget", "joules=0.5")
 
 
 def test_search_says_how_far_it_is_in_plain_lines(folder, capsys):

@@ -74,6 +74,17 @@ def test_prune_tells_keys_of_the_file_from_settings_of_the_method(project, tmp_p
     assert "unknown" in capsys.readouterr().err
 
 
+def test_a_copied_project_is_its_own_and_a_copied_study_stays_with_its_code(project, tmp_path):
+    copy, code = tmp_path / "copy", "moved_tiny.py"
+    shutil.copytree(project, copy)
+    assert (project / code).is_file(), "the study's file names a module that lies in the project"
+    assert read(copy / "runs" / "a").folder == copy
+    (copy / code).unlink()
+    assert read(copy / "runs" / "a").folder == project
+    assert read(shutil.copytree(project / "runs" / "a", tmp_path / "far" / "off" / "a")).folder == project
+    assert read(project / "runs" / "a").folder == project
+
+
 def test_a_moved_project_goes_on(project, tmp_path):
     moved = shutil.move(project, tmp_path / "elsewhere")
     assert main(["resume", f"{moved}/runs/a", "--trials", "3", "--quiet", "--set", "budget.macs=0.55"]) == 0

@@ -46,7 +46,8 @@ def base_of(tables: dict[str, Any], path: Path, base: Path | None) -> Path:
     """The folder that relative paths of the file at `path` begin at, taken out of its tables; `base` where it is given.
 
     What a study's file says it was is taken where it is still there; else the folder around the study, which was moved
-    with it.
+    with it. A copy of the whole, with all that the tables name in the folder, is one of its own: its study does not
+    reach for the code and data that it was copied from.
 
     Raises:
         FileNotFoundError: `base` is no folder.
@@ -55,9 +56,25 @@ def base_of(tables: dict[str, Any], path: Path, base: Path | None) -> Path:
     folder = path.parent / said
     if base is not None and not base.is_dir():
         raise FileNotFoundError(f"--base {base} is no folder; give the one that the study's code and data lie in")
-    if moved is not None and not folder.is_dir():
-        folder = path.parent / str(moved)
+    around = path.parent / str(moved)
+    if moved is not None and not (
+        folder.is_dir() and (_within(path, folder) or _named_in(folder, tables) - _named_in(around, tables))
+    ):
+        folder = around
     return Path(os.path.abspath(folder if base is None else base))
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _named_in(folder: Path, tables: Any) -> set[str]:
+    """The modules, files and folders that texts of the tables name and `folder` has."""
+    if isinstance(tables, str):
+        module = tables.partition(":")[0].partition(".")[0]
+        return {one for one in (tables, module, f"{module}.py") if one and os.path.lexists(folder / one)}
+    inner = tables.values() if isinstance(tables, Mapping) else tables if isinstance(tables, list) else ()
+    return set[str]().union(*(_named_in(folder, one) for one in inner))
 
 
 def changed(tables: Mapping[str, Any], texts: Iterable[str]) -> dict[str, Any]:

@@ -239,7 +239,8 @@ class Study:
 
         Args:
             trial: what `ask` gave, or its number.
-            outcome: the error to minimise, or an outcome with more to say, such as `evaluate` gives.
+            outcome: the error to minimise, or an outcome with more to say, such as `evaluate` gives. Costs that only
+                a built network has, latency and those of your own, are measured here where a `Scored` has none.
 
         Raises:
             ValueError: there is no such trial, or it was told already.

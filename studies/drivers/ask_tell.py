@@ -20,6 +20,7 @@ from typing import SupportsFloat, final
 
 from ...evaluators.modes import reproducible
 from ...spaces import Budget, Candidate
+from ..outcomes.latency import CostGate
 from ..outcomes.work import Job, perform
 from ..proposals.proposer import Proposer
 from ..proposals.seeds import Seed
@@ -241,6 +242,11 @@ class OwnLoop:
     def tell(self, trial: Trial | int, outcome: Outcome | float) -> Trial:
         """As `Study.tell`."""
         found = outcome if isinstance(outcome, Outcome) else _scored(outcome)
+        if isinstance(found, Scored) and found.latency_ms is None and not found.measured:
+            with self._held() as asking:
+                running, gate = self._running(trial), self._engine.gate(asking.limits)
+            if gate is not None:
+                found = self._with_costs(running, found, gate)
         with self._held() as asking:
             trial = self._running(trial)
             asking.tell(trial, found)
@@ -267,6 +273,12 @@ class OwnLoop:
             ended = perform(evaluation, Job(trial=trial, earlier=earlier), lambda event: None)
             assert ended.outcome is not None, "a trial that ended has an outcome"
             return ended.outcome
+
+    def _with_costs(self, trial: Trial, scored: Scored, gate: CostGate) -> Outcome:
+        """The outcome with the costs that only a built network has, which a loop of the user's own knows nothing of."""
+        with reproducible(self._engine.search.threads, self._engine.device):
+            found = replace(gate, limits={})(trial)  # over a limit or not: it was evaluated
+        return found.outcome or replace(scored, latency_ms=found.latency_ms, measured=found.own_costs)
 
     @contextmanager
     def _held(self) -> Iterator[AskTell]:

@@ -148,6 +148,28 @@ def test_a_name_that_is_taken_or_none(name):
         Cost(name, measure=weight)
 
 
+def test_an_error_that_a_loop_of_ones_own_tells_has_its_costs_beside_it(tmp_path):
+    study = create(tmp_path / "s", budget=Budget(latency_ms=1e6, weight=FULL / 3000))
+    over, within = study.ask(), study.ask()
+    assert study.tell(over, 0.1).own_costs["weight"] == pytest.approx(FULL / 1000), "the full network, over the limit"
+    told = study.tell(within, 0.2)
+    assert told.own_costs["weight"] == pytest.approx(within.costs["params"] / 1000)
+    assert told.own_costs["size_kb"] == pytest.approx(within.costs["param_bytes"] / 1000)
+    assert told.latency_ms > 0 and list(study.front().trial) == [1]
+
+
+def test_a_cost_that_fails_for_an_error_that_is_told(tmp_path):
+    def fails(network, example):
+        if sum(p.numel() for p in network.parameters()) < FULL:
+            raise RuntimeError("no such device")
+        return 1.0
+
+    study = create(tmp_path / "s", costs=[Cost("joules", measure=fails)])
+    study.tell(study.ask(), 0.1)
+    told = study.tell(study.ask(), 0.2)
+    assert told.reason == "cost 'joules' raised RuntimeError: no such device"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

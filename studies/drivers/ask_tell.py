@@ -278,7 +278,7 @@ class OwnLoop:
         """The outcome with the costs that only a built network has, which a loop of the user's own knows nothing of."""
         with reproducible(self._engine.search.threads, self._engine.device):
             found = replace(gate, limits={})(trial)  # over a limit or not: it was evaluated
-        return found.outcome or replace(scored, latency_ms=found.latency_ms, measured=found.own_costs)
+        return found.outcome or replace(scored, latency_ms=found.latency_ms, measured=dict(found.own_costs))
 
     @contextmanager
     def _held(self) -> Iterator[AskTell]:

@@ -19,6 +19,7 @@ _NEWER = (  # states of before lack them
     "sparsity",
     "initial_sparsity",
     "channels_last",
+    "compile_from",
     "ema",
 )
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "constant")
@@ -54,6 +55,8 @@ class Training:
         batch: images a batch; None leaves it to the task.
         amp: "bfloat16" or "float16" autocast; None computes in the model's own dtype.
         channels_last: whether convolutions have their channels last in memory while they train.
+        compile_from: trainings of at least so many steps compute by `torch.compile`; its minutes before the first step
+            are worth it in long trainings only; None: none does.
         ema: decay of an average of the weights over the steps, which a training ends with; None: the last weights.
         clip: largest norm of the gradient; None clips nothing.
         distillation: share of the loss that a teacher's outputs make, where there is a teacher; 0 asks none.
@@ -85,6 +88,7 @@ class Training:
     batch: Annotated[int, AT_LEAST_1] | None = None
     amp: Annotated[str | None, AfterValidator(one_of("bfloat16", "float16"))] = None
     channels_last: bool = False
+    compile_from: Annotated[int, AT_LEAST_0] | None = None
     ema: Annotated[float, POSITIVE, BELOW_1] | None = None
     clip: Annotated[float, POSITIVE, FINITE] | None = None
     distillation: Annotated[float, AT_LEAST_0, BELOW_1] = 0.5

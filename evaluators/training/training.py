@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,9 @@ def trained(loop: Loop, state: Mapping[str, Any] | None = None) -> list[float]:
         loop.restore(state)
     if len(loop.devices) > 1:
         loop.network = Parallel(model, loop.devices)  # after the callbacks, which may have changed the model
+    elif training.compile_from is not None and loop.steps >= training.compile_from:
+        torch.compiler.reset()  # it keeps few versions of a forward, and every trial's network is another
+        loop.network = cast(nn.Module, torch.compile(model))
     with modes_restored(model), generators_restored(*loop.devices):
         while loop.epoch < loop.epochs:
             _epoch(loop, callbacks)

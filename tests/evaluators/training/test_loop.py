@@ -113,6 +113,25 @@ def test_averages_are_those_of_the_weights_over_the_steps():
     assert Average(model, 0.5).kept.keys() == {n for n, t in model.state_dict().items() if t.is_floating_point()}
 
 
+def test_long_trainings_are_compiled_each_anew_and_learn_the_same(monkeypatch):
+    compiled = []
+
+    def counted(graph, inputs):
+        compiled.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
+    alone, short = net(), net()
+    losses = train(alone, TASK, Training(), epochs=2)
+    assert train(short, TASK, Training(compile_from=5), epochs=2) == losses and not compiled
+    for trial in range(10):  # more than the compiler keeps versions of one forward
+        long = networks.Plain(3 + trial % 5, 3) if trial else net()
+        found = train(long, TASK, Training(compile_from=4), epochs=2)
+        assert len(compiled) == trial + 1, "one graph a network, and no trial falls back in silence"
+        assert list(long.state_dict()) == list(alone.state_dict()), "the network is the user's own, not the compiler's"
+        assert trial or found == losses
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_callback_adds_a_term_to_the_loss(accumulate):
     from secateur.evaluators import Placement

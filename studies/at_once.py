@@ -94,6 +94,7 @@ def prune(
     settings: Mapping[str, Any] | None = None,
     space: Space | None = None,
     depth: float = 1.0,
+    resolution: int | Sequence[int] | None = None,
     most: int = 1024,
     distill: int = 0,
     progress: Asked = "auto",
@@ -113,6 +114,9 @@ def prune(
         space: of `model`; traced with the first picture when None.
         depth: share of the blocks that stay, of those that may go; they go in the order of their damage on the pictures
             (`pruners.block_damages`), or of a space that is given.
+        resolution: side of the pictures that the smaller network takes, shorter than that of those given, which are
+            scaled to it; it is to answer as the full network does to the pictures as given. A space that is given has
+            it among its resolutions. None: the side of the pictures.
         most: pictures that are used, where there are more.
         distill: steps of training on the full network's answers that follow.
         progress: called with a `Step` before each; a bar in terminals and notebooks when "auto", nothing when None.
@@ -131,14 +135,17 @@ def prune(
     clock("trace")
     examples = Examples(batches=[(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]])
     if space is None:
-        space = Space.trace(model, example, rules={"*": {"depth": False}} if depth == 1 else None)
+        sides = _sides(example, resolution)
+        rules = {"*": {"depth": False}} if depth == 1 else None
+        space = Space.trace(model, example, resolutions=sides, rules=rules)
         if space.stages:
             space = space.with_block_order(block_damages(model, space, examples))
     limits = budget.limits(space)
     space.check_limits(limits)
     clock("choose")
     seen = examples if pruner.needs == "images" else None
-    proposal = pruner.propose(Request(copied(model), space, limits, examples=seen, depth=depth))
+    share = _share(space, resolution)
+    proposal = pruner.propose(Request(copied(model), space, limits, examples=seen, depth=depth, resolution=share))
     candidate, scores = space.canonical(proposal.candidate), proposal.scores
     space.check_within(candidate, limits)
     clock("cut, verify")
@@ -178,6 +185,7 @@ def prune_file(
     settings: Mapping[str, Any] | None = None,
     study: Path | None = None,
     depth: float = 1.0,
+    resolution: int | None = None,
     most: int = 1024,
     distill: int = 0,
     trust: bool = False,
@@ -192,6 +200,7 @@ def prune_file(
         settings: of it.
         study: a study's folder, whose base network is taken as it is.
         depth: as of `prune`.
+        resolution: as of `prune`.
         most: as of `prune`.
         distill: as of `prune`.
         trust: go on where the pictures seem to be of another kind than those that the network was trained on.
@@ -214,9 +223,9 @@ def prune_file(
         kept = read_tensors(study / BASE, read_study_json(study, to_write=False)["fingerprint"]["weights"])
         model.load_state_dict(kept, strict=False)
     batches = _held(model, images, most)
-    space = _space_of(file, model, batches, depth)
+    space = _space_of(file, model, batches, depth, resolution)
     asked: dict[str, Any] = {"depth": depth, "most": most, "distill": distill, "progress": progress}
-    found = prune(model, batches, budget=file.budget, method=pruner, space=space, **asked)
+    found = prune(model, batches, budget=file.budget, method=pruner, space=space, resolution=resolution, **asked)
     if found.reconstruction.strange and not trust:
         said = "; ".join(found.reconstruction.strange)
         raise ValueError(f"{said}; or, if they are right, add --trust-images")
@@ -232,13 +241,45 @@ def prune_file(
     return out
 
 
-def _space_of(file: StudyFile, model: nn.Module, batches: Sequence[Any], depth: float) -> Space:
+def _space_of(file: StudyFile, model: nn.Module, batches: Sequence[Any], depth: float, resolution: int | None) -> Space:
     """The space of a file's network as the file says, blocks in the order of their damage."""
+    changes: dict[str, Any] = {}
     if depth == 1 and not file.space.rules:
-        file = file.model_copy(update={"space": file.space.model_copy(update={"rules": {"*": {"depth": False}}})})
+        changes["rules"] = {"*": {"depth": False}}
+    if sides := _sides(batches[0], resolution):
+        changes["resolutions"] = tuple(sides)
+    file = file.model_copy(update={"space": file.space.model_copy(update=changes)})
     space = spaced(file, model, batches[0][:1])
     examples = Examples(batches=[(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]])
     return space.with_block_order(block_damages(model, space, examples)) if space.stages else space
+
+
+def _sides(example: Any, resolution: int | Sequence[int] | None) -> list[Sequence[int]]:
+    """That of the smaller network and that of the pictures, to trace with; none where they are one."""
+    if resolution is None:
+        return []
+    if not isinstance(example, Tensor) or example.ndim < 3:
+        what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"resolution is given, but a picture is {what}; expected (n, channels, *sides)")
+    own = tuple(example.shape[2:])
+    side = (resolution,) * len(own) if isinstance(resolution, int) else tuple(resolution)
+    if len(side) != len(own) or any(not 0 < new <= old for new, old in zip(side, own, strict=True)):
+        raise ValueError(f"resolution is {resolution}; expected at most the pictures' {own}, and at least 1")
+    return [side, own] if side != own else []
+
+
+def _share(space: Space, resolution: int | Sequence[int] | None) -> float:
+    """The ratio of the full side that stands for a resolution of the space."""
+    if resolution is None:
+        return 1.0
+    full = space.side(space.full)
+    side = (resolution,) * len(full) if isinstance(resolution, int) else tuple(resolution)
+    if side not in (space.resolutions or (full,)):
+        raise ValueError(
+            f"resolution is {resolution}; the space that is given has {space.resolutions or full}: trace it with "
+            f"resolutions=({', '.join(map(str, (side[0], full[0])))})"
+        )
+    return side[0] / full[0]
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -111,11 +111,15 @@ class _Answers:
         """The batches that are solved on, over and over, some together."""
         return _Steps(self._pictures, self._steps, seed)
 
-    def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    def at(self, batch: _Step, resolution: Side | None) -> _Step:
+        """The batch as the teacher takes it."""
+        return _Step(batch.numbers, self._pictures.originals or self._pictures.batches)
+
+    def forward(self, model: nn.Module, batch: _Step) -> tuple[Any, Any]:
         """Outputs of batches, and as many targets."""
         model.eval()
-        outputs = joined([plain(self._pictures.forward(model, self._pictures.batches[number])) for number in batch])
-        return outputs, torch.zeros(sum(self._pictures.sizes[number] for number in batch))
+        outputs = joined([plain(self._pictures.forward(model, batch.held[number])) for number in batch.numbers])
+        return outputs, torch.zeros(sum(self._pictures.sizes[number] for number in batch.numbers))
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Nothing but the teacher counts."""
@@ -137,6 +141,14 @@ class _Answers:
 
 
 @dataclass(frozen=True)
+class _Step:
+    """Numbers of batches, and where these are."""
+
+    numbers: list[int]
+    held: tuple[Any, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class _Steps:
     """Numbers of batches, so many times some; every pass in another order."""
 
@@ -147,7 +159,7 @@ class _Steps:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[_Step]:
         numbers = [number for number in range(len(self.pictures.batches)) if not self.pictures.held_out(number)]
         generator = torch.Generator().manual_seed(self.seed or 0)
         left: list[int] = []
@@ -156,7 +168,7 @@ class _Steps:
             while sum(self.pictures.sizes[number] for number in step) < _STEP and len(step) < len(numbers):
                 left = left or [numbers[i] for i in torch.randperm(len(numbers), generator=generator).tolist()]
                 step.append(left.pop())
-            yield step
+            yield _Step(step, self.pictures.batches)
 
 
 def _floating(outputs: Any) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from ...spaces import Candidate, Space, as_call, device_of
 from ...spaces.examples import fitted, nested, of_graph
 from ..tasks.batches import in_parts, joined
+from ..tasks.sources import resized
 from ..tasks.task import Side, Task
 
 _HELD = 8  # one batch of so many is not solved on: it judges
@@ -31,11 +32,13 @@ class Pictures:
         batches: of any kind.
         sizes: pictures in each.
         forward: gives a network's outputs for a batch.
+        originals: the same batches as the full network takes them, where the small one takes a shorter side.
     """
 
     batches: tuple[Any, ...]
     sizes: tuple[int, ...]
     forward: Callable[[nn.Module, Any], Any]
+    originals: tuple[Any, ...] | None = None
 
     def held_out(self, number: int) -> bool:
         """Whether a batch is not solved on; the second of every eight is not."""
@@ -64,9 +67,12 @@ def given(
         ValueError: they do not fit the network, are not finite, or are fewer than two.
     """
     inputs, found, count = space.settings["inputs"], list[tuple[Tensor, ...]](), 0
+    sides, seen = (space.side(candidate), space.side(space.full)), space.side(candidate)
     for batch in [images] if isinstance(images, Tensor) else images:
         tensors = _tensors(batch, space)
-        _check(tensors, space, candidate)
+        if not found:
+            seen = next((side for side in sides if _fits(tensors, space, side)), sides[0])
+        _check(tensors, space, seen)
         tensors = tuple(one[: most - count] for one in tensors)
         found.append(tensors)
         count += len(tensors[0])
@@ -81,9 +87,12 @@ def given(
         return model(*args, **kwargs)
 
     assert len(found[0]) == len(inputs)
-    size = batch_size(space, candidate, count, memory, device_of(network))
-    batches = list(itertools.islice(_regrouped(found, size), _MOST))
-    return Pictures(batches=tuple(batches), sizes=tuple(len(batch[0]) for batch in batches), forward=forward)
+    larger = seen != sides[0]
+    size = batch_size(space, Candidate(space.full) if larger else candidate, count, memory, device_of(network))
+    batches = tuple(itertools.islice(_regrouped(found, size), _MOST))
+    shown = tuple(_resized(batch, space, sides[0]) for batch in batches) if larger else batches
+    sizes = tuple(len(batch[0]) for batch in batches)
+    return Pictures(batches=shown, sizes=sizes, forward=forward, originals=batches if larger else None)
 
 
 def of_task(
@@ -138,14 +147,31 @@ def _tensors(batch: Any, space: Space) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def _check(tensors: tuple[Tensor, ...], space: Space, candidate: Candidate) -> None:
+def _expected(one: Mapping[str, Any], space: Space, side: Side) -> list[int]:
+    """The shape of an input without the batch."""
+    shape: list[int] = list(one["shape"])
+    if one["spatial"]:
+        shape[-len(space.traced_side) :] = side
+    return shape[1:]
+
+
+def _fits(tensors: tuple[Tensor, ...], space: Space, side: Side) -> bool:
+    inputs = space.settings["inputs"]
+    return all(list(one.shape[1:]) == _expected(each, space, side) for one, each in zip(tensors, inputs, strict=True))
+
+
+def _resized(batch: tuple[Tensor, ...], space: Space, side: Side) -> tuple[Tensor, ...]:
+    """The batch as a network of another side takes it."""
+    each = zip(batch, space.settings["inputs"], strict=True)
+    return tuple(resized(tensor, side) if one["spatial"] else tensor for tensor, one in each)
+
+
+def _check(tensors: tuple[Tensor, ...], space: Space, side: Side) -> None:
     for tensor, one in zip(tensors, space.settings["inputs"], strict=True):
-        expected = list(one["shape"])
-        if one["spatial"]:
-            expected[-len(space.traced_side) :] = space.side(candidate)
-        if list(tensor.shape[1:]) != expected[1:]:
+        expected = _expected(one, space, side)
+        if list(tensor.shape[1:]) != expected:
             raise ValueError(
-                f"images are {tuple(tensor.shape)}; the network takes (n, {', '.join(map(str, expected[1:]))})"
+                f"images are {tuple(tensor.shape)}; the network takes (n, {', '.join(map(str, expected))})"
             )
         if tensor.is_floating_point() != getattr(torch, one["dtype"]).is_floating_point:
             raise ValueError(

@@ -108,6 +108,8 @@ def observed(
         answers = {}
         for number in range(max([one.batches for one in calls.values()] + [max(pictures.judges) + 1])):
             found = _watched(model, pictures, number, names, calls, clock)
+            if pictures.originals is not None:
+                found = _beside(model, pictures, pictures.originals[number], number, names, calls)
             if pictures.held_out(number):
                 answers[number] = found
     counts = Counter(name for name, _ in calls)
@@ -210,6 +212,30 @@ def _watched(
     except Enough:
         return []
     return answered(outputs, number)
+
+
+def _beside(
+    model: nn.Module,
+    pictures: Pictures,
+    batch: Any,
+    number: int,
+    names: Mapping[int, str],
+    calls: Mapping[Key, Seen],
+) -> list[Tensor]:
+    """The outputs for a batch at the full network's own side; layers with one place a picture are to give what they do.
+
+    What other layers give has another side there; their targets stay those of the side that the small network takes.
+    """
+    counts = Counter[str]()
+
+    def after(name: str, call: Call, output: Tensor) -> None:
+        seen = calls.get((name, counts[name]))
+        key, counts[name] = (name, counts[name]), counts[name] + 1
+        if seen is not None and number < seen.batches and output.ndim == 2 and call.weight.ndim == 2:
+            seen.values[number] = outputs_at(by_places(output, call), seen.places(key, number, len(call.input))).clone()
+
+    with Watching(names, after=after):
+        return answered(pictures.forward(model, batch), number)
 
 
 def answered(outputs: Any, number: int) -> list[Tensor]:

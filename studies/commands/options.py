@@ -112,6 +112,10 @@ PICTURES: dict[str, Any] = {
     "side": Annotated[
         int | None, typer.Option("--side", metavar="N", min=1, help="Resize and crop the pictures to this side.")
     ],
+    "resolution": Annotated[
+        int | None,
+        typer.Option("--resolution", metavar="N", min=1, help="The smaller network takes pictures of this side."),
+    ],
     "most": Annotated[
         int | None,
         typer.Option("--most", metavar="N", min=2, help="Pictures that are used, where there are more (1024)."),

@@ -43,6 +43,6 @@ def pruned(file: StudyFile, out: Path, method: str | None, way: Mapping[str, Any
         images = replace(images, path=Path(way["images"]).absolute())
     if "side" in way:
         images = replace(images, side=way["side"])
-    asked = {name: way[name] for name in ("depth", "most", "distill", "trust") if name in way}
+    asked = {name: way[name] for name in ("depth", "resolution", "most", "distill", "trust") if name in way}
     file = file.model_copy(update={"images": images})
     return at_once.prune_file(file, out, method=method or "l2", **asked, **given)

@@ -6,6 +6,7 @@ import json
 import networks
 import pytest
 import torch
+import torch.nn.functional as F
 
 import secateur as sc
 
@@ -64,6 +65,42 @@ def test_settings_of_a_method_and_what_was_done_as_json():
     assert 0 <= record["reconstruction"]["agreement"] <= 1 and record["reconstruction"]["held_out"] > 0
 
 
+def test_a_shorter_side_is_judged_by_what_the_full_network_says_of_the_pictures_as_given():
+    model, x = given()
+    found = sc.prune(model, x, budget=sc.Budget(macs=0.57), resolution=6)
+    assert found.widths == dict.fromkeys(found.widths, 0) | {
+        axis.name: axis.full for axis in found.space.axes if axis.kind == "width"
+    }
+    assert found.space.side(found.candidate) == (6, 6) and found.space.side(found.space.full) == (8, 8)
+    said = found.reconstruction
+    judged = x[12:24]  # the second of eight batches
+    with torch.no_grad():
+        wanted, got = model(judged), model(F.interpolate(judged, 6, mode="bilinear", antialias=True))
+    error = (got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+    assert said.held_out == 12 and said.error_before == pytest.approx(float(error), rel=1e-4)
+    assert list(said.solved) == ["head"] and said.error < said.error_before
+    assert "left stem: it gives what the full network gives" in str(said)
+
+
+def test_at_a_shorter_side_the_teacher_sees_the_pictures_as_given():
+    sides = []
+
+    class Watched(networks.Residual):
+        def forward(self, x):
+            sides.append((self.training, torch.is_grad_enabled(), x.shape[-1]))
+            return super().forward(x)
+
+    model, x = Watched(8), torch.randn(96, 3, 8, 8)
+    model(x)
+    found = sc.prune(model.eval(), x, budget=sc.Budget(macs=0.5), resolution=6)
+    sides.clear()
+    taught = sc.reconstruct(
+        found.network, model=model, space=found.space, candidate=found.candidate, images=x, distill=3
+    )
+    assert {side for _, grad, side in sides if grad} == {6} and 8 in {side for _, grad, side in sides if not grad}
+    assert taught.error <= taught.error_before
+
+
 def test_a_space_of_the_users_own():
     model, x = given()
     space = sc.Space.trace(model, x[:1], divisor=2, ignore=("layer1",))
@@ -85,6 +122,8 @@ def test_a_space_of_the_users_own():
         ({"images": torch.randn(1, 3, 8, 8)}, "holds 1 picture; give at least 2"),
         ({"images": torch.randn(8, 1, 8, 8)}, r"does not take pictures of shape \(1, 8, 8\).*have 3 channels"),
         ({"images": torch.full((8, 3, 8, 8), torch.nan)}, "hold NaN or infinite numbers"),
+        ({"resolution": 9}, r"resolution is 9; expected at most the pictures' \(8, 8\), and at least 1"),
+        ({"resolution": (6, 6, 6)}, r"expected at most the pictures' \(8, 8\)"),
         ({"depth": 1.5}, "depth=1.5: expected a share of the blocks"),
         ({"settings": {"allocation": "best"}}, "l2"),
         ({"images": ["file.png"]}, "a batch of images is a str"),

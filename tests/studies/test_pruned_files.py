@@ -117,6 +117,17 @@ def test_pruned_without_labels_and_data(folder, capsys):
         torch.testing.assert_close(alike.network(x), small(x), atol=1e-5, rtol=1e-5)
 
 
+def test_a_shorter_side_from_the_command_line(folder, capsys):
+    asked = ["prune", str(folder / "model.toml"), "--images", str(folder / "photos"), "--side", "8", "--json"]
+    assert main([*asked, "--resolution", "6", "--budget", "macs=0.6", "--out", str(folder / "short")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["resolution"] == [6, 6] and found["preprocessing"]["stored_side"] == [8, 8]
+    assert found["costs"]["macs"] <= 0.6 * found["full_costs"]["macs"] and found["reconstruction"]["held_out"] == 6
+    assert sc.load(folder / "short")(torch.rand(2, 3, 6, 6)).shape == (2, 2)
+    assert main([*asked, "--resolution", "9", "--budget", "macs=0.6", "--out", str(folder / "long")]) == 2
+    assert "resolution is 9; expected at most the pictures' (8, 8)" in capsys.readouterr().err
+
+
 def test_a_table_of_images_is_enough(folder, capsys):
     (folder / "named.toml").write_text(MODEL + '[images]\npath = "photos"\nside = 8\n[budget]\nmacs = 0.6\n')
     assert main(["prune", str(folder / "named.toml"), "--out", str(folder / "named"), "--quiet"]) == 0

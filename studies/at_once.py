@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,21 @@ class Pruned:
         return "\n".join([f"{', '.join(shares)} of the full network", str(self.reconstruction), took])
 
 
+class Shape(TypedDict, total=False):
+    """What the smaller network is like, beside its widths.
+
+    Attributes:
+        depth: share of the blocks that stay, of those that may go (1); they go in the order of their damage on the
+            pictures (`pruners.block_damages`), or of a space that is given.
+        resolution: side of the pictures that the smaller network takes, shorter than that of those given, which are
+            scaled to it; it is to answer as the full network does to the pictures as given. A space that is given has
+            it among its resolutions. None: the side of the pictures.
+    """
+
+    depth: float
+    resolution: int | Sequence[int] | None
+
+
 @showing
 def prune(
     model: nn.Module,
@@ -93,11 +108,10 @@ def prune(
     method: str | Method = "l2",
     settings: Mapping[str, Any] | None = None,
     space: Space | None = None,
-    depth: float = 1.0,
-    resolution: int | Sequence[int] | None = None,
     most: int = 1024,
     distill: int = 0,
     progress: Asked = "auto",
+    **shape: Unpack[Shape],
 ) -> Pruned:
     """A network within the budget, cut from `model`, which is left as it is, and reconstructed.
 
@@ -112,32 +126,25 @@ def prune(
         method: name of a method that needs no labels and does not train, or one of the user's.
         settings: of a method that is given by name, such as `{"allocation": "knapsack"}`.
         space: of `model`; traced with the first picture when None.
-        depth: share of the blocks that stay, of those that may go; they go in the order of their damage on the pictures
-            (`pruners.block_damages`), or of a space that is given.
-        resolution: side of the pictures that the smaller network takes, shorter than that of those given, which are
-            scaled to it; it is to answer as the full network does to the pictures as given. A space that is given has
-            it among its resolutions. None: the side of the pictures.
         most: pictures that are used, where there are more.
         distill: steps of training on the full network's answers that follow.
         progress: called with a `Step` before each; a bar in terminals and notebooks when "auto", nothing when None.
+        shape: `depth`, `resolution`: see `Shape`.
 
     Raises:
         ValueError: the budget can't be met or limits nothing, the method needs labels, a picture is off, or the built
             network gives other numbers than the full one without its channels.
     """
     pruner = _pruner(method, settings, budget)
-    if not 0 <= depth <= 1:
-        raise ValueError(f"depth={depth!r}: expected a share of the blocks, from 0 to 1")
+    depth, resolution = _shape(**shape)
     clock = _Clock(progress if callable(progress) else None)
     batches = _held(model, images, most)
-    first = batches[0]
-    example = {name: one[:1] for name, one in first.items()} if isinstance(first, Mapping) else first[:1]
+    example = _first(batches[0])
     clock("trace")
     examples = Examples(batches=[(batch, torch.zeros(0)) for batch in batches[:_LOOKED_AT]])
     if space is None:
-        sides = _sides(example, resolution)
         rules = {"*": {"depth": False}} if depth == 1 else None
-        space = Space.trace(model, example, resolutions=sides, rules=rules)
+        space = Space.trace(model, example, resolutions=_sides(example, resolution), rules=rules)
         if space.stages:
             space = space.with_block_order(block_damages(model, space, examples))
     limits = budget.limits(space)
@@ -184,12 +191,11 @@ def prune_file(
     method: str = "l2",
     settings: Mapping[str, Any] | None = None,
     study: Path | None = None,
-    depth: float = 1.0,
-    resolution: int | None = None,
     most: int = 1024,
     distill: int = 0,
     trust: bool = False,
     progress: Listener | None = None,
+    **shape: Unpack[Shape],
 ) -> Path:
     """The folder of the network that `prune` makes of a file's network with the pictures that it names, written.
 
@@ -199,12 +205,11 @@ def prune_file(
         method: name of a method.
         settings: of it.
         study: a study's folder, whose base network is taken as it is.
-        depth: as of `prune`.
-        resolution: as of `prune`.
         most: as of `prune`.
         distill: as of `prune`.
         trust: go on where the pictures seem to be of another kind than those that the network was trained on.
         progress: called with events.
+        shape: as of `prune`.
 
     Raises:
         FileExistsError: `out` exists.
@@ -223,9 +228,9 @@ def prune_file(
         kept = read_tensors(study / BASE, read_study_json(study, to_write=False)["fingerprint"]["weights"])
         model.load_state_dict(kept, strict=False)
     batches = _held(model, images, most)
-    space = _space_of(file, model, batches, depth, resolution)
-    asked: dict[str, Any] = {"depth": depth, "most": most, "distill": distill, "progress": progress}
-    found = prune(model, batches, budget=file.budget, method=pruner, space=space, resolution=resolution, **asked)
+    space = _space_of(file, model, batches, **shape)
+    asked: dict[str, Any] = {"most": most, "distill": distill, "progress": progress}
+    found = prune(model, batches, budget=file.budget, method=pruner, space=space, **asked, **shape)
     if found.reconstruction.strange and not trust:
         said = "; ".join(found.reconstruction.strange)
         raise ValueError(f"{said}; or, if they are right, add --trust-images")
@@ -241,8 +246,21 @@ def prune_file(
     return out
 
 
-def _space_of(file: StudyFile, model: nn.Module, batches: Sequence[Any], depth: float, resolution: int | None) -> Space:
+def _first(batch: Any) -> Any:
+    """The batch of its first example."""
+    return {name: one[:1] for name, one in batch.items()} if isinstance(batch, Mapping) else batch[:1]
+
+
+def _shape(depth: float = 1.0, resolution: int | Sequence[int] | None = None) -> tuple[float, Any]:
+    """The share of the blocks and the side, where they are such."""
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth={depth!r}: expected a share of the blocks, from 0 to 1")
+    return depth, resolution
+
+
+def _space_of(file: StudyFile, model: nn.Module, batches: Sequence[Any], **shape: Unpack[Shape]) -> Space:
     """The space of a file's network as the file says, blocks in the order of their damage."""
+    depth, resolution = _shape(**shape)
     changes: dict[str, Any] = {}
     if depth == 1 and not file.space.rules:
         changes["rules"] = {"*": {"depth": False}}

@@ -97,6 +97,10 @@ def made(
     search, training, latency = (search or Search()).resolved(budget), training or Training(), latency or Latency()
     limits = budget.limits(space)
     space.check_limits(limits)
+    if search.prior is not None:
+        from .prior import with_prior  # few studies have one
+
+        search = with_prior(search, search.prior, space, limits)
     for candidate in search.candidates:
         space.check_within(candidate, limits)
     mirror = None if artifacts is None else ArtifactMirror(path, artifacts)

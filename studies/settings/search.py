@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
@@ -95,6 +96,10 @@ def _a_device(device: Any) -> str:
     return str(found)
 
 
+def _a_place(value: Any) -> Any:
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
 _Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
@@ -127,6 +132,8 @@ class Search:
             machine that the study is made on has one.
         threads: of PyTorch; 0 for as many as it has now.
         dtype: of the networks, such as `"bfloat16"`; their own when None.
+        prior: folder of another study of the same space: other data, another fidelity or budget. When this one is made,
+            five networks of that front, within this budget, become seeds, in place of the default `"compound"`.
         costs: of your own (`secateur.Cost`), for budget, objectives and tables; `Study.open` must be given them again.
     """
 
@@ -143,6 +150,7 @@ class Search:
     device: Annotated[str, PlainValidator(_a_device)] = AUTO
     threads: Annotated[int, AT_LEAST_0] = 0
     dtype: Annotated[str | None, PlainValidator(floating_name)] = None
+    prior: Annotated[str | None, BeforeValidator(_a_place)] = None
     costs: Annotated[tuple[Cost, ...], PlainValidator(checked_costs)] = ()
 
     def __post_init__(self) -> None:

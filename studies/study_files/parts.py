@@ -102,6 +102,8 @@ def training_of(file: StudyFile) -> Training:
 def search_of(file: StudyFile) -> Search:
     """How the file searches, with its own costs and the sampler that it names."""
     given: dict[str, Any] = {one.name: getattr(file.study, one.name) for one in dataclasses.fields(Search)}
+    if file.study.prior is not None:
+        given["prior"] = str(file.path(file.study.prior))
     return Search(**given | {"sampler": sampler_of(file), "costs": costs_of(file)})
 
 

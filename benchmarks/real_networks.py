@@ -332,16 +332,15 @@ full one over the same pictures."""
 
 def tried(name, kinds):
     """Markdown of what else was tried on a network, by the agreements that are named, or all."""
-    lines = []
-    first = next((record for way in WAYS for record in kept(name, way)[0].values()), None)
-    if kinds is None and first is not None:
-        kinds = list(first["agreement"])
+    lines, beside = [], set()
     for way, (words, _) in WAYS.items():
         for share, record in kept(name, way)[0].items():
+            kinds = list(record["agreement"]) if kinds is None else kinds
             cells = " | ".join(shown(record["agreement"][kind], 100, 1) for kind in kinds)
             said = words.format(resolution=SIDES[share])
             lines.append((share, f"| {record['share']:.2f} | {said} | {cells} | {record['seconds']:.0f} |"))
-            if way == "resolution":
+            if "unsolved" in record and share not in beside:
+                beside.add(share)
                 said, values = f"the full network, pictures of side {SIDES[share]}", record["unsolved"]
                 cells = " | ".join(shown(values[kind], 100, 1) for kind in kinds)
                 lines.append((share, f"| {(SIDES[share] / SIDE) ** 2:.2f} | {said} | {cells} | |"))

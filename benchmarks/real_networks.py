@@ -64,7 +64,7 @@ WAYS = {
     "distill": ("then 32 steps on the full network's answers", {"distill": 32}),
     "resolution": ("pictures of side {resolution}, all channels as far as they fit", {"resolution": SIDES}),
     "resolution-distill": (
-        "the same, then 32 steps on the full network's answers to the pictures as given",
+        "pictures of side {resolution}, all channels as far as they fit, then 32 steps on the full network's answers",
         {"resolution": SIDES, "distill": 32},
     ),
 }
@@ -312,9 +312,10 @@ networks in turns: the median of the fastest calls of {turns} turns, with its 95
 
 ![Agreement with the full network against its share of the multiply-adds and of ONNX Runtime's time](real_networks.png)
 
-A network does not agree with itself fully: the tables say how often it has the same class for the mirrored picture.
-That is what an agreement can be held against, and it depends on the pictures: of things that ImageNet's classes do not
-know, or that are cut out, a network is less sure than of ImageNet's own.
+A network does not agree with itself fully: the tables say how often it has the same class for the mirrored picture, and
+for the same picture scaled to a shorter side. That is what an agreement can be held against, and it depends on the
+pictures: of things that ImageNet's classes do not know, or that are cut out, a network is less sure than of ImageNet's
+own.
 
     python benchmarks/real_networks.py mobilenet-v2 --weights FILE --gcompris FOLDER --stamps FOLDER
     python benchmarks/real_networks.py efficientnet-lite0 --weights FILE --gcompris FOLDER --stamps FOLDER
@@ -338,18 +339,18 @@ def tried(name, kinds):
             kinds = list(record["agreement"]) if kinds is None else kinds
             cells = " | ".join(shown(record["agreement"][kind], 100, 1) for kind in kinds)
             said = words.format(resolution=SIDES[share])
-            lines.append((share, f"| {record['share']:.2f} | {said} | {cells} | {record['seconds']:.0f} |"))
+            lines.append((share, f"| {record['share']:.2f} | {said} | {cells} |"))
             if "unsolved" in record and share not in beside:
                 beside.add(share)
                 said, values = f"the full network, pictures of side {SIDES[share]}", record["unsolved"]
                 cells = " | ".join(shown(values[kind], 100, 1) for kind in kinds)
-                lines.append((share, f"| {(SIDES[share] / SIDE) ** 2:.2f} | {said} | {cells} | |"))
+                lines.append((share, f"| {record['share']:.2f} | {said} | {cells} |"))
     others = {share for way in WAYS if way != DEFAULT for share in kept(name, way)[0]}
     if not others:
         return []
-    head = ["", TRIED, "", "| MACs | way | " + " | ".join(kinds) + " | seconds |"]
+    head = ["", TRIED, "", "| MACs | way | " + " | ".join(kinds) + " |"]
     lines.sort(key=lambda one: -one[0])
-    return [*head, "| --- " * (len(kinds) + 3) + "|", *(line for share, line in lines if share in others)]
+    return [*head, "| --- " * (len(kinds) + 2) + "|", *(line for share, line in lines if share in others)]
 
 
 def page():

@@ -1,42 +1,41 @@
-"""RANP on a 3D U-Net and real volumes: what each variant keeps of the costs and of the accuracy, at one sparsity.
+"""RANP on 3D networks and real volumes: what each variant keeps of the costs, and the quality after how much training.
 
     pip download --no-deps nilearn==0.14.1 -d build/ranp
-    python benchmarks/ranp.py [--seeds 3] [--kappa 0.7] [--steps 250]
+    (cd build/ranp && apt-get download mricron-data && dpkg-deb -x mricron-data_*.deb .)
+    python benchmarks/ranp.py [--seeds 3] [--kappa 0.7] [--only tissues] [--print]
 
-The volumes are the averages of 152 brains (T1, grey and white matter) in that package. The task is to tell grey matter,
-white matter and the rest in patches of 24^3 mm; training patches come from the front half of the head, test patches
-from the back half. (Not left and right: this template is symmetric, each half is the mirror image of the other.) As in
+Two tasks (benchmarks/volumes.py): tissues of every voxel by a 3D U-Net, and ten brain structures by its way down. As in
 Xu 2020 (arXiv 2010.02488), mask gradients are taken before any training, one patch at a time, and every network is
-trained from new weights. Cells are kept in build/ranp, so that a killed run goes on. One core, about 15 minutes.
+trained from new weights, with a schedule of its own for each number of steps. The full network is also trained for as
+many steps as cost what the pruned network's training costs, in multiply-adds. Cells are kept in build/ranp, so that a
+killed run goes on; `--print` prints those that are there. One core, about 40 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import statistics
-import struct
+import subprocess
 import time
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 from conventions import count_as_ranp
-from networks3d import unet3d
 from torch import nn
+from volumes import FOLDER, SIDE, Pairs, Task, structures, tissues
 
 from secateur.pruners import METHODS, Examples, Request
 from secateur.pruners.one_shot.fresh import fresh
 from secateur.pruners.one_shot.neurons import kept_by, threshold
 from secateur.spaces import Candidate, Space, build
 
-FOLDER = Path(__file__).parents[1] / "build" / "ranp"
-SIDE, CLASSES, BASE, BATCH, MASKS = 24, 3, 8, 4, 24
+TASKS = {"tissues": tissues, "structures": structures}
+MASKS = 24  # patches that mask gradients are taken of
+STEPS = {"tissues": (250, 500, 1000, 2000), "structures": (125, 250, 500, 1000)}
+EXAMPLE = torch.zeros(1, 1, SIDE, SIDE, SIDE)
 NAMES = {
-    "full": "Full",
     "random": "Random NP",
     "layer-wise": "Layer-wise NP",
     "ranp": "Vanilla NP",
@@ -46,90 +45,60 @@ NAMES = {
 }
 
 
-# --- the volumes ------------------------------------------------------------------------------------------------------
+# --- widths -----------------------------------------------------------------------------------------------------------
 
 
-def volumes() -> tuple[torch.Tensor, torch.Tensor]:
-    """`(x, y, z)` intensities in [0, 1], and labels: 0 the rest, 1 grey matter, 2 white matter."""
-    wheels = sorted(FOLDER.glob("nilearn-*.whl"))
-    if not wheels:
-        raise SystemExit("no volumes; get them at the root with: pip download --no-deps nilearn==0.14.1 -d build/ranp")
-    with zipfile.ZipFile(wheels[-1]) as wheel:
-        t1, grey, white = (
-            nifti(wheel.read(f"nilearn/datasets/data/mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"))
-            for kind in ("t1", "gm", "wm")
-        )
-    rest = 255 - grey - white
-    labels = np.argmax(np.stack([rest, grey, white]), axis=0)
-    return torch.from_numpy(t1 / 255).float(), torch.from_numpy(labels)
+def widths(row: str, task: Task, options: argparse.Namespace, seed: int) -> tuple[nn.Module, Space, Candidate, dict]:
+    """The full network of a seed, its space, how wide a row makes each layer, and what the method says of it.
 
-
-def nifti(packed: bytes) -> np.ndarray:
-    """The voxels of a NIfTI-1 file of unsigned bytes, as float32 in `(x, y, z)` order."""
-    raw = gzip.decompress(packed)
-    axes, *shape = struct.unpack_from("<8h", raw, 40)
-    (kind,), (offset,) = struct.unpack_from("<h", raw, 70), struct.unpack_from("<f", raw, 108)
-    if kind != 2:
-        raise SystemExit(f"NIfTI data type {kind}; expected 2, unsigned bytes")
-    shape = shape[:axes]
-    flat = np.frombuffer(raw, np.uint8, math.prod(shape), int(offset))
-    return flat.reshape(shape, order="F").astype(np.float32)
-
-
-def patches(
-    image: torch.Tensor, labels: torch.Tensor, y: tuple[int, int], count: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(count, 1, side^3)` patches within this range of y and their labels; a third of each is brain at least."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs: list[torch.Tensor] = []
-    targets: list[torch.Tensor] = []
-    low = torch.tensor([0, y[0], 0])
-    room = torch.tensor([image.shape[0], y[1], image.shape[2]]) - low - SIDE
-    while len(inputs) < count:
-        corner = low + (torch.rand(3, generator=generator) * (room + 1)).long()
-        cut = tuple(slice(int(c), int(c) + SIDE) for c in corner)
-        if float((labels[cut] > 0).float().mean()) > 1 / 3:
-            inputs.append(image[cut][None])
-            targets.append(labels[cut])
-    return torch.stack(inputs), torch.stack(targets)
-
-
-# --- networks ---------------------------------------------------------------------------------------------------------
-
-
-def network(seed: int) -> nn.Module:
-    model = unet3d(1, CLASSES, base=BASE)
-    fresh(model, seed)
-    return model.eval()
-
-
-def widths(
-    method: str, model: nn.Module, space: Space, examples: Examples, kappa: float, strength: float, seed: int
-) -> tuple[Candidate, dict]:
-    """How wide each layer becomes, and what the method says of it; the last layer keeps all."""
+    A row is `"full"` or a method, with ` least=1` behind it for the paper's rows.
+    """
+    model = task.network(seed)
+    space = Space.trace(model, EXAMPLE, divisor=1)
+    method, _, least = row.partition(" least=")
+    kappa = options.kappa
     if method == "full":
-        return space.full, {}
+        return model, space, space.full, {}
     if method == "layer-wise":
-        return space.check([math.ceil(group.units * (1 - kappa) - 1e-9) for group in space.groups]), {}
+        shares = [math.ceil(group.units * (1 - kappa) - 1e-9) for group in space.groups]
+        return model, space, space.check(shares), {}
     if method == "random":
+        last = int(task.training[1].max()) + 1
         random = np.random.default_rng(seed)
-        s = [random.random(group.units) for group in space.groups] + [random.random(CLASSES)]
+        s = [random.random(group.units) for group in space.groups] + [random.random(last)]
         theta = threshold(s, kept_by(kappa, sum(map(len, s))))
-        return space.check([max(1, int((layer >= theta).sum())) for layer in s[:-1]]), {}
-    settings = {} if method in ("ranp", "ranp-w") else {"strength": strength}
-    proposal = METHODS[method](kappa=kappa, weights="fresh", least=1, **settings).propose(
+        return model, space, space.check([max(1, int((layer >= theta).sum())) for layer in s[:-1]]), {}
+    every = len(task.training[0]) // MASKS
+    pairs = zip(task.training[0][::every], task.training[1][::every], strict=True)
+    examples = Examples(batches=[(x[None], y[None]) for x, y in pairs], loss=nn.functional.cross_entropy)
+    settings = {} if method in ("ranp", "ranp-w") else {"strength": options.strength}
+    settings |= {"least": int(least)} if least else {}
+    proposal = METHODS[method](kappa=kappa, weights="fresh", **settings).propose(
         Request(model, space, {}, examples=examples, seed=seed)
     )
-    return proposal.candidate, dict(proposal.notes)
+    return model, space, proposal.candidate, dict(proposal.notes)
 
 
-def train(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], steps: int, seed: int) -> None:
+def costs_of(model: nn.Module) -> dict[str, float]:
+    found = count_as_ranp(model, EXAMPLE)
+    return {
+        "neurons": found.neurons,
+        "mflops": 1000 * found.gflops,
+        "memory_mib": found.memory_mib,
+        "params_kib": 1024 * found.params_mib,
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(model: nn.Module, data: Pairs, steps: int, batch: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     model.train()
     for _ in range(steps):
-        chosen = torch.randint(len(data[0]), (BATCH,), generator=generator)
+        chosen = torch.randint(len(data[0]), (batch,), generator=generator)
         loss = nn.functional.cross_entropy(model(data[0][chosen]), data[1][chosen])
         optimizer.zero_grad()
         loss.backward()
@@ -138,49 +107,64 @@ def train(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], steps: int,
     model.eval()
 
 
-@torch.no_grad()
-def mean_iou(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Mean over the classes of intersection over union of all test voxels, in per cent."""
-    table = torch.zeros(CLASSES, CLASSES)
-    for inputs, targets in zip(data[0].split(8), data[1].split(8), strict=True):
-        found = model(inputs).argmax(1)
-        table += torch.bincount((targets * CLASSES + found).flatten(), minlength=CLASSES**2).view(CLASSES, CLASSES)
-    hits = table.diagonal()
-    return 100 * float((hits / (table.sum(0) + table.sum(1) - hits)).mean())
+def kept(name: str, row: str, steps: int, seed: int, options: argparse.Namespace):
+    settings = f"-{options.kappa:g}-{options.strength:g}" if row != "full" else ""
+    return FOLDER / f"{name}-{row.replace(' ', '-')}-{seed}-{steps}{settings}.json"
+
+
+def cell(name: str, row: str, steps: int, seed: int, options: argparse.Namespace, task: Task) -> dict:
+    """A row trained for so many steps: its costs and quality."""
+    file = kept(name, row, steps, seed, options)
+    if file.exists():
+        return json.loads(file.read_text())
+    model, space, candidate, _ = widths(row, task, options, seed)
+    small = build(model, space, candidate)
+    fresh(small, seed)
+    found = costs_of(small)
+    start = time.process_time()
+    train(small, task.training, steps, task.batch, seed)
+    seconds = time.process_time() - start
+    found |= {"seconds": seconds, "quality": task.quality(small, task.test), "widths": list(candidate)}
+    found |= {"steps": steps, "teraflops": found["mflops"] * steps * task.batch / 1e6, "commit": commit()}
+    file.write_text(json.dumps(found))
+    print(f"{name}, {row}, {steps} steps, seed {seed}: {found['quality']:.2f} %, {seconds:.0f} s", flush=True)
+    return found
+
+
+def commit() -> str:
+    said = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=FOLDER.parents[1]
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def equal(name: str, row: str, steps: int, seed: int, options: argparse.Namespace, full: float) -> int:
+    """Steps of the full network that cost what these steps of a row cost."""
+    found = json.loads(kept(name, row, steps, seed, options).read_text())
+    return math.ceil(steps * found["mflops"] / full)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def cell(method: str, seed: int, options: argparse.Namespace, data: list) -> dict:
-    settings = f"-{options.kappa:g}-{options.strength:g}" if method != "full" else ""
-    file = FOLDER / f"{method}-{seed}-{options.steps}{settings}.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    training, test = data
-    model = network(seed)
-    example = torch.zeros(1, 1, SIDE, SIDE, SIDE)
-    space = Space.trace(model, example, divisor=1)
-    singles = [(x[None], y[None]) for x, y in zip(training[0][:MASKS], training[1][:MASKS], strict=True)]
-    examples = Examples(batches=singles, loss=nn.functional.cross_entropy)
-    candidate, notes = widths(method, model, space, examples, options.kappa, options.strength, seed)
-    small = build(model, space, candidate)
-    fresh(small, seed)
-    costs = count_as_ranp(small, example)
-    start = time.perf_counter()
-    train(small, training, options.steps, seed)
-    found = {
-        "widths": list(candidate),
-        "neurons": costs.neurons,
-        "mflops": 1000 * costs.gflops,
-        "memory_mib": costs.memory_mib,
-        "params_kib": 1024 * costs.params_mib,
-        "seconds": time.perf_counter() - start,
-        "miou": mean_iou(small, test),
-        **{name: notes[name] for name in ("kappa_max", "one_neuron", "held") if name in notes},
-    }
-    file.write_text(json.dumps(found))
-    return found
+def run(name: str, options: argparse.Namespace) -> None:
+    """All cells of a task, those that matter most first."""
+    task, ladder = TASKS[name](), STEPS[name]
+    full = costs_of(task.network(0))["mflops"]
+    seeds = range(options.seeds)
+    first, _, third, last = ladder
+    for steps in (first, third):
+        for seed in seeds:
+            cell(name, "ranp-f", steps, seed, options, task)
+            cell(name, "full", equal(name, "ranp-f", steps, seed, options, full), seed, options, task)
+    for row, steps in [("full", third), ("ranp-f least=1", third), ("ranp-f", last), ("full", first)]:
+        for seed in seeds:
+            cell(name, row, steps, seed, options, task)
+    for seed in seeds:
+        cell(name, "full", equal(name, "ranp-f", last, seed, options, full), seed, options, task)
+    for row, steps in [("ranp-f", ladder[1]), ("layer-wise", third), ("ranp-m", third), ("ranp-f least=1", last)]:
+        for seed in seeds:
+            cell(name, row, steps, seed, options, task)
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -188,38 +172,87 @@ def spread(values: list[float], digits: int) -> str:
     return text if len(set(values)) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
+def print_costs(name: str, options: argparse.Namespace) -> None:
+    """What each variant keeps of the costs; nothing is trained for it."""
+    task = TASKS[name]()
+    full = costs_of(task.network(0))
+    print(f"\n{name}: kappa {options.kappa:g}, lambda {options.strength:g}, {options.seeds} seeds\n")
+    print("| | neurons | parameters KiB | MFLOPs | memory MiB | kappa_max | held at 1 | least kept |")
+    print("|---|---|---|---|---|---|---|---|")
+    numbers = f"{full['params_kib']:.1f} | {full['mflops']:.1f} | {full['memory_mib']:.2f}"
+    print(f"| Full | {full['neurons']} | {numbers} | | | |")
+    for row in [name + " least=1" if "ranp" in name else name for name in NAMES] + ["ranp-m", "ranp-f"]:
+        found, notes, least = [], [], []
+        for seed in range(options.seeds):
+            model, space, candidate, said = widths(row, task, options, seed)
+            found.append(costs_of(build(model, space, candidate)))
+            notes.append(said)
+            least.append(min(candidate))
+        mean = {key: [one[key] for one in found] for key in full}
+        less = {key: f"{100 * (statistics.mean(mean[key]) / full[key] - 1):+.1f} %" for key in ("mflops", "memory_mib")}
+        method, _, asked = row.partition(" ")
+        most = spread([one["kappa_max"] for one in notes], 3) if "kappa_max" in notes[0] else "-"
+        held = spread([len(one.get("held", [])) for one in notes], 1) if "kappa_max" in notes[0] else "-"
+        print(
+            f"| {NAMES[method]}{', `' + asked + '`' if asked else ''} | {spread(mean['neurons'], 0)} "
+            f"| {spread(mean['params_kib'], 1)} | {spread(mean['mflops'], 1)} ({less['mflops']}) "
+            f"| {spread(mean['memory_mib'], 2)} ({less['memory_mib']}) | {most} | {held} | {min(least)} |"
+        )
+
+
+def print_quality(name: str, options: argparse.Namespace) -> None:
+    """Quality against steps and against compute, and what is paired with the full network of the same compute."""
+    ladder, seeds = STEPS[name], range(options.seeds)
+    full = None
+    commits = set()
+    print(f"\n| {name}: row | steps | compute, TFLOPs | processor seconds | quality % |")
+    print("|---|---|---|---|---|")
+    pairs = []
+    for row in ("full", "ranp-f", "ranp-f least=1", "ranp-m", "layer-wise"):
+        for steps in ladder:
+            paths = [kept(name, row, steps, seed, options) for seed in seeds]
+            if not all(path.exists() for path in paths):
+                continue
+            cells = [json.loads(path.read_text()) for path in paths]
+            commits |= {one["commit"] for one in cells}
+            full = full or cells[0]["mflops"]
+            print_row(row, f"{steps:,}", cells)
+            if row != "ranp-f":
+                continue
+            same = [kept(name, "full", equal(name, row, steps, seed, options, full), seed, options) for seed in seeds]
+            if all(path.exists() for path in same):
+                pairs.append((steps, cells, [json.loads(path.read_text()) for path in same]))
+    for steps, ours, theirs in pairs:
+        print_row("full, same compute", f"{statistics.mean(one['steps'] for one in theirs):.0f}", theirs)
+        gaps = [mine["quality"] - other["quality"] for mine, other in zip(ours, theirs, strict=True)]
+        said = f"{spread(gaps, 2)} ({', '.join(f'{gap:+.2f}' for gap in gaps)})"
+        print(f"| `ranp-f` at {steps:,} steps less that | | | | {said} |")
+        commits |= {one["commit"] for one in theirs}
+    print(f"\nCommits: {', '.join(sorted(commits))}")
+
+
+def print_row(row: str, steps: str, cells: list[dict]) -> None:
+    columns = [
+        spread([one[key] for one in cells], digits)
+        for key, digits in (("teraflops", 2), ("seconds", 0), ("quality", 2))
+    ]
+    print(f"| {row} | {steps} | {' | '.join(columns)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--kappa", type=float, default=0.7, help="share of neurons to go, of all methods")
     parser.add_argument("--strength", type=float, default=11.0, help="lambda of RANP-f and RANP-m")
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--only", choices=list(TASKS), nargs="+", default=list(TASKS))
+    parser.add_argument("--print", action="store_true", help="train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    image, labels = volumes()
-    middle = image.shape[1] // 2
-    data = [
-        patches(image, labels, (middle, image.shape[1]), 200, seed=1),
-        patches(image, labels, (0, middle), 100, seed=2),
-    ]
-    cells = {name: [cell(name, seed, options, data) for seed in range(options.seeds)] for name in NAMES}
-    full = cells["full"][0]
-    print(f"kappa {options.kappa:g}, lambda {options.strength:g}, {options.steps} steps, {options.seeds} seeds\n")
-    print("| | neurons | parameters KiB | MFLOPs | memory MiB | mIoU % | kappa_max | held at 1 |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, found in cells.items():
-        flops, memory = (statistics.mean(one[key] for one in found) for key in ("mflops", "memory_mib"))
-        print(
-            f"| {NAMES[name]} | {spread([one['neurons'] for one in found], 0)} "
-            f"| {spread([one['params_kib'] for one in found], 1)} "
-            f"| {spread([one['mflops'] for one in found], 2)} ({100 * (flops / full['mflops'] - 1):+.1f} %) "
-            f"| {spread([one['memory_mib'] for one in found], 2)} ({100 * (memory / full['memory_mib'] - 1):+.1f} %) "
-            f"| {spread([one['miou'] for one in found], 2)} "
-            f"| {spread([one['kappa_max'] for one in found], 3) if 'kappa_max' in found[0] else '-'} "
-            f"| {spread([len(one.get('held', [])) for one in found], 1) if 'kappa_max' in found[0] else '-'} |"
-        )
-    print(f"\n{sum(one['seconds'] for found in cells.values() for one in found):.0f} s of training")
+    for name in options.only:
+        if not options.print:
+            run(name, options)
+        print_costs(name, options)
+        print_quality(name, options)
 
 
 if __name__ == "__main__":

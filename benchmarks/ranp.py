@@ -31,7 +31,7 @@ from secateur.pruners.one_shot.fresh import fresh
 from secateur.pruners.one_shot.neurons import kept_by, threshold
 from secateur.spaces import Candidate, Space, build
 
-TASKS = {"tissues": tissues, "structures": structures}
+TASKS = {"structures": structures, "tissues": tissues}
 MASKS = 24  # patches that mask gradients are taken of
 STEPS = {"tissues": (250, 500, 1000, 2000), "structures": (125, 250, 500, 1000)}
 EXAMPLE = torch.zeros(1, 1, SIDE, SIDE, SIDE)
@@ -152,19 +152,19 @@ def run(name: str, options: argparse.Namespace) -> None:
     task, ladder = TASKS[name](), STEPS[name]
     full = costs_of(task.network(0))["mflops"]
     seeds = range(options.seeds)
-    first, _, third, last = ladder
-    for steps in (first, third):
+    first, second, third, last = ladder
+    for steps in (third, first, second, last):
         for seed in seeds:
             cell(name, "ranp-f", steps, seed, options, task)
             cell(name, "full", equal(name, "ranp-f", steps, seed, options, full), seed, options, task)
-    for row, steps in [("full", third), ("ranp-f least=1", third), ("ranp-f", last), ("full", first)]:
+        row, other = {third: ("full", second), first: ("ranp-f least=1", third), second: ("full", first)}.get(
+            steps, ("full", third)
+        )
         for seed in seeds:
-            cell(name, row, steps, seed, options, task)
-    for seed in seeds:
-        cell(name, "full", equal(name, "ranp-f", last, seed, options, full), seed, options, task)
-    for row, steps in [("ranp-f", ladder[1]), ("layer-wise", third), ("ranp-m", third), ("ranp-f least=1", last)]:
+            cell(name, row, other, seed, options, task)
+    for row in ("layer-wise", "ranp-m"):
         for seed in seeds:
-            cell(name, row, steps, seed, options, task)
+            cell(name, row, third, seed, options, task)
 
 
 def spread(values: list[float], digits: int) -> str:

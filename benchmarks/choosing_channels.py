@@ -4,7 +4,7 @@
     python benchmarks/choosing_channels.py --data FOLDER [--only l2 osscar] [--seeds 1] [--again]
     python benchmarks/choosing_channels.py --page
 
-The residual network of benchmarks/pruners.py on Fashion-MNIST (FOLDER holds its four IDX files), cut to shares of its
+The residual network of benchmarks/fashion.py on Fashion-MNIST (FOLDER holds its four IDX files), cut to shares of its
 multiply-adds and reconstructed from 1,024 training images without their labels. Torch-Pruning's cut of the same size
 is found again as a candidate and scores of ours, so that `reconstruct` can be given it. Cells are kept in
 build/choosing_channels; `--page` writes docs/choosing_channels.md.
@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 import torch
+from fashion import commit, peer
 from without_training import agreed, fashion
 
-from pruners import commit, peer
 from secateur import Training, build, reconstruct
 from secateur.evaluators import recalibrate
 from secateur.pruners import Proposal, realised
@@ -47,9 +47,9 @@ WAYS = {
 """Method and settings of every row."""
 
 
-def of_peer(model, space, task, limit):
+def of_peer(model, space, task, limit, kind="l1", side=28):
     """Torch-Pruning's cut, as a proposal of ours that gives the very same network."""
-    theirs = peer("l1", model, limit, task).state_dict()
+    theirs = peer(kind, model, limit, task, side).state_dict()
     full, candidate, scores = model.state_dict(), list(space.full), {}
     for number, group in enumerate(space.groups):
         norm = next(layer.norm for layer in space.layers if layer.norm and group.holds(layer.makes).all())

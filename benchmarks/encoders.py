@@ -44,10 +44,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fashion import commit, mean_and_error
 from scipy.stats import t as student
 from torch import nn
 
-from pruners import commit, mean_and_error
 from secateur import Budget, Classification, Search, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, train
 from secateur.evaluators.tasks.learned import ErrorRate

@@ -31,9 +31,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fashion import BASE_EPOCHS, IMAGES, base, commit, data, mean_and_error, peer
 from scipy.stats import t as student
 
-from pruners import BASE_EPOCHS, IMAGES, base, commit, data, mean_and_error, peer
 from secateur import Budget, Search, Space, Study, Training
 from secateur.evaluators import Teacher, measure_error, recalibrate, train
 from secateur.search import compound

@@ -34,10 +34,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from fashion import commit
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.ensemble import RandomForestRegressor
 
-from pruners import commit
 from secateur.search import SAMPLERS, Problem, non_dominated
 from secateur.search.pareto import ranks
 from secateur.search.polynomial.improvement import expected_hypervolume_improvement

@@ -2,7 +2,7 @@
 
     python benchmarks/gradients.py --data FOLDER [--seeds 3]
 
-The networks of benchmarks/pruners.py (FOLDER holds Fashion-MNIST's four IDX files): a base network a seed, cut to
+The networks of benchmarks/fashion.py (FOLDER holds Fashion-MNIST's four IDX files): a base network a seed, cut to
 SHARE of its multiply-adds at one ratio, and fine-tuned for one, two and four epochs with the base network as teacher.
 
 whole              every example of every batch of 128
@@ -19,8 +19,8 @@ import argparse
 import time
 
 import torch
+from fashion import base, data, mean_and_error
 
-from pruners import base, data, mean_and_error
 from secateur import Classification, Space, Training
 from secateur.evaluators import PrunedGradients, Teacher, measure_error, recalibrate, train
 from secateur.spaces import build

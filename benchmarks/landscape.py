@@ -394,7 +394,7 @@ def error_of(model, space, row, task, epochs=0):
 
 def data(folder):
     """10,000 training and 5,000 validation images."""
-    from pruners import data as pictures
+    from fashion import data as pictures
 
     return pictures(folder)
 
@@ -425,7 +425,7 @@ def write(path, values):
 
 
 def commit():
-    from pruners import commit as said
+    from fashion import commit as said
 
     return said()
 

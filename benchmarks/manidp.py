@@ -3,7 +3,7 @@
     python benchmarks/manidp.py --data FOLDER [--seeds 2]
     python benchmarks/manidp.py --times
 
-The networks of benchmarks/pruners.py (FOLDER holds Fashion-MNIST's four IDX files), a base network a seed. ManiDP
+The networks of benchmarks/fashion.py (FOLDER holds Fashion-MNIST's four IDX files), a base network a seed. ManiDP
 trains for EPOCHS with each of KEEPS; `l2` and `taylor` cut the base network to the multiply-adds that ManiDP's network
 takes on average over the test images, and are fine-tuned for as many epochs by the same loop, without a teacher.
 
@@ -19,9 +19,9 @@ import time
 
 import torch
 import torch.nn.functional as F
+from fashion import base, data, network
 from scipy.stats import spearmanr
 
-from pruners import base, data, network
 from secateur import Space, Training
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.pruners import ManiDP, Request, realised

@@ -18,9 +18,9 @@ import argparse
 import time
 
 import torch
+from fashion import data
 from torch import nn
 
-from pruners import data
 from secateur import Space, Training
 from secateur.evaluators import measure_error, recalibrate, train
 from secateur.pruners import METHODS, Examples, Request, partition_costs, partitioned, realised

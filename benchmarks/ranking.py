@@ -11,7 +11,7 @@ long fine-tuning from the recalibrated network. Networks are kept one by one in 
 stopped goes on. `--page` writes docs/ranking.md.
 
 `digits` are the 1,797 pictures of 8 x 8 of scikit-learn with a residual network of its own; `fashion` is
-the network of benchmarks/pruners.py on 10,000 images of Fashion-MNIST (FOLDER holds its four IDX files).
+the network of benchmarks/fashion.py on 10,000 images of Fashion-MNIST (FOLDER holds its four IDX files).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fashion import base, commit, data
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 
-from pruners import base, commit, data
 from secateur import Classification, Space, Training, build
 from secateur.evaluators import Origin, Reconstructor, measure_error, recalibrate, train
 from secateur.spaces.allocation import mixture

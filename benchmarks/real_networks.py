@@ -34,9 +34,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import onnxruntime
 import torch
+from fashion import commit, data
 from photographs import Judges, pictures
 
-from pruners import commit, data
 from secateur import Budget, Space, Training, prune
 from secateur.evaluators import train
 from secateur.evaluators.tasks.sources import resized

@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fashion import commit
 from landscape import CHANCE, LANDSCAPES, Network, load
 
-from pruners import commit
 from secateur import Space
 from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem, hypervolume, non_dominated

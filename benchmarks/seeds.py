@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py --data FOLDER [--trials 30] [--seeds 3]
 
-The base networks and images of benchmarks/pruners.py (4,000 of them to fine-tune on, one epoch a trial), searched
+The base networks and images of benchmarks/fashion.py (4,000 of them to fine-tune on, one epoch a trial), searched
 within half the multiply-adds over widths, depth and resolution by `tpe`, once with no seed but the full network and
 once with each set of seeds. Two measures: the lowest error within the budget, and the hypervolume of the front of error
 and multiply-adds against twice the full network's error at the whole budget. For each, what a search has reached right
@@ -18,8 +18,8 @@ import statistics
 from pathlib import Path
 
 import torch
+from fashion import base, data
 
-from pruners import base, data
 from secateur import Budget, Classification, Search, Space, Study, Training
 from secateur.search import hypervolume
 

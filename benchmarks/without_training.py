@@ -4,7 +4,7 @@
     python benchmarks/without_training.py --photos FOLDER --weights FILE [--only l2] [--again]
     python benchmarks/without_training.py --page
 
-The residual network of benchmarks/pruners.py on Fashion-MNIST (FOLDER holds its four IDX files), and torchvision's
+The residual network of benchmarks/fashion.py on Fashion-MNIST (FOLDER holds its four IDX files), and torchvision's
 pretrained MobileNetV2 on photographs (those of examples/photo_mobilenet, by its picture files). 1,024 training images
 without their labels, or 512 views of photographs, are all that reconstruction sees. Cells are kept in
 build/without_training; `--page` writes docs/without_training.md.
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 import torch
+from fashion import base, commit, data
 
-from pruners import base, commit, data
 from secateur import Classification, Space, Training, build, reconstruct
 from secateur.evaluators import Teacher, recalibrate, train
 from secateur.evaluators.reconstruction.learning import judged, taught

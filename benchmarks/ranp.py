@@ -147,24 +147,22 @@ def equal(name: str, row: str, steps: int, seed: int, options: argparse.Namespac
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def run(name: str, options: argparse.Namespace) -> None:
-    """All cells of a task, those that matter most first."""
-    task, ladder = TASKS[name](), STEPS[name]
-    full = costs_of(task.network(0))["mflops"]
-    seeds = range(options.seeds)
-    first, second, third, last = ladder
-    for steps in (third, first, second, last):
-        for seed in seeds:
-            cell(name, "ranp-f", steps, seed, options, task)
-            cell(name, "full", equal(name, "ranp-f", steps, seed, options, full), seed, options, task)
-        row, other = {third: ("full", second), first: ("ranp-f least=1", third), second: ("full", first)}.get(
-            steps, ("full", third)
-        )
-        for seed in seeds:
-            cell(name, row, other, seed, options, task)
-    for row in ("layer-wise", "ranp-m"):
-        for seed in seeds:
-            cell(name, row, third, seed, options, task)
+def run(names: list[str], options: argparse.Namespace) -> None:
+    """All cells, those that matter most first, of all tasks in turns."""
+    tasks = {name: TASKS[name]() for name in names}
+    full = {name: costs_of(task.network(0))["mflops"] for name, task in tasks.items()}
+    first, second, third, last = range(4)
+    order = [
+        *(("ranp-f", third), ("full", second), ("ranp-f", first), ("ranp-f least=1", third), ("ranp-f", second)),
+        *(("ranp-f", last), ("full", first), ("full", third), ("layer-wise", third), ("ranp-m", third)),
+    ]
+    for row, rung in order:
+        for name, task in tasks.items():
+            steps = STEPS[name][rung]
+            for seed in range(options.seeds):
+                cell(name, row, steps, seed, options, task)
+                if row == "ranp-f":
+                    cell(name, "full", equal(name, row, steps, seed, options, full[name]), seed, options, task)
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -248,9 +246,9 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if not options.print:
+        run(options.only, options)
     for name in options.only:
-        if not options.print:
-            run(name, options)
         print_costs(name, options)
         print_quality(name, options)
 

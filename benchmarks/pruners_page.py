@@ -27,8 +27,8 @@ INTRODUCTION = """# Pruning methods, each alone
 
 One residual network of 8 layers ({width} multiply-adds at 16x16) tells 100 characters apart: letters, digits, accents
 and signs, rendered from 15 families of fonts to train on and tested on 25 others (2,500 pictures). Labels are exact,
-but the pictures are drawn, no photographs. {epochs} epochs follow the base network's {base}: a method that prunes while it
-trains uses {phase} of them for that. The full network errs on {full} %.
+but the pictures are drawn, no photographs. {epochs} epochs follow the base network's {base}: a method that prunes while
+it trains uses {phase} of them for that. The full network errs on {full} %.
 
 Test errors in per cent, means over the seeds, of the network as it is *cut*; *recalibrated*: batch norms measured anew;
 *solved*: instead, layers solved for what the full network's give, from 512 pictures without labels (only where weights

@@ -201,10 +201,10 @@ def print_costs(name: str, options: argparse.Namespace) -> None:
 def print_quality(name: str, options: argparse.Namespace) -> None:
     """Quality against steps and against compute, and what is paired with the full network of the same compute."""
     ladder, seeds = STEPS[name], range(options.seeds)
-    full = None
+    full = costs_of(TASKS[name]().network(0))
     commits = set()
-    print(f"\n| {name}: row | steps | compute, TFLOPs | processor seconds | quality % |")
-    print("|---|---|---|---|---|")
+    print(f"\n| {name}: row | steps | FLOPs | memory | compute, TFLOPs | processor seconds | quality % |")
+    print("|---|---|---|---|---|---|---|")
     pairs = []
     for row in ("full", "ranp-f", "ranp-f least=1", "ranp-m", "layer-wise"):
         for steps in ladder:
@@ -213,28 +213,32 @@ def print_quality(name: str, options: argparse.Namespace) -> None:
                 continue
             cells = [json.loads(path.read_text()) for path in paths]
             commits |= {one["commit"] for one in cells}
-            full = full or cells[0]["mflops"]
-            print_row(row, f"{steps:,}", cells)
+            print_row(row, f"{steps:,}", cells, full)
             if row != "ranp-f":
                 continue
-            same = [kept(name, "full", equal(name, row, steps, seed, options, full), seed, options) for seed in seeds]
+            same = [
+                kept(name, "full", equal(name, row, steps, seed, options, full["mflops"]), seed, options)
+                for seed in seeds
+            ]
             if all(path.exists() for path in same):
                 pairs.append((steps, cells, [json.loads(path.read_text()) for path in same]))
     for steps, ours, theirs in pairs:
-        print_row("full, same compute", f"{statistics.mean(one['steps'] for one in theirs):.0f}", theirs)
+        print_row("full, same compute", f"{statistics.mean(one['steps'] for one in theirs):.0f}", theirs, full)
         gaps = [mine["quality"] - other["quality"] for mine, other in zip(ours, theirs, strict=True)]
         said = f"{spread(gaps, 2)} ({', '.join(f'{gap:+.2f}' for gap in gaps)})"
-        print(f"| `ranp-f` at {steps:,} steps less that | | | | {said} |")
+        print(f"| `ranp-f` at {steps:,} steps less that | | | | | | {said} |")
         commits |= {one["commit"] for one in theirs}
     print(f"\nCommits: {', '.join(sorted(commits))}")
 
 
-def print_row(row: str, steps: str, cells: list[dict]) -> None:
-    columns = [
-        spread([one[key] for one in cells], digits)
-        for key, digits in (("teraflops", 2), ("seconds", 0), ("quality", 2))
+def print_row(row: str, steps: str, cells: list[dict], full: dict[str, float]) -> None:
+    less = [
+        f"{100 * (statistics.mean(one[key] for one in cells) / full[key] - 1):+.1f} %"
+        for key in ("mflops", "memory_mib")
     ]
-    print(f"| {row} | {steps} | {' | '.join(columns)} |")
+    columns = (("teraflops", 2), ("seconds", 0), ("quality", 2))
+    shown = [spread([one[key] for one in cells], digits) for key, digits in columns]
+    print(f"| {row} | {steps} | {' | '.join(less + shown)} |")
 
 
 def main() -> None:
@@ -243,13 +247,15 @@ def main() -> None:
     parser.add_argument("--kappa", type=float, default=0.7, help="share of neurons to go, of all methods")
     parser.add_argument("--strength", type=float, default=11.0, help="lambda of RANP-f and RANP-m")
     parser.add_argument("--only", choices=list(TASKS), nargs="+", default=list(TASKS))
+    parser.add_argument("--costs", action="store_true", help="print what every variant keeps of the costs, too")
     parser.add_argument("--print", action="store_true", help="train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.print:
         run(options.only, options)
     for name in options.only:
-        print_costs(name, options)
+        if options.costs:
+            print_costs(name, options)
         print_quality(name, options)
 
 

@@ -5,10 +5,10 @@
     python benchmarks/coverage.py monai --again failed   # or: all, stale, or names
     python benchmarks/coverage.py --page                 # only write the page from the results there are
 
-Every network runs in a process of its own with a time limit; its result is a JSON file in `build/coverage`, which
-carries the digest of the code that gave it. `zoo.py` holds the list (`wild.py` the fourth and `attention.py` the fifth,
-with pages of their own), `coverage_network.py` what is done with each, `peers.py` the same for other libraries
-(`--peers`), `coverage_page.py` the page.
+Every network runs in a process of its own with a limit of processor time, which other work on the machine does not
+use up; its result is a JSON file in `build/coverage`, which carries the digest of the code that gave it. `zoo.py` holds
+the list (`wild.py` the fourth and `attention.py` the fifth, with pages of their own), `coverage_network.py` what is
+done with each, `peers.py` the same for other libraries (`--peers`), `coverage_page.py` the page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import traceback
 import warnings
 from pathlib import Path
@@ -76,25 +75,18 @@ def verdict(record):
 
 
 def run(entry, path, seconds, work, code):
-    """Run one network in a child process and leave its record in `path`."""
+    """Run one network in a child process and leave its record in `path`; `seconds` are the processor's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _child(entry, path, work, code)
-    ended, status = 0, 0
-    while not ended and time.monotonic() - began < seconds:
-        time.sleep(0.05)
-        ended, status = os.waitpid(child, os.WNOHANG)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _child(entry, path, seconds, work, code)
+    _, status, used = os.wait4(child, 0)
     record = json.loads(path.read_text())
-    if not ended:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM):
         record["timeout"] = seconds
     elif status:
         record["failure"] = f"the process ended with status {status}"
-    record["seconds"]["all"] = time.monotonic() - began
+    record["seconds"]["all"] = used.ru_utime + used.ru_stime
     record["verdict"] = verdict(record)
     save(path, record)
     return record
@@ -107,12 +99,14 @@ def save(path, record):
     half.replace(path)
 
 
-def _child(entry, path, work, code):
+def _child(entry, path, seconds, work, code):
     warnings.simplefilter("ignore")
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+    signal.alarm(100 * int(seconds))  # for one that waits and never goes on
     record = {"library": entry.library, "name": entry.name, "code": code, "stage": "", "seconds": {}, "began": 0.0}
     record["write"] = lambda: save(path, record)
     try:
@@ -160,7 +154,7 @@ def main():
     parser.add_argument("libraries", nargs="*", default=LIBRARIES, help="of: " + ", ".join(LIBRARIES))
     parser.add_argument("--only", nargs="+", default=(), help="names of networks")
     parser.add_argument("--again", nargs="+", default=(), help="all, failed, stale (older code), or names")
-    parser.add_argument("--seconds", type=float, default=300, help="time limit of a network")
+    parser.add_argument("--seconds", type=float, default=300, help="of the processor, at most, for a network")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "coverage")
     parser.add_argument("--peers", nargs="+", default=(), help="these libraries instead: torch-pruning, fastnas")
     parser.add_argument("--page", action="store_true", help="only write the page")

@@ -122,7 +122,7 @@ def is_half(space, candidate):
 
 
 def stage(record, name):
-    now = time.perf_counter()
+    now = time.process_time()
     if record["stage"]:
         record["seconds"][record["stage"]] = now - record["began"]
     record["stage"], record["began"] = name, now

@@ -181,8 +181,8 @@ def _networks(records, peers):
     text = [
         "*Reachable*: share of the MACs that the smallest candidate saves. *Frozen*: share of the parameters that no",
         "width takes away, among them those of auxiliary heads that run in training only. *Settings*: other than",
-        "those of `Space.trace(model, example)`, where these did not reach half. *Trace* and *all*: seconds of",
-        "`Space.trace`, and of everything.",
+        "those of `Space.trace(model, example)`, where these did not reach half. *Trace* and *all*: seconds",
+        "of the processor for `Space.trace`, and for everything.",
         "",
     ]
     return text + table([*heads, "all", *(PEERS[peer] for peer in shown)], rows)

@@ -10,6 +10,7 @@ import argparse
 import time
 
 import torch
+from zoo import import_torchvision
 
 from secateur.spaces import Space
 from secateur.spaces.tracing import shortcuts
@@ -85,6 +86,7 @@ def main():
     )
     print("| network | export, s | trace, s | trace / export | groups |\n|---|---:|---:|---:|---:|")
     arguments = parser.parse_args()
+    import_torchvision()
     for name in arguments.networks:
         model, inputs = NETWORKS[name]()
         model.eval()

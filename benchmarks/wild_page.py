@@ -56,7 +56,6 @@ def write(cache, library, folder):
 def _again(records):
     codes = ", ".join(sorted({record["code"] for record in records.values()}))
     lines = [f"These are of later code ({codes}); tables above have these networks as they were, or not at all."]
-    lines += ["Times are by the clock, so longer where a machine has other work."]
     rows = [[n, r["verdict"], why(r)] for n, r in records.items() if r["verdict"] not in ("covered", "costs only")]
     return [*lines, "", *_networks(records), *(["", *table(["network", "result", "why"], rows)] if rows else [])]
 
@@ -128,6 +127,7 @@ def _networks(records):
         "and attention. *Least MACs*: of the smallest network. *Heads*: groups that go by several channels at once,",
         "such as heads of attention. *Blocks*: those that can be dropped. *Side step*: smaller inputs by multiples of",
         "it are taken; none: another side is refused. *Frozen*: share of the parameters that no width takes away.",
+        "*Trace* and *all*: seconds of the processor.",
         "",
     ]
     return text + table(heads, rows)

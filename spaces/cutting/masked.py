@@ -10,6 +10,7 @@ Which those are is read off the norm's own weight, or, where it has none, off th
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -71,21 +72,37 @@ def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Example
 
 @contextlib.contextmanager
 def _masked(tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> Iterator[None]:
-    """While the tensors hold zeros everywhere but in what is kept."""
-    whole: dict[str, Tensor] = {}
-    for name, axes in kept.items():
-        tensor = tensors[name]
-        for axis, indices in axes.items():
-            if len(indices) < tensor.shape[axis]:
-                if name not in whole:
-                    whole[name] = tensor.clone()
-                every = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
-                tensor.index_fill_(axis, every.index_fill_(0, indices, False).nonzero().flatten(), 0)
+    """While the tensors hold zeros everywhere but in what is kept; memory that several share is filled in place."""
+    owners = Counter(one.untyped_storage()._cdata for one in {id(one): one for one in tensors.values()}.values())
+    before: list[tuple[Tensor, Tensor, bool]] = []
     try:
+        for name, axes in kept.items():
+            tensor = tensors[name]
+            cut = {axis: indices for axis, indices in axes.items() if len(indices) < tensor.shape[axis]}
+            if cut:
+                masked = torch.where(_inside(tensor, cut), tensor, tensor.new_zeros(()))
+                alone = type(tensor) in (Tensor, nn.Parameter) and owners[tensor.untyped_storage()._cdata] == 1
+                before.append((tensor, tensor.data if alone else tensor.clone(), alone))
+                if alone:
+                    tensor.data = masked
+                else:
+                    tensor.copy_(masked)
         yield
     finally:
-        for name, tensor in reversed(whole.items()):  # one of two names was copied when it was masked
-            tensors[name].copy_(tensor)
+        for tensor, whole, alone in reversed(before):  # one of two names was copied when it was masked
+            if alone:
+                tensor.data = whole
+            else:
+                tensor.copy_(whole)
+
+
+def _inside(tensor: Tensor, kept: Kept) -> Tensor:
+    """Whether each element is kept; of a shape that goes with the tensor's."""
+    found = torch.ones((), dtype=torch.bool, device=tensor.device)
+    for axis, indices in kept.items():
+        line = torch.zeros(tensor.shape[axis], dtype=torch.bool, device=tensor.device).index_fill_(0, indices, True)
+        found = found & line.reshape([-1 if other == axis else 1 for other in range(tensor.ndim)])
+    return found
 
 
 class _Asked(BaseException):

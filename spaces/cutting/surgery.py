@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 PLAIN_TYPES = {*PLAIN, bool, float, type}  # of attributes that need no copy
+_REGISTERED = {"_parameters", "_buffers", "_modules"}  # these hold tensors and modules alone
+_HOLDERS = {FunctionType, MethodType, partial, dict, OrderedDict, list, tuple}  # of functions, and functions
 _HOOKS = {name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set)}
 
 
@@ -191,7 +193,8 @@ def copied(model: nn.Module) -> nn.Module:
 
 def _with_functions(twin: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
     """The copy, with functions of its own where any module holds some; most hold none."""
-    if any(_functions(value) for module in twin.modules() for value in vars(module).values()):
+    held = (value for module in twin.modules() for name, value in vars(module).items() if name not in _REGISTERED)
+    if any(_functions(value) for value in held if type(value) in _HOLDERS):
         from .closures import rebind
 
         rebind(twin, memo)
@@ -200,9 +203,10 @@ def _with_functions(twin: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
 
 def _functions(value: Any, depth: int = 3) -> bool:
     kind = type(value)
-    if kind in (dict, OrderedDict, list, tuple) and depth:
-        return any(_functions(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
-    return kind in (FunctionType, MethodType, partial)
+    if kind in (FunctionType, MethodType, partial):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and any(_functions(one, depth - 1) for one in items if type(one) in _HOLDERS)
 
 
 def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from functools import wraps
 from types import GetSetDescriptorType
 from typing import Any
 
@@ -25,8 +26,8 @@ _OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye",
 _READS = {"item", "tolist", "__float__", "__int__", "__index__", "__bool__", "__complex__", "is_nonzero"}
 
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
-_GIVING = {"T", "H", "mT", "mH", "data", "grad", "_grad", "_base", "real", "imag"}  # tensors
-_FACTS = {  # of tensors, which are most calls: none gives a tensor
+_GIVING = {"T", "H", "mT", "mH", "data", "_grad", "_base", "real", "imag"}  # tensors
+_FACTS = {  # of tensors, which are most calls: none gives a tensor that is calculated
     *(
         fact.__get__
         for name, fact in vars(torch._C.TensorBase).items()
@@ -163,12 +164,23 @@ def _tensors(values: Any) -> list[Tensor]:
 def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
     """While a forward may read items of tensors that it makes of numbers; of the model's buffers too, if wanted.
 
-    An export has tensors without values in the place of buffers by the time that the forward is called.
+    An export has tensors without values in the place of buffers by the time that the forward is called; what it does
+    before and after is no business of the forward's, and much.
     """
     values, known = dict(model.named_buffers()) if buffers else {}, Known(sizes=buffers)
-    hook = model.register_forward_pre_hook(lambda module, _: known.know(module.named_buffers(), values))
-    try:
+    forward, own = model.forward, "forward" in vars(model)
+
+    @wraps(forward)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        known.know(model.named_buffers(), values)
         with known:
-            yield
+            return forward(*args, **kwargs)
+
+    model.forward = read
+    try:
+        yield
     finally:
-        hook.remove()
+        if own:
+            model.forward = forward
+        else:
+            del model.forward

@@ -1,13 +1,15 @@
 """What operators give on tensors without values, found once: a trace runs a network many times, mostly at known shapes.
 
 PyTorch works out many results in Python, which takes up to a millisecond an operator. They depend on shapes, strides,
-dtypes and plain values alone, so what was given for those is given again. Start at `dispatched`.
+dtypes and plain values alone, so what was given for those is given again; of a few operators shapes have a formula, so
+that what they give at new shapes is known as well. Start at `dispatched`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -39,6 +41,10 @@ def dispatched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     kind = _kind(func)
     tensors: list[Tensor] = []
+    if func in _FORMULAS and not kwargs:
+        foretold = _by_formula(func, args, kind)
+        if foretold is not None:
+            return foretold
     try:
         if not kind:
             raise _Unlike
@@ -62,6 +68,114 @@ def dispatched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return args[0]
     made = [_made(tensors, one, view=kind == "view") for one in found[1]]
     return made[0] if found[0] is Tensor else found[0](made)
+
+
+def _by_formula(func: Any, args: tuple[Any, ...], kind: str) -> Any:
+    """What an operator gives whose shapes have a formula; None where that does not hold."""
+    tensors = [one for one in args if isinstance(one, Tensor)]
+    try:
+        first = _one_kind(tensors)
+    except _Unlike:
+        return None
+    if kind == "view" and type(first) is not FakeTensor:  # others are as fast themselves
+        return None
+    if func not in _PRODUCTS and any(one.stride() != _dense(one.shape) for one in tensors):
+        return None
+    shapes = _FORMULAS[func](*args)
+    if shapes is None:
+        return None
+    dtypes = tuple(one.dtype for one in tensors)
+    given = (func, "formula", dtypes, type(first), first.device.type, torch.get_default_dtype())
+    if given not in _known:
+        result = func(*args)
+        found = _noted(result, tensors, like=False, view=kind == "view", in_place=False)
+        fits = found is not None and [one[:2] for one in found[1]] == [(shape, _dense(shape)) for shape in shapes]
+        _known[given] = found if found is not None and fits else (type(None), ())
+        return result
+    kept, results = _known[given]
+    if kept is type(None):  # it does not hold here
+        return None
+    made = [
+        _made(tensors, (shape, _dense(shape), dtype, 0), view=kind == "view")
+        for shape, (_, _, dtype, _) in zip(shapes, results, strict=True)
+    ]
+    return made[0] if kept is Tensor else kept(made)
+
+
+_Shapes = list[tuple[int, ...]]
+
+
+def _matrix(one: Tensor, other: Tensor) -> _Shapes | None:
+    """Of a product of two matrices, or of as many pairs."""
+    left, right = one.shape, other.shape
+    fits = len(left) == len(right) and left[:-2] == right[:-2] and left[-1] == right[-2] and 0 not in (*left, *right)
+    return [(*left[:-1], right[-1])] if fits else None
+
+
+def _added(bias: Tensor, one: Tensor, other: Tensor) -> _Shapes | None:
+    found = _matrix(one, other)
+    return found if found is not None and tuple(bias.shape) == found[0][1:] else None
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    dilations: Sequence[int],
+    transposed: bool,
+    more: Sequence[int],
+    groups: int,
+) -> _Shapes | None:
+    filters, each, *kernel = weight.shape
+    sides = x.shape[2:]
+    if transposed or x.ndim != weight.ndim or {len(strides), len(paddings), len(dilations)} != {len(sides)}:
+        return None
+    if min(*strides, *dilations) < 1 or min(paddings) < 0:
+        return None
+    if x.shape[1] != each * groups or filters % groups or (bias is not None and tuple(bias.shape) != (filters,)):
+        return None
+    steps = zip(sides, kernel, strides, paddings, dilations, strict=True)
+    left = [(side + 2 * edge - step * (size - 1) - 1) // stride + 1 for side, size, stride, edge, step in steps]
+    return [(x.shape[0], filters, *left)] if min(*x.shape, *weight.shape, *left) > 0 else None
+
+
+def _layer_normed(
+    x: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, _: float
+) -> _Shapes | None:
+    start = x.ndim - len(sizes)
+    own = [tuple(one.shape) for one in (weight, bias) if one is not None]
+    if start < 1 or any(one != tuple(sizes) for one in (*own, tuple(x.shape[start:]))):
+        return None
+    each = (*x.shape[:start], *(1 for _ in sizes))
+    return [tuple(x.shape), each, each]
+
+
+def _resized(x: Tensor, size: Sequence[int], *_: Any) -> _Shapes | None:
+    return [(*x.shape[:2], *size)] if x.ndim == 2 + len(size) and min(*x.shape, *size) > 0 else None
+
+
+def _viewed(x: Tensor, size: Sequence[int]) -> _Shapes | None:
+    count, given = x.numel(), prod(one for one in size if one != -1)
+    if not count or not given or list(size).count(-1) > 1 or count % given or (-1 not in size and count != given):
+        return None
+    return [tuple(count // given if one == -1 else one for one in size)]
+
+
+_ATEN = torch.ops.aten
+_PRODUCTS = {_ATEN.mm.default, _ATEN.bmm.default, _ATEN.addmm.default}  # contiguous, whatever their operands are
+_FORMULAS: dict[Any, Callable[..., _Shapes | None]] = {
+    _ATEN.mm.default: _matrix,
+    _ATEN.bmm.default: _matrix,
+    _ATEN.addmm.default: _added,
+    _ATEN.convolution.default: _convolved,
+    _ATEN.native_layer_norm.default: _layer_normed,
+    _ATEN.upsample_bilinear2d.default: _resized,
+    _ATEN.upsample_nearest2d.default: _resized,
+    _ATEN.view.default: _viewed,
+}
+"""By an operator, shapes of what it gives, contiguous for contiguous operands; None: its own rules are to say it."""
 
 
 def _like(func: Any, kind: str, args: tuple[Any, ...], tensors: Sequence[Tensor]) -> bool:

@@ -12,6 +12,7 @@ from networks import NETWORKS, Norms, Residual, image, network
 from torch import nn
 
 from secateur.spaces import Space, build, verify
+from secateur.spaces.cutting.masked import masked_outputs
 
 
 def seeded(model):
@@ -187,3 +188,24 @@ def test_an_output_that_sees_nothing_proves_nothing():
     error = verify(model, space, space.uniform(0.5), example)
     assert np.isnan(error) and "0 of 1 groups" in str(error)
     assert not error < 1e-3
+
+
+def test_masked_weights_are_put_back_also_where_two_share_memory():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.alone = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.same = nn.Parameter(self.one.weight.data)
+
+        def forward(self, x):
+            return self.alone(self.one(x)), x @ self.same.T
+
+    model, kept = Twice(), torch.tensor([0, 2, 5])
+    tensors = dict(model.named_parameters())
+    before = {name: (tensor.data_ptr(), tensor.detach().clone()) for name, tensor in tensors.items()}
+    x = torch.rand(2, 4)
+    _, same = masked_outputs(model, {"one.weight": {0: kept}, "alone.weight": {1: kept}, "one.bias": {0: kept}}, (x,))
+    assert same.any(0).tolist() == [True, False, True, False, False, True]
+    for name, (place, values) in before.items():
+        assert tensors[name].data_ptr() == place
+        assert torch.equal(tensors[name], values)

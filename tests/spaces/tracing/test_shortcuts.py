@@ -8,9 +8,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.spaces import Space
-from secateur.spaces.tracing import dryrun
+from secateur.spaces.tracing import dryrun, shortcuts
 from secateur.spaces.tracing.probe import run
 from secateur.spaces.tracing.shortcuts import dispatched
+
+aten = torch.ops.aten
 
 
 class Shortened(TorchDispatchMode):
@@ -36,9 +38,28 @@ CALLS = {
     "clone as channels last": lambda x: x.clone(memory_format=torch.channels_last),
     "transposed": lambda x: x.transpose(1, 2).sigmoid(),
     "convolution": lambda x: F.conv2d(x, x.new_ones(5, x.shape[1], 3, 3)),
+    "convolution of groups": lambda x: F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), groups=x.shape[1], padding=1),
+    "convolution by steps": lambda x: F.conv2d(x, x.new_ones(4, x.shape[1], 1, 2), x.new_ones(4), (2, 1), 1, (1, 2)),
+    "convolution of channels last": lambda x: F.conv2d(
+        x.contiguous(memory_format=torch.channels_last), x.new_ones(5, x.shape[1], 1, 1)
+    ),
+    "transposed convolution": lambda x: F.conv_transpose2d(x, x.new_ones(x.shape[1], 6, 2, 2), stride=2),
+    "convolution along": lambda x: F.conv1d(x.flatten(2), x.new_ones(3, x.shape[1], 2), padding=1),
+    "linear": lambda x: F.linear(x.flatten(1), x.new_ones(5, x[0].numel()), x.new_ones(5)),
+    "linear without a bias": lambda x: F.linear(x, x.new_ones(7, x.shape[-1])),
+    "products": lambda x: (x @ x.mT, x[0, 0] @ x[0, 0].mT, torch.bmm(x[0].mT, x[0]), torch.bmm(x[0], x[0].mT)),
+    "resized": lambda x: (
+        F.interpolate(x, scale_factor=2, mode="bilinear"),
+        F.interpolate(x, size=(3, 5), mode="nearest"),
+        F.interpolate(x.mT, size=(3, 5), mode="bilinear", align_corners=True),
+    ),
+    "other shapes": lambda x: (x.view(-1, x.shape[-1]), x.view(x.numel()), x[:, 1:].contiguous().view(1, -1)),
     "views": lambda x: (*x.chunk(2, 1), x[:, 1:].flatten(1)[:, 2:], x.unbind(0)[1].t_() if x.ndim == 3 else x.mT),
     "indices": lambda x: F.max_pool2d(x, 2, return_indices=True),
     "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "layer norm with weights": lambda x: F.layer_norm(
+        x, x.shape[-2:], x.new_ones(x.shape[-2:]), x.new_ones(x.shape[-2:])
+    ),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
     "reduced": lambda x: x.mean((2, 3), keepdim=True),
     "made": lambda x: (x.new_zeros(3), torch.ones_like(x, dtype=torch.float64), torch.arange(4)),
@@ -75,6 +96,19 @@ def test_views_share_memory_and_results_do_not():
 
 
 @torch.no_grad()
+def test_formulas_hold_for_shapes_that_are_new(monkeypatch):
+    monkeypatch.setattr(shortcuts, "_known", {})
+    x, others = torch.empty(2, 4, 8, 6, device="meta"), torch.empty(3, 6, 5, 7, device="meta")
+    with Shortened():
+        for name in ("convolution of groups", "layer norm with weights", "linear"):
+            CALLS[name](x)
+            before = len(shortcuts._known)
+            CALLS[name](others)
+            known = [key[0] for key in [*shortcuts._known][before:]]
+            assert not {aten.convolution.default, aten.native_layer_norm.default, aten.addmm.default} & {*known}
+
+
+@torch.no_grad()
 def test_default_dtype_counts():
     with torch.device("meta"), Shortened():
         whole = torch.empty(3, dtype=torch.int64)
@@ -86,11 +120,38 @@ def test_default_dtype_counts():
             torch.set_default_dtype(torch.float32)
 
 
-def test_operands_that_do_not_fit_fail_as_ever():
-    with torch.device("meta"), Shortened():
-        for _ in range(2):
-            with pytest.raises(RuntimeError):
-                torch.empty(2, 3) + torch.empty(2, 4)
+MISFITS = {
+    "sum": lambda x: x + x.new_ones(2, 4, 8, 5),
+    "convolution": lambda x: F.conv2d(x, x.new_ones(5, 3, 3, 3)),
+    "convolution of groups": lambda x: F.conv2d(x, x.new_ones(6, 3, 3, 3), groups=2),
+    "convolution with a bias": lambda x: F.conv2d(x, x.new_ones(5, 4, 3, 3), x.new_ones(4)),
+    "too large a kernel": lambda x: F.conv2d(x, x.new_ones(5, 4, 9, 3)),
+    "linear": lambda x: F.linear(x.flatten(1), x.new_ones(5, 191), x.new_ones(5)),
+    "linear with a bias": lambda x: F.linear(x.flatten(1), x.new_ones(5, 192), x.new_ones(4)),
+    "product": lambda x: torch.bmm(x[0], x[0]),
+    "layer norm": lambda x: F.layer_norm(x, (5,), x.new_ones(5)),
+    "view": lambda x: x.view(-1, 5),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["meta", "fake"])
+@pytest.mark.parametrize("call", MISFITS.values(), ids=MISFITS)
+def test_operands_that_do_not_fit_fail_as_ever(call, mode):
+    def outcome(x):
+        try:
+            return described(call(x))
+        except RuntimeError as error:
+            return type(error)
+
+    with torch.device("meta") if mode == "meta" else FakeTensorMode():
+        x = torch.empty(2, 4, 8, 6)
+        want = outcome(x)  # the meta device lets some pass
+        assert isinstance(want, type) or mode == "meta"
+        with Shortened():
+            for name in ("convolution", "convolution of groups", "linear", "products", "layer norm", "other shapes"):
+                CALLS[name](x)  # what fits is known by then
+            assert [outcome(x), outcome(x)] == [want, want]
 
 
 class Frozen(dict):

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 LARGEST = 1 << 16  # elements of a tensor whose value is kept
 _OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
 _OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye", "empty", "new_full", "full_like"}
+_OF_SIZES = {"pad", "view", "reshape", "expand", "repeat", "narrow", "interpolate"}
 _READS = {"item", "tolist", "__float__", "__int__", "__index__", "__bool__", "__complex__", "is_nonzero"}
 
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device)
@@ -69,6 +70,8 @@ class Known(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "__iter__" and args[0].ndim:
             return iter(self.__torch_function__(Tensor.unbind, types, args[:1]))
+        if name in _OF_SIZES or name == "__getitem__":
+            args, kwargs = self._sized(name, args, kwargs)
         given = _tensors((args, kwargs))
         with torch._C.DisableTorchFunction():
             values = [self._value(tensor) for tensor in given]
@@ -104,6 +107,19 @@ class Known(TorchFunctionMode):
         """The number that a tensor is; the tensor where it is none, or not known."""
         value = self._value(tensor)
         return tensor if value is None or value.ndim else self._apply(Tensor.item, (value,), {})
+
+    def _sized(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Operands with numbers in the place of sizes, paddings and bounds of slices that are tensors."""
+        bounds = name == "__getitem__"
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, slice):
+                return slice(*(self._number(one) if isinstance(one, Tensor) else one for one in _ends(value)))
+            if type(value) in (tuple, list) and any(isinstance(one, (Tensor, slice)) for one in value):
+                return type(value)(plain(one) for one in value)
+            return self._number(value) if isinstance(value, Tensor) and not bounds else value
+
+        return (*args[:1], *map(plain, args[1:])), {key: plain(value) for key, value in kwargs.items()}
 
     def _written(self, result: Tensor, data: tuple[Any, ...]) -> None:
         """Keep and note what the forward wrote down as data."""
@@ -142,6 +158,10 @@ class Known(TorchFunctionMode):
             with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
                 self._values[tensor] = _cloned(lent)
         return self._values.get(tensor, tensor)
+
+
+def _ends(value: slice) -> tuple[Any, Any, Any]:
+    return value.start, value.stop, value.step
 
 
 def _cloned(tensor: Tensor) -> Tensor:

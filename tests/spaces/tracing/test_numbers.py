@@ -54,6 +54,13 @@ def ramp(y, c):
     return torch.meshgrid(torch.linspace(0, c, 8), torch.linspace(0, 1, 8), indexing="ij")[0].to(y)
 
 
+def padded(net, y):
+    edge = net.buffer[0].long() // 8
+    more = torch.ceil((y.shape[3] + 3 - net.buffer[0]) / net.buffer[0]).long()
+    y = F.pad(y, (edge, edge + more, 0, edge), value=0.0)
+    return y[:, :, edge:, edge : y.shape[3] - edge] if y.shape[3] > max(edge, more) else y * 2
+
+
 COUNTS = {  # the full network's number of channels is a value here; as a graph it is kept
     "tensor": lambda net, y, c: y / torch.sqrt(torch.tensor(c)),
     "float tensor": lambda net, y, c: y / torch.tensor(float(c), dtype=y.dtype).sqrt(),
@@ -83,6 +90,7 @@ COUNTS = {  # the full network's number of channels is a value here; as a graph 
     "ramp": lambda net, y, c: y * ramp(y, c),
     "comparison": lambda net, y, c: torch.where(torch.arange(y.shape[3]) < c // 8, y, y * 0),
     "branch": lambda net, y, c: y if c < 20 else y * 2,
+    "padding by a tensor": lambda net, y, c: F.pad(y, (0, torch.tensor(c) // 32)),
 }
 FROZEN = {  # as a graph too: values over channels
     "linspace": lambda net, y, c: y * torch.linspace(0, 1, c, dtype=y.dtype).view(1, -1, 1, 1),
@@ -108,6 +116,8 @@ FOLLOWED = {
     "item of what was made": lambda net, y, c: y * (torch.tensor([1.0, 3.0]) * 2 + 1)[1:].sum().item(),
     "branch on a buffer": lambda net, y, c: y * 2 if net.buffer[0] > 4 else y,
     "bound": lambda net, y, c: y[:, :, : int(net.held[0]) // 4],
+    "bound that is a tensor": lambda net, y, c: y[:, :, : net.held[0].long() // 4],
+    "paddings that are tensors": lambda net, y, c: padded(net, y),
 }
 
 

@@ -108,6 +108,7 @@ def _child(entry, path, seconds, work, code):
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
     signal.alarm(100 * int(seconds))  # for one that waits and never goes on
     record = {"library": entry.library, "name": entry.name, "code": code, "stage": "", "seconds": {}, "began": 0.0}
+    record["clock"] = "processor"
     record["write"] = lambda: save(path, record)
     try:
         torch.manual_seed(0)

@@ -33,29 +33,36 @@ TEXTS = {
 }
 
 
-AGAIN = "\n## Run again since\n"
+AGAIN = "\n## Run again since"
 
 
 def write(cache, library, folder):
     """Write the page of a list from `cache` into `folder`, if there are results.
 
-    A page that has networks of which `cache` knows nothing stays, and the results become its last section.
+    A page that has networks of which `cache` knows nothing stays, and the results become its last section; an earlier
+    one goes once all of its networks are run again.
     """
     records, page = read(cache / library), folder / PAGES[library]
     if not records:
         return
-    known = page.read_text().split(AGAIN)[0] if page.is_file() else ""
-    if set(re.findall(r"^\| (\S.*?) \| (?:covered|\*\*)", known, re.MULTILINE)) <= records.keys():
+    known, *earlier = page.read_text().split(AGAIN) if page.is_file() else [""]
+    if _names(known) <= records.keys():
         lines = _head(records, library)
         lines += ["", *_goals(records.values(), library), "", *_networks(records), *_rest(records)]
     else:
-        lines = [known.rstrip(), AGAIN, *_again(records)]
+        earlier = [AGAIN + one.rstrip() for one in earlier if not _names(one) <= records.keys()]
+        lines = [known.rstrip(), *earlier, *_again(records)]
     page.write_text(re.sub(PATH, "", "\n".join(lines).rstrip()) + "\n")
+
+
+def _names(page):
+    """The networks that have a row."""
+    return set(re.findall(r"^\| (\S.*?) \| (?:covered|\*\*)", page, re.MULTILINE))
 
 
 def _again(records):
     codes = ", ".join(sorted({record["code"] for record in records.values()}))
-    lines = [f"These are of later code ({codes}); tables above have these networks as they were, or not at all."]
+    lines = [f"{AGAIN}, with {codes}", "", "Tables above have these networks as they were, or not at all."]
     rows = [[n, r["verdict"], why(r)] for n, r in records.items() if r["verdict"] not in ("covered", "costs only")]
     return [*lines, "", *_networks(records), *(["", *table(["network", "result", "why"], rows)] if rows else [])]
 
@@ -102,6 +109,7 @@ def _networks(records):
     for name, record in records.items():
         error = max(record.get("error", -1), record.get("error_random", -1))
         counter = record.get("counter")
+        clock = "" if "clock" in record else " by the clock"
         rows.append(
             [
                 name,
@@ -117,8 +125,8 @@ def _networks(records):
                 record.get("side_multiple", "") or "",
                 f"{100 * record['frozen']:.0f} %" if "frozen" in record else "",
                 record.get("exported", ""),
-                f"{record['seconds']['trace']:.1f} s" if "trace" in record["seconds"] else "",
-                f"{record['seconds']['all']:.0f} s",
+                f"{record['seconds']['trace']:.1f} s{clock}" if "trace" in record["seconds"] else "",
+                f"{record['seconds']['all']:.0f} s{clock}",
             ]
         )
     text = [
@@ -127,7 +135,7 @@ def _networks(records):
         "and attention. *Least MACs*: of the smallest network. *Heads*: groups that go by several channels at once,",
         "such as heads of attention. *Blocks*: those that can be dropped. *Side step*: smaller inputs by multiples of",
         "it are taken; none: another side is refused. *Frozen*: share of the parameters that no width takes away.",
-        "*Trace* and *all*: seconds of the processor.",
+        "*Trace* and *all*: seconds of the processor; by the clock they are longer, where a machine has other work.",
         "",
     ]
     return text + table(heads, rows)

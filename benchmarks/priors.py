@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import numpy as np
 from external import TableSpace, _by_study, load, seeds_of
+from fashion import commit
 
-from pruners import commit
 from secateur.search import Problem
 from secateur.studies.drivers.prior import seeds_from
 

@@ -236,7 +236,7 @@ def print_row(row: str, steps: str, cells: list[dict], full: dict[str, float]) -
         f"{100 * (statistics.mean(one[key] for one in cells) / full[key] - 1):+.1f} %"
         for key in ("mflops", "memory_mib")
     ]
-    columns = (("teraflops", 2), ("seconds", 0), ("quality", 2))
+    columns = (("teraflops", 3), ("seconds", 0), ("quality", 2))
     shown = [spread([one[key] for one in cells], digits) for key, digits in columns]
     print(f"| {row} | {steps} | {' | '.join(less + shown)} |")
 

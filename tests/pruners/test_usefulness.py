@@ -54,11 +54,7 @@ def chance():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        for name, make in METHODS.items()
-        if name not in ("random", *WORSE, *NEAR) and make().needs != "training"
-    ],
+    [name for name, make in METHODS.items() if name not in ("random", *WORSE, *NEAR) and make().needs != "training"],
 )
 def test_a_method_is_better_than_chance(name):
     mean, deviation = chance()

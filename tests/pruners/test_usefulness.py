@@ -21,7 +21,7 @@ BUDGETS, SEEDS = (0.6, 0.4), 6
 TRAINING = sc.Training(pruning_images=256)
 WORSE = ("grasp", "synflow", "hrank", "lamp", "ranp", "epruner")  # 52 to 73 %, where chance has 51
 NEAR = ("taylor", "snip", "obd", "anpyc", "ranp-w", "ranp-f", "ranp-m", "ranp-p", "functionality")  # 38 to 51 %
-"""Methods that are no better than chance here, or by less than what tells them apart for sure: docs/methods.md has them."""
+"""No better than chance here, or by less than what tells them apart for sure; docs/methods.md has them."""
 
 
 @cache

@@ -1,7 +1,8 @@
 """RANP on 3D networks and real volumes: what each variant keeps of the costs, and the quality after how much training.
 
     pip download --no-deps nilearn==0.14.1 -d build/ranp
-    (cd build/ranp && apt-get download mricron-data && dpkg-deb -x mricron-data_*.deb .)
+    apt-get download mricron-data
+    dpkg-deb -x mricron-data_*.deb build/ranp
     python benchmarks/ranp.py [--seeds 3] [--kappa 0.7] [--only tissues] [--print]
 
 Two tasks (benchmarks/volumes.py): tissues of every voxel by a 3D U-Net, and ten brain structures by its way down. As in

@@ -257,6 +257,25 @@ def test_mlflow_has_one_run_a_study(tmp_path, monkeypatch):
     assert all(isinstance(moment, int) and moment > 10**12 for _, _, moment, _ in metrics), "milliseconds"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of MLflow's own
+def test_the_packages_themselves_take_it(tmp_path, monkeypatch):
+    mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    study = create(tmp_path / "a")
+    for total in (2, 3):
+        with Trackers(["mlflow", "wandb"], study.path) as listener:
+            study.run(total, listener)
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("secateur").experiment_id])
+    errors = {one.step: one.value for one in client.get_metric_history(run.info.run_id, "error")}
+    assert run.info.status == "FINISHED" and errors == dict(enumerate(study.trials().error))
+    name = read_study_json(study.path)["name"]
+    assert len(list((tmp_path / "a" / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))) == 2
+
+
 def test_weights_and_biases_has_one_run_a_study(tmp_path, monkeypatch):
     """Signatures are those of `wandb.init` and `wandb.Run` in W&B 0.31."""
 

@@ -1,5 +1,6 @@
 """A study seen from its folder alone: the same as the study says, and nothing is written, run or sent."""
 
+import gc
 import json
 import os
 import shutil
@@ -70,6 +71,7 @@ def test_a_report_of_it_runs_no_code_of_the_folder(tmp_path, capsys):
     file = write(tmp_path, "look_tiny") / "study.toml"
     assert main(["search", str(file), "--out", str(tmp_path / "s"), "--quiet"]) == 0
     (tmp_path / "look_tiny.py").write_text("raise SystemExit('it was run')")
+    gc.collect()  # the study of this process closes its database
     before = files(tmp_path / "s")
     page = Look(tmp_path / "s").report(tmp_path / "a.html", pictures=tmp_path / "png")
     assert "no code of the study was run" in page.read_text() and (tmp_path / "png" / "front.png").is_file()

@@ -102,7 +102,11 @@ def test_genetic_sampler_takes_seeds_for_its_first_generation_and_breeds(tmp_pat
 # --- the same however it is interrupted -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", QUICK)
+@pytest.mark.parametrize(
+    "sampler",
+    # Samplers of Optuna that are alike in what they remember stand for one another in the quick run.
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("random", "qmc", "nsga3") else name for name in QUICK],
+)
 def test_interrupted_equals_uninterrupted(tmp_path, sampler):
     straight = create(tmp_path / "a", sampler=sampler)
     straight.run(26)

@@ -281,7 +281,7 @@ def test_a_format_that_cannot_be_is_left_out_with_the_reason_and_the_weights_are
         write_model(tmp_path / "a", **parts, wanted=Wanted(("pt2",)))
     assert not list(tmp_path.iterdir())
     found = write_model(tmp_path / "a", **parts)
-    assert "cannot be exported" in found["pt2"]["left_out"] and max(found["safetensors"].values()) == 0
+    assert "cannot be exported" in found["pt2"]["left_out"] and max(found["safetensors"].values()) < 1e-6
     assert not list((tmp_path / "a").glob("*.pt2"))
     inputs = torch.rand(5, 3)
     assert torch.equal(load(tmp_path / "a", model=Untraceable())(inputs), full(inputs))
@@ -553,7 +553,7 @@ def test_a_network_that_no_study_made_is_saved_and_loaded(tmp_path):
         next(small.parameters()).add_(1)  # trained
     parts = {"model": full, "space": space, "candidate": candidate, "scores": scores}
     found = sc.save(tmp_path / "net", small, **parts, formats=("pt2",), notes={"errors": {"test_error": 0.1}})
-    assert max(found["safetensors"].values()) == 0 and max(found["pt2"].values()) < 1e-4
+    assert max(found["safetensors"].values()) < 1e-6 and max(found["pt2"].values()) < 1e-4
     config = read_json(tmp_path / "net" / "config.json")
     assert config["key"] == candidate.key and config["errors"] == {"test_error": 0.1}
     assert config["costs"]["macs"] == space.costs([candidate]).macs[0] < config["full_costs"]["macs"]

@@ -99,6 +99,7 @@ def test_parents_and_rounds_travel(tmp_path, cluster):
     assert "round-0" in results(other)
 
 
+@pytest.mark.slow  # a Ray Tune run of its own
 def test_a_scheduler_stops_trials_and_none_of_them_counts(tmp_path, cluster):
     study = create(tmp_path / "a", training=Training(lr=0.05, short_epochs=6, recalibration_images=64))
     asha = schedulers.ASHAScheduler(grace_period=1, reduction_factor=2, max_t=6)
@@ -235,6 +236,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
     assert [path.name for path in sorted((tmp_path / "b" / "tune").iterdir())] == ["run-001", "run-002", "run-003"]
 
 
+@pytest.mark.slow  # a Ray Tune run of its own
 def test_a_result_an_epoch_and_a_last_one_with_the_outcome(tmp_path, cluster):
     """What is wrong, or asks to leave, fails the trial; what ends a process loses the worker; each on a used worker."""
     ends = ("", "raise", "exit", "kill")

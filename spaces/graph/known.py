@@ -187,16 +187,17 @@ def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
     before and after is no business of the forward's, and much.
     """
     values, known = dict(model.named_buffers()) if buffers else {}, Known(sizes=buffers)
+    entered = contextlib.ExitStack()
 
     def begin(module: nn.Module, _: Any) -> None:
         known.know(module.named_buffers(), values)
-        known.__enter__()
+        entered.enter_context(known)
 
     # Hooks, and not a forward in the place of the model's: an export calls that with another self, which notes by what
     # name a module is called that has several.
     hooks = [
         model.register_forward_pre_hook(begin),
-        model.register_forward_hook(lambda *_: known.__exit__(None, None, None), always_call=True),
+        model.register_forward_hook(lambda *_: entered.close(), always_call=True),
     ]
     try:
         yield

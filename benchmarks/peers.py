@@ -3,6 +3,8 @@
 The comparison leans towards them: a library is told the layers that make the network's output, its ratio is found by
 bisection on the MACs that PyTorch itself counts, and its finest widths are allowed (multiples of 8). What it removed is
 read off the numbers: the smaller network's weights are looked up in the full one's, whose numbers are all different.
+Torch-Pruning is told which layers make queries, keys and values, and of how many heads, by the names that they usually
+have; attributes with the size of a head are set afterwards, as its users do by hand.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import re
 
 import torch
 from coverage_network import LARGE, doubled, liven, smallest_side, stage, tensors, tolerance
@@ -110,6 +113,23 @@ def bisect(try_ratio, small_enough):
     return best
 
 
+def heads(model):
+    """Attention modules, each with its layers of queries, keys and values (or one of all three), and its heads."""
+    found = {}
+    for module in model.modules():
+        counts = [getattr(module, name, None) for name in ("num_heads", "num_attention_heads", "n_heads", "heads")]
+        count = next((one for one in counts if isinstance(one, int)), None)
+        layers = [
+            child
+            for name, child in module.named_children()
+            if isinstance(child, torch.nn.Linear)
+            and re.fullmatch("qkv|in_proj|[qkv](_proj|_lin)?|query|key|value", name)
+        ]
+        if count and layers:
+            found[module] = layers, count
+    return found
+
+
 def torch_pruning(model, x, last, share):
     """Torch-Pruning's MagnitudePruner at one ratio for all layers."""
     import torch_pruning as tp
@@ -118,10 +138,24 @@ def torch_pruning(model, x, last, share):
         twin = copy.deepcopy(model)
         ignored = [module for name, module in twin.named_modules() if name in last]
         importance = tp.importance.GroupMagnitudeImportance(p=2)
+        told = heads(twin)
         pruner = tp.pruner.MagnitudePruner(
-            twin, x, importance, pruning_ratio=ratio, ignored_layers=ignored, round_to=None
+            twin,
+            x,
+            importance,
+            pruning_ratio=ratio,
+            ignored_layers=ignored,
+            round_to=None,
+            num_heads={layer: module_heads for layers, module_heads in told.values() for layer in layers},
         )
         pruner.step()
+        for module, (layers, count) in told.items():
+            size = layers[0].out_features // (count * (3 if len(layers) == 1 else 1))
+            for name in ("head_dim", "attention_head_size", "dim_head"):
+                if isinstance(getattr(module, name, None), int):
+                    setattr(module, name, size)
+            if isinstance(getattr(module, "all_head_size", None), int):
+                module.all_head_size = size * count
         with torch.no_grad():
             twin(x)
         return twin

@@ -15,7 +15,8 @@ import io
 import re
 
 import torch
-from coverage_network import LARGE, doubled, liven, smallest_side, stage, tensors, tolerance
+from coverage_network import LARGE, call, doubled, liven, smallest_side, stage, tensors, tolerance
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.spaces import Space, named_tensors
@@ -41,8 +42,8 @@ def measure(peer, entry, record):
     for tensor in named_tensors(model).values():
         if tensor.is_floating_point() and tensor.numel() > 1:
             tensor.data.mul_(1 + 1e-6 * torch.rand(tensor.shape, generator=generator, dtype=dtype))
-    x = entry.example(2, side).to(dtype)
-    last = last_layers(model, entry.example(1).to(dtype), x)
+    x = entry.example(2, side, dtype=dtype)
+    last = last_layers(model, entry.example(1, dtype=dtype), x)
     full = macs(model, entry, dtype)
     stage(record, "prune")
     halve = {"torch-pruning": torch_pruning, "fastnas": fastnas}[peer]
@@ -50,7 +51,7 @@ def measure(peer, entry, record):
     record["ratio"] = macs(small, entry, dtype) / full
     stage(record, "compare")
     with torch.no_grad():
-        got, whole = tensors(small(x)), tensors(model(x))
+        got, whole = tensors(call(small, x)), tensors(call(model, x))
     record["runs"] = [t.shape for t in got] == [t.shape for t in whole]
     if not record["runs"]:
         raise ValueError("the outputs have other shapes than the full network's")
@@ -72,7 +73,7 @@ def last_layers(model, example, x):
         return [name for name, reason in space.frozen.items() if "network's output" in reason]
     except Exception:  # noqa: BLE001 - then by width
         with torch.no_grad():
-            widths = {tensor.shape[1] for tensor in tensors(model(x)) if tensor.ndim > 1}
+            widths = {tensor.shape[1] for tensor in tensors(call(model, x)) if tensor.ndim > 1}
         makers = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
         sizes = {n: getattr(m, "out_features", getattr(m, "out_channels", 0)) for n, m in model.named_modules()}
         return [n for n, m in model.named_modules() if isinstance(m, makers) and sizes[n] in widths]
@@ -84,7 +85,7 @@ def macs(model, entry, dtype):
         try:
             twin = copy.deepcopy(model).to(device)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                twin(entry.example(1).to(device, dtype))
+                call(twin, tree_map(lambda one, device=device: one.to(device), entry.example(1, dtype=dtype)))
             return counter.get_total_flops() / 2
         except Exception:  # noqa: BLE001 - a forward that makes tensors of its own does not run on meta
             if device == "cpu":
@@ -157,7 +158,7 @@ def torch_pruning(model, x, last, share):
             if isinstance(getattr(module, "all_head_size", None), int):
                 module.all_head_size = size * count
         with torch.no_grad():
-            twin(x)
+            call(twin, x)
         return twin
 
     return bisect(at, share)

@@ -71,9 +71,10 @@ def _beside(cache, library, count):
     right = sum(bool(one.get("equal")) for one in half)
     return [
         "",
-        f"Torch-Pruning {version('torch-pruning')} on the same list (`--peers torch-pruning`), told what makes the output and",
-        f"the heads of every attention whose layers have the usual names: of {len(given)} that could be compared, {len(half)} run at",
-        f"half of their MACs, {right} of these with the numbers of the full network without its channels.",
+        f"Torch-Pruning {version('torch-pruning')} on the same list (`--peers torch-pruning`), told what makes the",
+        "output and the heads of every attention whose layers have the usual names: of",
+        f"{len(given)} that could be compared, {len(half)} run at half of their MACs, {right} of these with the",
+        "numbers of the full network without its channels.",
     ]
 
 

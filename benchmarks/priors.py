@@ -3,7 +3,7 @@
     python benchmarks/priors.py DIR [--trials 40] [--share 0.5 0.3 0.1]
 
 DIR is that of benchmarks/external.py. The same space was trained on CIFAR-10 and on CIFAR-100 (NATS-Bench SSS, 32,768
-networks; the errors of the two have a rank correlation of 0.80). *none* begins as a study does by default; *prior* with
+networks). *none* begins as a study does by default; *prior* with
 five networks of the front that `auto` found in 80 trials on the other data, as `Search(prior=)` takes them; *shuffled*
 with five of the same trials whose errors were exchanged: a prior that says nothing. Judged as there: percent of the
 true front's hypervolume within the budget after so many trials. One replay: the table has one training of a network,
@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 from external import TableSpace, _by_study, load, seeds_of
 from fashion import commit
+from scipy.stats import spearmanr
 
 from secateur.search import Problem
 from secateur.studies.drivers.prior import seeds_from
@@ -56,7 +57,8 @@ def main():
     parser.add_argument("--trials", type=int, default=max(AT))
     parser.add_argument("--share", type=float, nargs="+", default=[0.5, 0.3, 0.1])
     given = parser.parse_args()
-    print(f"Commit {commit()}.\n")
+    one, other = (load(name, given.folder).truth for name in PAIRS)
+    print(f"Commit {commit()}. Rank correlation of the errors: {spearmanr(one, other).statistic:.2f}.\n")
     print("| table | MACs | begins with | " + " | ".join(f"after {count}" for count in AT) + " |")
     print("|---|---|---|" + "---|" * len(AT))
     for name, of in PAIRS.items():

@@ -21,7 +21,7 @@ from ..lazy import face
 if TYPE_CHECKING:
     from .allocation import NORMALISATIONS, normalised, threshold_candidate, threshold_family
     from .budget import COSTS, Budget
-    from .candidate import Axis, Candidate, CostTable, Encoded, repair, within
+    from .candidate import Axis, Candidate, CostTable, Encoded, mean_side, repair, within
     from .channels.layout import Group
     from .costs.own import Cost, CostError, checked_costs
     from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, named_tensors, unit_sums
@@ -66,6 +66,7 @@ __all__ = [
     "dtype_of",
     "inherited",
     "knapsack",
+    "mean_side",
     "named_tensors",
     "normalised",
     "plain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,15 @@ Encoded = npt.NDArray[np.int64]
 """`(n, d)` candidates as integers, in the order of the axes."""
 CostTable = Callable[[Encoded], Mapping[str, npt.NDArray[Any]]]
 """`(n, d)` candidates to `(n,)` costs by name."""
+
+
+def mean_side(side: Side) -> float:
+    """What a side counts as, whose axes may differ: their geometric mean.
+
+    >>> mean_side((28, 28)), mean_side((32, 18))
+    (28.0, 24.0)
+    """
+    return float(side[0]) if len(set(side)) == 1 else math.prod(side) ** (1 / len(side))
 
 
 @dataclass(frozen=True)

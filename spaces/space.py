@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from .candidate import Axis, Candidate, CostTable, Encoded, check_limits, check_within, repair
+from .candidate import Axis, Candidate, CostTable, Encoded, check_limits, check_within, mean_side, repair
 from .costs.breakdown import breakdown
 from .cutting.surgery import Scores, check_scores, l2_scores
 from .describe import describe
@@ -293,8 +293,8 @@ class Space:
             elif axis.kind == "depth":
                 values.append(axis.nearest(depth * axis.full))
             else:
-                want = resolution * self.resolutions[-1][0]
-                values.append(min(axis.choices, key=lambda i: (abs(self.resolutions[i][0] - want), -i)))
+                want, sides = resolution * mean_side(self.resolutions[-1]), [*map(mean_side, self.resolutions)]
+                values.append(min(axis.choices, key=lambda i: (abs(sides[i] - want), -i)))
         return self.canonical(values)
 
     def sample(self, n: int, seed: int = 0) -> list[Candidate]:

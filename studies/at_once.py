@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..evaluators import Latency, Reconstruction, measure_latencies, reconstruct
 from ..evaluators.modes import modes_restored
 from ..pruners import Examples, Method, Pruner, Request, block_damages, check_method
-from ..spaces import Budget, Candidate, Scores, Space, build, copied, device_of, verify
+from ..spaces import Budget, Candidate, Scores, Space, build, copied, device_of, mean_side, verify
 from .disk.weights import read_tensors
 from .exports.model import save
 from .proposals.pruning import method_named, settings_of
@@ -297,7 +297,7 @@ def _share(space: Space, resolution: int | Sequence[int] | None) -> float:
             f"resolution is {resolution}; the space that is given has {space.resolutions or full}: trace it with "
             f"resolutions=({', '.join(map(str, (side[0], full[0])))})"
         )
-    return side[0] / full[0]
+    return mean_side(side) / mean_side(full)
 
 
 def _finite(value: Any) -> Any:

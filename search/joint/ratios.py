@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ...spaces import Axis, Candidate, Encoded, Space
+from ...spaces import Axis, Candidate, Encoded, Space, mean_side
 from ..problem import Array, Problem
 
 _ROUNDINGS = 64  # how many ways to round a point are looked at
@@ -169,7 +169,7 @@ def along(path: Callable[[Array], Array], usage: Callable[[Array], Array]) -> Ar
 def _grid(space: Space, axis: Axis) -> Array:
     """`(choices,)` ratios of an axis's choices, ascending."""
     if axis.kind == "resolution":  # a side is the geometric mean of its sizes
-        sides = np.array([np.prod(side) ** (1 / len(side)) for side in space.resolutions])
+        sides = np.array([mean_side(side) for side in space.resolutions])
         return np.asarray(sides / sides[-1], float)
     return np.array(axis.choices, float) / axis.full
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...spaces import Encoded
+from ...spaces import Encoded, mean_side
 from ..problem import Array, Problem
 
 _OCTAVES = 2.0  # halvings that count as one
@@ -28,7 +28,7 @@ class Features:
         self._problem = problem
         self._groups, self._stages = len(space.groups), len(space.stages)
         self._full = np.array(space.full, float)
-        self._sides = np.array([np.prod(side) ** (1 / len(side)) for side in space.resolutions], float)
+        self._sides = np.array([mean_side(side) for side in space.resolutions], float)
         costs = problem.costs(space.encode([space.full]))
         self._costs = {name: max(float(costs[name][0]), 1.0) for name in ("macs", "params") if name in costs}
         scores = space.default_scores if problem.scores is None else problem.scores

@@ -242,15 +242,15 @@ class OwnLoop:
     def tell(self, trial: Trial | int, outcome: Outcome | float) -> Trial:
         """As `Study.tell`."""
         found = outcome if isinstance(outcome, Outcome) else _scored(outcome)
-        if isinstance(found, Scored) and found.latency_ms is None and not found.measured:
-            with self._held() as asking:
-                running, gate = self._running(trial), self._engine.gate(asking.limits)
-            if gate is not None:
-                found = self._with_costs(running, found, gate)
         with self._held() as asking:
-            trial = self._running(trial)
-            asking.tell(trial, found)
-            return self._ledger.trials[trial.number]
+            running, gate = self._running(trial), None
+            if isinstance(found, Scored) and found.latency_ms is None and not found.measured:
+                gate = self._engine.gate(asking.limits)
+            if gate is None:
+                return self._told(asking, running, found)
+        found = self._with_costs(running, found, gate)  # not while the study is held: it takes its time
+        with self._held() as asking:
+            return self._told(asking, self._running(running), found)
 
     def enqueue(self, wanted: Seed | Sequence[int]) -> None:
         """As `Study.enqueue`."""
@@ -274,11 +274,17 @@ class OwnLoop:
             assert ended.outcome is not None, "a trial that ended has an outcome"
             return ended.outcome
 
-    def _with_costs(self, trial: Trial, scored: Scored, gate: CostGate) -> Outcome:
+    def _told(self, asking: AskTell, trial: Trial, outcome: Outcome) -> Trial:
+        asking.tell(trial, outcome)
+        return self._ledger.trials[trial.number]
+
+    def _with_costs(self, trial: Trial, outcome: Outcome, gate: CostGate) -> Outcome:
         """The outcome with the costs that only a built network has, which a loop of the user's own knows nothing of."""
         with reproducible(self._engine.search.threads, self._engine.device):
             found = replace(gate, limits={})(trial)  # over a limit or not: it was evaluated
-        return found.outcome or replace(scored, latency_ms=found.latency_ms, measured=dict(found.own_costs))
+        if found.outcome is not None or not isinstance(outcome, Scored):
+            return found.outcome or outcome
+        return replace(outcome, latency_ms=found.latency_ms, measured=dict(found.own_costs))
 
     @contextmanager
     def _held(self) -> Iterator[AskTell]:

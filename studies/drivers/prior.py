@@ -12,7 +12,7 @@ from ...search import non_dominated
 from ...spaces import Axis, Candidate, Space
 from ..disk.files import as_written
 from ..settings.search import DEFAULT, Search
-from ..trials.folder import described_storage, read_study_json
+from ..trials.folder import axes_of, described_storage, read_study_json
 from ..trials.ledger import Ledger, Retry
 from ..trials.looking import Glimpse
 from ..trials.trial import Trial
@@ -69,10 +69,7 @@ def _scored(path: Path, space: Space) -> list[Trial]:
     """The evaluated trials of a study of this space."""
     described = read_study_json(path, to_write=False)
     with as_written(path):
-        sides = tuple(map(tuple, described["space"]["resolutions"]))
-        axes = [
-            Axis(name, tuple(choices), sides if name == "resolution" else ()) for name, choices in described["axes"]
-        ]
+        axes = axes_of(described)
         if said := _other(axes, space.axes):
             raise ValueError(f"prior={str(path)!r} is of another space: {said}; expected the same axes and choices")
         retry = Retry(described_storage(path, described["storage"]), seconds=_RETRY_S)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ...spaces import Axis
 from ..disk.files import FormatError, locked, read_json
 from .storage import check_sqlite, sqlite_url
 from .urls import completed, file_of, is_journal, journal_path, without_password
@@ -34,6 +35,12 @@ STUDY_JSON, DATABASE, BASE, SCORES, EXPORTS = (
     "scores.safetensors",
     "exports",
 )
+
+
+def axes_of(found: Mapping[str, Any]) -> tuple[Axis, ...]:
+    """The axes of the space, as study.json has them."""
+    sides = tuple(map(tuple, found["space"]["resolutions"]))
+    return tuple(Axis(name, tuple(choices), sides if name == "resolution" else ()) for name, choices in found["axes"])
 
 
 def read_study_json(folder: Path, *, to_write: bool = True) -> dict[str, Any]:

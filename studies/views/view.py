@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from ...spaces import Axis, Budget
+from ...spaces import Budget
 from ..disk.files import as_written, read_whole
 from ..runners.slots import drivers
-from ..trials.folder import STUDY_JSON, described_storage, part_of, read_study_json
+from ..trials.folder import STUDY_JSON, axes_of, described_storage, part_of, read_study_json
 from ..trials.front import counting, front_table, on_front, trial_table
 from ..trials.ledger import Ledger, Retry
 from ..trials.looking import Glimpse
@@ -72,10 +72,7 @@ class View:
         with as_written(self.path):
             self._settings: dict[str, Any] = found["settings"]
             self.resolutions: list[list[int]] = found["space"]["resolutions"]
-            sides = tuple(map(tuple, self.resolutions))
-            self.axes = tuple(
-                Axis(name, tuple(choices), sides if name == "resolution" else ()) for name, choices in found["axes"]
-            )
+            self.axes = axes_of(found)
             self.full: dict[str, float] = found["full_costs"]
             self.storage = described_storage(self.path, found["storage"])
             self.name: str = found["name"]

@@ -76,6 +76,12 @@ def test_uniform_takes_the_nearest(space):
         space.uniform(1.5)
 
 
+def test_uniform_takes_the_nearest_side_by_all_of_its_axes():
+    space = Space.trace(Residual(), torch.rand(1, 3, 16, 16), resolutions=((16, 16), (16, 12), (12, 12)))
+    sides = [space.side(space.uniform(resolution=ratio)) for ratio in (1.0, 0.87, 0.75)]
+    assert sides == [(16, 16), (16, 12), (12, 12)]
+
+
 def test_block_order_changes_what_goes_first(space):
     model = Residual()
     other = space.with_block_order({"layer1": [2.0, 0.5, 1.0]})

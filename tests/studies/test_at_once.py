@@ -82,6 +82,14 @@ def test_a_shorter_side_is_judged_by_what_the_full_network_says_of_the_pictures_
     assert "left stem: it gives what the full network gives" in str(said)
 
 
+def test_a_side_that_is_shorter_on_one_axis_only():
+    model, x = given()
+    for side in (8, 6), (6, 8):
+        found = sc.prune(model, x, budget=sc.Budget(macs=0.8), resolution=side)
+        assert found.space.side(found.candidate) == side
+        assert found.network(torch.rand(2, *x.shape[1:2], *side)).shape == model(x[:2]).shape
+
+
 def test_at_a_shorter_side_the_teacher_sees_the_pictures_as_given():
     sides = []
 

@@ -220,7 +220,12 @@ def create(file: StudyFile, out: Path, progress: Listener | None, *, base: Mappi
     search, training = search_of(file), training_of(file)
     if file.model.train:
         present(file.study.device)
-        own_costs(model, space, search.resolved(file.budget), out)  # a faulty one is found now
+        resolved = search.resolved(file.budget)
+        own_costs(model, space, resolved, out)  # a faulty one is found now, and so is a prior
+        if search.prior is not None:
+            from .drivers.prior import with_prior
+
+            with_prior(resolved, search.prior, space, limits)
     trackers_of(file.study.track)
     executor(file.runner).check(
         threads=file.study.threads or torch.get_num_threads(), device=str(file.study.torch_device)

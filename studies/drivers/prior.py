@@ -67,7 +67,10 @@ def seeds_from(trials: Sequence[Trial], space: Space, limits: Mapping[str, float
 
 def _scored(path: Path, space: Space) -> list[Trial]:
     """The evaluated trials of a study of this space."""
-    described = read_study_json(path, to_write=False)
+    try:
+        described = read_study_json(path, to_write=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"prior: {error}") from None
     with as_written(path):
         axes = axes_of(described)
         if said := _other(axes, space.axes):

@@ -81,13 +81,15 @@ def test_a_study_file_names_it_beside_itself(other, tmp_path, capsys):
     tried = [list(trial.candidate) for trial in Study.look(place / "a")._view.all_trials]
     assert seeds[0] == "full" and len(seeds) > 1 and all(seed in tried for seed in seeds[1:])
     capsys.readouterr()
-    begun[1] = str(place / "c")
-    assert main(["search", str(place / "study.toml"), *begun[:-1], "study.prior='nowhere'"]) == 2
-    assert "nowhere" in capsys.readouterr().err and not (place / "c").exists()
+    begun = ["--out", str(place / "c"), *quick[:-1], "--set", "study.prior='nowhere'"]
+    assert main(["search", str(place / "study.toml"), *begun]) == 2
+    said = capsys.readouterr().err
+    assert f"prior: {place / 'nowhere'} is no folder" in said and "epoch" not in said, "before the network is trained"
+    assert not (place / "c").exists()
 
 
 def test_priors_that_are_none(other, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing is no folder"):
+    with pytest.raises(FileNotFoundError, match="prior: .*nothing is no folder"):
         create(tmp_path / "s", prior=tmp_path / "nothing")
     with pytest.raises(
         ValueError, match="prior='.*other' is of another space: width:.* is one of .* there, of .* here"

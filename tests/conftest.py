@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 torch.set_num_threads(1)
 
@@ -20,6 +22,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def left_as_found():
+    """Whatever was entered while a network was looked at is left again, also where it was refused."""
+    yield
+    assert not _get_current_function_mode_stack()
+    assert not _get_current_dispatch_mode_stack()
+    assert torch.is_grad_enabled()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -202,5 +202,6 @@ def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        entered.close()  # an export does not call the hooks of a forward that fails
         for hook in hooks:
             hook.remove()

@@ -41,6 +41,7 @@ def _run(arguments: list[str]) -> int:
 
     from .studies.commands.app import app
     from .studies.commands.output import EXPECTED, text_of
+    from .studies.trials.words import reason_of
 
     # The root of click's errors; typer names it from 0.28 on, and brings its own click from 0.26 on.
     mistakes: Any = [kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message")][-1]
@@ -67,10 +68,12 @@ def _run(arguments: list[str]) -> int:
         if debug:
             raise
         return _complain(text_of(error))
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code raises whatever it likes
         if debug:
             raise
-        _complain(f"{type(error).__name__}: {error}; this was not foreseen: --debug before the command shows where")
+        _complain(f"{reason_of(error)}; this was not foreseen: --debug before the command shows where")
         return 1
     finally:
         code.disabled = False

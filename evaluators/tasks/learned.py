@@ -252,19 +252,27 @@ def figures(metric: Metric) -> tuple[float, float | None]:
     """
     std = getattr(metric, "std", None)
     spread = std() if callable(std) else None
-    return number(metric, "compute", metric.compute()), None if spread is None else number(metric, "std", spread)
+    named = type(metric).__name__
+    error = number(f"{named}.compute()", metric.compute())
+    return error, None if spread is None else number(f"{named}.std()", spread)
 
 
-def number(metric: object, name: str, value: Any) -> float:
-    """What a method of a metric gave, as a plain number; a TypeError that names the metric where it is none."""
-    size = value.numel() if isinstance(value, Tensor) else value.size if isinstance(value, np.ndarray) else 1
-    if not isinstance(value, SupportsFloat) or size != 1:
-        said = " ".join(repr(value).split())[:60]
-        raise TypeError(
-            f"the task's error, {type(metric).__name__}.{name}(), gave {said}, a {type(value).__name__}; "
-            "expected one number"
-        )
-    return float(value)
+def number(named: str, value: Any) -> float:
+    """What a metric gave, as a plain number; a TypeError that names the metric where it is none."""
+    try:
+        plain = value.item() if isinstance(value, Tensor | np.ndarray) else value
+        if isinstance(plain, SupportsFloat):
+            return float(plain)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass  # several numbers, a complex one, one beyond floats, one on the meta device
+    raise TypeError(f"the task's error, {named}, gave {_shown(value)}a {type(value).__name__}; expected one number")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{' '.join(repr(value).split())[:60]}, "
+    except Exception:  # noqa: BLE001 - of someone else's `__repr__`, or of an endless number
+        return ""
 
 
 def check_labels(split: str, labels: Tensor, places: Sequence[int], classes: int, ignore: int | None) -> None:

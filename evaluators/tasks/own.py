@@ -147,6 +147,7 @@ class Judge:
         """Start at nothing seen; `name` is the metric's."""
         self.metric, self.maximise, self.count = metric, maximise, 0
         self.name = f"1 - {name}" if maximise else name
+        self._called = f"{name}()" if isinstance(metric, _Whole) else f"{name}.compute()"
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Add a batch; metrics that have a device are moved to that of the outputs."""
@@ -160,14 +161,14 @@ class Judge:
         value = self.metric.compute()
         if isinstance(value, Mapping) and "map" in value:  # mean average precision, among others of detection
             value = value["map"]
-        found = number(self.metric, "compute", value)
+        found = number(self._called, value)
         return 1 - found if self.maximise else found
 
     def std(self) -> float | None:
         """The standard error, where the metric knows it."""
         std = getattr(self.metric, "std", None)
         spread = std() if callable(std) else None
-        return None if spread is None else number(self.metric, "std", spread)
+        return None if spread is None else number(f"{type(self.metric).__name__}.std()", spread)
 
 
 class _Whole:

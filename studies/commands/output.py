@@ -16,7 +16,7 @@ import typer
 
 from ..disk.files import as_written
 from ..disk.secrets import hidden
-from ..trials.words import escaped
+from ..trials.words import escaped, said_by
 
 if TYPE_CHECKING:
     from ..views.status import Status
@@ -161,7 +161,7 @@ def text_of(error: Exception) -> str:
     """What an error says, without the number of an operating system's."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    return said_by(error) or type(error).__name__
 
 
 def _finite(value: Any) -> Any:

@@ -19,7 +19,7 @@ from ...spaces import Cost, Space, checked_costs, copied
 from ..outcomes.latency import Latencies
 from ..outcomes.sides import WrongSide, watched
 from ..settings.search import UNTRAINED, Search
-from ..trials.words import percent
+from ..trials.words import percent, reason_of
 
 logger = logging.getLogger("secateur")
 
@@ -86,7 +86,7 @@ def judged(model: nn.Module, task: Task, space: Space, search: Search, expected:
     except (WrongSide, Spoiled):
         raise
     except Exception as problem:  # noqa: BLE001 - of the user's task and network; data may be elsewhere, with the workers
-        reason = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+        reason = reason_of(problem)
         if isinstance(expected, float):
             raise ValueError(
                 f"expect_error={expected:g}, but the full network can't be measured: {reason}"

@@ -27,6 +27,7 @@ from ..disk.files import FormatError
 from ..disk.scratch import Scratch
 from ..trials.events import Epoch, Happened, JobEnd, Rung, Say, Watch
 from ..trials.trial import REFERENCE, Evaluated, Failed, Trial, outcome_of
+from ..trials.words import reason_of
 from .rounds import Rounds
 from .sides import watched
 from .stopping import Stopping
@@ -83,7 +84,11 @@ class Job:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-class Asked(SystemExit):
+class Interrupted(BaseException):
+    """Raised into a job from outside it; no `except Exception` of a user's takes it for a failure of their own."""
+
+
+class Asked(Interrupted, SystemExit):
     """This process was asked to end; no trial's own affair."""
 
 
@@ -101,13 +106,12 @@ def perform(evaluation: Evaluation, job: Job, say: Say) -> JobEnd:
             return JobEnd(outcome=evaluation(job.trial, job.earlier, say))
         evaluation.ensure_round(job.trial, say)
         return JobEnd()
-    except Asked:
+    except (Interrupted, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's evaluator, task and data raise whatever they like
-        said = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    except BaseException as error:  # the user's evaluator, task and data raise whatever they like
+        reason = reason_of(error)
         if isinstance(error, SystemExit):
-            reason = f"the code of the model, task or evaluator called sys.exit({error.code!r})"
+            reason = f"the code of the model, task or evaluator called sys.exit({error.code!r:.100})"
         transient = isinstance(error, OSError | FormatError)  # a file that is lost or damaged may come back
         return JobEnd(outcome=Failed(reason=reason, seconds=time.perf_counter() - start), transient=transient)
 

@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, final
 
 from ...evaluators.modes import present
-from ..outcomes.work import Asked, Evaluation, Job, Work, perform
+from ..outcomes.work import Asked, Evaluation, Interrupted, Job, Work, perform
 from ..settings.runner import Runner, Serial
 from ..trials.events import Epoch, Happened, JobEnd, Message, Rung, WorkerInfo
 from ..trials.trial import Failed
@@ -105,8 +105,8 @@ def timed_out(limit_s: float | None) -> str:
     return f"timed out: not finished within {limit_s:g} s"
 
 
-class _TimeOut(BaseException):
-    """Raised in the middle of a trial; no `except Exception` of a user's takes it for a failure of their own."""
+class _TimeOut(Interrupted):
+    """The trial takes too long."""
 
 
 class TimeOver(Exception):

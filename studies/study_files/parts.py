@@ -24,6 +24,7 @@ from ..disk.process_state import importable
 from ..disk.weights import TrainingCheckpoint
 from ..settings.search import Search
 from ..trials.events import Listener, Watch
+from ..trials.words import reason_of
 from .checkpoints import load_checkpoint
 from .data import NAMED, Data
 from .file import READY, OwnCost, StudyFile
@@ -206,7 +207,7 @@ _SAID: set[tuple[str, str]] = set()  # once in a process
 
 def _raised(error: BaseException, folder: Path) -> str:
     """An error of the user's code, and where in it."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    said = reason_of(error)[:300]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
     if isinstance(error, SyntaxError) or not own:  # its text says where

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 _ODD = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control and format characters, halves of pairs, separators of lines
+_LONGEST = 1000  # letters of a reason
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -63,6 +64,24 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
+def said_by(error: BaseException) -> str:
+    """What an error says; empty where it says nothing, or cannot: its class may be anyone's."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - of someone else's `__str__`
+        return ""
+
+
+def reason_of(error: BaseException) -> str:
+    r"""The kind of an error and what it says, in one line that a terminal and a database can hold.
+
+    >>> reason_of(ValueError("a\nb")), reason_of(KeyError())
+    ('ValueError: a b', 'KeyError')
+    """
+    kind, said = type(error).__name__, " ".join(said_by(error).split())
+    return shortened(f"{kind}: {said}" if said else kind, _LONGEST)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its name where it says nothing."""
-    return " ".join(str(error).strip().split("\n", 1)[0].split()) or type(error).__name__
+    return " ".join(said_by(error).strip().split("\n", 1)[0].split()) or type(error).__name__

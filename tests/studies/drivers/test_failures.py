@@ -2,10 +2,10 @@
 
 import errno
 
+import chaos
 import pandas as pd
 import pytest
 import torch
-from chaos import Odd
 from killing import table
 from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task, tiny_training
 
@@ -58,6 +58,33 @@ def test_exceptions_and_nan_are_failed_trials_and_the_search_goes_on(tmp_path):
         "MemoryError",
         "OutOfMemoryError: CUDA",
     ]
+
+
+class Odd(BaseException):
+    """As those that test frameworks and event loops raise."""
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_whatever_is_raised_is_a_reason_in_one_line(tmp_path):
+    raised = {3: Odd("x"), 4: GeneratorExit(), 6: Speechless(), 7: ValueError("x" * 5000), 9: SystemExit("x" * 5000)}
+    study = create(tmp_path / "a", lambda instant: Failing(instant, raised.get))
+    study.run(12)
+    reasons = study.trials().reason.dropna()
+    assert list(reasons.index) == [2, 3, 5, 6, 8]
+    assert list(reasons)[:3] == ["Odd: x", "GeneratorExit", "Speechless"]
+    assert reasons[6].startswith("ValueError: xxx") and reasons[6].endswith("...") and reasons.str.len().max() == 1000
+
+
+def test_an_interrupt_is_no_trials_own(tmp_path):
+    study = create(tmp_path / "a", lambda instant: Failing(instant, {3: KeyboardInterrupt()}.get))
+    with pytest.raises(KeyboardInterrupt):
+        study.run(12)
+    study.run(12)
+    assert set(study.trials().state) == {"complete"}
 
 
 def test_the_last_ten_that_failed_end_the_search(tmp_path):
@@ -132,7 +159,7 @@ def test_a_full_disk_ends_the_search_and_costs_no_trial(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_sent_is_a_failed_trial(tmp_path):
-    study = create(tmp_path / "a", lambda instant: Odd(instant, tmp_path, "unsendable"))
+    study = create(tmp_path / "a", lambda instant: chaos.Odd(instant, tmp_path, "unsendable"))
     study.run(2, runner=Processes(workers=1))
     assert set(study.trials().state) == {"failed"}
     assert study.trials().reason.str.startswith("what the evaluator gave back can't be sent").all()

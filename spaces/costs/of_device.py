@@ -78,18 +78,22 @@ def table(path: str | Path) -> _Table:
     found: dict[str, list[tuple[float, float]]] = {}
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; give a CSV with the columns operator, size and cost")
-    with open(path, newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            try:
-                size, cost = float(row["size"]), float(row["cost"])
-                if not (0 < size < float("inf") and 0 <= cost < float("inf")):
-                    raise ValueError
-                found.setdefault(row["operator"].strip(), []).append((size, cost))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise ValueError(
-                    f"{path}, line {number}: expected the columns operator, size and cost: a name, a number above 0, "
-                    f"and one of at least 0; it has {dict(row)}"
-                ) from None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV ({error}); expected the columns operator, size and cost") from None
+    for number, row in enumerate(rows, 2):
+        try:
+            size, cost = float(row["size"]), float(row["cost"])
+            if not (0 < size < float("inf") and 0 <= cost < float("inf")):
+                raise ValueError
+            found.setdefault(row["operator"].strip(), []).append((size, cost))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(
+                f"{path}, line {number}: expected the columns operator, size and cost: a name, a number above 0, "
+                f"and one of at least 0; it has {str(dict(row))[:200]}"
+            ) from None
     if not found:
         raise ValueError(f"{path} has no row; expected the columns operator, size and cost")
     return _Table({name: sorted(rows) for name, rows in found.items()}, str(path))

@@ -256,6 +256,7 @@ def locked(folder: Path, *, also: Path | None = None, wait_s: float = 0.0) -> It
         if also is not None:
             said = f"another process runs a copy of {folder}, whose trials are in the same storage"
             _acquire(held, also, also, lambda: said, wait_s)
+        _remove(holder)  # a link would be written through
         holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
         held.callback(_remove, holder)
         yield

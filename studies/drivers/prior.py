@@ -16,6 +16,7 @@ from ..trials.folder import axes_of, described_storage, read_study_json
 from ..trials.ledger import Ledger, Retry
 from ..trials.looking import Glimpse
 from ..trials.trial import Trial
+from ..trials.urls import is_server
 
 _SPREAD = 5  # networks of the other front that are tried, the largest and the smallest among them
 _RETRY_S = 10.0
@@ -71,11 +72,17 @@ def _scored(path: Path, space: Space) -> list[Trial]:
         described = read_study_json(path, to_write=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"prior: {error}") from None
+    said = described_storage(path, described["storage"])
+    if described["storage"] is not None and is_server(described["storage"]):
+        raise ValueError(
+            f"prior={str(path)!r} keeps its trials in {said}, and a prior is read from a folder alone; give a study "
+            "whose trials are in its folder or in a file, or its best networks as `seeds`"
+        )
     with as_written(path):
         axes = axes_of(described)
-        if said := _other(axes, space.axes):
-            raise ValueError(f"prior={str(path)!r} is of another space: {said}; expected the same axes and choices")
-        retry = Retry(described_storage(path, described["storage"]), seconds=_RETRY_S)
+        if differs := _other(axes, space.axes):
+            raise ValueError(f"prior={str(path)!r} is of another space: {differs}; expected the same axes and choices")
+        retry = Retry(said, seconds=_RETRY_S)
         glimpse = Glimpse(path, described, given=None, ask=False)
         ledger = Ledger(glimpse.storage(), described["name"], axes, described["settings"]["objectives"], retry=retry)
         found = [trial for trial in ledger.trials if trial.scored and trial.told]

@@ -208,6 +208,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
     try:
         if config.get("as_graph"):
             return _graph(model, placed, config).eval()
+        _check_counters(model, config["attributes"])
         gives, numbers = config.get("gives"), config.get("numbers")
         return assemble(model, placed, config["attributes"], config["removed"], gives, numbers).eval()
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -274,6 +275,15 @@ def _check_model(model: nn.Module, recorded: dict[str, list[int]], folder: Path)
             f"{type(model).__name__} is not the full network that {folder} was cut from: {'; '.join(wrong[:3])}{more}; "
             "make the model as it was made for the study"
         )
+
+
+def _check_counters(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a TypeError where what is to be set counts no channels: a forward, a hook, a table of modules."""
+    for name, values in attributes.items():
+        for attribute in values:
+            own = getattr(model.get_submodule(name), attribute)
+            if not all(isinstance(one, int) for one in (own if isinstance(own, tuple) else (own,))):
+                raise TypeError(f"{name}.{attribute} is a {type(own).__name__}, which counts nothing")
 
 
 def _check_cut(network: nn.Module, model: nn.Module, changes: Cut) -> None:

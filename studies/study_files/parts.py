@@ -136,7 +136,7 @@ def costs_of(file: StudyFile) -> tuple[Cost, ...]:
 
 def _cost(file: StudyFile, name: str, asked: OwnCost) -> Cost:
     ready, given = asked.measure in READY, dict(asked.arguments)
-    if asked.measure == "table" and "path" in given:
+    if asked.measure == "table" and isinstance(given.get("path"), str):
         given["path"] = str(file.path(given["path"]))
     place = f"{__name__.partition('.')[0]}:{READY[asked.measure]}" if ready else asked.measure
     made = _call(file, f"cost {name}", place, given) if ready or given else named(file, f"cost {name}", place)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..disk.files import read_whole
 from .image_files import ImageFiles
 
 Images = Tensor | ImageFiles
@@ -65,8 +66,9 @@ def split(
     drawn = 0.2 if validation is None else validation
     validations = 0 if own_validation or isinstance(drawn, Tensor) else _share("validation", drawn, count)
     if tests + validations >= len(left):
+        said = (f"{len(one)} listed" if isinstance(one, Tensor) else one for one in (validation, test))
         raise ValueError(
-            f"validation={validation} and test={test} leave nothing of {count} images to train on; lower them"
+            "validation={} and test={} leave nothing of {} images to train on; lower them".format(*said, count)
         )
     order = left[_interleaved(labels[left], seed)]
     parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
@@ -90,13 +92,17 @@ def listed(asked: int | float | str, images: ImageSet) -> Held:
     names = images.places or tuple(map(str, range(len(images.train[1]))))
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[int, None] = {}
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = read_whole(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}); expected the name or number of an image a line") from None
+    for line, text in enumerate(lines, start=1):
         name = text.strip().replace("\\", "/").removeprefix("./")
         if not name:
             continue
         if numbers.get(name) is None or numbers[name] in found:
             wrong = "is listed twice" if name in numbers else f"is no training image; expected such as {names[0]}"
-            raise ValueError(f"{path}, line {line}: {name!r} {wrong}")
+            raise ValueError(f"{path}, line {line}: {name!r:.200} {wrong}")
         found[numbers[name]] = None
     if not found:
         raise ValueError(f"{path} lists no image; give one a line, such as {names[0]}")

@@ -14,6 +14,7 @@ from ..disk.files import read_whole
 
 _NAMES = {"model": "factory", "data": "factory", "runner": "kind"}  # what a table may be that is just a text
 FROM_HERE = "folder_from_here"  # where the folder lay, seen from the file of a study within it
+_DEEPEST = 50
 _LARGEST = 2**63  # what TOML promises, and what PyTorch, NumPy and the system take
 
 
@@ -21,20 +22,23 @@ def tables_of(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The tables in a file, some keys changed as `changed` says.
 
     Raises:
-        ValueError: it is no TOML, a change is none, or a number is too large or none.
+        ValueError: it is no TOML, a change is none, a number is too large or none, or a text is of no use.
     """
     try:
-        tables = tomllib.loads(read_whole(path).decode())
+        tables = changed(tomllib.loads(read_whole(path).decode()), changes)
+        found = list(_leaves((), tables))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no valid TOML: {error}") from None
     except ValueError as error:  # Python reads no number of thousands of digits
         raise ValueError(f"{path}: {error}") from None
-    tables = changed(tables, changes)
-    for place, number in _numbers((), tables):
-        if isinstance(number, int) and not -_LARGEST <= number < _LARGEST:
-            raise ValueError(f"{path}: {place}: given a number of {len(str(abs(number)))} digits; expected 64 bits")
-        if not math.isfinite(number) and "arguments" not in place:
-            raise ValueError(f"{path}: {place}: given {number}; expected a finite number")
+    for place, value in found:
+        if isinstance(value, str):
+            if "\0" in value:
+                raise ValueError(f"{path}: {place}: given {value!r:.80}; no name, path or word holds a zero byte")
+        elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+            raise ValueError(f"{path}: {place}: given a number of {len(str(abs(value)))} digits; expected 64 bits")
+        elif not math.isfinite(value) and "arguments" not in place:
+            raise ValueError(f"{path}: {place}: given {value}; expected a finite number")
     if "dimensions" in (table := tables.get("space", {})):
         tables["space"] = _without_dimensions(path, table)
     if isinstance(data := tables.get("data"), dict) and "seed" in data:  # of 0.1, where it was the split's
@@ -105,7 +109,7 @@ def _parsed(text: str, name: str, value: str) -> dict[str, Any]:
     for written in (value, json.dumps(value)):
         try:
             return tomllib.loads(f"{name} = {written}")
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             continue
     raise ValueError(f'--set {text!r}: {name!r} is no key; names with other signs go in quotes, as in rules."layer1.*"')
 
@@ -119,16 +123,18 @@ def _merged(name: str, old: Any, new: Any) -> Any:
     return {**old, **{key: _merged(key if not name else "", old.get(key), value) for key, value in new.items()}}
 
 
-def _numbers(place: tuple[str, ...], value: Any) -> Iterator[tuple[str, int | float]]:
-    """Every number, and where it stands."""
-    if isinstance(value, int | float):
+def _leaves(place: tuple[str, ...], value: Any, depth: int = 0) -> Iterator[tuple[str, int | float | str]]:
+    """Every number and text, and where it stands."""
+    if depth > _DEEPEST:
+        raise RecursionError(f"tables and lists are nested more than {_DEEPEST} deep")
+    if isinstance(value, int | float | str):
         yield f"[{place[0]}] {'.'.join(place[1:])}" if len(place) > 1 else ".".join(place), value
     elif isinstance(value, Mapping):
         for name, one in value.items():
-            yield from _numbers((*place, name), one)
+            yield from _leaves((*place, name), one, depth + 1)
     elif isinstance(value, list):
         for one in value:
-            yield from _numbers(place, one)
+            yield from _leaves(place, one, depth + 1)
 
 
 def _without_dimensions(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A study that begins with the front of another one."""
 
 import hashlib
+import json
 import shutil
+import socket
 
 import pytest
 import study_file
@@ -102,4 +104,14 @@ def test_priors_that_are_none(other, tmp_path):
         create(tmp_path / "s", budget=Budget(macs=SPACE.smallest_costs["macs"] + 1), prior=other)
     with pytest.raises(ValueError, match="prior"):
         Search(prior=3)
+    served = shutil.copytree(other, tmp_path / "served")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.0)
+        url = f"postgresql://ann:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        said = json.loads((served / "study.json").read_text())
+        (served / "study.json").write_text(json.dumps(said | {"storage": url}))
+        with pytest.raises(ValueError, match="keeps its trials in postgresql://ann@127.*a prior is read from a folder"):
+            create(tmp_path / "s", prior=served)
+        with pytest.raises(BlockingIOError):
+            server.accept()
     assert not (tmp_path / "s").exists()

@@ -12,7 +12,7 @@ ROWS = "convolution,648,1\nconvolution,1944,2\nnative_batch_norm,1,0\nrelu,288,1
 
 
 def table(path, rows, head="operator,size,cost\n"):
-    path.write_text(head + rows)
+    path.write_text(head + rows, errors="surrogateescape")
     return sc.costs.table(path)
 
 
@@ -30,6 +30,9 @@ def test_a_table_is_read_between_its_rows_and_beyond_them(tmp_path):
         ("relu,288\n", "phone.csv, line 2: expected the columns operator, size and cost"),
         ("relu,-1,1\n", "phone.csv, line 2: expected the columns operator, size and cost"),
         ("", "phone.csv has no row"),
+        ("x" * 200_000 + ",1,1\n", "phone.csv is no CSV"),
+        ("\udcff,1,1\n", "phone.csv is no CSV"),
+        ("x" * 100_000 + ",1,q\n", "phone.csv, line 2: .{300,400}$"),
     ],
 )
 def test_a_table_that_is_none(tmp_path, rows, said):

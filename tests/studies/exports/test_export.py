@@ -526,6 +526,9 @@ def test_an_export_without_digests_is_loaded_and_that_is_said(spoiled, caplog):
         ({"aliases": {"conv1.weight": "nothing"}}, "not of one export"),
         ({"aliases": []}, "'aliases' is missing or malformed"),
         ({"attributes": {"conv1": {"nonsense": 3}}}, "does not fit Plain"),
+        ({"attributes": {"conv1": {"forward": 3}}}, "conv1.forward is a method, which counts nothing"),
+        ({"attributes": {"": {"_modules": 3}}}, "_modules is a dict, which counts nothing"),
+        ({"attributes": {"conv1": {"__class__": 3}}}, "__class__ is a type, which counts nothing"),
     ],
 )
 def test_loading_an_edited_config(spoiled, changes, message):

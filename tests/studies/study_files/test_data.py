@@ -305,8 +305,14 @@ def test_files_that_list_images_are_the_split(tmp_path, lazy):
         ("cat/1.png\ncat/1.png", "line 2: 'cat/1.png' is listed twice"),
         ("\n", "lists no image"),
         ("cat/0.png", "image cat/0.png is listed for validation and for test"),
+        (
+            "\n".join(f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(4) if kind == "dog" or n),
+            "validation=7",
+        ),
+        ("x" * 1000, "val.txt, line 1: 'x{199} is no training image"),
+        ("\udcff", "val.txt is no text"),
     ):
-        (tmp_path / "val.txt").write_text(text)
+        (tmp_path / "val.txt").write_text(text, errors="surrogateescape")
         with pytest.raises(ValueError, match=said):
             Data(**given, validation=str(tmp_path / "val.txt"), test=str(tmp_path / "test.txt")).task()
 

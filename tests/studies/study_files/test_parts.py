@@ -20,7 +20,7 @@ BROKEN = {
     "import no_such_package": r"needs no_such_package, which is not installed",
     "import sys\nsys.exit(3)": r"can't be imported, it raised SystemExit: 3 \(PLACE, line 2\)",
     "def make():\n    return {}['weights']": r"raised KeyError: 'weights' \(PLACE, line 2\)",
-    "def make():\n    raise SystemExit": r"raised SystemExit: \(PLACE, line 2\)",
+    "def make():\n    raise SystemExit": r"raised SystemExit \(PLACE, line 2\)",
     "import torch\ndef make():\n    torch.zeros(2) @ torch.zeros(3)": r"raised RuntimeError: .*\(PLACE, line 3\)",
     "make = 3": r"is a int; expected something to call",
 }
@@ -148,6 +148,23 @@ def test_a_file_of_0_1_says_its_dimensions(folder, tmp_path, dimensions, rule):
     path = study(folder, tmp_path, "cli_parts:Tiny")
     path.write_text(path.read_text().replace("[space]\n", f"[space]\ndimensions = {dimensions}\n"))
     assert config.read(path).space.rules == ({"*": rule} if rule else {})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('prior = "a\\u0000b"', r"\[study\] prior: given 'a\\x00b'; no name, path or word holds a zero byte"),
+        (f"prior = {'[' * 100}{']' * 100}", "no valid TOML: tables and lists are nested more than 50 deep"),
+        (f"prior = {'[' * 10**5}{']' * 10**5}", "no valid TOML: maximum recursion depth"),
+        (f"prior{'.a' * 20_000} = 1", "no valid TOML: "),
+        (f"seed = {'9' * 5000}", r"\.toml: Exceeds the limit"),
+    ],
+)
+def test_values_that_no_key_takes(folder, tmp_path, line, said):
+    path = study(folder, tmp_path, "cli_parts:Tiny")
+    path.write_text(path.read_text().replace("[study]\n", f"[study]\n{line}\n"))
+    with pytest.raises(ValueError, match=said):
+        config.read(path)
 
 
 def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys):

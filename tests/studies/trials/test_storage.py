@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import multiprocessing
+import os
 import resource
 import shutil
 import time
@@ -15,7 +16,7 @@ from landscapes import Instant, searching, tiny_net, tiny_space, tiny_task
 from optuna.storages import JournalStorage
 
 from secateur import Budget, Study
-from secateur.studies.disk.files import FormatError
+from secateur.studies.disk.files import FormatError, locked
 from secateur.studies.trials.journal import JournalFile
 from secateur.studies.trials.ledger import Ledger, Retry, make_ledger
 from secateur.studies.trials.storage import connect, disconnect, make_sqlite, sqlite_url
@@ -473,3 +474,13 @@ def test_a_password_is_in_no_error_of_a_database(tmp_path, caplog):
             connect(url)
         assert SECRET not in str(refused.value)
     assert SECRET not in caplog.text
+
+
+def test_who_runs_a_study_is_written_through_no_link(tmp_path):
+    folder, mine = tmp_path / "s", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_text("dear diary")
+    (folder / "driver.json").symlink_to(mine)
+    with locked(folder):
+        assert f'"pid": {os.getpid()}' in (folder / "driver.json").read_text()
+    assert mine.read_text() == "dear diary" and not (folder / "driver.json").exists()

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Lt
 
 AT_LEAST_0, AT_LEAST_1, POSITIVE = Ge(0), Ge(1), Gt(0)
 BELOW_1, FINITE = Lt(1), Lt(float("inf"))
+LARGEST = 2**63  # what TOML promises, and what PyTorch, NumPy and the system take
 
 _EXPECTED = {
     "bool_type": "true or false",
@@ -47,6 +48,8 @@ def check(value: Any) -> None:
             found = adapter.validate_python(given, strict=True)
         except ValidationError as error:
             raise ValueError(_sentence(name, given, error.errors(include_url=False))) from None
+        if isinstance(found, int) and not -LARGEST <= found < LARGEST:
+            raise ValueError(f"{name}: given a number of {len(str(abs(found)))} digits; expected 64 bits")
         object.__setattr__(value, name, found)
 
 
@@ -105,7 +108,7 @@ def listed(value: Any) -> Any:
 
 def _sentence(name: str, given: Any, problems: Sequence[Any]) -> str:
     said = expectation(problems)
-    return f"{name}={given!r}: {said}" if said.startswith("expected") else said
+    return f"{name}={given!r:.200}: {said}" if said.startswith("expected") else said
 
 
 @cache

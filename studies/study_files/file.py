@@ -180,7 +180,7 @@ class Launch(Search):
     patience: Annotated[int, AT_LEAST_1] | None = None
     storage: str | None = None
     artifacts: str | None = None
-    keep_gb: Annotated[float, POSITIVE] | None = None
+    keep_gb: Annotated[float, POSITIVE, FINITE] | None = None
     track: Annotated[tuple[str, ...], AfterValidator(check_trackers)] = ()
 
     def __post_init__(self) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...spaces.checked import LARGEST
 from ..disk.files import read_whole
 
 _NAMES = {"model": "factory", "data": "factory", "runner": "kind"}  # what a table may be that is just a text
 FROM_HERE = "folder_from_here"  # where the folder lay, seen from the file of a study within it
 _DEEPEST = 50
-_LARGEST = 2**63  # what TOML promises, and what PyTorch, NumPy and the system take
 
 
 def tables_of(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def tables_of(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         if isinstance(value, str):
             if "\0" in value:
                 raise ValueError(f"{path}: {place}: given {value!r:.80}; no name, path or word holds a zero byte")
-        elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
             raise ValueError(f"{path}: {place}: given a number of {len(str(abs(value)))} digits; expected 64 bits")
         elif not math.isfinite(value) and "arguments" not in place:
             raise ValueError(f"{path}: {place}: given {value}; expected a finite number")

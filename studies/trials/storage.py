@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from ...search.problem import quiet
 from ..disk.files import FormatError
 from .journal import JournalFile
-from .urls import SERVERS, is_journal, is_server, journal_path, masked, parsed, without_password
+from .urls import SERVERS, file_of, is_journal, is_server, journal_path, masked, parsed, without_password
 from .words import first_line
 
 _TIMEOUT_S = 60  # how long one connection waits for another's transaction
@@ -65,6 +65,9 @@ def connect(url: str, folder: Path | None = None, *, only_look: bool = False) ->
     Raises:
         ValueError: the storage can't be reached or read.
     """
+    file = file_of(url, folder)
+    if file is not None and file.exists() and not file.is_file():
+        raise ValueError(f"storage {file} is a folder, a pipe or a device; give a file, or one that is not there yet")
     if is_journal(url):
         path = journal_path(url, folder)
         try:

@@ -111,10 +111,13 @@ class Cluster:
         self._watcher = watched(self._scratch.path)
         token = Path.home() / _TOKEN
         there = token.exists()
+        # Ray makes the token for everybody to read; nobody else gets at it before it is this user's alone.
+        with contextlib.suppress(OSError):
+            token.parent.mkdir(mode=0o700)
         with environment({"RAY_TMPDIR": str(self._scratch.path)}, quiet="ray"):
             yield
         if not there and token.exists():
-            token.chmod(0o600)  # Ray makes it for everybody to read
+            token.chmod(0o600)
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node has, by name."""

@@ -78,6 +78,8 @@ def test_what_ends_nothing_is_refused(tmp_path):
         ({"seconds": 0}, "seconds=0"),
         ({"until": "3%"}, "until='3%'"),
         ({"patience": 0}, "patience=0"),
+        ({"patience": 10**400}, "patience: given a number of 401 digits; expected 64 bits"),
+        ({"trials": 2**63}, "trials: given a number of 19 digits; expected 64 bits"),
     ):
         with pytest.raises(ValueError, match=said):
             study.run(**given)

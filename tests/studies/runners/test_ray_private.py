@@ -77,6 +77,7 @@ def test_its_ports_and_files_are_of_this_user_only(tmp_path):
     assert found and found <= LOOPBACK
     token = tmp_path / ".ray" / "auth_token"
     assert not token.exists() or stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700, "a search that is killed leaves the token readable"
     assert not folder.exists()
     assert "search there in another process" in rest and process.returncode == 0
 

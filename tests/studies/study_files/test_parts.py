@@ -167,6 +167,21 @@ def test_values_that_no_key_takes(folder, tmp_path, line, said):
         config.read(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 2**63},
+        {"patience": 10**400},
+        {"keep_gb": float("inf")},
+        {"runner": {"kind": "ray", "retries": 2**64}},
+    ],
+)
+def test_no_change_by_a_command_makes_a_file_that_cannot_be_read(folder, tmp_path, change):
+    file = config.read(study(folder, tmp_path, "cli_parts:Tiny"))
+    with pytest.raises(ValueError, match="expected (64 bits|a finite number)"):
+        file.changed(**change)
+
+
 def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys):
     (folder / "odd_task.py").write_text(
         "from secateur.studies.study_files.data import Data\n\n\nclass Words:\n    count = 1\n\n"

@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -484,3 +485,13 @@ def test_who_runs_a_study_is_written_through_no_link(tmp_path):
     with locked(folder):
         assert f'"pid": {os.getpid()}' in (folder / "driver.json").read_text()
     assert mine.read_text() == "dear diary" and not (folder / "driver.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["journal:", "sqlite:///"])
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/null", "."])
+def test_what_is_no_file_is_no_storage(tmp_path, monkeypatch, kind, place):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(ValueError, match="is a folder, a pipe or a device; give a file"):
+        connect(f"{kind}{place}")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"] and not Path(f"{place}.lock").exists()

@@ -108,7 +108,8 @@ def observed(
         answers = {}
         for number in range(max([one.batches for one in calls.values()] + [max(pictures.judges) + 1])):
             found = _watched(model, pictures, number, names, calls, clock)
-            if pictures.originals is not None:
+            flat = any(not one.given and number < one.batches for one in calls.values())
+            if pictures.originals is not None and (flat or pictures.held_out(number)):
                 found = _beside(model, pictures, pictures.originals[number], number, names, calls)
             if pictures.held_out(number):
                 answers[number] = found

@@ -7,6 +7,7 @@ import networks
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import secateur as sc
 
@@ -88,6 +89,30 @@ def test_a_side_that_is_shorter_on_one_axis_only():
         found = sc.prune(model, x, budget=sc.Budget(macs=0.8), resolution=side)
         assert found.space.side(found.candidate) == side
         assert found.network(torch.rand(2, *x.shape[1:2], *side)).shape == model(x[:2]).shape
+
+
+def test_at_a_shorter_side_the_full_network_sees_pictures_as_given_only_where_a_layer_or_a_judgement_asks():
+    sides = []
+
+    class Pooled(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+            self.head = nn.Linear(4, 3) if layer else None
+
+        def forward(self, x):
+            sides.append((len(x), x.shape[-1]))
+            x = self.last(F.relu(self.first(x))).mean((2, 3))
+            return x if self.head is None else self.head(x)
+
+    for layer in (False, True):
+        model, x = Pooled(layer).eval(), torch.randn(96, 3, 8, 8)
+        space = sc.Space.trace(model, x[:1], resolutions=(6, 8))
+        candidate = space.uniform(resolution=0.75)
+        small = sc.build(model, space, candidate)
+        sides.clear()
+        said = sc.reconstruct(small, model=model, space=space, candidate=candidate, images=x)
+        assert said.held_out == 12 and sum(count for count, side in sides if side == 8) == (96 if layer else 12)
 
 
 def test_at_a_shorter_side_the_teacher_sees_the_pictures_as_given():

@@ -56,14 +56,30 @@ class Reader:
 
     @property
     def centred(self) -> Tensor:
-        """`(d, d)` products of what varies, where a constant can be taken by the layer; of all otherwise."""
+        """`(d, d)` products of what varies, where a constant can be taken by the layer; of all otherwise; `shrunk`."""
         if not self.shifts:
-            return self.products
-        return self.products - self.sums.unsqueeze(1) * self.sums / self.rows
+            return shrunk(self.products, self.rows)
+        return shrunk(self.products - self.sums.unsqueeze(1) * self.sums / self.rows, self.rows)
 
     def spread(self, products: Tensor) -> float:
         """Sum of the squares of the outputs that inputs with these products give."""
         return max(float((self.weight * (products @ self.weight)).sum()), torch.finfo(torch.float64).tiny)
+
+
+def shrunk(products: Tensor, rows: int) -> Tensor:
+    """`(d, d)` products drawn towards a multiple of the identity, where there are fewer rows than inputs.
+
+    In few rows any input is a mix of the others by chance, and the removal of most of them would seem to cost nothing:
+    so it is of a classifier that sees one row a picture. The share is that of the oracle approximating shrinkage, Chen
+    2010 (arXiv 0907.4698).
+    """
+    size, mean = len(products), float(products.diagonal().mean())
+    if rows >= size or not mean > 0:
+        return products
+    squares, own = float(products.square().sum()), size * mean**2
+    share = ((1 - 2 / size) * squares + size * own) / max((rows + 1 - 2 / size) * (squares - own), 1e-300)
+    share = min(1.0, share)
+    return (1 - share) * products + share * mean * torch.eye(size, dtype=products.dtype)
 
 
 class _Sums:

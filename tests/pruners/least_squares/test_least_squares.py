@@ -10,7 +10,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.pruners import METHODS, Examples, Request, damages, realised
-from secateur.pruners.least_squares import elimination
+from secateur.pruners.least_squares import elimination, products
 from secateur.pruners.least_squares.elimination import Elimination, swapped
 from secateur.pruners.least_squares.merging import Likeness, followers
 from secateur.pruners.least_squares.products import readers, readers_twice
@@ -94,6 +94,19 @@ def test_units_that_go_together_add_what_a_solver_says():
             assert along.along([*gone, *range(1, group.units, 2)], [group.units - 1, group.units // 2])[
                 -1
             ] == pytest.approx(share, rel=1e-6)
+
+
+def test_in_fewer_rows_than_inputs_no_unit_is_a_mix_of_the_others_by_chance():
+    # Independent inputs: without half of them the outputs lack half. 24 rows alone would say: nothing.
+    torch.manual_seed(0)
+    group, found = of(torch.randn(8, 64).tolist(), torch.randn(24, 64).tolist())
+    assert Elimination(64, found).remove(list(range(32))) == pytest.approx(0.5, abs=0.1)
+    group, found = of(torch.randn(8, 64).tolist(), torch.randn(4096, 64).tolist())
+    assert Elimination(64, found).remove(list(range(32))) == pytest.approx(0.5, abs=0.1)
+    few = torch.tensor([[1.0, 2, 0], [0, 0, 0]]).T @ torch.tensor([[1.0, 2, 0], [0, 0, 0]])
+    # One row of three inputs, trace 5 and squares 25: (25 / 3 + 25) / (4 / 3 (25 - 25 / 3)) is above 1, so all is mean.
+    torch.testing.assert_close(products.shrunk(few, 1), 5 / 3 * torch.eye(3))
+    assert products.shrunk(few, 3) is few
 
 
 def test_a_swap_finds_what_greed_does_not(monkeypatch):

@@ -51,6 +51,15 @@ def base(seed, task):
     return model.eval()
 
 
+def section(lines, title):
+    """The lines of a page under a title, which is one of them, up to the next; none without it."""
+    if f"## {title}" not in lines:
+        return []
+    start = lines.index(f"## {title}")
+    after = (number for number in range(start + 1, len(lines)) if lines[number].startswith("## "))
+    return ["", *lines[start : next(after, len(lines))]][:-1]
+
+
 def macs_of(model, side=28):
     """Multiply-adds of the convolutions and linear layers for a grey picture, as Secateur counts, without tracing."""
     found = []

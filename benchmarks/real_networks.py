@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import onnxruntime
 import torch
-from fashion import commit, data
+from fashion import commit, data, section
 from photographs import Judges, pictures
 
 from secateur import Budget, Space, Training, prune
@@ -398,15 +398,6 @@ def page():
             cells = [one, parts["full"], parts["small"], ratio, parts["gather"], parts["solve"]]
             lines.append(f"| {name} | {record['share']:.2f} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def section(lines, title):
-    """The lines of a page under a title, which is one of them, up to the next; none without it."""
-    if f"## {title}" not in lines:
-        return []
-    start = lines.index(f"## {title}")
-    after = (number for number in range(start + 1, len(lines)) if lines[number].startswith("## "))
-    return ["", *lines[start : next(after, len(lines))]][:-1]
 
 
 def shown(value, scale, digits):

@@ -2,25 +2,28 @@
 
     python benchmarks/without_training.py --data FOLDER [--only l2 taylor] [--seeds 3] [--again]
     python benchmarks/without_training.py --photos FOLDER --weights FILE [--only l2] [--again]
+    python benchmarks/without_training.py --labels FOLDER --only l2
     python benchmarks/without_training.py --page
 
 The residual network of benchmarks/fashion.py on Fashion-MNIST (FOLDER holds its four IDX files), and torchvision's
 pretrained MobileNetV2 on photographs (those of examples/photo_mobilenet, by its picture files). 1,024 training images
-without their labels, or 512 views of photographs, are all that reconstruction sees. Cells are kept in
-build/without_training; `--page` writes docs/without_training.md.
+without their labels, or 512 views of photographs, are all that reconstruction sees. `--labels` is `--data`
+beside eight epochs with labels. Cells are kept in build/without_training; `--page` writes docs/without_training.md, and
+keeps the sections it has of which there are none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from fashion import base, commit, data
+from fashion import base, commit, data, section
 
 from secateur import Classification, Space, Training, build, reconstruct
 from secateur.evaluators import Teacher, recalibrate, train
@@ -33,10 +36,15 @@ from secateur.studies.proposals.seeds import Aim
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "without_training"
 METHODS = ("l2", "taylor", "ranp-f", "uniform")
-SHARES = {"fashion": (0.75, 0.5, 0.3, 0.15), "photos": (0.8, 0.65)}
+SHARES = {"fashion": (0.75, 0.5, 0.3, 0.15), "photos": (0.8, 0.65), "labels": (0.5, 0.3)}
+TITLES = {
+    "fashion": "A residual network on Fashion-MNIST",
+    "photos": "torchvision's pretrained MobileNetV2 on photographs",
+    "labels": "Beside eight epochs with labels",
+}
 PICTURES = {"fashion": 1024, "photos": 512}
 PARTS = ("full", "small", "gather", "solve")
-STEPS = 64
+STEPS, EIGHT = 64, "eight epochs"
 WAYS = {
     "inherited": "inherited",
     "recalibrated": "recalibrated",
@@ -45,7 +53,10 @@ WAYS = {
     "recalibrated, distilled": f"recalibrated, {STEPS} steps",
     "reconstructed, distilled": f"reconstructed, {STEPS} steps",
     "epoch": "one epoch with labels",
+    EIGHT: "eight epochs with labels",
 }
+EPOCHS = {"epoch": 1, EIGHT: 8}
+ASKED = {"labels": ("reconstructed", "reconstructed, distilled", *EPOCHS)}
 
 
 def cell(name, share, ways, model, task, space, images, seed):
@@ -61,11 +72,11 @@ def cell(name, share, ways, model, task, space, images, seed):
     def made(way):
         small, note = build(model, space, candidate, scores), None
         first, _, then = way.partition(", ")
-        if first in ("recalibrated", "epoch"):
+        if first == "recalibrated" or first in EPOCHS:
             recalibrate(small, task, images=len(images))
-        if first == "epoch":
+        if first in EPOCHS:
             teacher = Teacher(model=model)
-            train(small, task, Training(lr=0.05, warmup=0.1), epochs=1, seed=seed, teacher=teacher)
+            train(small, task, Training(lr=0.05, warmup=0.1), epochs=EPOCHS[first], seed=seed, teacher=teacher)
         if first == "reconstructed":
             note = reconstruct(small, **asked, distill=STEPS if then == "distilled" else 0)
         elif then == "distilled":
@@ -179,69 +190,84 @@ INTRODUCTION = """# Without training
 
 What a smaller network is worth before it has been trained: with its inherited weights, with its batch norms
 recalibrated, and with its layers solved again by `secateur.reconstruct`, from pictures without labels. Beside them
-some steps on the full network's answers to the same pictures, and one epoch with labels and a teacher. Recalibrating
-a reconstructed network gains nothing, and often loses. Reconstruction takes about as long as four forwards of a large
+some steps on the full network's answers to the same pictures, and epochs with labels and a teacher. Recalibrating a
+reconstructed network gains nothing, and often loses. Reconstruction takes about as long as four forwards of a large
 full network over the same pictures, the solving included; of a small network, whose forward takes a fraction of a
 second, longer.
 
     python benchmarks/without_training.py --data FOLDER
     python benchmarks/without_training.py --photos FOLDER --weights FILE
+    python benchmarks/without_training.py --labels FOLDER --only l2
     python benchmarks/without_training.py --page
 
 Commits: {commits}."""
 
 
 def page():
-    """The page, of the cells that are kept."""
+    """The page, of the cells that are kept; the sections it has of which none are."""
     kept = {which: rows(which) for which in SHARES}
     flat = [cell for found in kept.values() for cells in found.values() for cell in cells]
-    lines = INTRODUCTION.format(commits=", ".join(sorted({cell["commit"] for cell in flat}))).splitlines()
-    if kept["fashion"]:
-        cells = [cell for cells in kept["fashion"].values() for cell in cells]
-        seeds = max(len(cells) for cells in kept["fashion"].values())
-        full = 100 * statistics.mean(cell["full"] for cell in cells)
-        lines += [
-            "",
-            "## A residual network on Fashion-MNIST",
-            "",
-            f"Errors in percent on 10,000 test images, {seeds} seed{'s' * (seeds > 1)}; the full network: {full:.1f}. "
-            f"{PICTURES['fashion']} training images.",
-            "",
-            *table("fashion", "errors"),
-            "",
-            "Seconds on one core of a shared machine, medians:",
-            "",
-            *seconds("fashion"),
-        ]
-    if kept["photos"]:
-        one = next(iter(kept["photos"].values()))[0]
-        half = 196 * (0.25 / one["tested"]) ** 0.5
-        lines += [
-            "",
-            "## torchvision's pretrained MobileNetV2 on photographs",
-            "",
-            "Agreement with the full network on its class of 1,000, in percent, on "
-            f"{one['tested']} views of photographs that reconstruction did not see (95 % interval: at most {half:.0f} "
-            f"points to either side); {one['pictures']} views of others, cut out and laid on plain colours, at 224 x "
-            "224, one seed.",
-            "",
-            *table("photos", "agreement"),
-            "",
-            "Seconds on one core of a shared machine:",
-            "",
-            *seconds("photos"),
-        ]
+    path = ROOT / "docs" / "without_training.md"
+    old, commits = path.read_text().splitlines(), {cell["commit"] for cell in flat}
+    if not all(kept.values()):
+        commits |= {one for line in old if line.startswith("Commits: ") for one in re.findall(r"[0-9a-f]{7,}", line)}
+    lines = INTRODUCTION.format(commits=", ".join(sorted(commits))).splitlines()
+    for which, title in TITLES.items():
+        cells = [cell for found in kept[which].values() for cell in found]
+        lines += ["", f"## {title}", "", *SECTIONS[which](cells)] if cells else section([*old, ""], title)
     return "\n".join(lines) + "\n"
+
+
+def of_fashion(cells, which="fashion"):
+    """The section on Fashion-MNIST."""
+    seeds = max(len(found) for found in rows(which).values())
+    full = 100 * statistics.mean(cell["full"] for cell in cells)
+    return [
+        f"Errors in percent on 10,000 test images, {seeds} seed{'s' * (seeds > 1)}; the full network: {full:.1f}. "
+        f"{PICTURES['fashion']} training images.",
+        "",
+        *table(which, "errors"),
+        "",
+        "Seconds on one core of a shared machine, medians:",
+        "",
+        *seconds(which),
+    ]
+
+
+def of_labels(cells):
+    """The same network beside a training with labels."""
+    return ["The same network; epochs are of all 10,000 training images.", "", *of_fashion(cells, "labels")]
+
+
+def of_photos(cells):
+    """The section on MobileNetV2."""
+    half = 196 * (0.25 / cells[0]["tested"]) ** 0.5
+    return [
+        "Agreement with the full network on its class of 1,000, in percent, on "
+        f"{cells[0]['tested']} views of photographs that reconstruction did not see (95 % interval: at most {half:.0f} "
+        f"points to either side); {cells[0]['pictures']} views of others, cut out and laid on plain colours, at 224 x "
+        "224, one seed.",
+        "",
+        *table("photos", "agreement"),
+        "",
+        "Seconds on one core of a shared machine:",
+        "",
+        *seconds("photos"),
+    ]
+
+
+SECTIONS = {"fashion": of_fashion, "photos": of_photos, "labels": of_labels}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of the four IDX files")
+    parser.add_argument("--labels", help="the same folder: beside eight epochs with labels")
     parser.add_argument("--photos", help="folder of PNG files")
     parser.add_argument("--weights", help="file of MobileNetV2's weights")
     parser.add_argument("--only", nargs="+", default=METHODS)
     parser.add_argument("--shares", nargs="+", type=float)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--again", action="store_true", help="run cells that are kept, too")
     parser.add_argument("--page", action="store_true", help="write docs/without_training.md")
@@ -250,14 +276,15 @@ def main():
         (ROOT / "docs" / "without_training.md").write_text(page())
         return
     KEPT.mkdir(parents=True, exist_ok=True)
-    which = "fashion" if asked.data else "photos"
-    for seed, *rest in fashion(asked.data, asked.seeds) if asked.data else photos(asked.photos, asked.weights):
+    which = "photos" if asked.photos else "labels" if asked.labels else "fashion"
+    folder, ways = asked.data or asked.labels, asked.ways or ASKED.get(which, [one for one in WAYS if one != EIGHT])
+    for seed, *rest in fashion(folder, asked.seeds) if folder else photos(asked.photos, asked.weights):
         for share in asked.shares or SHARES[which]:
             for name in asked.only:
                 path = KEPT / f"{which}-{name}-{share}-{seed}.json"
                 if path.exists() and not asked.again:
                     continue
-                found = cell(name, share, asked.ways, *rest, seed)
+                found = cell(name, share, ways, *rest, seed)
                 path.write_text(json.dumps(found))
                 shown = ", ".join(f"{way} {100 * error:.1f}" for way, error in found["errors"].items())
                 spent = ", ".join(f"{what} {value:.1f}" for what, value in found["seconds"].items())

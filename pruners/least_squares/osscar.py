@@ -26,8 +26,8 @@ class Osscar:
     width that was allocated, units that went are swapped with units that stayed while that lowers it.
 
     Deviations: a unit that several layers read has the sum of their shares; a constant goes into the reader's bias or
-    batch norm, where it has one; a swap is of one unit for one; products of few rows are shrunk (`products.shrunk`). How
-    wide each layer is is left open by the paper.
+    batch norm, where it has one; a swap is of one unit for one; products of few rows are shrunk (`products.shrunk`).
+    How wide each layer is is left open by the paper.
 
     Attributes:
         allocation: `"knapsack"` over the damages that were measured, or `"threshold"` of them.

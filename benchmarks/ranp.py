@@ -3,7 +3,7 @@
     pip download --no-deps nilearn==0.14.1 -d build/ranp
     apt-get download mricron-data
     dpkg-deb -x mricron-data_*.deb build/ranp
-    python benchmarks/ranp.py [--seeds 3] [--kappa 0.7] [--only tissues] [--print]
+    python benchmarks/ranp.py [--seeds 3] [--kappa 0.75] [--only tissues] [--print]
 
 Two tasks (benchmarks/volumes.py): tissues of every voxel by a 3D U-Net, and ten brain structures by its way down. As in
 Xu 2020 (arXiv 2010.02488), mask gradients are taken before any training, one patch at a time, and every network is
@@ -245,7 +245,7 @@ def print_row(row: str, steps: str, cells: list[dict], full: dict[str, float]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--kappa", type=float, default=0.7, help="share of neurons to go, of all methods")
+    parser.add_argument("--kappa", type=float, default=0.75, help="share of neurons to go, of all methods")
     parser.add_argument("--strength", type=float, default=11.0, help="lambda of RANP-f and RANP-m")
     parser.add_argument("--only", choices=list(TASKS), nargs="+", default=list(TASKS))
     parser.add_argument("--costs", action="store_true", help="print what every variant keeps of the costs, too")

@@ -3,7 +3,7 @@
     pip download --no-deps nilearn==0.14.1 -d build/ranp
     apt-get download mricron-data
     dpkg-deb -x mricron-data_*.deb build/ranp
-    python benchmarks/ranp.py [--seeds 3] [--kappa 0.75] [--only tissues] [--print]
+    python benchmarks/ranp.py [--seeds 3] [--kappa 0.75] [--only structures] [--print]
 
 Two tasks (benchmarks/volumes.py): tissues of every voxel by a 3D U-Net, and ten brain structures by its way down. As in
 Xu 2020 (arXiv 2010.02488), mask gradients are taken before any training, one patch at a time, and every network is

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from ..graph.standin import Gives
 from .descriptions import descriptions
-from .labels import Labels, Number, compact, flat, squashed, tensors_in
+from .labels import Attribute, Labels, Number, compact, flat, squashed, tensors_in
 
 if TYPE_CHECKING:
     from .components import Components
     from .flow import Flow
-    from .labels import Attribute
 
 Ids = npt.NDArray[np.int64]
 Slots = dict[str, dict[int, Ids]]
@@ -174,6 +173,19 @@ def counted(layout: Layout, counts: Sequence[Attribute | Number], model: nn.Modu
                 for name, full in full_values(model, one)
             ]
     return replace(layout, counters=(*layout.counters, *counters), numbers=(*layout.numbers, *numbers))
+
+
+def contested(
+    layout: Layout, attributes: Sequence[Attribute | Number], model: nn.Module
+) -> Iterator[tuple[str, str, Labels, Labels]]:
+    """Module attributes that would count two things, which need not shrink alike: module, name, labels of both."""
+    counts: dict[tuple[str, str, int], Attribute] = {}
+    for other in attributes:
+        for name, _ in full_values(model, other) if isinstance(other, Attribute) else ():
+            one = counts.setdefault((other.module, name, other.item), other)
+            mine, its = (np.sort(layout.unit_of_label[labels]) for labels in (one.labels, other.labels))
+            if mine.any() and its.any() and len(mine) == len(its) and (mine != its).any():
+                yield other.module, name, one.labels, other.labels
 
 
 def _described(model: nn.Module, slots: Slots) -> Iterator[Counter]:

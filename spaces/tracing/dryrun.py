@@ -128,11 +128,18 @@ def _near(network: Network, flow: Flow, layout: Layout, node: Node, numbers: Seq
 
 
 def at_random(layout: Layout, seed: int = 0) -> Kept:
-    """`(u,)` units to remove: between a third and two thirds of each group."""
+    """`(u,)` units to remove: between a third and two thirds of each group, and of groups as large not as many.
+
+    What counts one group shows itself where it is taken for what counts another. Of groups of two units each other one
+    is left whole, with another seed those between.
+    """
     random = np.random.default_rng(seed)
     gone = np.zeros(layout.units, bool)
+    before = {2: seed % 2}  # by size, how many stay of the group before
     for group in layout.groups:
-        count = int(np.clip(round(group.units * random.uniform(0.3, 0.7)), 1, group.units - 1))
+        most = max(2, group.units - 1)
+        count = int(np.clip(round(group.units * random.uniform(0.3, 0.7)), 1, most))
+        before[group.units] = count = count % most + 1 if count == before.get(group.units) else count
         gone[group.first + random.permutation(group.units)[count:]] = True
     return gone
 

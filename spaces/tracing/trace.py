@@ -17,7 +17,7 @@ from ..candidate import Axis
 from ..channels import makers, movement, picking, positions, products  # noqa: F401 - their rules are registered
 from ..channels.components import Components, components
 from ..channels.flow import Flow, follow
-from ..channels.layout import Group, Layout, arrange
+from ..channels.layout import Group, Layout, arrange, contested
 from ..channels.rules import joined
 from ..costs.model import CostModel, cost_model
 from ..cutting.surgery import Cut, named_tensors, plan
@@ -177,6 +177,8 @@ def _grouped(
         found = components(flow, aligned)
         layout = arrange(flow, found, widths=options.parts.widths, aliases=aliases, model=model)
         layout = replace(layout, gives={block.name: block.gives for block in blocks if block.gives is not None})
+        if not options.as_graph and _tied(training, found, layout):
+            continue
         whole = frozenset(block.node for block in found.whole)
         surprise, oddities = own.surprise(whole), own.oddities(whole)
         if options.as_graph:
@@ -207,6 +209,16 @@ def _grouped(
             elif counted is None or not learnt:
                 said = next((one.said[node] for one in training.forwards if node in one.said), ODD)
                 aligned |= _held(flow, found, layout, group, node, said)
+
+
+def _tied(training: Training, found: Components, layout: Layout) -> bool:
+    """Tie what one attribute counts that the forward reads: it cannot shrink unlike; is there any?"""
+    own = training.forwards[0]
+    both = list(contested(layout, [*found.attributes, *own.flow.constraints.counts], own.model))
+    read = {place for one in training.forwards for place in one.read} if both else set()
+    joins = [(one, other) for module, name, one, other in both if (module, name) in read]
+    own.flow.constraints.joins.extend(joins)
+    return bool(joins)
 
 
 def _of_whole_heads(training: Training, options: Options) -> frozenset[Node]:

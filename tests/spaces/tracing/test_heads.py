@@ -52,6 +52,54 @@ class Written(nn.Module):
         return self.proj((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).reshape(batch, length, d))
 
 
+class Gated(nn.Module):
+    """One number counts the heads of attention and those of a mixture beside it."""
+
+    def __init__(self, d=32, heads=4, size=6):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.gate, self.value = nn.Linear(d, 3 * d), nn.Linear(d, heads * size), nn.Linear(d, heads * size)
+        self.proj = nn.Linear(d + heads * size, d)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = (q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).flatten(2)
+        gate, value = (layer(x).reshape(batch, length, self.heads, -1) for layer in (self.gate, self.value))
+        return self.proj(torch.cat([seen, (gate.softmax(-1) * value).flatten(2)], 2))
+
+
+class Twice(nn.Module):
+    """Two attentions whose heads one number counts."""
+
+    def __init__(self, d=32, heads=4):
+        super().__init__()
+        self.num_heads = heads
+        self.first, self.second, self.proj = nn.Linear(d, 3 * d), nn.Linear(d, 3 * d), nn.Linear(2 * d, d)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        seen = []
+        for layer in (self.first, self.second):
+            q, k, v = layer(x).reshape(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            seen.append((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2))
+        return self.proj(torch.cat(seen, 2).reshape(batch, length, -1))
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("kind", [Gated, Twice])
+def test_what_one_number_counts_shrinks_alike_or_is_given_to_calls(kind, heads):
+    torch.manual_seed(0)
+    model, x = Net(kind(heads=heads)).eval().double(), torch.rand(2, 6, 5).double()
+    space = Space.trace(model, x, divisor=1)
+    of_heads = [group for group in space.groups if group.units == heads]
+    assert len(of_heads) == (2 if kind is Gated else 1)
+    for widths in product(*(group.widths for group in of_heads)):
+        chosen = {f"width:{group.name}": width for group, width in zip(of_heads, widths, strict=True)}
+        candidate = [chosen.get(axis.name, axis.full) for axis in space.axes]
+        assert verify(model, space, candidate, x) < 1e-12
+
+
 def test_a_divisor_that_no_number_of_heads_meets_is_said():
     space = Space.trace(Net(Fused()).eval(), torch.rand(2, 6, 5), divisor=7)
     assert space.groups[1].widths == (24, 48, 72, 96)

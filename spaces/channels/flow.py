@@ -59,6 +59,7 @@ _SILENCE = {  # operators that turn zeros into zeros
         "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
     ).split()
 } | {"getitem"}
+HELD = "it meets {}, a tensor that is no parameter and no buffer; with register_buffer it is cut along"
 _WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear embedding".split()}
 _WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
 
@@ -132,6 +133,18 @@ class Flow:
         differ = (left != right) & (left != BLANK) & (right != BLANK)
         if differ.any():
             self.constraints.joins.append((left[differ], right[differ]))
+        frozen = differ & ((left == 0) | (right == 0))
+        if frozen.any() and self.network.held and (path := self._held()):
+            self.constraints.told.append((np.maximum(left, right)[frozen], HELD.format(path)))
+
+    def _held(self) -> str | None:
+        """The tensor attribute of a module of which alone an operand of the operator is made."""
+        for node in (waiting := list(self.node.all_input_nodes if self.node else ())):  # grows while it is walked
+            if node in self.network.held:
+                return self.network.held[node]
+            new = () if node in self.moving or node in self.weighed else node.all_input_nodes
+            waiting += [one for one in new if one not in waiting]
+        return None
 
     def tie(self, labels: Tensor, axes: Sequence[int], reason: str) -> None:
         """Join all labels that lie on one line along `axes`, unless nothing is made of the result."""
@@ -274,7 +287,8 @@ def depending(network: Network, starts: Iterable[Node]) -> set[Node]:
     """The nodes whose values depend on the values of these."""
     found = set(starts)
     for node in network.graph.nodes:
-        if network.names[node] not in _BY_SHAPE and any(source in found for source in node.all_input_nodes):
+        given = node.all_input_nodes[: 1 if network.names[node] == "aten.type_as" else None]
+        if network.names[node] not in _BY_SHAPE and not found.isdisjoint(given):
             found.add(node)
     return found
 

@@ -179,7 +179,7 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...], model: nn.Module) -
     module = program.graph_module
     _inline(module)
     nodes = list(module.graph.nodes)
-    sources, inputs, constants = _placeholders(program, module)
+    sources, inputs, constants, held = _placeholders(program, module, model)
     calls = {node: callers(node, model) for node in nodes}
     shapes, numbers = _at_sides(module.graph, inputs, sides)
     result = next(node for node in nodes if node.op == "output")
@@ -200,17 +200,20 @@ def _read(program: ExportedProgram, sides: tuple[Side, ...], model: nn.Module) -
         returned=returned,
         structure=program.call_spec.out_spec,
         constants=constants,
+        held=held,
     )
 
 
 def _placeholders(
-    program: ExportedProgram, module: GraphModule
-) -> tuple[dict[Node, str], list[Node], dict[str, Tensor]]:
-    """Parameters and buffers by node, the nodes of the example inputs, and constants by the name of their node."""
+    program: ExportedProgram, module: GraphModule, model: nn.Module
+) -> tuple[dict[Node, str], list[Node], dict[str, Tensor], dict[Node, str]]:
+    """Parameters and buffers by node, the nodes of inputs, constants by the name of their node, paths of held ones."""
     kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     sources: dict[Node, str] = {}
     inputs: list[Node] = []
     constants: dict[str, Tensor] = {}
+    held: dict[Node, str] = {}
+    attributes = {f"{path}.{name}".lstrip("."): v for path, m in model.named_modules() for name, v in vars(m).items()}
     for node in module.graph.nodes:
         if node.op == "placeholder":
             spec = kinds.get(node.name)
@@ -220,9 +223,11 @@ def _placeholders(
                 sources[node] = str(spec.target)
             elif isinstance(constant := program.constants.get(str(spec.target)), Tensor):
                 constants[node.name] = constant
+                if isinstance(attributes.get(str(spec.target)), Tensor):
+                    held[node] = str(spec.target)
         elif node.op == "get_attr" and isinstance(constant := getattr(module, str(node.target), None), Tensor):
             constants[node.name] = constant
-    return sources, inputs, constants
+    return sources, inputs, constants, held
 
 
 def _dtypes(nodes: Sequence[Node]) -> dict[Node, torch.dtype]:

@@ -41,6 +41,7 @@ class Network:
         returned: what the graph returns, flat: nodes and plain values.
         structure: how the forward nests what it returns.
         constants: tensors that are neither parameters nor buffers, by the name of their node.
+        held: nodes of those that are attributes of modules, with the attribute's path.
     """
 
     graph: Graph
@@ -56,6 +57,7 @@ class Network:
     returned: list[Any]
     structure: Any
     constants: dict[str, Tensor]
+    held: dict[Node, str]
 
     @cached_property
     def operators(self) -> list[Node]:

@@ -285,3 +285,36 @@ def test_a_graph_writes_no_number_of_examples_from_a_tensor_that_was_made_of_it(
     model = Reading(lambda x, y: y * torch.full((1,), x.shape[0]).item()).eval()
     with pytest.raises(ValueError, match="depends on the values of a tensor"):
         Space.trace(model, torch.rand(2, 3, 8, 8), as_graph=True)
+
+
+class Tabled(nn.Module):
+    """Position embeddings that a module keeps, in one of the ways that people write."""
+
+    def __init__(self, use, registered):
+        super().__init__()
+        self.embed, self.mix, self.head, self.use = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 5), use
+        table = torch.linspace(-1, 1, 6 * 32).view(1, 6, 32)
+        if registered:
+            self.register_buffer("table", table)
+        else:
+            self.table = table
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.head(self.mix(x + self.use(self.table, x)).relu())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda table, x: table,
+        lambda table, x: table[:, : x.shape[1]].to(x),
+        lambda table, x: table.detach().type_as(x).to(x.device, copy=True),
+    ],
+    ids=["plain", "slice", "of the type of x"],
+)
+def test_a_tensor_that_is_no_buffer_is_named(use):
+    x = torch.rand(2, 6, 8)
+    assert "embed" not in Space.trace(Tabled(use, registered=True), x).frozen
+    reason = Space.trace(Tabled(use, registered=False), x).frozen["embed"]
+    assert reason == "it meets table, a tensor that is no parameter and no buffer; with register_buffer it is cut along"

@@ -34,6 +34,7 @@ from .labels import (
     compressed,
     constant,
     flat,
+    is_blank,
     nothing,
     operands,
     spread,
@@ -114,6 +115,9 @@ class Flow:
         """Give a constant filling, or the whole of a part that was assigned, its labels."""
         self.values[node] = value
         self.filled.add(node)
+        base = node.args[0] if node.args and _is_mutable(node) else None
+        if isinstance(base, Node) and is_blank(self.values[base]):
+            self.fill(base, value)
 
     def fresh(self, n: int) -> Labels:
         """`n` labels never used before."""
@@ -262,16 +266,11 @@ def _walk(flow: Flow, rule_for: Callable[[Node], Rule | None]) -> None:
     network, shapes = flow.network, flow.shapes
     flow.silent |= set(network.sources)
     for node in network.graph.nodes:
-        if node.op == "placeholder":
-            name = network.sources.get(node)
-            if name is not None:
-                flow.values[node] = Source(name, shapes[name])
-            else:
-                shape = network.shapes[flow.side].get(node)
-                flow.values[node] = nothing(shape) if isinstance(shape, tuple) else None
+        if node in network.sources:
+            flow.values[node] = Source(network.sources[node], shapes[network.sources[node]])
         elif node.op == "call_function":
             flow.values[node] = _call(flow, node, rule_for(node))
-        elif node.op == "get_attr":
+        elif node.op in ("placeholder", "get_attr"):
             shape = network.shapes[flow.side].get(node)
             flow.values[node] = nothing(shape) if isinstance(shape, tuple) else None
     changed = set(flow.filled)

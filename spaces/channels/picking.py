@@ -80,7 +80,13 @@ def _at_index(flow: Flow, call: dict[str, Any], values: Sequence[Any], shape: Se
         lines.append(_cut(value, axis, shape))
     small = [1 if other == axis else size for other, size in enumerate(shape)]
     met = joined(flow, lines, tuple(small))
-    return Layers(layer.expand(tuple(shape)) for layer in met) if isinstance(met, Layers) else met.expand(tuple(shape))
+    if isinstance(met, Layers):
+        return Layers(layer.expand(tuple(shape)) for layer in met)
+    found = met.expand(tuple(shape))
+    for source in flow.node.all_input_nodes if flow.node and not is_blank(met) else ():
+        if is_blank(flow.values[source]) and _shape(flow.values[source]) == tuple(shape):
+            flow.fill(source, found)  # an index that picks the same of each channel
+    return found
 
 
 def _cut(value: Any, axis: int, shape: Sequence[int]) -> Any:

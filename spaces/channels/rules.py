@@ -128,6 +128,13 @@ def elementwise(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
 rule("floor_divide")(elementwise)  # it lacks the tag
 
 
+@rule("broadcast_tensors")
+def _broadcast(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> list[Tensor | Layers]:
+    """Values that are brought to one shape, which something elementwise is made of."""
+    shapes = flow.network.shapes[flow.side][node]
+    return [joined(flow, _operands(args), shapes[0])] * len(shapes)
+
+
 def _operands(values: Sequence[Any]) -> list[Any]:
     found = []
     for value in values:
@@ -242,7 +249,7 @@ def _constants(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
     return nothing(result_shape(flow, node))
 
 
-@rule("fill", "zero", "fill_diagonal")
+@rule("fill", "zero", "fill_diagonal", "normal", "uniform", "exponential", "log_normal", "cauchy", "geometric")
 @a_layer
 def _filled(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels: Tensor = args[0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..channels.layout import Layout
 from ..examples import of_graph
-from ..graph.modes import keeping
+from ..graph.modes import DrawnAlike, keeping
 from ..graph.network import Examples
 from ..graph.standin import in_place_of
 from .masked import masked_outputs, outputs_of, relative_error
@@ -185,7 +185,7 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
 
 @contextlib.contextmanager
 def own_randomness(model: nn.Module) -> Iterator[None]:
-    """What forwards draw does not move the global generators."""
+    """What forwards draw does not move the global generators, and is the same in networks of other widths."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+    with torch.random.fork_rng(devices=sorted(devices, key=str)), DrawnAlike():
         yield

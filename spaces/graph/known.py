@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .modes import DRAWS
+
 LARGEST = 1 << 16  # elements of a tensor whose value is kept
 _OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
 _OF_NUMBERS = {"arange", "linspace", "logspace", "full", "zeros", "ones", "eye", "empty", "new_full", "full_like"}
@@ -76,7 +78,7 @@ class Known(TorchFunctionMode):
             values = [self._value(tensor) for tensor in given]
         if name in _OF_NUMBERS and given:  # an item as a fill value or as a bound
             args, kwargs = pytree.tree_map_only(Tensor, self._number, (args, kwargs))
-        known = all(value is not None for value in values)
+        known = all(value is not None for value in values) and name.rstrip("_") not in DRAWS
         if given and known and name in _READS:
             read = self._apply(func, args, kwargs)
             return func(*args, **kwargs) if read is None else read

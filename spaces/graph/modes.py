@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .attention import MultiheadAttention, by_weights
 from .network import plain, unknown_leaves
@@ -204,3 +205,25 @@ class DataAsDetached(TorchFunctionMode):
         if func == _DATA:
             return args[0].detach()
         return func(*args, **(kwargs or {}))
+
+
+DRAWS = set(
+    "rand randn rand_like randn_like randint randint_like randperm normal normal_functional uniform bernoulli "
+    "exponential log_normal cauchy geometric multinomial poisson random".split()
+)
+"""Names of operators that draw random numbers, without the line of those that draw in place."""
+
+
+class DrawnAlike(TorchDispatchMode):
+    """What a forward draws is the same each time, and for each channel, so that networks of other widths draw it too.
+
+    Numbers are one half in the place of random ones; whole numbers, such as an order, come from one seed.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operator; if it draws, from one seed, and what it drew becomes a constant."""
+        if func.overloadpacket.__name__.rstrip("_") not in DRAWS:
+            return func(*args, **(kwargs or {}))
+        torch.manual_seed(0)
+        drawn = func(*args, **(kwargs or {}))
+        return drawn.fill_(0.5) if drawn.is_floating_point() else drawn

@@ -72,6 +72,14 @@ class Answer:
     best: torch.Tensor
 
 
+@torch.library.custom_op("secateur_tests::noise", mutates_args=())
+def _noise(like: torch.Tensor) -> torch.Tensor:
+    return torch.rand_like(like)
+
+
+_noise.register_fake(torch.empty_like)
+
+
 class Head(nn.Module):
     """Any last step behind a network whose channels follow."""
 
@@ -86,7 +94,8 @@ class Head(nn.Module):
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        (lambda y: y + torch.rand_like(y), "not proven: the forward gives other numbers each time"),
+        (lambda y: y + _noise(y), "not proven: the forward gives other numbers each time"),
+        (lambda y: y + torch.rand_like(y), "1 of 1 groups"),
         (lambda y: y.argmax(1), "not proven: no output holds floating numbers"),
         (lambda y: y > 0, "not proven: no output holds floating numbers"),
         (lambda y: (y - y) / (y - y), "not proven: outputs are not finite"),
@@ -104,6 +113,47 @@ def test_what_cannot_be_compared_is_said(last, said):
     space = Space.trace(model, image(1, 3, 8, 8), divisor=2)
     assert said in space.proof
     assert [group.name for group in space.groups] == ["a"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Sampled(nn.Module):
+    """A variational autoencoder: its latents are channels, and drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.mean, self.spread = nn.Linear(12, 16), nn.Linear(16, 8), nn.Linear(16, 8)
+        self.decode, self.out = nn.Linear(8, 16), nn.Linear(16, 12)
+
+    def forward(self, x):
+        seen = self.encode(x).relu()
+        mean, spread = self.mean(seen), self.spread(seen)
+        latent = torch.distributions.Normal(mean, spread.exp(), validate_args=False).rsample()
+        return self.out(self.decode(latent + 0.1 * torch.randn_like(mean)).relu())
+
+
+class SomeTokens(nn.Module):
+    """Some tokens are drawn and kept, as masked autoencoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        order = torch.rand(x.shape[:2], dtype=x.dtype, device=x.device).argsort(1)[:, :4]
+        x = x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+        return self.head(self.mix(x[:, torch.randperm(4)]).relu())
+
+
+@pytest.mark.parametrize(("make", "shape", "groups"), [(Sampled, (2, 12), 3), (SomeTokens, (2, 6, 5), 2)])
+def test_networks_that_draw_are_proven_and_verified(make, shape, groups):
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.rand(shape)
+    state = torch.get_rng_state()
+    space = Space.trace(model, x, divisor=1)
+    assert len(space.groups) == groups and f"{groups} of {groups} groups" in space.proof
+    for candidate in space.sample(4, seed=1):
+        assert verify(model.double(), space, candidate, x.double()) < 1e-12
     assert torch.equal(torch.get_rng_state(), state)
 
 

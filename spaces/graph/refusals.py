@@ -16,6 +16,12 @@ MEND = (
     "the forward must not branch on the values of tensors nor depend on Python state; rewrite that line with tensor "
     "operations, or trace the part of the network that needs pruning"
 )
+_OTHERWISE = (
+    "it runs when it is not exported, so it does something else then, as transformers' forwards do that are given no "
+    "mask; give it what it would make itself, such as attention_mask, or trace the part of the network that needs "
+    "pruning"
+)
+_OWN = (TypeError, AttributeError, LookupError, NameError)  # that the tools of an export do not raise of themselves
 _ROOM = str(Path(__file__).parents[1])  # our own frames, which no message names
 
 
@@ -46,10 +52,14 @@ def of_cache(value: Any) -> str:
 
 def explained(model: nn.Module, failure: Exception | None) -> str:
     """What to say of a forward that `torch.export` does not take."""
-    text = str(failure).strip().splitlines()
+    text, place = str(failure).strip().splitlines(), _place(failure)
+    shapes = type(failure) is RuntimeError and re.search(
+        "broadcast|shape|size of tensor|Sizes of tensors", str(failure)
+    )
+    mend = _OTHERWISE if place and (isinstance(failure, _OWN) or shapes) else MEND
     return (
-        f"torch.export cannot follow {type(model).__name__}{_place(failure)}: "
-        f"{text[0] if text else type(failure).__name__}. {MEND}"
+        f"torch.export cannot follow {type(model).__name__}{place}: "
+        f"{text[0] if text else type(failure).__name__}. {mend}"
     )
 
 

@@ -216,6 +216,24 @@ def test_control_flow_on_data_is_refused_with_the_line():
         Space.trace(Branch(), image(1, 3, 8, 8))
 
 
+def test_what_goes_otherwise_while_it_is_exported_is_said():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x, mask=None):
+            if mask is None and not torch.compiler.is_compiling():
+                mask = torch.ones(x.shape[0])
+            return self.a(x) * mask[:, None]
+
+    with pytest.raises(
+        ValueError, match=r"at .*test_space.py:\d+: .* it runs when it is not exported, .* such as attention_mask"
+    ):
+        Space.trace(Masked(), torch.rand(1, 4))
+    assert Space.trace(Masked(), {"x": torch.rand(1, 4), "mask": torch.ones(1)}).frozen
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

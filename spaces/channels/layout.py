@@ -180,8 +180,8 @@ def contested(
 ) -> Iterator[tuple[str, str, Labels, Labels]]:
     """Module attributes that would count two things, which need not shrink alike: module, name, labels of both."""
     counts: dict[tuple[str, str, int], Attribute] = {}
-    for other in attributes:
-        for name, _ in full_values(model, other) if isinstance(other, Attribute) else ():
+    for other in [one for one in attributes if isinstance(one, Attribute)]:
+        for name, _ in full_values(model, other):
             one = counts.setdefault((other.module, name, other.item), other)
             mine, its = (np.sort(layout.unit_of_label[labels]) for labels in (one.labels, other.labels))
             if mine.any() and its.any() and len(mine) == len(its) and (mine != its).any():

@@ -106,7 +106,9 @@ def _repeat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
 
 def _is_index(flow: Flow, node: Node) -> bool:
     """Whether an index is made as large along an axis as what it picks of; it picks the same of each channel."""
-    before, after = (flow.network.shapes[flow.side].get(one) for one in (node.args[0], node))
+    source = node.args[0]
+    assert isinstance(source, Node)
+    before, after = (flow.network.shapes[flow.side].get(one) for one in (source, node))
     if flow.network.dtypes.get(node) != torch.int64 or not isinstance(before, tuple) or not isinstance(after, tuple):
         return False
     grown = [(old, new) for old, new in zip(before, after[len(after) - len(before) :], strict=True) if old != new]

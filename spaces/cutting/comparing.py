@@ -187,5 +187,5 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
 def own_randomness(model: nn.Module) -> Iterator[None]:
     """What forwards draw does not move the global generators, and is the same in networks of other widths."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)), DrawnAlike():
+    with torch.random.fork_rng(devices=sorted(devices, key=str)), DrawnAlike():  # type: ignore[no-untyped-call]
         yield

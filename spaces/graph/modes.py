@@ -214,7 +214,7 @@ DRAWS = set(
 """Names of operators that draw random numbers, without the line of those that draw in place."""
 
 
-class DrawnAlike(TorchDispatchMode):
+class DrawnAlike(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What a forward draws is the same each time, and for each channel, so that networks of other widths draw it too.
 
     Numbers are one half in the place of random ones; whole numbers, such as an order, come from one seed.

@@ -5,6 +5,7 @@
     python benchmarks/real_networks.py brain-linknet --weights FILE --boxes FILE --heads FILE FILE
     python benchmarks/real_networks.py convnext --data FOLDER
     python benchmarks/real_networks.py mobilenet-v2 --way osscar --shares 0.8 0.65 ...
+    python benchmarks/real_networks.py mobilenet-v2 --itself ...
     python benchmarks/real_networks.py --page
 
 `--way` tries something else than the defaults of `prune`; see `WAYS`. The weights are those of the packages
@@ -292,6 +293,24 @@ def run(name, asked):
     print(name, {share: round(value[0], 2) for share, value in times.items()}, flush=True)
 
 
+def alone(name, asked):
+    """How often the full network has the same class for a photograph that is changed a little, and where it is sure."""
+    model, _, (photographs, *_), _ = NETWORKS[name](asked)
+    images = photographs.images
+    with torch.no_grad():
+        sure = torch.cat([model(part).softmax(1).amax(1) for part in images.flatten(0, 1).split(4)]) >= SURE
+    wanted, sure, found = outputs(model, images), sure.view(images.shape[:2]), {}
+    for words, changed, side in (
+        ("mirrored", images.flip(-1), None),
+        ("one pixel to the side", images.roll(1, -1), None),
+        *((f"side {side}, {(side / SIDE) ** 2:.2f} of the MACs", images, side) for side in (216, 208, 200)),
+    ):
+        same = outputs(model, changed, side) == wanted
+        found[words] = [interval(same.double().mean(1).numpy()), [float(same[sure].double().mean()), int(sure.sum())]]
+        print(words, found[words], flush=True)
+    (KEPT / f"{name}-itself.json").write_text(json.dumps({"found": found, "commit": commit()}))
+
+
 def kept(name, way=DEFAULT):
     """Records of a network by share, and its times."""
     found = {share: KEPT / f"{name}-{share}-{way}.json" for share in SHARES}
@@ -300,6 +319,7 @@ def kept(name, way=DEFAULT):
     return records, json.loads(times.read_text()) if times.exists() else {}
 
 
+SURE, ITSELF = 0.5, "How far the full MobileNetV2 agrees with itself"
 TRIED = "What else was tried:"
 DRAWN = ("mobilenet-v2", "brain-linknet", "convnext")
 INTRODUCTION = """# Real networks, smaller in one call
@@ -391,6 +411,7 @@ def page():
             seconds = f"{record['seconds']:.0f}"
             lines.append(f"| {record['share']:.2f} | {record['params']:.2f} | {cells} | {ms} | {seconds} |")
         lines += tried(name, kinds)
+    lines += itself(old)
     lines += ["", "## Where the seconds go", "", SECONDS, ""]
     lines += ["| network | MACs | one forward | full network's | small one's | forwards in all | gathering | solving |"]
     lines += ["| --- " * 8 + "|"]
@@ -403,6 +424,21 @@ def page():
             cells = [one, parts["full"], parts["small"], ratio, parts["gather"], parts["solve"]]
             lines.append(f"| {name} | {record['share']:.2f} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def itself(old):
+    """The section on the full MobileNetV2 alone; the one that the page has where none was run."""
+    path = KEPT / "mobilenet-v2-itself.json"
+    if not path.exists():
+        return section(old, ITSELF)
+    said = json.loads(path.read_text())
+    lines = [
+        f"On the same photographs, and on those views of which it is at least {SURE:.0%} sure. Commit: {said['commit']}."
+    ]
+    lines += ["", "| photographs | all | sure |", "| --- | --- | --- |"]
+    for words, (every, (share, count)) in said["found"].items():
+        lines.append(f"| {words} | {shown(every, 100, 1)} | {100 * share:.1f} of {count} |")
+    return ["", f"## {ITSELF}", "", "    python benchmarks/real_networks.py mobilenet-v2 --itself ...", "", *lines]
 
 
 def shown(value, scale, digits):
@@ -449,6 +485,7 @@ def main():
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
     parser.add_argument("--way", choices=list(WAYS), default=DEFAULT)
     parser.add_argument("--again", action="store_true", help="run cells that are kept, too")
+    parser.add_argument("--itself", action="store_true", help="only how far the full network agrees with itself")
     parser.add_argument("--page", action="store_true", help="write docs/real_networks.md and its picture")
     asked = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -459,7 +496,7 @@ def main():
     elif asked.network is None:
         parser.error(f"name a network: {', '.join(NETWORKS)}")
     else:
-        run(asked.network, asked)
+        (alone if asked.itself else run)(asked.network, asked)
 
 
 if __name__ == "__main__":

@@ -433,7 +433,7 @@ def itself(old):
         return section(old, ITSELF)
     said = json.loads(path.read_text())
     lines = [
-        f"On the same photographs, and on those views of which it is at least {SURE:.0%} sure. Commit: {said['commit']}."
+        f"On the same photographs, and those views of which it is {SURE:.0%} sure or more. Commit: {said['commit']}."
     ]
     lines += ["", "| photographs | all | sure |", "| --- | --- | --- |"]
     for words, (every, (share, count)) in said["found"].items():

@@ -303,7 +303,7 @@ def alone(name, asked):
     for words, changed, side in (
         ("mirrored", images.flip(-1), None),
         ("one pixel to the side", images.roll(1, -1), None),
-        *((f"side {side}, {(side / SIDE) ** 2:.2f} of the MACs", images, (side, side)) for side in (216, 208, 200)),
+        *((f"side {side}, {(side / SIDE) ** 2:.2f} of the pixels", images, (side, side)) for side in (216, 208, 200)),
     ):
         same = outputs(model, changed, side) == wanted
         found[words] = [interval(same.double().mean(1).numpy()), [float(same[sure].double().mean()), int(sure.sum())]]

@@ -319,6 +319,7 @@ def kept(name, way=DEFAULT):
     return records, json.loads(times.read_text()) if times.exists() else {}
 
 
+COMMAND = "python benchmarks/real_networks.py mobilenet-v2 --itself --weights FILE --gcompris FOLDER --stamps FOLDER"
 SURE, ITSELF = 0.5, "How far the full MobileNetV2 agrees with itself"
 TRIED = "What else was tried:"
 DRAWN = ("mobilenet-v2", "brain-linknet", "convnext")
@@ -411,7 +412,7 @@ def page():
             seconds = f"{record['seconds']:.0f}"
             lines.append(f"| {record['share']:.2f} | {record['params']:.2f} | {cells} | {ms} | {seconds} |")
         lines += tried(name, kinds)
-    lines += itself(old)
+    lines += agreeing(old)
     lines += ["", "## Where the seconds go", "", SECONDS, ""]
     lines += ["| network | MACs | one forward | full network's | small one's | forwards in all | gathering | solving |"]
     lines += ["| --- " * 8 + "|"]
@@ -426,7 +427,7 @@ def page():
     return "\n".join(lines) + "\n"
 
 
-def itself(old):
+def agreeing(old):
     """The section on the full MobileNetV2 alone; the one that the page has where none was run."""
     path = KEPT / "mobilenet-v2-itself.json"
     if not path.exists():
@@ -438,7 +439,7 @@ def itself(old):
     lines += ["", "| photographs | all | sure |", "| --- | --- | --- |"]
     for words, (every, (share, count)) in said["found"].items():
         lines.append(f"| {words} | {shown(every, 100, 1)} | {100 * share:.1f} of {count} |")
-    return ["", f"## {ITSELF}", "", "    python benchmarks/real_networks.py mobilenet-v2 --itself ...", "", *lines]
+    return ["", f"## {ITSELF}", "", f"    {COMMAND}", "", *lines]
 
 
 def shown(value, scale, digits):

@@ -54,7 +54,7 @@ def serve(
     try:
         server = make_server(host, port, _looking(wsgi(shown)), _Server, _Quiet)
     except OSError as error:
-        raise OSError(error.errno, f"can't listen on {host}:{port} ({error.strerror}); give another --port") from error
+        raise OSError(error.errno, f"can't listen on {host}:{port} ({error.strerror}); give another --port or --host") from error
     with server:
         ready(f"http://{host}:{server.server_port}/dashboard/studies/{shown.id}")
         server.serve_forever()

@@ -58,7 +58,8 @@ def networks(out: Path) -> dict[str, torch.Tensor]:
     """The weights of all exported networks."""
     found = {}
     for path in sorted(out.rglob("model.safetensors")):
-        found |= {f"{path.parent.name} {name}": tensor for name, tensor in load_file(path).items()}
+        place = path.parent.relative_to(out)  # of `prune` the folder itself, whatever it is called
+        found |= {f"{place} {name}": tensor for name, tensor in load_file(path).items()}
     assert found
     return found
 

@@ -67,7 +67,9 @@ def split(
     validations = 0 if own_validation or isinstance(drawn, Tensor) else _share("validation", drawn, count)
     if tests + validations >= len(left):
         first, second = (f"{len(one)} listed" if isinstance(one, Tensor) else one for one in (validation, test))
-        raise ValueError(f"validation={first} and test={second} leave nothing of {count} images to train on; lower them")
+        raise ValueError(
+            f"validation={first} and test={second} leave nothing of {count} images to train on; lower them"
+        )
     order = left[_interleaved(labels[left], seed)]
     parts = order[:tests], order[tests : tests + validations], order[tests + validations :]
     places = chosen.get("test", parts[0]), chosen.get("validation", parts[1]), parts[2]

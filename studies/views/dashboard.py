@@ -54,7 +54,8 @@ def serve(
     try:
         server = make_server(host, port, _looking(wsgi(shown)), _Server, _Quiet)
     except OSError as error:
-        raise OSError(error.errno, f"can't listen on {host}:{port} ({error.strerror}); give another --port or --host") from error
+        said = f"can't listen on {host}:{port} ({error.strerror}); give another --port or --host"
+        raise OSError(error.errno, said) from error
     with server:
         ready(f"http://{host}:{server.server_port}/dashboard/studies/{shown.id}")
         server.serve_forever()

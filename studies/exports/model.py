@@ -282,7 +282,7 @@ def _check_counters(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]
     for name, values in attributes.items():
         for attribute in values:
             own = getattr(model.get_submodule(name), attribute)
-            if not all(isinstance(one, int) for one in (own if isinstance(own, tuple) else (own,))):
+            if not all(isinstance(one, int) for one in (own if isinstance(own, (tuple, list)) else (own,))):
                 raise TypeError(f"{name}.{attribute} is a {type(own).__name__}, which counts nothing")
 
 

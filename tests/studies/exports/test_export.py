@@ -538,6 +538,30 @@ def test_loading_an_edited_config(spoiled, changes, message):
         load(folder, model=full)
 
 
+class Listed(nn.Module):
+    """Numbers of channels in a list, which the forward reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.sizes = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), [8, 4]
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x.flatten(1).unflatten(1, (self.sizes[0], *x.shape[2:])).relu())
+
+
+def test_numbers_of_channels_in_a_list_are_loaded(tmp_path):
+    torch.manual_seed(0)
+    full, x = Listed().eval(), torch.rand(2, 3, 6, 6)
+    space = Space.trace(full, x, divisor=1)
+    candidate = space.uniform(0.5)
+    small = build(full, space, candidate)
+    assert small.sizes == [4, 4]
+    sc.save(tmp_path / "export", small, model=full, space=space, candidate=candidate)
+    loaded = load(tmp_path / "export", model=Listed())
+    assert loaded.sizes == [4, 4] and torch.equal(loaded(x), small.eval()(x))
+
+
 def test_loading_into_another_model_says_what_differs(exported):
     folder, _ = exported
     other, _ = network("plain")

@@ -41,7 +41,7 @@ def _run(arguments: list[str]) -> int:
 
     from .studies.commands.app import app
     from .studies.commands.output import EXPECTED, text_of
-    from .studies.trials.words import reason_of
+    from .studies.trials.words import Hopeless, reason_of
 
     # The root of click's errors; typer names it from 0.28 on, and brings its own click from 0.26 on.
     mistakes: Any = [kind for kind in typer.BadParameter.__mro__ if hasattr(kind, "format_message")][-1]
@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> int:
     except EXPECTED as error:
         if debug:
             raise
-        return _complain(text_of(error))
+        return _complain(text_of(error)) and (1 if isinstance(error, Hopeless) else 2)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's code raises whatever it likes

@@ -16,7 +16,7 @@ import typer
 
 from ..disk.files import as_written
 from ..disk.secrets import hidden
-from ..trials.words import escaped, said_by
+from ..trials.words import Hopeless, escaped, said_by
 
 if TYPE_CHECKING:
     from ..views.status import Status
@@ -51,7 +51,8 @@ def resumable(folder: Path, mend: str | None = None) -> Iterator[None]:
     except EXPECTED as error:
         if made or not (folder / "study.json").exists():
             raise
-        raise RuntimeError(f"{text_of(error)}; the study is kept: once that is mended, {how}") from error
+        kind = Hopeless if isinstance(error, Hopeless) else RuntimeError
+        raise kind(f"{text_of(error)}; the study is kept: once that is mended, {how}") from error
 
 
 @contextlib.contextmanager

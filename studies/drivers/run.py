@@ -26,7 +26,7 @@ from ..trials.events import Listener
 from ..trials.front import EXPECTED, counting, on_front, stands_still
 from ..trials.ledger import Ledger
 from ..trials.trial import Failed, Outcome, Scored, Trial, best_within
-from ..trials.words import duration, first_line, percent
+from ..trials.words import Hopeless, duration, first_line, percent
 from .ask_tell import AskTell, Progress
 from .engine import Engine
 from .retention import Retention, tidying
@@ -319,7 +319,7 @@ class Run:
         """Write down what became of a trial.
 
         Raises:
-            RuntimeError: the last ten trials all failed, or every trial so far raised the same.
+            Hopeless: the last ten trials all failed, or every trial so far raised the same.
         """
         self._asking.tell(trial, outcome)
         if not self._in_batches or all(trial.told for trial in self._ledger.trials):
@@ -360,14 +360,14 @@ class Run:
         self._clock.told()
         self._progress.tell(trial)
         if isinstance(trial.outcome, Failed) and trial.outcome.reason.startswith(f"{WRONG_SIDE}:"):
-            raise RuntimeError(
+            raise Hopeless(
                 f"trial {trial.number} shows that the search would claim what is not so, and it stops: "
                 f"{trial.outcome.reason}"
             )
         last = [one.outcome for one in self._ledger.trials[max(0, trial.number + 1 - _FAILURES) : trial.number + 1]]
         failed = [outcome.reason for outcome in last if isinstance(outcome, Failed)]
         if len(failed) == _FAILURES:
-            raise RuntimeError(
+            raise Hopeless(
                 f"the last {_FAILURES} trials all failed, so the search stops; the last one: {failed[-1]}. "
                 "Mend the cause (often the learning rate, or memory) and run again"
             )
@@ -380,7 +380,7 @@ class Run:
             return
         reason = reasons.pop() or ""
         if _raised(reason):
-            raise RuntimeError(
+            raise Hopeless(
                 f"all {len(outcomes)} trials so far failed alike, so the search stops: {reason}. Mend the model, the "
                 "task or the evaluator, and run again"
             )

@@ -8,6 +8,10 @@ _ODD = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control and format characters, halves o
 _LONGEST = 1000  # letters of a reason
 
 
+class Hopeless(RuntimeError):
+    """A search that stops because its trials fail; no input of a command is wrong."""
+
+
 def escaped(text: str, keep: str = "") -> str:
     r"""The text with escapes for what moves a cursor, changes colours or turns the direction of writing.
 

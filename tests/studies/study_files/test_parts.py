@@ -182,7 +182,14 @@ def test_no_change_by_a_command_makes_a_file_that_cannot_be_read(folder, tmp_pat
         file.changed(**change)
 
 
-def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        (2, "all 2 trials failed, so nothing was found; the last: "),
+        (8, "trials so far failed alike, so the search stops: "),
+    ],
+)
+def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys, trials, said):
     (folder / "odd_task.py").write_text(
         "from secateur.studies.study_files.data import Data\n\n\nclass Words:\n    count = 1\n\n"
         "    def update(self, outputs, targets):\n        pass\n\n"
@@ -194,12 +201,8 @@ def test_a_search_of_failed_trials_alone_ends_with_one(folder, tmp_path, capsys)
     text = path.read_text()
     start, end = text.index("[data]"), text.index("[space]")
     path.write_text(f'{text[:start]}[data]\nfactory = "odd_task:task"\n\n{text[end:]}')
-    assert main(["search", str(path), "--out", str(tmp_path / "run"), "--trials", "2"]) == 1
-    said = capsys.readouterr().err
-    assert (
-        "all 2 trials failed, so nothing was found; the last: TypeError: the task's error, Words.compute(), gave"
-        in said
-    )
+    assert main(["search", str(path), "--out", str(tmp_path / "run"), "--trials", str(trials)]) == 1
+    assert f"{said}TypeError: the task's error, Words.compute(), gave" in capsys.readouterr().err
 
 
 def test_a_file_names_loss_metric_and_transform(folder, tmp_path):

@@ -248,7 +248,8 @@ def test_trackers_and_the_room_of_a_run_are_remembered(folder, tmp_path, capsys)
     ("options", "said"),
     [
         ("--keep-gb 0", "keep_gb=0.0: expected more than 0"),
-        ("--keep-gb nan", "keep_gb=nan: expected more than 0"),
+        ("--keep-gb nan", "keep_gb=nan: expected a finite number"),
+        ("--keep-gb inf", "keep_gb=inf: expected a finite number"),
         ("--keep-gb lots", "Invalid value for '--keep-gb'"),
         ("--scheduler asha", "scheduler='asha' with kind='serial'; expected kind='tune'"),
         ("--runner tune --scheduler asah", "scheduler='asah': expected one of asha, median"),

@@ -180,6 +180,7 @@ def test_export(folder, run, capsys):
     assert not (folder / "o").exists()
 
 
+@pytest.mark.slow  # tests/studies/drivers kill searches too
 def test_a_killed_search_goes_on_where_it_stood(folder, tmp_path):
     """Killed while the base network trains, and again among the trials; the table is an uninterrupted run's."""
     text = STUDY.format(module="cli_tiny").replace("base_epochs = 2", "base_epochs = 4")

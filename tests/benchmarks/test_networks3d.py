@@ -114,7 +114,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "psmnet" else name for name in SMALL]
+)
 def test_small_ones_are_traced_and_cut(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -10,6 +10,7 @@ FOLDER = ROOT / "examples" / "segmentation"
 slices = pytest.mark.skipif(find_spec("nilearn") is None, reason="nilearn, which brings the slices, is not installed")
 
 
+@pytest.mark.slow
 @slices
 def test_it_runs_within_both_budgets(tmp_path):
     printed = run_example("segmentation", "--tiny", "--out", tmp_path / "out", cwd=tmp_path)

@@ -18,6 +18,7 @@ timm = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @timm
 def test_the_study_file_runs(tmp_path):
     text = (FOLDER / "study.toml").read_text()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import installed
+import pytest
 from study_file import STUDY, write
 
 
@@ -15,6 +16,7 @@ def secateur(folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_a_study_uses_them_by_name(tmp_path):
     write(tmp_path, "installed_net")
     installed.install(tmp_path)

@@ -191,6 +191,7 @@ def test_methods_seed_a_search_and_are_asked_once(folder, tmp_path, capsys):
     assert f"{first} is damaged" in said
 
 
+@pytest.mark.slow
 def test_a_search_killed_while_a_seed_trains_goes_on_there(folder, tmp_path, capsys):
     """The same trials as without the kill, and no epoch of the seed's phase trained twice."""
     study = folder / "killed.toml"

@@ -338,11 +338,6 @@ for the same picture scaled to a shorter side. That is what an agreement can be 
 pictures: of things that ImageNet's classes do not know, or that are cut out, a network is less sure than of ImageNet's
 own.
 
-No way of choosing MobileNetV2's channels was better than L2 and one threshold. Tried, and judged by photographs that
-have no part in the tables: a knapsack over damages that count errors by the Fisher information of the answers, which is
-far worse, for it takes errors of neighbouring places as independent, and they add up; one over damages scaled by the
-divergence of the answers where one group alone is cut, which is no better; and `osscar`, which is worse.
-
     python benchmarks/real_networks.py mobilenet-v2 --weights FILE --gcompris FOLDER --stamps FOLDER
     python benchmarks/real_networks.py efficientnet-lite0 --weights FILE --gcompris FOLDER --stamps FOLDER
     python benchmarks/real_networks.py brain-linknet --weights FILE --boxes FILE --heads FILE FILE

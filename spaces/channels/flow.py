@@ -60,7 +60,7 @@ _SILENCE = {  # operators that turn zeros into zeros
         "upsample_trilinear3d pixel_shuffle pixel_unshuffle channel_shuffle im2col flip roll"
     ).split()
 } | {"getitem"}
-HELD = "it meets {}, a tensor that is no parameter and no buffer; with register_buffer it is cut along"
+HELD = "it meets {}, a tensor that is no parameter and no buffer; with register_buffer it may be cut along"
 _WEIGHED = {f"aten.{name}" for name in "conv1d conv2d conv3d convolution linear embedding".split()}
 _WEIGHED |= {f"aten.conv_transpose{axes}d" for axes in (1, 2, 3)}
 

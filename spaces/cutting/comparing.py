@@ -186,6 +186,7 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
 @contextlib.contextmanager
 def own_randomness(model: nn.Module) -> Iterator[None]:
     """What forwards draw does not move the global generators, and is the same in networks of other widths."""
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)), DrawnAlike():  # type: ignore[no-untyped-call]
+    tensors = (*model.parameters(), *model.buffers())
+    devices = sorted({tensor.device for tensor in tensors if tensor.device.type == "cuda"}, key=str)
+    with torch.random.fork_rng(devices=devices), DrawnAlike(devices):
         yield

@@ -213,7 +213,7 @@ def _placeholders(
     inputs: list[Node] = []
     constants: dict[str, Tensor] = {}
     held: dict[Node, str] = {}
-    attributes = {f"{path}.{name}".lstrip("."): v for path, m in model.named_modules() for name, v in vars(m).items()}
+    modules = dict(model.named_modules(remove_duplicate=False))
     for node in module.graph.nodes:
         if node.op == "placeholder":
             spec = kinds.get(node.name)
@@ -223,7 +223,8 @@ def _placeholders(
                 sources[node] = str(spec.target)
             elif isinstance(constant := program.constants.get(str(spec.target)), Tensor):
                 constants[node.name] = constant
-                if isinstance(attributes.get(str(spec.target)), Tensor):
+                path, _, name = str(spec.target).rpartition(".")
+                if path in modules and isinstance(vars(modules[path]).get(name), Tensor):
                     held[node] = str(spec.target)
         elif node.op == "get_attr" and isinstance(constant := getattr(module, str(node.target), None), Tensor):
             constants[node.name] = constant

@@ -9,7 +9,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -218,12 +218,20 @@ class DrawnAlike(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What a forward draws is the same each time, and for each channel, so that networks of other widths draw it too.
 
     Numbers are one half in the place of random ones; whole numbers, such as an order, come from one seed.
+
+    Args:
+        devices: whose generators may be seeded, beside the processor's; those of other devices stay as they are.
     """
+
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generators = [torch.default_generator, *(torch.cuda.default_generators[one.index] for one in devices)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call an operator; if it draws, from one seed, and what it drew becomes a constant."""
         if func.overloadpacket.__name__.rstrip("_") not in DRAWS:
             return func(*args, **(kwargs or {}))
-        torch.manual_seed(0)
+        for generator in self._generators:
+            generator.manual_seed(0)
         drawn = func(*args, **(kwargs or {}))
         return drawn.fill_(0.5) if drawn.is_floating_point() else drawn

@@ -130,7 +130,7 @@ def _near(network: Network, flow: Flow, layout: Layout, node: Node, numbers: Seq
 def at_random(layout: Layout, seed: int = 0) -> Kept:
     """`(u,)` units to remove: between a third and two thirds of each group, and of groups as large not as many.
 
-    What counts one group shows itself where it is taken for what counts another. Of groups of two units each other one
+    What counts one group shows itself where it is taken for what counts another. Of groups of two units every other one
     is left whole, with another seed those between.
     """
     random = np.random.default_rng(seed)

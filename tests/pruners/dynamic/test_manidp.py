@@ -126,9 +126,8 @@ def test_one_input_alone_gives_what_it_gives_among_others(kind):
     with torch.no_grad():
         phase.model(inputs)
         for gate in phase.gates:  # about half of the channels of an input are off
-            seen = (
-                gate.saliencies
-            )  # (6, c); the threshold lies between inputs, for none of them is sure to the last bit
+            # Of (6, c), between inputs: none of them is sure to the last bit.
+            seen = gate.saliencies
             middle = seen[:, seen.mean(0).argsort()[seen.shape[1] // 2]].sort().values
             gate.threshold.copy_(middle[2:4].mean())
         dynamic = phase.dynamic()

@@ -317,4 +317,7 @@ def test_a_tensor_that_is_no_buffer_is_named(use):
     x = torch.rand(2, 6, 8)
     assert "embed" not in Space.trace(Tabled(use, registered=True), x).frozen
     reason = Space.trace(Tabled(use, registered=False), x).frozen["embed"]
-    assert reason == "it meets table, a tensor that is no parameter and no buffer; with register_buffer it is cut along"
+    assert (
+        reason
+        == "it meets table, a tensor that is no parameter and no buffer; with register_buffer it may be cut along"
+    )

@@ -32,7 +32,7 @@ def at_once(folder, *commands):
     for one in started:
         one.start()
     for one in started:
-        one.join(300)  # on a machine that others keep busy, a Ray takes a minute to start
+        one.join(120)
     return [one.exitcode for one in started], [path.read_text() for path in said]
 
 

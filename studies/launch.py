@@ -29,7 +29,7 @@ from .study_files.held import MAY_CHANGE, differences, held
 from .study_files.parts import BASE_STATE, make_model, make_parts, make_task, search_of, traced, train_base, training_of
 from .trials.events import Listener
 from .trials.folder import STUDY_JSON, check_free, described_storage, making, part_of
-from .trials.storage import connect, disconnect
+from .trials.storage import check_file, connect, disconnect
 from .trials.urls import file_of, is_server
 from .views.trackers import Trackers, trackers_of
 
@@ -269,6 +269,7 @@ def _check_places(file: StudyFile, out: Path) -> None:
     if storage is not None and is_server(storage):
         disconnect(connect(storage))
     elif storage is not None:
+        check_file(storage, out)
         place = file_of(storage, out)
         if place is not None and not place.is_relative_to(out.absolute()) and not os.access(place.parent, os.W_OK):
             raise ValueError(

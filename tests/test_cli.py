@@ -278,6 +278,7 @@ BAD_FILES = {
     '{good}[study]\nstorage = "somewhere"': "the storage given is no URL",
     '{good}[study]\nstorage = "journal:/no/such/place/a.log"': "/no/such/place is no folder that can be",
     '{good}[study]\nstorage = "sqlite:////no/such/place/a.db"': "/no/such/place is no folder that can be written",
+    '{good}[study]\nstorage = "journal:/dev/zero"': "storage /dev/zero is a folder, a pipe or a device",
     '{good}[study]\nartifacts = "nosuch://a/b"': "artifacts='nosuch://a/b' can't be used",
     '{good}[study]\nsampler = "cli_tiny:Tiny"': "sampler factory cli_tiny:Tiny does not take (seed, problem)",
     '{good}[study]\nsampler = "polynomal"': "sampler 'polynomal' is not known; did you mean 'polynomial'?",

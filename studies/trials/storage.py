@@ -54,6 +54,13 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string()
 
 
+def check_file(url: str, folder: Path | None = None) -> None:
+    """Raise a ValueError where what lies at the place of a storage's file is none; nothing is opened."""
+    file = file_of(url, folder)
+    if file is not None and file.exists() and not file.is_file():
+        raise ValueError(f"storage {file} is a folder, a pipe or a device; give a file, or one that is not there yet")
+
+
 def connect(url: str, folder: Path | None = None, *, only_look: bool = False) -> BaseStorage:
     """The Optuna storage at `url`; tables, or the journal, are made where they are missing.
 
@@ -65,9 +72,7 @@ def connect(url: str, folder: Path | None = None, *, only_look: bool = False) ->
     Raises:
         ValueError: the storage can't be reached or read.
     """
-    file = file_of(url, folder)
-    if file is not None and file.exists() and not file.is_file():
-        raise ValueError(f"storage {file} is a folder, a pipe or a device; give a file, or one that is not there yet")
+    check_file(url, folder)
     if is_journal(url):
         path = journal_path(url, folder)
         try:

@@ -15,10 +15,10 @@ test: lint docs
 	@$(MAKE) --no-print-directory --jobs 2 types suite
 
 # One thread each: on a busy machine the threads of linear algebra wait for one another many times as long as they work.
-# Two processes, each with whole files: what a file sets up once stays set up. They keep the order of
-# tests/conftest.py, so that both end together.
+# Three processes on two cores, since some tests wait; each with whole files: what a file sets up once stays set up. They
+# keep the order of tests/conftest.py, so that all end together.
 suite: .venv/test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
@@ -15,16 +16,18 @@ from torch.utils import _pytree as pytree
 
 from secateur import Space
 from secateur.studies.drivers import making
+from secateur.studies.exports import conversion, ready
 from secateur.testing import toys
 
 
 @contextmanager
 def each_once():
-    """Exports are tried, toys are traced for a study that is opened, and Optuna's versions are read, once each."""
+    """Once each: an export is tried, a toy traced, Optuna's versions read, the table of ONNX's operators made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making, "rehearse", _rehearsed(making.rehearse))
         patch.setattr(Space, "from_settings", _traced(Space.from_settings))
         _versions(patch)
+        _operators(patch)
         yield
 
 
@@ -84,3 +87,19 @@ def _versions(patch):
             return scripts[0]
 
         patch.setattr(_VersionManager, "_create_alembic_script", once)
+
+
+def _operators(patch):
+    """Every export to ONNX makes the table of all its operators, which takes longer than to export a small network."""
+    convert, made = conversion.onnx_model, []
+
+    def converted(*given):
+        if not made:
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            made.append(ONNXRegistry)
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        return convert(*given)
+
+    for module in (conversion, ready):
+        patch.setattr(module, "onnx_model", converted)

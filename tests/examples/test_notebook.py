@@ -3,11 +3,13 @@
 import ast
 import json
 
+import pytest
 from example_runs import ROOT, code_lines, run_example
 
 NOTEBOOK = ROOT / "examples" / "notebook" / "own_cnn.ipynb"
 
 
+@pytest.mark.slow
 def test_every_cell_runs(tmp_path):
     printed = run_example("notebook", "--tiny", "--out", tmp_path / "out", cwd=tmp_path)
     assert "8 groups of channels" in printed and "2 stages of blocks" in printed

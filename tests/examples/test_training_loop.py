@@ -21,6 +21,7 @@ def test_lightning_runs(tmp_path):
     within_the_budget(run_it("training_loop", "--tiny", "--loop", "lightning", cwd=tmp_path))
 
 
+@pytest.mark.slow
 @lightning
 def test_both_find_the_same_network(tmp_path):
     printed = run(

@@ -98,7 +98,8 @@ def test_a_latency_budget_is_measured(run, tmp_path, capsys):
     assert "l2 finds no network within latency_ms=1e-06" in said and "its smallest takes" in said
 
 
-@pytest.mark.parametrize("method", [pytest.param("l1", marks=pytest.mark.slow), "resrep"])
+@pytest.mark.slow  # as tests/studies/drivers/test_kills.py
+@pytest.mark.parametrize("method", ["l1", "resrep"])
 def test_a_killed_prune_goes_on_where_it_stood(run, tmp_path, method):
     """The same network, whether it was killed after an epoch of pruning and one of fine-tuning, or not at all."""
     options = ["--method", method, "--budget", "macs=0.5", "--epochs", "3", "--finetune-epochs", "3"]

@@ -74,6 +74,7 @@ def test_the_table_is_that_of_a_serial_run(cluster, tmp_path):
     assert kept[0].keys() == kept[1].keys() and kept[0]
 
 
+@pytest.mark.slow
 def test_actors_are_replaced_and_slots_stay(cluster):
     """An actor that is killed, idle or not, one that hangs, and one that leaves."""
     actors = RayExecutor(Ray(workers=1))

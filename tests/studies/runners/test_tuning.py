@@ -261,6 +261,7 @@ def test_a_result_an_epoch_and_a_last_one_with_the_outcome(tmp_path, cluster):
     assert pids[0] == pids[1] == pids[2] == pids[3] != pids[4] and len(pids[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_stopped_ends_at_its_last_result_and_its_worker_goes_on(tmp_path, cluster):
     study = create(tmp_path / "a", evaluator=Chatty(Instant(tiny_space(tiny_net())), tmp_path))
     study.run(3, runner=Tune(workers=1, scheduler=Impatient()))

@@ -1,16 +1,17 @@
 """What a polynomial sees of a candidate: each axis as a logarithm or a share, and a few facts on the whole network.
 
-All are 0 for the full network and fall, to about -1, as it gets smaller, so that one prior serves them all.
+All are 0 for the full network and fall, to about -1, as it gets smaller, so that one prior serves them all. Costs are
+not among them: they are known exactly, and minimised as they are. Few trials, spread over the sizes, cannot tell what
+lowers the error from what only costs, and networks would be proposed that have many parameters for their multiply-adds
+and little else.
 
 Symbols: `n` candidates, `d` axes, `g` groups, `q` features of the whole network.
 
 axes    (n, d)  log width, share of the blocks that stay, log side; relative to the full network's
-shared  (n, q)  log costs, means over the axes, the narrowest layers, and the score that leaves with the channels
+shared  (n, q)  means over the axes, the narrowest layers, and the score that leaves with the channels
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,12 +26,9 @@ class Features:
 
     def __init__(self, problem: Problem) -> None:
         space = problem.space
-        self._problem = problem
         self._groups, self._stages = len(space.groups), len(space.stages)
         self._full = np.array(space.full, float)
         self._sides = np.array([mean_side(side) for side in space.resolutions], float)
-        costs = problem.costs(space.encode([space.full]))
-        self._costs = {name: max(float(costs[name][0]), 1.0) for name in ("macs", "params") if name in costs}
         scores = space.default_scores if problem.scores is None else problem.scores
         self._kept = []
         for group in space.groups:
@@ -39,22 +37,14 @@ class Features:
             share = np.maximum(kept / max(float(kept[-1]), 1e-300), 1e-9)
             self._kept.append((group.unit, np.log2(share) / _OCTAVES))
 
-    def __call__(self, encoded: Encoded, costs: Mapping[str, Array] | None = None) -> tuple[Array, Array]:
-        """`(n, q)` features of the whole network and `(n, d)` of the axes, of `(n, d)` candidates.
-
-        Args:
-            encoded: the candidates.
-            costs: what `Problem.costs` says of them, where it was asked already.
-        """
+    def __call__(self, encoded: Encoded) -> tuple[Array, Array]:
+        """`(n, q)` features of the whole network and `(n, d)` of the axes, of `(n, d)` candidates."""
         widths = encoded[:, : self._groups] / self._full[: self._groups]
         depths = encoded[:, self._groups : self._groups + self._stages]
         depths = depths / np.maximum(self._full[self._groups : self._groups + self._stages], 1)
         narrow = np.log2(np.maximum(widths, 1e-9)) / _OCTAVES
         axes = [narrow, depths - 1]
         shared = []
-        if self._costs:
-            costs = self._problem.costs(encoded) if costs is None else costs
-            shared += [np.log2(np.maximum(costs[name], 1) / full) / 4 for name, full in self._costs.items()]
         if self._groups:
             inverse = (1 / np.maximum(widths, 1e-9)) ** 0.5
             shared += [narrow.mean(axis=1), 1 - inverse.mean(axis=1), narrow.min(axis=1), self._mass(encoded)]

@@ -8,7 +8,6 @@ spread over all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,10 +33,10 @@ _WIDE = 24  # axes beyond which the process is not worth its seconds
 class Model(Protocol):
     """Errors of `(k, d)` candidates, with some `luck` as of `Surrogate.predict`, and how sure they are."""
 
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array:
+    def predict(self, encoded: Encoded, luck: float = 0.0) -> Array:
         """`(k,)` errors."""
 
-    def predict_with_std(self, encoded: Encoded, costs: Mapping[str, Array] | None = None) -> tuple[Array, Array]:
+    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]:
         """`(k,)` errors and their standard deviations, without the noise of a measurement."""
 
     def means(self, encoded: Encoded, error: Array) -> Array:
@@ -53,17 +52,17 @@ class Blend:
     process: Process | None
     share: float
 
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array:
+    def predict(self, encoded: Encoded, luck: float = 0.0) -> Array:
         """As of `Model`."""
-        found = self.features(encoded, costs)
+        found = self.features(encoded)
         mean = self.polynomial.mean(*found)
         if self.process is not None:
             mean = (1 - self.share) * mean + self.share * self.process.mean(*found)
         return self.polynomial.transform.inverse(mean - luck * self._spread())
 
-    def predict_with_std(self, encoded: Encoded, costs: Mapping[str, Array] | None = None) -> tuple[Array, Array]:
+    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]:
         """As of `Model`."""
-        found, transform = self.features(encoded, costs), self.polynomial.transform
+        found, transform = self.features(encoded), self.polynomial.transform
         mean, std = self.polynomial.mean_with_std(*found)
         if self.process is not None:
             other, doubt = self.process.mean_with_std(*found)
@@ -103,18 +102,18 @@ class Mean:
     axes: Array
     error: Array
 
-    def predict(self, encoded: Encoded, costs: Mapping[str, Array] | None = None, luck: float = 0.0) -> Array:
+    def predict(self, encoded: Encoded, luck: float = 0.0) -> Array:
         """As of `Model`."""
-        shared, _ = self.features(encoded, costs)
+        shared, _ = self.features(encoded)
         tilt = shared.mean(axis=1) if shared.shape[1] else np.zeros(len(encoded))
         return np.asarray(self.error.mean() - (luck + 0.5 * tilt) * self._std)
 
-    def predict_with_std(self, encoded: Encoded, costs: Mapping[str, Array] | None = None) -> tuple[Array, Array]:
+    def predict_with_std(self, encoded: Encoded) -> tuple[Array, Array]:
         """As of `Model`."""
-        _, axes = self.features(encoded, costs)
+        _, axes = self.features(encoded)
         squares = (axes**2).sum(axis=1)[:, None] + (self.axes**2).sum(axis=1) - 2 * axes @ self.axes.T
         nearest = np.maximum(squares, 0).min(axis=1)
-        return self.predict(encoded, costs), self._std * np.sqrt(nearest / (nearest + 0.1 * axes.shape[1]) + 1e-6)
+        return self.predict(encoded), self._std * np.sqrt(nearest / (nearest + 0.1 * axes.shape[1]) + 1e-6)
 
     def means(self, encoded: Encoded, error: Array) -> Array:
         """As they were told."""

@@ -163,7 +163,7 @@ class _Search:
     def _value(self, encoded: Encoded) -> Array:
         """`(n,)` expected improvement."""
         costs = self._problem.costs(encoded)
-        error, std = self._model.predict_with_std(encoded, costs)
+        error, std = self._model.predict_with_std(encoded)
         return expected_hypervolume_improvement(
             self._scale.forward(error),
             std * self._scale.slope(error),
@@ -175,7 +175,7 @@ class _Search:
     def _gain(self, encoded: Encoded) -> Array:
         """`(n,)` improvement if errors turn out a little better than predicted."""
         costs = self._problem.costs(encoded)
-        error = self._scale.forward(self._model.predict(encoded, costs, _LUCK))
+        error = self._scale.forward(self._model.predict(encoded, _LUCK))
         return hypervolume_improvement(error, self._exact(costs), self._front, self._reference)
 
     def _exact(self, costs: Mapping[str, Array]) -> Array:

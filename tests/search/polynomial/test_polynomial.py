@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from secateur.search import NOTE, Problem, distributions, hypervolume
 from secateur.search.polynomial import pool as pools
+from secateur.search.polynomial.features import Features
 from secateur.search.polynomial.improvement import (
     expected_hypervolume_improvement,
     expected_improvement,
@@ -94,6 +95,16 @@ def searched(problem, n, landscape, seed=0):
 
 
 # --- how much a candidate is expected to add -------------------------------------------------------------------------
+
+
+def test_what_a_network_costs_says_nothing_of_its_error(monkeypatch):
+    """Costs are objectives of their own: as features they had searches after parameters that cost few multiply-adds."""
+    encoded = SPACE.encode(drawn(PROBLEM, 20))
+    told = Features(PROBLEM)(encoded)
+    dear = {name: 10 * column for name, column in PROBLEM.costs(encoded).items()}
+    monkeypatch.setattr(Problem, "costs", lambda self, encoded: dear)
+    for mine, other in zip(told, Features(PROBLEM)(encoded), strict=True):
+        assert np.array_equal(mine, other)
 
 
 def test_expected_improvement_is_what_it_says():

@@ -55,6 +55,7 @@ TABLES = ("channel_bench_resnet", "channel_bench_mobilenet", "nats_sss_cifar10",
 DEEP = ("nas_bench_macro",)  # the axes say how much of a layer there is, not how wide it is
 RIVALS = ("gp", "forest", "evolution", "tpe", "nsga2", "random")
 AT = (10, 20, 40, 80)
+HELD, WITHIN = AT[1:], 0.2  # after so many trials `auto` is held against the best rival, to so many points
 NOTHING = {("nas_bench_macro", 0.1)}  # one network within the budget, and none beyond the corner
 
 
@@ -421,6 +422,48 @@ def lines_of(arguments, batch, seeded):
     return lines
 
 
+def goal(arguments, batch, seeded):
+    """Markdown lines: medians of `auto` less those of the best rival, over as many replays of each as there are."""
+    lines, less, met = [], {n: [] for n in HELD}, 0
+    for name in arguments.on:
+        table = load(name, arguments.folder)
+        for share in arguments.share:
+            found = {method: cells(name, method, share, batch, seeded) for method in ("auto", *RIVALS)}
+            if not found["auto"] or not any(found[method] for method in RIVALS):
+                continue
+            medians = {
+                method: dict(
+                    zip(AT, np.median([percents(table, one["rows"], share) for one in own], axis=0), strict=False)
+                )
+                for method, own in found.items()
+                if own
+            }
+            shown = []
+            for n in HELD:
+                if n not in medians["auto"]:
+                    shown.append("–")
+                    continue
+                rival = max((method for method in medians if method != "auto"), key=lambda one: medians[one][n])
+                less[n].append(medians["auto"][n] - medians[rival][n])
+                met += less[n][-1] >= -WITHIN
+                shown.append(f"{less[n][-1]:+.2f} ({rival})")
+            counts = ", ".join(f"{len(own)} of {method}" for method, own in found.items() if own)
+            lines.append(f"| {name} | {share:g} | {' | '.join(shown)} | {counts} |")
+    if not lines:
+        return []
+    means = [f"{np.mean(less[n]):+.2f}" for n in HELD]
+    count = sum(map(len, less.values()))
+    return [
+        "",
+        f"`auto` less the best rival, points: no more than {WITHIN} behind in {met} of {count}.",
+        "",
+        f"| table | budget | {' | '.join(f'after {n}' for n in HELD)} | replays |",
+        "| --- | --- |" + " --- |" * (len(HELD) + 1),
+        *lines,
+        f"| mean | | {' | '.join(means)} | |",
+    ]
+
+
 def show(arguments):
     print("\n".join(measured(arguments)))
 
@@ -431,7 +474,8 @@ def measured(arguments):
         for seeded in (False, True):
             if own := lines_of(arguments, batch, seeded):
                 at_once = "four trials" if batch == 4 else "one trial"
-                lines += ["", f"## {at_once.capitalize()} at once, {'with' if seeded else 'without'} seeds", *own]
+                lines += ["", f"## {at_once.capitalize()} at once, {'with' if seeded else 'without'} seeds"]
+                lines += [*goal(arguments, batch, seeded), *own]
     return lines
 
 

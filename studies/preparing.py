@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..evaluators.tasks.sources import resized
-from .study_files.image_files import fitted, opened
+from .study_files.readers.image_files import fitted, opened
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 

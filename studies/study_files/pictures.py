@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...evaluators.tasks.decoded import check_normalise
 from ...spaces.checked import AT_LEAST_1, check
-from .image_files import ENDINGS, ImageFiles, opened
+from .readers.image_files import ENDINGS, ImageFiles, opened
 
 _MEASURED = 256  # pictures that mean and std are measured on
 

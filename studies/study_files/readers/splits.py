@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..disk.files import read_whole
+from ...disk.files import read_whole
 from .image_files import ImageFiles
 
 Images = Tensor | ImageFiles
@@ -18,7 +18,7 @@ class ImageSet:
     """Labelled images as a reader found them.
 
     Attributes:
-        train: Images, `(n, c, *sides)` or files, and their `(n,)` labels.
+        train: Images, `(n, c, *sides)` or files, and their `(n,)` labels, `(n, ...)` targets or `(n, *sides)` masks.
         validation: The data's own validation split, if there is one.
         test: The data's own test split, if there is one.
         names: The classes' names, where the data know them.
@@ -77,6 +77,16 @@ def split(
     return learned, images.validation or compared, images.test or held
 
 
+def existing(path: str | Path | None, mend: str) -> Path:
+    """The path, where there is something; `mend` ends the error's sentence."""
+    if path is None:
+        raise FileNotFoundError(f"this reader has no place of its own and no path was given; {mend}")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist; {mend}")
+    return place
+
+
 def listed(asked: int | float | str, images: ImageSet) -> Held:
     """What `Data` was asked to hold out; the images that a file lists, by number.
 
@@ -121,8 +131,13 @@ def _share(name: str, asked: int | float, count: int) -> int:
 
 
 def _interleaved(labels: Tensor, seed: int) -> Tensor:
-    """`(n,)` shuffled indices of which any stretch holds every class in proportion, give or take one."""
+    """`(n,)` shuffled indices of which any stretch holds every class in proportion, give or take one.
+
+    Targets that are no classes are shuffled alone.
+    """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if labels.ndim != 1 or labels.is_floating_point():
+        return shuffled
     _, classes, sizes = torch.unique(labels[shuffled], return_inverse=True, return_counts=True)
     by_class = torch.argsort(classes, stable=True)
     firsts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

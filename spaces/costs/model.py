@@ -31,7 +31,7 @@ from .counted import counted
 from .formulas import Products, Unpriced, products
 from .free import TRANSFORMS
 from .gates import ALWAYS, Gate, When, where_one_stays
-from .sizes import Size, Sizes, batched
+from .sizes import Size, Sizes
 
 Array = npt.NDArray[np.float64]
 CHUNK = 512  # candidates evaluated at once, so that all their monomials stay in the processor's cache
@@ -140,6 +140,7 @@ def cost_model(
     blocks: Mapping[str, Block],
     rehearsal: Rehearsal,
     model: nn.Module,
+    batched: set[Node],
 ) -> CostModel:
     """Record the closed forms.
 
@@ -150,9 +151,10 @@ def cost_model(
         blocks: the blocks by name.
         rehearsal: a run of the graph: which values share memory, and the operators that PyTorch runs for each node.
         model: the network; shapes and types of its parameters are read.
+        batched: nodes whose size goes with the number of examples.
     """
     network, storages = flow.network, rehearsal.storages
-    record = _Record(network, Sizes(flow, layout, batched(network, storages)), stages, inside(blocks))
+    record = _Record(network, Sizes(flow, layout, batched), stages, inside(blocks))
     several = copies(network, record.sizes, storages)
     lives = record.lives(once(spans(network, stages, blocks, storages), network, storages, several))
     wide = len(record.terms.keys)

@@ -9,7 +9,7 @@ stay whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Form = tuple[float, tuple[tuple[int, float], ...]]
 """`(constant, ((group, factor), ...))`."""
 _REDUCTIONS = {f"aten.{name}" for name in "mean sum amax amin var std prod logsumexp linalg_vector_norm".split()}
-_RECURRENT = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
 
 
 @dataclass(frozen=True)
@@ -145,25 +144,37 @@ class Sizes:
         return Size(form, tuple(size * common / len(ids) for size in sizes))
 
 
-def batched(network: Network, storages: Mapping[Node, Node]) -> set[Node]:
+def batched(network: Network, storages: Mapping[Node, Node], seen: Callable[[], Mapping[Node, bool]]) -> set[Node]:
     """The nodes whose size goes with the number of examples.
 
-    Those that depend on an input do that has a row an example, through memory that is written to as well. So does what
-    is made from nothing with the batch written in its first axis, as the first state of a recurrent layer: it shows
-    where it meets a value of the batch.
+    Those that depend on an input do that has a row an example, through memory that is written to as well. What is made
+    of nothing may have a row an example too, as the first state of a recurrent layer, or positions that are expanded
+    before they are multiplied: then a run with another number of examples says of each operator.
+
+    Args:
+        network: the captured graph.
+        storages: for each tensor node, the node that owns its memory.
+        seen: gives what such a run says, as far as it does.
     """
+    found = _following(network, storages, {})
+    made = [network.shapes[0][node] for node in network.operators if node not in found]
+    if any(BATCH in shape for one in made for shape in ([one] if isinstance(one, tuple) else one) if shape):
+        found = _following(network, storages, seen())
+    return found
+
+
+def _following(network: Network, storages: Mapping[Node, Node], seen: Mapping[Node, bool]) -> set[Node]:
+    """Inputs with a row an example, and what is made of them; what was seen of a node holds."""
     found = {node for node in network.inputs if network.shapes[0].get(node, ())[:1] == (BATCH,)}
+    found |= {node for node, goes in seen.items() if goes}
     before = 0
     while before < len(found):
         before = len(found)
         for node in network.graph.nodes:
             root = storages.get(node, node)
             given = [source for source in node.all_input_nodes if source in found]
-            if root in found or (given and not _mixes_examples(network, node)):
-                found |= {node, root} - network.sources.keys()
-        if not found.issuperset(network.operators):
-            for node in _meeting(network, found):
-                _spread(network, storages, node, found)
+            if seen.get(node, root in found or (given and not _mixes_examples(network, node))):
+                found |= {one for one in (node, root) if seen.get(one, True)} - network.sources.keys()
     return found
 
 
@@ -178,25 +189,3 @@ def _mixes_examples(network: Network, node: Node) -> bool:
     if not isinstance(source, tuple) or source[:1] != (BATCH,):
         return False
     return any(axis % len(source) == 0 for axis in ([dims] if isinstance(dims, int) else dims))
-
-
-def _spread(network: Network, storages: Mapping[Node, Node], node: Node, found: set[Node]) -> None:
-    """Add a node that holds the batch, and what it was made from."""
-    shape = network.shapes[0].get(node)
-    if node not in found and node not in network.sources and isinstance(shape, tuple) and BATCH in shape[:2]:
-        found.add(node)
-        for source in (*node.all_input_nodes, storages.get(node, node)):
-            _spread(network, storages, source, found)
-
-
-def _meeting(network: Network, found: set[Node]) -> Iterator[Node]:
-    """Operands with the batch in the place where another one of the same operator has it."""
-    for node in network.operators:
-        if node in found:
-            shapes = [(source, network.shapes[0].get(source)) for source in node.all_input_nodes]
-            operands = [(source, shape) for source, shape in shapes if isinstance(shape, tuple)]
-            ranks = {len(shape) for source, shape in operands if source in found and shape[:1] == (BATCH,)}
-            for source, shape in operands:
-                state = network.names[node] in _RECURRENT and shape[-2:-1] == (BATCH,)
-                if source not in found and (state or (shape[:1] == (BATCH,) and len(shape) in ranks)):
-                    yield source

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -283,10 +284,11 @@ class OfModule:
         values: Values | None = None,
         watch: Watch | None = None,
         around: Around | None = None,
+        batch: int = BATCH,
     ) -> tuple[list[Step], Exception | None]:
         """A run of a smaller network; arguments as of `probe.run`."""
-        mode = {"quick": quick, "training": self.training}
-        return run(self.model, changes, self.examples, self.side, **mode, values=values, watch=watch, around=around)
+        mode: Any = {"quick": quick, "training": self.training, "values": values, "watch": watch, "around": around}
+        return run(self.model, changes, self.examples, self.side, batch=batch, **mode)
 
     def runs_without(self, removed: Sequence[Block]) -> bool:
         """Whether the full network runs without some blocks."""

@@ -6,14 +6,13 @@ groups and slots say which of those hang together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.fx import Node
 
-from ..costs.sizes import batched
 from ..graph.network import BATCH, Network
 
 if TYPE_CHECKING:
@@ -97,18 +96,17 @@ class Layer:
     reads: Ids = field(repr=False, compare=False)
 
 
-def find_layers(network: Network, storages: Mapping[Node, Node], slots: Slots) -> tuple[Layer, ...]:
+def find_layers(network: Network, batched: Collection[Node], slots: Slots) -> tuple[Layer, ...]:
     """Every layer of the graph once, in the order of its first call.
 
     Args:
         network: the captured graph.
-        storages: for each tensor node, the node that owns its memory.
+        batched: nodes whose size goes with the number of examples.
         slots: which unit each index belongs to.
     """
     found: dict[str, Layer] = {}
-    examples = batched(network, storages)
     for node in network.operators:
-        layer = _layer(network, node, BATCH if node in examples else 1, slots)
+        layer = _layer(network, node, BATCH if node in batched else 1, slots)
         if layer is None:
             continue
         known = found.get(layer.weight)

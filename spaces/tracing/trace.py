@@ -20,12 +20,13 @@ from ..channels.flow import Flow, follow
 from ..channels.layout import Group, Layout, arrange, contested
 from ..channels.rules import joined
 from ..costs.model import CostModel, cost_model
+from ..costs.sizes import batched
 from ..cutting.surgery import Cut, named_tensors, plan
 from ..cutting.writer import GraphWriter
 from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
 from ..graph.modes import evaluating
-from ..graph.network import Examples, Network, Rehearsal, Side, Step, spatial_side, where
+from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, spatial_side, where
 from .attributes import Counting
 from .caches import made_again
 from .calls import followed
@@ -102,11 +103,12 @@ def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
     wrong = dict.fromkeys(proof.wrong_blocks(layout, writer, [block.name for block in blocks]), WITHOUT)
     stay, blocks = stay | wrong, [block for block in blocks if block.name not in wrong]
     stages, by_name = tuple(chain(blocks)), {block.name: block for block in blocks}
+    examples_of = batched(network, rehearsal.storages, lambda: _with_examples(own))
     return Traced(
         layout=layout,
         stages=stages,
-        layers=find_layers(network, rehearsal.storages, layout.slots),
-        costs=cost_model(flow, layout, stages, by_name, rehearsal, model),
+        layers=find_layers(network, examples_of, layout.slots),
+        costs=cost_model(flow, layout, stages, by_name, rehearsal, model, examples_of),
         shapes=flow.shapes,
         frozen=frozen,
         whole_blocks=stay,
@@ -287,6 +289,21 @@ def _multiple(own: OfModule) -> int:
         if all(takes(tuple(size - count * step for size in side)) for count in counts):
             return step
     return 0
+
+
+def _with_examples(own: OfModule) -> dict[Node, bool]:
+    """Whether what each operator gives grows with the number of examples; nothing where no run tells."""
+    for quick in (True, False):
+        rehearsal = own.rehearsed(quick)
+        if rehearsal is None:
+            continue
+        more, failure = own.run(Cut({}, {}, ()), quick, batch=BATCH + 1)
+        nodes = [node for node in own.network.operators for _ in rehearsal.steps.get(node, ())]
+        names = [step.name for node in own.network.operators for step in rehearsal.steps.get(node, ())]
+        pair = own.full(quick)[0], more
+        if failure is None and all([step.name for step in steps] == names for steps in pair):
+            return {node: one.shapes != other.shapes for node, one, other in zip(nodes, *pair, strict=True)}
+    return {}
 
 
 def _other_sides(sides: Sequence[Side], multiple: int) -> list[Side]:

@@ -197,12 +197,22 @@ CALLS = {  # what is called on tokens (b, 9, 8), with a module or parameter
     "several results": (None, lambda m, x: torch.topk(x.mT, 3)[0] * torch.var_mean(x, 1, keepdim=True)[1].mT),
     "chunks": (None, lambda m, x: torch.cat([part.relu() for part in x.chunk(2, -1)], 1)),
     "a filled volume": (None, lambda m, x: filled(x)),
+    "positions of each example": (nn.Parameter(torch.rand(8, 8)), lambda w, x: relative(w, x, 1)),
+    "positions of each example, first": (nn.Parameter(torch.rand(8, 8)), lambda w, x: relative(w, x, 0)),
 }
 NOT_COUNTED = {  # by PyTorch's counter
     "bilinear": (nn.Bilinear(8, 8, 6), lambda m, x: m(x, x), 9 * 8 * 8 * 6),
     "matrix times vector": (nn.Parameter(torch.rand(8)), lambda w, x: x @ w, 9 * 8),
     "addbmm": (None, lambda m, x: torch.addbmm(x[0, 0], x.mT, x), 8 * 9 * 8),
 }
+
+
+def relative(positions, x, axis):
+    """Scores of relative positions, repeated for each example before they are projected, as in Transformer-XL."""
+    sizes = [-1, -1]
+    sizes.insert(axis, x.shape[0])
+    keys = positions.unsqueeze(axis).expand(*sizes) @ positions
+    return torch.einsum("bic,jbc->bij" if axis else "bic,bjc->bij", x, keys)
 
 
 def filled(x):

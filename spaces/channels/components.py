@@ -26,6 +26,8 @@ class Components:
         attributes: module attributes that count channels.
         whole: grouped operators of which whole blocks go.
         held: operators of heads of which none go.
+        springs: tensors whose channels no module makes, such as a table of positions that is projected, each with the
+            labels of these channels.
     """
 
     of: Labels
@@ -34,6 +36,7 @@ class Components:
     attributes: list[Attribute]
     whole: list[Blocks]
     held: list[Blocks]
+    springs: list[tuple[str, Labels]]
 
     def whole_blocks(self, labels: Labels) -> list[Node]:
         """The grouped operators that lose whole blocks of these channels."""
@@ -75,7 +78,17 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
     attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
     named = {int(label): reasons[int(component)] for label, component in enumerate(loose) if int(component) in reasons}
     held = [blocks for blocks, whole in chosen if blocks.shared and not whole]
-    return Components(of, int(of[0]), named, attributes, [blocks for blocks, whole in chosen if whole], held)
+    whole = [blocks for blocks, whole in chosen if whole]
+    return Components(of, int(of[0]), named, attributes, whole, held, _springs(flow, loose))
+
+
+def _springs(flow: Flow, loose: Labels) -> list[tuple[str, Labels]]:
+    """The axes of tensors that a layer reads and none makes, nor any other axis of these."""
+    made = np.isin(loose, loose[np.concatenate([flow.fresh(0), *(labels for _, labels in flow.constraints.makers)])])
+    layers = {name for (name, _), labels in flow.slots.items() if made[labels].any()}
+    given = [labels for (name, _), labels in flow.slots.items() if name in layers]
+    read = np.isin(loose, loose[np.concatenate([flow.fresh(0), *given])]) & (loose != loose[0])
+    return [(name, one) for (name, _), one in flow.slots.items() if name not in layers and read[one].any()]
 
 
 def alike(flow: Flow, lines: Sequence[Labels]) -> bool:

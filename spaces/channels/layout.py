@@ -215,7 +215,7 @@ def _groups(
     names: dict[str, int] = {}
     first = 1
     for members in together.values():
-        makers = _makers(flow, of, members[0])
+        makers = _makers(flow, found, members[0])
         if not makers:
             continue
         name, unit = makers[0]
@@ -307,19 +307,16 @@ def _signatures(flow: Flow, found: Components, slots: Mapping[str, Mapping[int, 
     return signature
 
 
-def _makers(flow: Flow, of: Labels, component: int) -> list[tuple[str, int]]:
-    """Modules that make channels of a component, each with how many."""
-    found = []
-    for module, labels in flow.constraints.makers:
-        n = int((of[labels] == component).sum())
-        if n:
-            found.append((module, n))
-    return found
+def _makers(flow: Flow, found: Components, component: int) -> list[tuple[str, int]]:
+    """What makes channels of a component, each with how many."""
+    makers = [*flow.constraints.makers, *found.springs]
+    counts = [(module, int((found.of[labels] == component).sum())) for module, labels in makers]
+    return [(module, count) for module, count in counts if count]
 
 
 def _frozen(flow: Flow, found: Components, unit_of_label: Ids, reasons: Mapping[int, str]) -> dict[str, str]:
     frozen: dict[str, str] = {}
-    for module, labels in flow.constraints.makers:
+    for module, labels in (*flow.constraints.makers, *found.springs):
         stays = labels[unit_of_label[labels] == 0]
         if not len(stays):
             continue

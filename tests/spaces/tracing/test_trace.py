@@ -306,3 +306,28 @@ def test_a_side_is_not_claimed_that_was_not_tried():
     assert space.side_multiple == 0 and "no regular steps below it" in str(space)
     with pytest.raises(ValueError, match="cannot take the resolution 12x12"):
         Space.trace(strided, image(1, 1, 16, 16), resolutions=(16, 12))
+
+
+class Positions(nn.Module):
+    """Tables of which only a layer reads the features: one is projected and added, one is concatenated."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.table, self.project = nn.Conv2d(3, 8, 1), nn.Parameter(torch.rand(16, 12)), nn.Linear(12, 8)
+        self.register_buffer("waves", torch.rand(16, 6))
+        self.join, self.head = nn.Linear(14, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).mT + self.project(self.table)
+        return self.head(F.relu(self.join(torch.cat([x, self.waves.expand(len(x), -1, -1)], -1))).mean(1))
+
+
+def test_a_table_that_a_layer_reads_is_a_width_or_is_named():
+    model, x = Positions().double().eval(), image(2, 3, 4, 4).double()
+    space = Space.trace(model, x, divisor=2)
+    assert {group.name: group.units for group in space.groups} == {"stem": 8, "table": 12, "waves": 6, "join": 8}
+    assert space.frozen.keys() == {"head"}
+    for candidate in [space.smallest, *space.sample(3)]:
+        assert verify(model, space, candidate, x) < 1e-10
+    frozen = Space.trace(model, x, divisor=2, ignore=["project"]).frozen
+    assert frozen["table"] == "it is named in ignore" and "waves" not in frozen

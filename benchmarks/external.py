@@ -424,7 +424,7 @@ def lines_of(arguments, batch, seeded):
 
 def goal(arguments, batch, seeded):
     """Markdown lines: medians of `auto` less those of the best rival, over as many replays of each as there are."""
-    lines, less, met = [], {n: [] for n in HELD}, 0
+    lines, less, met, commits = [], {n: [] for n in HELD}, 0, set()
     for name in arguments.on:
         table = load(name, arguments.folder)
         for share in arguments.share:
@@ -438,6 +438,7 @@ def goal(arguments, batch, seeded):
                 for method, own in found.items()
                 if own
             }
+            commits |= {one["commit"] for one in found["auto"]}
             shown = []
             for n in HELD:
                 if n not in medians["auto"]:
@@ -455,7 +456,8 @@ def goal(arguments, batch, seeded):
     count = sum(map(len, less.values()))
     return [
         "",
-        f"`auto` less the best rival, points: no more than {WITHIN} behind in {met} of {count}.",
+        f"`auto` less the best rival, medians, points: no more than {WITHIN} behind in {met} of {count}.",
+        f"`auto` is of commit {', '.join(sorted(commits))}.",
         "",
         f"| table | budget | {' | '.join(f'after {n}' for n in HELD)} | replays |",
         "| --- | --- |" + " --- |" * (len(HELD) + 1),

@@ -1,8 +1,12 @@
 """Replays on a table: what counts as found, and that every method proposes new networks of it."""
 
+import json
+from types import SimpleNamespace
+
+import external
 import numpy as np
 import pytest
-from external import OWN, Table, percents, replay
+from external import OWN, Table, goal, percents, replay
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +39,20 @@ def test_a_replay_proposes_new_networks_within_the_budget(table, method):
 def test_with_seeds_the_full_network_comes_first(table):
     rows = replay(table, "evolution", share=0.5, batch=1, seeded=True, seed=0, trials=4)["rows"]
     assert rows[0] == 26 and (table.shares[rows[1:]] <= 0.5).all()
+
+
+def test_auto_is_held_against_the_best_rival(table, monkeypatch, tmp_path):
+    """By medians, whoever the best is; a rival that is ahead by more than 0.2 points counts as missed."""
+    monkeypatch.setattr(external, "KEPT", tmp_path)
+    monkeypatch.setattr(external, "load", lambda name, folder: table)
+    monkeypatch.setattr(external, "AT", (1, 2))
+    monkeypatch.setattr(external, "HELD", (1, 2))
+    for method, tried in (("auto", [[0, 3], [0, 3], [0, 1]]), ("random", [[3, 0]]), ("tpe", [[0, 1]])):
+        for seed, rows in enumerate(tried):
+            path = external.cell_path("toy", method, 0.5, 4, False, seed)
+            path.write_text(json.dumps({"rows": rows, "commit": "abc"}))
+    lines = goal(SimpleNamespace(on=["toy"], share=[0.5], folder=""), 4, False)
+    one, both = (100 * table.volume(rows, 0.5) / table.reachable[0.5] for rows in ([0], [0, 3]))
+    first = 100 * table.volume([3], 0.5) / table.reachable[0.5]
+    assert f"| toy | 0.5 | {one - first:+.2f} (random) | {both - both:+.2f} (random) |" in "\n".join(lines)
+    assert "in 1 of 2" in lines[1] and "abc" in lines[2]

@@ -424,7 +424,7 @@ def lines_of(arguments, batch, seeded):
 
 def goal(arguments, batch, seeded):
     """Markdown lines: medians of `auto` less those of the best rival, over as many replays of each as there are."""
-    lines, less, met, commits = [], {n: [] for n in HELD}, 0, set()
+    lines, less, met, below = [], {n: [] for n in HELD}, 0, []
     for name in arguments.on:
         table = load(name, arguments.folder)
         for share in arguments.share:
@@ -438,7 +438,8 @@ def goal(arguments, batch, seeded):
                 for method, own in found.items()
                 if own
             }
-            commits |= {one["commit"] for one in found["auto"]}
+            chance = medians.get("random", {})
+            below += [f"{name} at {share:g} after {n}" for n in chance if medians["auto"].get(n, np.inf) < chance[n]]
             shown = []
             for n in HELD:
                 if n not in medians["auto"]:
@@ -457,7 +458,7 @@ def goal(arguments, batch, seeded):
     return [
         "",
         f"`auto` less the best rival, medians, points: no more than {WITHIN} behind in {met} of {count}.",
-        f"`auto` is of commit {', '.join(sorted(commits))}.",
+        f"Below `random` after {', '.join(map(str, AT))} trials: {', '.join(below) or 'nowhere'}.",
         "",
         f"| table | budget | {' | '.join(f'after {n}' for n in HELD)} | replays |",
         "| --- | --- |" + " --- |" * (len(HELD) + 1),

@@ -55,4 +55,4 @@ def test_auto_is_held_against_the_best_rival(table, monkeypatch, tmp_path):
     one, both = (100 * table.volume(rows, 0.5) / table.reachable[0.5] for rows in ([0], [0, 3]))
     first = 100 * table.volume([3], 0.5) / table.reachable[0.5]
     assert f"| toy | 0.5 | {one - first:+.2f} (random) | {both - both:+.2f} (random) |" in "\n".join(lines)
-    assert "in 1 of 2" in lines[1] and "abc" in lines[2]
+    assert "in 1 of 2" in lines[1] and lines[2].endswith(": toy at 0.5 after 1.")

@@ -194,7 +194,7 @@ def copied(model: nn.Module) -> nn.Module:
 def _with_functions(twin: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
     """The copy, with functions of its own where any module holds some; most hold none."""
     held = (value for module in twin.modules() for name, value in vars(module).items() if name not in _REGISTERED)
-    if any(_functions(value) for value in held if type(value) in _HOLDERS):
+    if any(_functions(value) for value in held if type(value) in _HOLDERS and value):
         from .closures import rebind
 
         rebind(twin, memo)
@@ -206,7 +206,7 @@ def _functions(value: Any, depth: int = 3) -> bool:
     if kind in (FunctionType, MethodType, partial):
         return True
     items = value.values() if isinstance(value, dict) else value
-    return depth > 0 and any(_functions(one, depth - 1) for one in items if type(one) in _HOLDERS)
+    return depth > 0 and any(_functions(one, depth - 1) for one in items if type(one) in _HOLDERS and one)
 
 
 def _copied(module: nn.Module, memo: dict[int, Any], path: str = "") -> nn.Module:

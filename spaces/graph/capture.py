@@ -90,11 +90,11 @@ def _export(
         ways: strict or not, in the order in which they are tried.
     """
     args, kwargs = as_call(examples)
-    with quietly(), torch.no_grad(), DataAsDetached():
+    with quietly(), torch.no_grad():
         failure: Exception | None = None
         for strict in ways:
             try:
-                items = contextlib.nullcontext() if strict else reading_items(model, buffers=buffers)
+                items = DataAsDetached() if strict else reading_items(model, buffers=buffers)
                 with keeping(model), returning_plainly(model), items:
                     program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=strict)
                 if not any(isinstance(value, FakeTensor) for value in program.constants.values()):

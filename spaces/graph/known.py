@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .modes import DRAWS
+from .modes import DRAWS, DataAsDetached
 
 LARGEST = 1 << 16  # elements of a tensor whose value is kept
 _OF_DATA = {"tensor", "as_tensor", "asarray", "new_tensor", "scalar_tensor"}
@@ -193,6 +193,7 @@ def reading_items(model: nn.Module, *, buffers: bool) -> Iterator[None]:
 
     def begin(module: nn.Module, _: Any) -> None:
         known.know(module.named_buffers(), values)
+        entered.enter_context(DataAsDetached())
         entered.enter_context(known)
 
     # Hooks, and not a forward in the place of the model's: an export calls that with another self, which notes by what

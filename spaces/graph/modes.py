@@ -121,10 +121,8 @@ def returning_plainly(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without what PyTorch says of failures that are expected: its warnings, logs and prints."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch._subclasses", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo", "torch.fx")
-    ]
+    names = ("torch._subclasses", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo", "torch.fx")
+    loggers = [logger for logger in map(logging.getLogger, names) if logger.level <= logging.CRITICAL]
     levels = [logger.level for logger in loggers]
     nowhere = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

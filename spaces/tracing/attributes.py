@@ -8,7 +8,7 @@ attribute helps, as with `c // heads`, the call itself is given the numbers that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,10 +23,11 @@ from ..channels.labels import Attribute, Labels, Number, compact, constant, tens
 from ..channels.layout import Group, Layout, counted
 from ..cutting.surgery import Cut, plan
 from ..cutting.writer import SIZED, Kept
+from ..graph.modes import quietly
 from ..graph.network import BATCH, Network, Side
 from ..graph.numbers import may_be_renumbered
 from .calls import Hearing, Told, calls_of
-from .dryrun import OfModule, at_random
+from .dryrun import OfModule, at_random, touching
 from .probe import run
 from .training import Training
 
@@ -42,6 +43,7 @@ class Counting:
         self._training, self._sides = training, sides
         self._known: dict[OfModule, _Worked] = {}
 
+    @quietly()
     def __call__(
         self, whole: frozenset[Node], layout: Layout, group: Group, shown: Node | None
     ) -> list[Attribute | Number] | None:
@@ -343,3 +345,17 @@ def _surprise(forwards: Sequence[OfModule], whole: frozenset[Node], layout: Layo
             if node is not None:
                 return _Place(forward, node, stays)
     return None
+
+
+def suspects(forward: OfModule, whole: frozenset[Node], layout: Layout, names: Collection[str]) -> set[str]:
+    """Which of these groups odd operators touch when all of them shrink; all where the run does not end."""
+    stays, gone = np.ones(layout.units, bool), at_random(layout)
+    numbers = [number for number, group in enumerate(layout.groups) if group.name in names]
+    for number in numbers:
+        here = layout.groups[number].slice
+        stays[here] = ~gone[here]
+    odd, failure = forward.odd(whole, layout, stays) if numbers else ((), None)
+    if failure is not None:  # as many as can be told of
+        some = [sorted(names)[place::2] for place in (0, 1) if len(names) > 1]
+        return set[str]().union(*(suspects(forward, whole, layout, half) for half in some)) if some else set(names)
+    return {layout.groups[number].name for node in odd for number in touching(forward.flow, layout, node, numbers)}

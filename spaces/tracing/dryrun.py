@@ -34,11 +34,12 @@ logger = logging.getLogger("secateur")
 Surprise = Callable[[Layout, Kept, Sequence[Block]], Node | None]
 """The first operator that does not behave as predicted when only some units and blocks stay, or None."""
 
+Oddities = Callable[[Layout, Kept], tuple[Collection[Node], Exception | None]]
+"""All operators that do not behave as predicted when only some units stay, as far as one run can tell, and what ended
+the run too soon."""
 
-Oddities = Callable[[Layout, Kept], Collection[Node]]
-"""All operators that do not behave as predicted when only some units stay, as far as one run can tell."""
 
-
+@quietly()
 def culprits(
     network: Network, flow: Flow, layout: Layout, surprise: Surprise, oddities: Oddities
 ) -> list[tuple[Group, Node]]:
@@ -52,6 +53,7 @@ def culprits(
         oddities: one that tells of many groups at a time.
     """
     found: dict[int, Node] = {}
+    ended: Exception | None = None
 
     def left(gone: Kept, numbers: Sequence[int]) -> Kept:
         stays = np.ones(layout.units, bool)
@@ -66,14 +68,16 @@ def culprits(
 
     def apart(gone: Kept, numbers: Sequence[int]) -> bool:
         """Find groups that odd operators touch alone, of those that each touches one at a time; are there any?"""
+        nonlocal ended
         before = len(found)
-        suspects = {node: _touching(flow, layout, node, numbers)[:3] for node in oddities(layout, left(gone, numbers))}
+        seen, ended = oddities(layout, left(gone, numbers))
+        suspects = {node: touching(flow, layout, node, numbers)[:3] for node in seen}
         for place in range(3):
             waiting = {node: some[place] for node, some in suspects.items() if len(some) > place}
             waiting = {node: one for node, one in waiting.items() if found.keys().isdisjoint(suspects[node])}
-            odd = oddities(layout, left(gone, sorted(set(waiting.values())))) if len(waiting) > 1 else ()
+            odd = oddities(layout, left(gone, sorted(set(waiting.values()))))[0] if len(waiting) > 1 else ()
             for node in odd:
-                if node in waiting and _touching(flow, layout, node, sorted(set(waiting.values()))) == [waiting[node]]:
+                if node in waiting and touching(flow, layout, node, sorted(set(waiting.values()))) == [waiting[node]]:
                     found.setdefault(waiting[node], node)
         return len(found) > before
 
@@ -92,6 +96,7 @@ def culprits(
             alone = next(((number, own) for number, own in near if own is not None), None)
             if alone is not None:
                 found[alone[0]] = alone[1]
+                together = ended is not None  # without this one a run may go on
                 continue
             fine, bad = 0, len(numbers)  # the shortest run of groups that surprises ends with a culprit
             while bad - fine > 1:
@@ -102,12 +107,12 @@ def culprits(
     return [(layout.groups[number], node) for number, node in found.items()]
 
 
-def nothing_odd(layout: Layout, stays: Kept) -> Collection[Node]:
-    """What is odd of a network of which a run tells one oddity at a time."""
-    return ()
+def nothing_odd(layout: Layout, stays: Kept) -> tuple[Collection[Node], Exception | None]:
+    """Of a network of which a run tells one oddity at a time."""
+    return (), None
 
 
-def _touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
+def touching(flow: Flow, layout: Layout, node: Node, numbers: Sequence[int]) -> list[int]:
     """Which of these groups an operator's operands or results carry."""
     values = [flow.values.get(source) for source in (node, *node.all_input_nodes)]
     units = np.concatenate([np.zeros(1, np.int64), *(_units(layout, la) for v in values for la in tensors_in(v))])
@@ -119,12 +124,12 @@ def _near(network: Network, flow: Flow, layout: Layout, node: Node, numbers: Seq
 
     A size may be taken from channels that the operator is not given.
     """
-    found = _touching(flow, layout, node, numbers)
+    found = touching(flow, layout, node, numbers)
     if not found:
         here = network.calls.get(node)
         order = {one: place for place, one in enumerate(network.operators) if network.calls.get(one) == here}
         for other in sorted(order, key=lambda one: abs(order[one] - order.get(node, 0))):
-            found += _touching(flow, layout, other, numbers)
+            found += touching(flow, layout, other, numbers)
     return list(dict.fromkeys(found))[:3]
 
 
@@ -303,7 +308,7 @@ class OfModule:
 
     def oddities(self, whole: frozenset[Node]) -> Oddities:
         """All that it does not do as predicted; `whole` as of `surprise`."""
-        return lambda layout, stays: self.odd(whole, layout, stays)[0]
+        return partial(self.odd, whole)
 
     def odd(self, whole: frozenset[Node], layout: Layout, stays: Kept) -> tuple[Collection[Node], Exception | None]:
         """All that it does not do as predicted, and what ended the run too soon."""
@@ -354,19 +359,6 @@ class OfModule:
             return first_difference(self.network, other, predicted, skipped)
 
         return surprise
-
-
-def suspects(forward: OfModule, whole: frozenset[Node], layout: Layout, names: Collection[str]) -> set[str]:
-    """Which of these groups odd operators touch when all of them shrink; all where the run does not end."""
-    stays, gone = np.ones(layout.units, bool), at_random(layout)
-    numbers = [number for number, group in enumerate(layout.groups) if group.name in names]
-    for number in numbers:
-        here = layout.groups[number].slice
-        stays[here] = ~gone[here]
-    odd, failure = forward.odd(whole, layout, stays) if numbers else ((), None)
-    if failure is not None:
-        return set(names)
-    return {layout.groups[number].name for node in odd for number in _touching(forward.flow, layout, node, numbers)}
 
 
 def of_graph(

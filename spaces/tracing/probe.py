@@ -67,6 +67,10 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._waiting: list[Number] = []
         self._values = values
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch 2.13 wraps each call otherwise; nothing is compiled here
+
     def note(self, value: Tensor) -> None:
         """Keep a value that the forward did not calculate."""
         with _disable_current_modes():

@@ -44,8 +44,8 @@ _CANDIDATES = 2
 class Proof:
     """Compares networks by numbers, or tells again what an earlier proof found.
 
-    It takes a few runs of the network, at a quarter of its side where it takes that, and the memory of the model, a
-    copy and a small network; in float64 where the network runs so and has less than 1 GiB.
+    It takes a few runs of the network, at a quarter or half of its side where it takes that, and the memory of the
+    model, a copy and a small network; in float64 where the network runs so and has less than 1 GiB.
 
     Args:
         model: the network that is traced.
@@ -260,14 +260,17 @@ def _unfit(outputs: Sequence[Tensor], again: Sequence[Tensor]) -> str:
 
 
 def _cheapest(own: Side, sides: Sequence[Side], multiple: int) -> list[Side]:
-    """Sides to run at, the cheapest first: about a quarter of the smallest where the network takes steps of its own."""
+    """Sides to run at, the cheapest first, where the network takes steps of its own.
+
+    That is about a quarter of the smallest, of small ones half.
+    """
     least = sides[0]
-    quarter = (
-        tuple(size - max(0, (size - max(32, size // 4)) // multiple * multiple) for size in least)
-        if multiple
-        else least
-    )
-    return list(dict.fromkeys([quarter, least, own]))
+    wanted = [max(16, min(32, size // 2), size // 4) for size in least]
+    steps = [
+        max(0, (size - side) // multiple * multiple) if multiple else 0
+        for size, side in zip(least, wanted, strict=True)
+    ]
+    return list(dict.fromkeys([tuple(size - step for size, step in zip(least, steps, strict=True)), least, own]))
 
 
 def _real(examples: Examples, side: Side, *, double: bool) -> Examples:

@@ -25,12 +25,12 @@ from ..cutting.surgery import Cut, named_tensors, plan
 from ..cutting.writer import GraphWriter
 from ..graph.blocks import Block, Stage, chain, find_blocks
 from ..graph.capture import capture
-from ..graph.modes import evaluating
+from ..graph.modes import evaluating, quietly
 from ..graph.network import BATCH, Examples, Network, Rehearsal, Side, Step, spatial_side, where
-from .attributes import Counting
+from .attributes import Counting, suspects
 from .caches import made_again
 from .calls import followed
-from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph, suspects
+from .dryrun import OfModule, Surprise, at_random, culprits, nothing_odd, of_graph
 from .layers import Layer, find_layers
 from .options import Options
 from .probe import rehearse, run
@@ -271,6 +271,7 @@ def _held(flow: Flow, found: Components, layout: Layout, group: Group, node: Nod
     return frozenset(whole)
 
 
+@quietly()
 def _multiple(own: OfModule) -> int:
     """The least step by which sides may be smaller, as tried near the side, at about 3/4 and at half; 0 for none."""
     model, examples, side = own.model, own.examples, spatial_side(own.examples)

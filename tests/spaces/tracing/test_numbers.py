@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.spaces import Space, verify
+from secateur.spaces.tracing import attributes, dryrun, probe
 
 
 class Net(nn.Module):
@@ -214,3 +215,30 @@ def test_an_item_of_what_an_unknown_value_was_written_into_is_refused():
 
     with pytest.raises(ValueError, match="depends on the values of a tensor"):
         errors(how)
+
+
+class Asserting(nn.Module):
+    """The forward ends where `first` is narrower; ten others write their sizes."""
+
+    widths = range(8, 28, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.written = nn.ModuleList(nn.Conv2d(3, c, 1) for c in self.widths)
+        self.free, self.head = nn.Conv2d(8, 8, 1), nn.Conv2d(178, 2, 1)
+
+    def forward(self, x):
+        y = self.first(x)
+        assert y.shape[1] == 8
+        parts = [one(x).view(len(x), c, 4, 4) for one, c in zip(self.written, self.widths, strict=True)]
+        return self.head(torch.cat([self.free(y), *parts], 1))
+
+
+def test_groups_are_told_apart_in_few_runs_where_the_forward_ends_at_one(monkeypatch):
+    runs = []
+    for place in (dryrun, attributes):
+        monkeypatch.setattr(place, "run", lambda *given, **named: runs.append(1) or probe.run(*given, **named))
+    frozen = Space.trace(Asserting().eval(), torch.rand(2, 3, 4, 4)).frozen
+    assert frozen.keys() == {"first", *(f"written.{n}" for n in range(10)), "head"}
+    assert len(runs) < 25  # two for each group, and more, where each is looked for alone

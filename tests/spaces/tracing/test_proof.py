@@ -10,6 +10,7 @@ from torch import nn
 
 from secateur import Space, build, verify
 from secateur.spaces.channels import rules
+from secateur.spaces.tracing import proof
 from secateur.spaces.tracing.proof import REASON
 
 
@@ -275,3 +276,11 @@ def test_what_is_the_same_for_every_example_costs_its_whole():
     space = Space.trace(Bank(), (torch.rand(1, 8), torch.rand(7, 8)), divisor=1)
     assert float(space.costs([space.full]).macs[0]) == 8 * 32 + 7 * 8 * 32 + 32 * 7
     assert [tuple(one.shape) for one in space.example(space.full, batch=3)] == [(3, 8), (7, 8)]
+
+
+def test_small_inputs_are_proven_at_half_their_side_and_large_ones_at_a_quarter():
+    assert proof._cheapest((), [(224, 224)], 1)[0] == (56, 56)
+    assert proof._cheapest((), [(64, 48)], 4)[0] == (32, 24)
+    assert proof._cheapest((), [(32, 32)], 8)[0] == (16, 16)
+    assert proof._cheapest((), [(12, 12)], 1)[0] == (12, 12)  # too little is left of less
+    assert proof._cheapest((), [(32, 32)], 0)[0] == (32, 32)

@@ -26,10 +26,10 @@ logging.disable(logging.WARNING)
 
 import torch  # noqa: E402
 from models import Functional, networks  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from secateur.spaces import Space, build  # noqa: E402
+from secateur.spaces.costs import measured_peak  # noqa: E402
 
 
 def by_torch(model, x):
@@ -91,28 +91,9 @@ def said(counter, model, x):
         return type(error).__name__
 
 
-def cpu_peak(model, x):
-    """Bytes of parameters and input, and the largest sum of what a forward allocates."""
-    with torch.no_grad():
-        model(x)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-            model(x)
-    total = peak = 0
-    for event in run.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            total += event.nbytes()
-            peak = max(peak, total)
-    return peak + x.nbytes + sum(p.nbytes for p in model.parameters())
-
-
 def cuda_peak(model, x):
     """The same by the CUDA allocator."""
-    model, x = copy.deepcopy(model).cuda(), x.cuda()
-    with torch.no_grad():
-        model(x)
-        torch.cuda.reset_peak_memory_stats()
-        model(x)
-    return torch.cuda.max_memory_allocated()
+    return measured_peak()(copy.deepcopy(model).cuda(), (x.cuda(),))
 
 
 def table(rows):
@@ -131,7 +112,10 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
-    devices = {"CPU": cpu_peak, **({"CUDA": cuda_peak} if torch.cuda.is_available() else {})}
+    devices = {
+        "CPU": lambda model, x: measured_peak()(model, (x,)),
+        **({"CUDA": cuda_peak} if torch.cuda.is_available() else {}),
+    }
     macs, kinds = [("network", "ours", *COUNTERS)], []
     peaks = [("network", "our peak_bytes", *(word for name in devices for word in (f"{name} peak", "ratio")))]
     for name, (make, x) in {**networks(), "functional@64": (Functional, torch.randn(1, 3, 64, 64))}.items():
@@ -148,7 +132,7 @@ def main():
             row = [title, f"{costs.peak_bytes:,}"]
             for peak in devices.values():
                 found = peak(small, x)
-                row += [f"{found:,}", f"{found / costs.peak_bytes:.2f}"]
+                row += [f"{found:,.0f}", f"{found / costs.peak_bytes:.2f}"]
             peaks.append(row)
     print("Multiply-adds of one example\n")
     table(macs)

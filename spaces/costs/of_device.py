@@ -1,14 +1,18 @@
-"""A cost of the user's own from a table of a device: what each operator takes there. Start at `table`."""
+"""Costs of the user's own that are ready: `table`, what each operator takes on a device, and `measured_peak`."""
 
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -97,3 +101,60 @@ def table(path: str | Path) -> _Table:
     if not found:
         raise ValueError(f"{path} has no row; expected the columns operator, size and cost")
     return _Table({name: sorted(rows) for name, rows in found.items()}, str(path))
+
+
+@final
+class _MeasuredPeak:
+    """What `measured_peak` gives."""
+
+    fingerprint = "measured peak"
+
+    def __call__(self, network: nn.Module, example: tuple[Tensor, ...]) -> float:
+        held = [*network.parameters(), *network.buffers(), *example]
+        device = held[0].device.type
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"the peak of memory is measured on cpu and cuda; the network is on {device}")
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}
+        with torch.no_grad():
+            network(*example)  # what is set up at the first call is no part of it
+            most = _cuda_peak if device == "cuda" else _cpu_peak
+            return sum(storages.values()) + most(network, example)
+
+
+def _cpu_peak(network: nn.Module, example: tuple[Tensor, ...]) -> int:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        network(*example)
+    given = [event.nbytes() for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return int(np.cumsum([0, *given]).max())
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """The profiler says on standard error that it begins and ends, unless its own variable is set when it begins."""
+    given = os.environ.get(_LEVEL)
+    os.environ[_LEVEL] = "99" if given is None else given
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_LEVEL]
+
+
+_LEVEL = "KINETO_LOG_LEVEL"
+
+
+def _cuda_peak(network: nn.Module, example: tuple[Tensor, ...]) -> int:
+    torch.cuda.synchronize(example[0].device)
+    before = torch.cuda.memory_allocated(example[0].device)
+    torch.cuda.reset_peak_memory_stats(example[0].device)
+    network(*example)
+    return torch.cuda.max_memory_allocated(example[0].device) - before
+
+
+def measured_peak() -> _MeasuredPeak:
+    """For `Cost`: bytes of parameters, buffers and input, and the most that one forward holds beside them.
+
+    `peak_bytes` is arithmetic on what operators give; this is what the allocator really gave out, the workspace of
+    kernels and copies included: on a processor by PyTorch's profiler, on a GPU by its `max_memory_allocated`.
+    """
+    return _MeasuredPeak()

@@ -67,8 +67,8 @@ def _is_place(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_is_place)]
 
-
-READY = {"onnxruntime_ms": "onnxruntime_ms", "file_bytes": "file_bytes", "table": "costs.table"}
+_READY = "onnxruntime_ms file_bytes costs.table costs.measured_peak"
+READY = {place.rpartition(".")[2]: place for place in _READY.split()}
 """Costs that are ready: where the package has what makes each."""
 
 
@@ -114,7 +114,8 @@ class OwnCost(_Table):
     """A cost of the user's own; its name in `[costs]` is what budget and objectives call it. See `secateur.Cost`.
 
     Attributes:
-        measure: "onnxruntime_ms", "file_bytes" or "table", which are ready; or `package.module:name` of a function.
+        measure: "onnxruntime_ms", "file_bytes", "table" or "measured_peak", which are ready; or a function of yours,
+            `package.module:name`.
         arguments: what a ready one is called with; a function of yours that has them is called with them first, and
             gives the one that measures.
         of: "network" of what is built and measured, "candidate" of arithmetic.

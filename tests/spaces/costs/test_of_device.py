@@ -1,5 +1,9 @@
 """A cost from a table of a device."""
 
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +53,48 @@ def test_what_is_not_there_is_named(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="phone.csv does not exist; give a CSV with the columns"):
         sc.costs.table(tmp_path / "phone.csv")
+
+
+# --- what the allocator gives out ---
+
+
+def test_the_measured_peak_is_what_is_held_and_the_most_that_lives_at_once():
+    """The parameter, the buffer and the input; and two tensors of the input's size."""
+
+    class Squares(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(64))
+            self.register_buffer("shift", torch.zeros(36))
+
+        def forward(self, x):
+            once = x * self.scale  # 6,400 numbers
+            return (once * once).sum()  # as many beside it, then one
+
+    found = sc.costs.measured_peak()(Squares(), (torch.rand(100, 64),))
+    assert found == pytest.approx(4 * (64 + 36 + 6_400 + 2 * 6_400), abs=2_000)  # a sum has a little of its own
+
+
+def test_the_measured_peak_falls_with_the_width_and_is_near_arithmetic():
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(2)]
+    network, image = nn.Sequential(*layers).eval(), torch.rand(1, 3, 96, 96)  # of small ones PyTorch unfolds the input
+    space = sc.Space.trace(network, image, divisor=1)
+    full, half = space.full, space.uniform(0.5)
+    small = sc.build(network, space, half)
+    found = [sc.costs.measured_peak()(one, (image,)) for one in (network, small)]
+    costs = space.costs([full, half])["peak_bytes"]
+    assert found[1] < found[0] and all(0.7 < a / b < 1.6 for a, b in zip(found, costs, strict=True))
+
+
+def test_it_is_a_cost_of_a_study_file_that_pickles():
+    measure = sc.costs.measured_peak()
+    assert pickle.loads(pickle.dumps(measure))(NETWORK, EXAMPLE) > 0 and measure.fingerprint == "measured peak"
+    with pytest.raises(ValueError, match="measured on cpu and cuda; the network is on meta"):
+        measure(nn.Linear(2, 2, device="meta"), (torch.zeros(1, 2, device="meta"),))
+
+
+def test_measuring_says_nothing_and_leaves_the_environment():
+    code = "import os, torch, secateur as sc; before = dict(os.environ); measure = sc.costs.measured_peak()"
+    code += "; print(measure(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))); assert dict(os.environ) == before"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) >= 4 * (6 + 2 + 2) and ran.stderr == ""

@@ -203,16 +203,19 @@ def parts(study: Facts, quantity: str, axis: str, title: str) -> Chart:
 
 
 def foresight(study: Facts) -> Chart:
-    """Errors as they were predicted, against those measured."""
+    """Errors as they were predicted, against those measured; one of nothing at all is drawn at the edge."""
     rows = spread(study.predicted)
-    x, y = [row["predicted"] for row in rows], [row["error"] for row in rows]
+    y = [row["error"] for row in rows]
+    edge = min((one for one in y if one > 0), default=0.0) / 3
+    x = [max(row["predicted"], edge) for row in rows]
     ends = [min(x + y), max(x + y)]
     hovers = [
         f"trial {row['trial']:.0f}: predicted {percent(row['predicted'])} ± {100 * row['std']:.2f}, "
         f"measured {percent(row['error'])}"
         for row in rows
     ]
-    tried, doubts = [row["trial"] for row in rows], [row["std"] for row in rows]
+    # A doubt larger than the error itself would stretch the scale to where no error is.
+    tried, doubts = [row["trial"] for row in rows], [min(row["std"], one) for row, one in zip(rows, x, strict=True)]
     marks = [
         Points(x=ends, y=ends, line="dotted", colour=GREY, size=0),
         Points(x=x, y=y, error_x=doubts, shades=tried, shades_title="trial", hover=hovers),

@@ -58,7 +58,7 @@ def sweep_files(*folders: Path) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes | memoryview | str) -> None:
+def write(path: Path, data: bytes | str) -> None:
     """Write `data` and flush it to the disk; never through a link."""
     with open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         file.write(data.encode() if isinstance(data, str) else data)

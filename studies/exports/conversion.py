@@ -237,14 +237,14 @@ def _once(names: Sequence[str], program: torch.export.ExportedProgram) -> tuple[
     return tuple(found)
 
 
-def program_bytes(program: torch.export.ExportedProgram) -> memoryview:
+def program_bytes(program: torch.export.ExportedProgram) -> bytes:
     """The .pt2 archive of a program."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # torch warns where a constant is a view of a larger tensor; it is read back and compared.
         warnings.simplefilter("ignore")
         torch.export.save(program, buffer)
-    return buffer.getbuffer()
+    return buffer.getvalue()  # no copy; a view of it would outlive it, of which Python 3.13 complains
 
 
 def onnx_installed() -> bool:

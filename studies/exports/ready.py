@@ -64,7 +64,7 @@ class _FileBytes:
         if self._kind == "onnx":
             return len(onnx_model(_converted(network, example), {}))
         if self._kind == "pt2":
-            return program_bytes(_converted(network, example).program).nbytes
+            return len(program_bytes(_converted(network, example).program))
         return len(save(state_of(network), metadata={"format": "pt"}))
 
 

@@ -126,6 +126,7 @@ def test_what_the_cluster_never_has_is_refused_at_once(cluster, asked, said):
     assert ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_what_workers_cannot_import_is_said_at_once(cluster, tmp_path, monkeypatch):
     module = types.ModuleType("nowhere")
     exec("class Hidden:\n    at = lambda self, folder: self", module.__dict__)

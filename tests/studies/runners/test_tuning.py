@@ -57,6 +57,7 @@ class Pausing(Impatient):
     STOP = schedulers.TrialScheduler.PAUSE
 
 
+@pytest.mark.slow  # a minute or two
 def test_the_table_is_that_of_a_serial_run(tmp_path, cluster):
     straight, other = create(tmp_path / "a"), create(tmp_path / "b")
     straight.run(6)

@@ -156,7 +156,7 @@ def test_a_file_of_0_1_says_its_dimensions(folder, tmp_path, dimensions, rule):
         ('prior = "a\\u0000b"', r"\[study\] prior: given 'a\\x00b'; no name, path or word holds a zero byte"),
         (f"prior = {'[' * 100}{']' * 100}", "no valid TOML: tables and lists are nested more than 50 deep"),
         (f"prior = {'[' * 10**5}{']' * 10**5}", "no valid TOML: maximum recursion depth"),
-        (f"prior{'.a' * 20_000} = 1", "no valid TOML: "),
+        (f"prior{'.a' * 5_000} = 1", "no valid TOML: "),
         (f"seed = {'9' * 5000}", r"\.toml: Exceeds the limit"),
     ],
 )

@@ -17,6 +17,7 @@ from landscapes import (
     tiny_task,
     tiny_training,
 )
+from pairs import quick_in
 
 from secateur import Budget, Search, Study
 from secateur.evaluators import Result, Timing
@@ -59,8 +60,7 @@ class Counting:
 # --- every sampler on every landscape ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("landscape", LANDSCAPES)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("sampler", "landscape"), quick_in(1 / 3, SAMPLERS, LANDSCAPES))
 def test_search(tmp_path, sampler, landscape):
     # A Gaussian process takes half a second a proposal; it begins after ten trials.
     slow = {"seeds": ("full",)} if sampler == "gp" else {}
@@ -84,8 +84,9 @@ def test_search(tmp_path, sampler, landscape):
     assert hypervolume(front[["error", "macs"]], [1.0, limit]) == pytest.approx(grown[-1])
 
 
-@pytest.mark.parametrize("objectives", [("error",), ("error", "params", "peak_bytes")])
-@pytest.mark.parametrize("sampler", QUICK)
+@pytest.mark.parametrize(
+    ("sampler", "objectives"), quick_in(1 / 2, QUICK, [("error",), ("error", "params", "peak_bytes")])
+)
 def test_search_with_one_and_three_objectives(tmp_path, sampler, objectives):
     study = create(tmp_path / "s", sampler=sampler, objectives=objectives)
     study.run(16)

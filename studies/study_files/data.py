@@ -105,7 +105,7 @@ class Data:
     normalise: Literal["measure"] | None = None
     classes: int | None = None
     class_weights: Literal["balanced"] | Sequence[float] | None = None
-    overlap: Literal["iou", "dice"] | None = None
+    overlap: Literal["iou", "dice"] = "iou"
     ignore: int | None = None
     loss: Named = None
     metric: Named = None
@@ -133,7 +133,7 @@ class Data:
             other = "folder" if self.reader == "csv" else "csv"
             raise ValueError(f"the reader {self.reader!r} has no targets for {self.kind}; {other!r} has")
         for name, kinds in _OF.items():
-            if getattr(self, name) and self.kind not in kinds:
+            if self.kind not in kinds and getattr(self, name) != getattr(Data, name):
                 raise ValueError(f"{name} is for {' and '.join(kinds)}; this is {self.kind}")
 
     def read(self) -> ImageSet:
@@ -169,14 +169,11 @@ class Data:
         held = (None if one is None else listed(one, images) for one in (self.validation, self.test))
         parts = split(images, *held, seed=self.split_seed)
         given: dict[str, Any] = dict(zip(("train", "validation", "test"), map(_given, parts), strict=True))
-        alike = ("augment", "mean", "std", "normalise", "loss", "metric", "maximise", "transform", "workers")
+        alike = ("batch", "augment", "mean", "std", "normalise", "loss", "metric", "maximise", "transform", "workers")
         given |= {name: getattr(self, name) for name in alike}
-        given["batch"] = self.batch or (16 if self.kind == "segmentation" else 128)
         given |= {name: getattr(self, name) for name, kinds in _OF.items() if self.kind in kinds}
         if self.kind == "classification" and self.classes is None and images.names is not None:
             given["classes"] = len(images.names)
-        if self.kind == "segmentation":
-            given["overlap"] = self.overlap or "iou"
         return _TASKS[self.kind](**given)
 
 

@@ -1,5 +1,6 @@
 """Image files as labelled images: a folder a class, masks beside their images, or a table that lists them."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -52,8 +53,8 @@ def table(
     if "train" not in found:
         raise ValueError(f"{place} has no line whose split is train; expected images to learn from")
     pairs = {name: (one if lazy else one.decoded(), one.labels) for name, one in found.items()}
-    names = files.names if kind == "classification" else None
-    places = tuple(one.relative_to(place.parent).as_posix() for one in found["train"].paths)
+    names = (files.names or None) if kind == "classification" else None  # numbers of classes have none
+    places = tuple(Path(os.path.relpath(one, place.parent)).as_posix() for one in found["train"].paths)
     validation, test = pairs.get("validation"), pairs.get("test")
     return ImageSet(train=pairs["train"], validation=validation, test=test, names=names, places=places)
 

@@ -127,7 +127,8 @@ def table_files(
     Raises:
         ValueError: it is no such table; the line is named.
     """
-    heads, rows = _rows(path)
+    heads, found = _rows(path)
+    lines, rows = list(found), list(found.values())
     if not rows or len(heads) < 2:
         raise ValueError(f"{path} has {len(rows)} lines of {', '.join(heads) or 'nothing'}; {_COLUMNS}")
     at = heads.index("split") if "split" in heads[1:] else None
@@ -136,37 +137,43 @@ def table_files(
         several = "; several are for the kinds 'multi-label' and 'regression'" if columns else ""
         raise ValueError(f"{path} has {len(columns)} columns of targets; {_COLUMNS}{several}")
     splits = [{"val": "validation"}.get(row[at].strip(), row[at].strip()) if at is not None else "" for row in rows]
-    for line, one in enumerate(splits, 2):
+    for line, one in zip(lines, splits, strict=True):
         if at is not None and one not in ("train", "validation", "test"):
             raise ValueError(f"{path}, line {line}: the split is {one!r}; expected train, validation or test")
     paths = tuple(path.parent / row[0].strip() for row in rows)
-    for line, place in enumerate(paths, 2):
+    seen: dict[Path, int] = {}
+    for line, place in zip(lines, paths, strict=True):
         if not place.is_file():
             raise ValueError(f"{path}, line {line}: there is no file {place}; expected it from the table's folder")
+        if seen.setdefault(place, line) != line:  # it could be learned from and held out
+            raise ValueError(f"{path}, line {line}: {place} stands in line {seen[place]} too; list it once")
     if kind == "classification":
         given = [row[columns[0]].strip() for row in rows]
-        whole = all(one.isdecimal() for one in given)
-        names = tuple(map(str, range(max(map(int, given)) + 1))) if whole else tuple(sorted(set(given)))
+        whole = all(one.isdecimal() and len(one) < 10 for one in given)
+        names = () if whole else tuple(sorted(set(given)))
         labels = torch.tensor([int(one) if whole else names.index(one) for one in given])
     else:
         names = tuple(heads[number] for number in columns)
-        labels = torch.tensor([_numbers(path, line, row, columns) for line, row in enumerate(rows, 2)])
+        labels = torch.tensor([_numbers(path, line, row, columns) for line, row in zip(lines, rows, strict=True)])
     return _files(paths, labels, names, side=side, mode=mode, listed=True), splits
 
 
 _COLUMNS = "expected a line of names and then a file and its targets a line, such as file,class"
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The names of the columns, and the other lines that hold something, by number."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            heads, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+            reader = csv.reader(file, strict=True)
+            given = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
         raise ValueError(f"{path} is no CSV ({error}); {_COLUMNS}") from None
-    for line, row in enumerate(rows, 2):
+    heads = given[0][1] if given else []
+    for line, row in given:
         if len(row) != len(heads):
             raise ValueError(f"{path}, line {line} has {len(row)} columns, the first line {len(heads)}; {_COLUMNS}")
-    return [head.strip() for head in heads], rows
+    return [head.strip() for head in heads], dict(given[1:])
 
 
 def _numbers(path: Path, line: int, row: list[str], columns: list[int]) -> list[float]:

@@ -110,6 +110,21 @@ def test_other_targets_are_other_data(tmp_path):
     assert given[0] != given[1]
 
 
+def test_a_table_may_name_files_of_other_folders_and_large_numbers_are_names(tmp_path):
+    place = table(tmp_path, ["file,class", *(f"{tmp_path}/{one}" for one in of_each(lambda n: 10**12 + n % 2))])
+    (tmp_path / "lists").mkdir()
+    place = place.rename(tmp_path / "lists" / "table.csv")
+    (tmp_path / "validation.txt").write_text("../all/03.png\n../all/06.png\n")
+    task = Data(reader="csv", path=place, validation=str(tmp_path / "validation.txt")).task()
+    assert every(task, "validation")[1].tolist() == [1, 0]
+
+
+def test_a_batch_of_nothing_is_refused(tmp_path):
+    place = table(tmp_path, ["file,age", *of_each(str)])
+    with pytest.raises(ValueError, match="batch"):
+        Data(kind="regression", reader="csv", path=place, batch=0).task()
+
+
 def test_a_file_lists_pictures_of_a_table(tmp_path):
     place = table(tmp_path, ["file,age", *of_each(str)])
     (tmp_path / "validation.txt").write_text("all/03.png\nall/05.png\n")
@@ -174,6 +189,7 @@ def test_arrays_of_every_kind(tmp_path, kind, targets, outputs):
         (["file,age"], {}, "0 lines"),
         ([], {}, "0 lines of nothing"),
         (["file,split", "all/01.png,train"], {}, "0 columns of targets"),
+        (["file,age", "", "all/01.png,1", "", "all/01.png,2"], {}, "line 5: .*01.png stands in line 3 too"),
         (["file,age,split", "all/01.png,1,both"], {}, "the split is 'both'; expected train, validation or test"),
         (["file,age,split", "all/01.png,1,test"], {}, "no line whose split is train"),
         (["file,age", *of_each(lambda n: "nan" if n == 3 else n)], {}, "is not finite"),
@@ -212,6 +228,7 @@ def test_a_mask_that_is_none_is_refused(tmp_path):
     [
         ({"kind": "regression", "label_smoothing": 0.1}, "label_smoothing is for classification; this is regression"),
         ({"kind": "multi-label", "ignore": 2}, "ignore is for segmentation"),
+        ({"ignore": 0}, "ignore is for segmentation; this is classification"),
         ({"overlap": "dice"}, "overlap is for segmentation; this is classification"),
         ({"kind": "regression", "reader": "folder"}, "'folder' has no targets for regression; 'csv' has"),
         ({"kind": "segmentation", "reader": "csv"}, "'csv' has no targets for segmentation; 'folder' has"),

@@ -45,18 +45,30 @@ class Elimination:
 
     def costs(self) -> Tensor:
         """`(u,)` what each unit's removal would add to the damage; infinite for those that have gone."""
-        total = torch.zeros(len(self.left), dtype=torch.float64)
-        units = self.left.nonzero().flatten()
-        for part in self._parts:
-            total[units] += part.costs(units)
-        return total.masked_fill(~self.left, torch.inf)
+        return self._worth(self.left).masked_fill(~self.left, torch.inf)
 
     def remove(self, units: Sequence[int]) -> float:
         """The damage after some units, not yet gone, went together."""
         if len(units):
-            self.damage += sum(part.remove(torch.tensor(units)) for part in self._parts)
+            self.damage += sum(part.pivot(torch.tensor(units)) for part in self._parts)
             self.left[list(units)] = False
         return self.damage
+
+    def swap(self) -> bool:
+        """Put a unit back that has gone, and take the then cheapest away, if that lowers the damage."""
+        if bool(self.left.all()) or not bool(self.left.any()):
+            return False
+        helps = self._worth(~self.left).masked_fill(self.left, -torch.inf)
+        there = self.left.nonzero().flatten()
+        for back in helps.argsort(descending=True, stable=True)[: min(_TRIED, int((~self.left).sum()))].tolist():
+            costs = torch.stack([part.worth_after(there, back) for part in self._parts]).sum(0)
+            cheapest = int(costs.argmin())
+            if float(costs[cheapest] - helps[back]) < -1e-6 * self.damage:
+                self.damage -= sum(part.pivot(torch.tensor([back])) for part in self._parts)
+                self.left[back] = True
+                self.remove([int(there[cheapest])])
+                return True
+        return False
 
     def order(self) -> tuple[list[int], list[float]]:
         """The units from the first to go to the last, each the cheapest of those left, and the damage after each.
@@ -84,38 +96,67 @@ class Elimination:
             gone = last
         return found
 
+    def _worth(self, which: Tensor) -> Tensor:
+        """`(u,)` what some units add by their going, or take away by their coming back; 0 for others."""
+        total = torch.zeros(len(self.left), dtype=torch.float64)
+        units = which.nonzero().flatten()
+        for part in self._parts:
+            total[units] += part.worth(units)
+        return total
+
 
 class _Part:
-    """One reader while inputs go."""
+    """One reader, solved for the inputs that are there.
+
+    Its normal equations are pivoted on these: with A as above and S the inputs that are there, `system` has A_SS^-1 in
+    the place of A_SS and A_LL - A_LS A_SS^-1 A_SL for the others, `weight` the best weights for S and, for the others,
+    what pulls them back. A pivot on the inputs of a unit takes it away or puts it back, at `d^2` operations an input.
+    """
 
     def __init__(self, reader: Reader) -> None:
         products = reader.centred
         self.inputs, self.scale = reader.inputs, 1 / reader.spread(products)
-        self.inverse, self.weight = torch.cholesky_inverse(factor(products)), reader.weight.clone()
+        self.system, self.weight = torch.cholesky_inverse(factor(products)), reader.weight.clone()
 
-    def costs(self, units: Tensor) -> Tensor:
-        """`(n,)` what the removal of each adds."""
+    def worth(self, units: Tensor) -> Tensor:
+        """`(n,)` what each adds by its going, or takes away by its coming back."""
         inputs = self.inputs[units]
-        weight = self.weight[inputs]
-        own = blocks(self.inverse, inputs, inputs)
-        found: Tensor = self.scale * (weight * torch.linalg.solve(own, weight)).sum((1, 2))
-        return found
+        return self._worth(blocks(self.system, inputs, inputs), self.weight[inputs])
 
-    def remove(self, units: Tensor) -> float:
-        """What the removal of all of these adds."""
-        gone = self.inputs[units].flatten()
-        columns = self.inverse[:, gone]
-        own = columns[gone]
-        weight = self.weight[gone]
-        solved = torch.linalg.solve(own, torch.cat([weight, columns.T], 1))
-        added = float((weight * solved[:, : weight.shape[1]]).sum())
-        self.weight -= columns @ solved[:, : weight.shape[1]]
-        self.inverse -= columns @ solved[:, weight.shape[1] :]
-        # What has gone keeps ones on the diagonal, so that the blocks of other units stay what they are.
-        self.inverse[gone], self.weight[gone] = 0.0, 0.0
-        self.inverse[:, gone] = 0.0
-        self.inverse[gone, gone] = 1.0
-        return self.scale * added
+    def worth_after(self, units: Tensor, other: int) -> Tensor:
+        """As `worth`, once another unit has gone or come back."""
+        inputs, pivot = self.inputs[units], self.inputs[other]
+        own, weight = self.system[pivot][:, pivot], self.weight[pivot]
+        across = self.system[inputs][:, :, pivot]
+        moved = torch.linalg.solve(own, torch.cat([weight, self.system[pivot][:, inputs.flatten()]], 1))
+        back = moved[:, weight.shape[1] :].reshape(len(pivot), *inputs.shape).movedim(0, 1)
+        system = blocks(self.system, inputs, inputs) - across @ back
+        return self._worth(system, self.weight[inputs] - across @ moved[:, : weight.shape[1]])
+
+    def pivot(self, units: Tensor) -> float:
+        """Take units away together, or put them back; what that adds to what the outputs lack, or takes away."""
+        changed = self.inputs[units].flatten()
+        columns, rows, weight = self.system[:, changed], self.system[changed], self.weight[changed]
+        own = rows[:, changed]
+        solved = torch.linalg.solve(own, torch.cat([weight, rows], 1))
+        weights, rows = solved[:, : weight.shape[1]], solved[:, weight.shape[1] :]
+        self.weight.addmm_(columns, weights, alpha=-1)
+        self.system.addmm_(columns, rows, alpha=-1)
+        self.weight[changed], self.system[changed] = weights, rows
+        self.system[:, changed] = -torch.linalg.solve(own, columns, left=False)
+        self.system[changed.unsqueeze(1), changed] = torch.linalg.inv(own)
+        return self.scale * float((weight * weights).sum())
+
+    def _worth(self, own: Tensor, weight: Tensor) -> Tensor:
+        """`(n,)` tr(W^T A^-1 W) of `(n, k, k)` and `(n, k, o)`, all n at once: LAPACK would take them one by one."""
+        own, weight, found = own.clone(), weight.clone(), torch.zeros(len(own), dtype=own.dtype)
+        for at in range(own.shape[1]):
+            pivot = own[:, at, at]
+            found += weight[:, at].square().sum(1) / pivot
+            share = (own[:, at + 1 :, at] / pivot.unsqueeze(1)).unsqueeze(2)
+            weight[:, at + 1 :] -= share * weight[:, at : at + 1]
+            own[:, at + 1 :, at + 1 :] -= share * own[:, at : at + 1, at + 1 :]
+        return self.scale * found
 
 
 def factor(products: Tensor) -> Tensor:
@@ -136,78 +177,9 @@ def swapped(readers: Sequence[Reader], kept: Tensor, most: int) -> tuple[Tensor,
         kept: `(u,)` which units are kept.
         most: swaps at most.
     """
-    parts = [_Choice(reader) for reader in readers]
-    for done in range(most):
-        better = _swap(parts, kept)
-        if better is None:
-            return kept, done
-        kept = better
-    return kept, most
-
-
-def _swap(parts: Sequence[_Choice], kept: Tensor) -> Tensor | None:
-    """What is kept after the first swap that lowers the damage; None where no swap that is tried does."""
-    if not bool(kept.any()) or bool(kept.all()):
-        return None
-    before = sum(part.fit(kept) for part in parts)
-    helps = torch.stack([part.helps() for part in parts]).sum(0).masked_fill(kept, -torch.inf)
-    for back in helps.argsort(descending=True, stable=True)[: min(_TRIED, int((~kept).sum()))].tolist():
-        other = kept.clone()
-        other[back] = True
-        after = sum(part.fit(other) for part in parts)
-        costs = torch.stack([part.costs() for part in parts]).sum(0).masked_fill(~other, torch.inf)
-        gone = int(costs.argmin())
-        if after + float(costs[gone]) < before * (1 - 1e-6):
-            other[gone] = False
-            return other
-    return None
-
-
-class _Choice:
-    """One reader with some units kept, solved from nothing."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader, products = reader, reader.centred
-        self.scale, size = 1 / reader.spread(products), len(products)
-        self.products = factor(products)
-        self.products = self.products @ self.products.T
-        self.free = torch.ones(size, dtype=torch.bool)
-        self.free[reader.inputs.flatten()] = False  # inputs of other groups always stay
-
-    def fit(self, kept: Tensor) -> float:
-        """What its outputs lack, solved for the inputs of the kept units."""
-        inputs, there = self.reader.inputs, self.free.clone()
-        there[inputs[kept].flatten()] = True
-        self.kept, self.left = kept, there.nonzero().flatten()
-        self.lost = (~there).nonzero().flatten()
-        own, across = self.products[self.left][:, self.left], self.products[self.left][:, self.lost]
-        lost = self.reader.weight[self.lost]
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(own))
-        moved = self.inverse @ across
-        self.weight = self.reader.weight[self.left] + moved @ lost
-        self.rest = self.products[self.lost][:, self.lost] - across.T @ moved
-        self.pull = self.rest @ lost
-        return self.scale * float((lost * self.pull).sum())
-
-    def helps(self) -> Tensor:
-        """`(u,)` by how much less each unit that has gone would leave, were it back."""
-        units, places = self._where(~self.kept, self.lost)
-        pull = self.pull[places]
-        return self._spread_out(units, (pull * torch.linalg.solve(blocks(self.rest, places, places), pull)).sum((1, 2)))
-
-    def costs(self) -> Tensor:
-        """`(u,)` what the removal of each kept unit would add."""
-        units, places = self._where(self.kept, self.left)
-        weight = self.weight[places]
-        own = blocks(self.inverse, places, places)
-        return self._spread_out(units, (weight * torch.linalg.solve(own, weight)).sum((1, 2)))
-
-    def _where(self, which: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-        """Some units, and the `(n, k)` places of their inputs among others."""
-        units = which.nonzero().flatten()
-        return units, torch.searchsorted(among, self.reader.inputs[units])
-
-    def _spread_out(self, units: Tensor, values: Tensor) -> Tensor:
-        found = torch.zeros(len(self.kept), dtype=torch.float64)
-        found[units] = self.scale * values
-        return found
+    going = Elimination(len(kept), readers)
+    going.remove((~kept).nonzero().flatten().tolist())
+    done = 0
+    while done < most and going.swap():
+        done += 1
+    return going.left, done

@@ -122,6 +122,18 @@ def test_a_swap_finds_what_greed_does_not(monkeypatch):
     assert swapped(found, kept, 0)[0].tolist() == kept.tolist()
 
 
+def test_what_is_known_after_swaps_is_what_a_solution_from_nothing_says():
+    model, space, examples = traced()
+    for group, found in readers(model, space, examples):
+        going = Elimination(group.units, found)
+        going.remove(list(range(0, group.units, 2)))
+        swaps = sum(going.swap() for _ in range(3))
+        anew = Elimination(group.units, found)
+        assert anew.remove((~going.left).nonzero().flatten().tolist()) == pytest.approx(going.damage, rel=1e-6)
+        torch.testing.assert_close(anew.costs(), going.costs(), rtol=1e-5, atol=1e-9)
+        assert swaps == 0 or int(going.left.sum()) == group.units // 2
+
+
 def test_swaps_come_near_the_best_of_all_choices():
     model, space, examples = traced()
     for group, found in readers(model, space, examples):

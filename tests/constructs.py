@@ -7,6 +7,16 @@ from constructs_movement import MOVEMENT
 from constructs_norms import NORMS
 from constructs_odd import ODD
 from constructs_operators import OPERATORS
+from constructs_recurrent import RECURRENT
 from constructs_wiring import WIRING
 
-CONSTRUCTS: dict[str, Construct] = {**WIRING, **LAYERS, **MOVEMENT, **FUNCTIONAL, **NORMS, **ODD, **OPERATORS}
+CONSTRUCTS: dict[str, Construct] = {
+    **WIRING,
+    **LAYERS,
+    **MOVEMENT,
+    **FUNCTIONAL,
+    **NORMS,
+    **ODD,
+    **OPERATORS,
+    **RECURRENT,
+}

@@ -112,3 +112,33 @@ between(
     uncounted=("aten.cdist",),
     macs=False,
 )
+
+
+# --- one value for every channel --------------------------------------------------------------------------------------
+
+
+def gated(name: str, expanded: Callable[[Tensor, Tensor], Tensor], **expected: Any) -> None:
+    """A map of one channel, which another convolution makes, is brought to the shape of what it weighs."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(F.relu(self.b(y * expanded(torch.sigmoid(self.gate(y)), y))))
+
+    forward.__name__ = name
+    parts = lambda: dict(  # noqa: E731
+        a=nn.Conv2d(3, 8, 3, padding=1), gate=nn.Conv2d(8, 1, 1), b=nn.Conv2d(8, 8, 1), out=nn.Conv2d(8, 2, 1)
+    )
+    how = {"prunable": "" if "frozen" in expected else "a", **expected}
+    construct(parts, MAPS, **how)(forward)
+
+
+gated("gate_expanded_as", lambda g, y: g.expand_as(y))
+gated("gate_expanded", lambda g, y: g.expand(-1, y.shape[1], -1, -1))
+gated("gate_repeated", lambda g, y: g.repeat(1, y.shape[1], 1, 1))
+gated("gate_repeated_and_changed", lambda g, y: 1 - g.repeat_interleave(y.shape[1], 1))
+gated("gate_beside_itself", lambda g, y: torch.cat([g] * y.shape[1], 1))
+gated("gate_as_a_mask", lambda g, y: (g > 0.5).expand_as(y))
+gated("gate_expanded_to_a_literal", lambda g, y: g.expand(-1, 8, -1, -1), frozen={"a": "a size is written"}, graph="a")
+gated("channel_as_gate", lambda g, y: y[:, 3:4].expand_as(y), frozen={"a": ""})
+between("number_expanded", lambda y: y * y.new_tensor(0.5).expand(y.shape))
+between("mask_of_examples", lambda y: y * (y.flatten(1).norm(dim=1) > 0).view(-1, 1, 1, 1).expand_as(y))

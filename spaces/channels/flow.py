@@ -15,7 +15,7 @@ Symbols: a *slot* is a pair (tensor name, axis) of the model with one label an i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
-from ..graph.network import Network
+from ..graph.network import Network, depending, is_mutable, operator_name, unread
 from .labels import (
     BLANK,
     Constraints,
@@ -34,9 +35,10 @@ from .labels import (
     compressed,
     constant,
     flat,
-    is_blank,
+    is_uniform,
     nothing,
     operands,
+    packed,
     spread,
     squashed,
     tensors_in,
@@ -46,7 +48,7 @@ logger = logging.getLogger("secateur")
 DENSE = 2_000_000  # a parameter of more elements is not labelled element by element
 MIXED = "its channels are mixed with positions"
 VIEWS = {f"aten.{name}" for name in "slice select narrow unsqueeze squeeze permute transpose".split()}
-_BY_SHAPE = {f"aten.{name}" for name in "new_zeros new_ones new_full new_empty zeros_like ones_like empty_like".split()}
+_RESHAPES = {f"aten.{name}" for name in "view reshape _unsafe_view flatten unflatten expand repeat".split()}
 _SILENCE = {  # operators that turn zeros into zeros
     f"aten.{name}"
     for name in (
@@ -112,12 +114,13 @@ class Flow:
     trained: int | None = None
 
     def fill(self, node: Node, value: Tensor | Layers) -> None:
-        """Give a constant filling, or the whole of a part that was assigned, its labels."""
+        """Give a constant filling, or the whole of a part that was assigned, its labels, and what it is a view of."""
         self.values[node] = value
         self.filled.add(node)
-        base = node.args[0] if node.args and _is_mutable(node) else None
-        if isinstance(base, Node) and is_blank(self.values[base]):
-            self.fill(base, value)
+        base = node.args[0] if node.args else None
+        if isinstance(base, Node) and is_uniform(self.values.get(base)):
+            if (whole := _unviewed(node, value, self.values[base])) is not None:
+                self.fill(base, whole)
 
     def fresh(self, n: int) -> Labels:
         """`n` labels never used before."""
@@ -244,7 +247,7 @@ def follow(
     """
     sources = set(network.sources)
     moving, weighed = depending(network, network.inputs), depending(network, sources)
-    flow = Flow(network, shapes, literals, moving, weighed, _unread(network))
+    flow = Flow(network, shapes, literals, moving, weighed, unread(network))
     _walk(flow, rule_for)
     return flow
 
@@ -255,7 +258,7 @@ def follow_training(flow: Flow, network: Network, rule_for: Callable[[Node], Rul
     sources = set(network.sources)
     moving, weighed = depending(network, network.inputs), depending(network, sources)
     twin = replace(  # all that was found is shared
-        flow, network=network, moving=moving, weighed=weighed, unread=_unread(network), side=0
+        flow, network=network, moving=moving, weighed=weighed, unread=unread(network), side=0
     )
     _walk(twin, rule_for)
     flow.count = twin.count
@@ -280,29 +283,6 @@ def _walk(flow: Flow, rule_for: Callable[[Node], Rule | None]) -> None:
             changed.add(node)
     for node in network.outputs:
         _freeze_all(flow, flow.values[node], "its channels are the network's output")
-
-
-def depending(network: Network, starts: Iterable[Node]) -> set[Node]:
-    """The nodes whose values depend on the values of these."""
-    found = set(starts)
-    for node in network.graph.nodes:
-        given = node.all_input_nodes[: 1 if network.names[node] == "aten.type_as" else None]
-        if network.names[node] not in _BY_SHAPE and not found.isdisjoint(given):
-            found.add(node)
-    return found
-
-
-def _unread(network: Network) -> set[Node]:
-    """The nodes of which no output is made, such as weights of attention that are averaged and thrown away."""
-    read = set(network.outputs)
-    for node in reversed(network.graph.nodes):
-        if node in read or _is_mutable(node):
-            read.update(node.all_input_nodes)
-    return set(network.graph.nodes) - read
-
-
-def _is_mutable(node: Node) -> bool:
-    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
 
 
 def _call(flow: Flow, node: Node, rule: Rule | None) -> Any:
@@ -346,7 +326,7 @@ def _note_silence(flow: Flow, node: Node, result: Any) -> None:
     if _is_silent(flow, node, result):
         flow.silent.add(node)
         return
-    base = node.args[0] if node.args and _is_mutable(node) else None
+    base = node.args[0] if node.args and is_mutable(node) else None
     while isinstance(base, Node):
         flow.silent.discard(base)
         base = base.args[0] if flow.network.names[base] in VIEWS else None
@@ -385,6 +365,25 @@ def _axes_of(value: Any) -> set[int]:
     return {
         axis - labels.ndim for labels in tensors_in(value) for axis in range(labels.ndim) if not constant(labels, axis)
     }
+
+
+def _unviewed(node: Node, value: Tensor | Layers, base: Tensor) -> Tensor | Layers | None:
+    """Labels of a filling, from those of what an operator makes of it; None where its shape is another by no view."""
+    layers, name = value if isinstance(value, Layers) else [value], operator_name(node)
+    if name not in VIEWS | _RESHAPES:
+        return value if layers[0].shape == base.shape else None
+    if base.numel() > DENSE or any(isinstance(one, Node) for one in pytree.tree_leaves((node.args[1:], node.kwargs))):
+        return None
+    index = torch.arange(base.numel()).reshape(base.shape)
+    places = node.target(index, *node.args[1:], **node.kwargs).reshape(-1)  # type: ignore[operator]
+    found = []
+    for layer in layers:
+        labels = torch.full((base.numel(),), float(BLANK), dtype=torch.float64)
+        labels[places] = layer.reshape(-1)
+        if not torch.equal(labels[places], layer.reshape(-1)):  # it is repeated along its channels
+            return None
+        found.append(compressed(labels.reshape(base.shape)))
+    return packed(found, base.shape)
 
 
 class Unfollowed(Exception):

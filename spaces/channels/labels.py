@@ -40,10 +40,15 @@ def blank(shape: Sequence[int]) -> Tensor:
 
 def is_blank(value: Any) -> bool:
     """Whether a value is nothing but constant filling."""
+    return is_uniform(value) and int(squashed(value).reshape(())) == BLANK
+
+
+def is_uniform(value: Any) -> bool:
+    """Whether a value is nothing but constant filling or one channel, repeated or not."""
     if not isinstance(value, Tensor) or not value.numel():
         return False
     small = squashed(value)
-    return small.numel() == 1 and int(small.reshape(())) == BLANK
+    return small.numel() == 1 and int(small.reshape(())) >= BLANK
 
 
 def packed(layers: Sequence[Tensor], shape: Sequence[int]) -> Tensor | Layers:
@@ -55,6 +60,14 @@ def packed(layers: Sequence[Tensor], shape: Sequence[int]) -> Tensor | Layers:
         return varying[0]
     ones = [layer for layer in layers if layer.numel() and float(squashed(layer).reshape(-1)[0]) != 0]
     return ones[0] if ones else nothing(shape)
+
+
+def narrowed(labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """The labels of a value that is broadcast to these; none where it is one element along their axis."""
+    labels = labels[(0,) * (labels.ndim - len(shape))]
+    for axis, size in enumerate(shape):
+        labels = labels if labels.shape[axis] == size else labels.narrow(axis, 0, 1)
+    return labels
 
 
 def constant(labels: Tensor, axis: int) -> bool:

@@ -32,6 +32,7 @@ def _convolution(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]
     _bias(flow, call.get("bias"), made)
     if groups == 1:
         flow.join(flow.axis(weight, 1), given)
+        _fed(flow, node.args[0], flow.axis(weight, 1), axis)
     else:
         _grouped(flow, node, given, made, flow.axis(weight, 1), groups)
     count(flow, node, "in_channels", given)
@@ -46,6 +47,7 @@ def _transposed(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any])
     axis = 1 - rank(weight)
     given = _given(flow, call["input"], axis)
     flow.join(flow.axis(weight, 0), given)
+    _fed(flow, node.args[0], flow.axis(weight, 0), axis)
     if groups == 1:
         made = flow.axis(weight, 1)
     else:  # the weight holds the outputs of one group; the bias, or labels of our own, hold all
@@ -111,6 +113,7 @@ def _linear(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
     weight, shape = call["weight"], result_shape(flow, node)
     given = flow.axis(call["input"], -1)
     flow.join(flow.axis(weight, 1), given)
+    _fed(flow, node.args[0], flow.axis(weight, 1), -1)
     made = flow.axis(weight, 0)
     _bias(flow, call.get("bias"), made)
     count(flow, node, "in_features", given)
@@ -124,6 +127,13 @@ def _embedding(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
     made = flow.axis(args[0], 1)
     make(flow, node, "embedding_dim", made, args[0])
     return spread(made, -1, result_shape(flow, node))
+
+
+def _fed(flow: Flow, source: Any, labels: Labels, axis: int) -> None:
+    """Give a constant filling, such as a first state, the channels that are taken of it along an axis."""
+    value = flow.values.get(source) if isinstance(source, Node) else None
+    if is_blank(value) and isinstance(value, Tensor):
+        flow.fill(source, spread(labels, axis, value.shape))
 
 
 def _bias(flow: Flow, bias: Any, made: Labels) -> None:
@@ -271,8 +281,7 @@ def _states(flow: Flow, node: Node, given: Any, lines: Sequence[Labels]) -> Any:
         values, sources if isinstance(sources, (list, tuple)) else [sources], lines[-len(values) :], strict=True
     ):
         flow.join(flow.axis(value, -1), line)
-        if is_blank(value):
-            flow.fill(source, spread(line, -1, value.shape))
+        _fed(flow, source, line, -1)
     shapes = flow.network.shapes[flow.side][node]
     if isinstance(shapes, tuple):
         return spread(lines[0], -1, shapes)

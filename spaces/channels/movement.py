@@ -88,7 +88,7 @@ def _moved(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> A
 @a_layer
 def _expand(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels: Tensor = args[0]
-    if not varying(labels) and (node.args[0] in flow.statistics or _is_index(flow, node)):
+    if not varying(labels) and (node.args[0] in flow.statistics or _is_index(flow, node) or _is_repeated(flow, node)):
         return blank(result_shape(flow, node))
     return labels.expand(result_shape(flow, node))
 
@@ -98,10 +98,24 @@ def _expand(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
 def _repeat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels, shape = args[0], result_shape(flow, node)
     labels = labels.reshape((1,) * (len(shape) - labels.ndim) + tuple(labels.shape))
-    if not varying(labels) and _is_index(flow, node):
+    if not varying(labels) and (_is_index(flow, node) or _is_repeated(flow, node)):
         return blank(shape)
     times = [1 if constant(labels, axis) else size // labels.shape[axis] for axis, size in enumerate(shape)]
     return squashed(labels).repeat(times).expand(shape)
+
+
+def _is_repeated(flow: Flow, node: Node) -> bool:
+    """Whether a value without channels is the same of each: one number, or a mask of positions made as large.
+
+    What its other axes count meets the channels of no other value, or does not go with fewer of them.
+    """
+    source, shape = node.args[0], result_shape(flow, node)
+    assert isinstance(source, Node)
+    found = flow.network.shapes[flow.side][source]
+    whole = (1,) * (len(shape) - len(found)) + tuple(found)
+    larger = any(size == 1 < made for size, made in zip(whole, shape, strict=True))
+    free = all(float(squashed(layer).max()) == 0 for layer in flow.layers(flow.values[source]))
+    return larger and free and (source in flow.moving or max(whole) == 1)
 
 
 def _is_index(flow: Flow, node: Node) -> bool:

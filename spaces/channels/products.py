@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from .flow import MIXED, Flow, Unfollowed
 from .heads import apart
-from .labels import Labels, Layers, Source, constant, packed, spread
+from .labels import BLANK, Labels, Layers, Source, constant, is_blank, packed, spread
 from .makers import maker, rank
 from .rules import arguments, joined, result_shape, rule, varying
 
@@ -88,12 +88,20 @@ def _product(
         else:
             for labels, _ in full:
                 flow.freeze(labels, "it is summed over in a product of two activations")
+    for term, source in zip(letters, nodes, strict=True):
+        if is_blank(value := flow.values[source]):  # such as a first state
+            met = [
+                [labels for labels, _ in found[letter] if len(labels) > 1 and labels.max() > BLANK] for letter in term
+            ]
+            lines = [spread(some[0], axis, value.shape) for axis, some in enumerate(met) if some]
+            if lines:
+                flow.fill(source, packed(lines, value.shape))
     layers = []
     for axis, letter in enumerate(out):
         if shape[axis] > 1:
             labels, _ = max(found[letter], key=lambda side: (len(side[0]), bool(side[0].any())))
             layers.append(spread(labels, axis, shape))
-            if all(source not in flow.moving for _, source in found[letter]):
+            if all(source in flow.weighed - flow.moving for _, source in found[letter]):
                 flow.constraints.makers.append((maker(flow, node, next(iter(flow.weights.get(node, [])), "")), labels))
     return packed(layers, shape)
 

@@ -19,7 +19,22 @@ from torch.fx import Node
 from ..graph.network import is_pointwise, operator_name
 from .flow import MIXED, Flow, Rule, Unfollowed
 from .heads import apart, together
-from .labels import BLANK, Labels, Layers, Source, blank, constant, flat, is_blank, nothing, packed, spread, squashed
+from .labels import (
+    BLANK,
+    Labels,
+    Layers,
+    Source,
+    blank,
+    constant,
+    flat,
+    is_blank,
+    is_uniform,
+    narrowed,
+    nothing,
+    packed,
+    spread,
+    squashed,
+)
 from .statistics import is_statistic
 
 _RULES: dict[str, Rule] = {}
@@ -113,15 +128,17 @@ def single(labels: Tensor, axis: int) -> bool:
 
 
 def elementwise(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
-    """Join the labels that meet; a constant filling takes those it meets."""
+    """Join the labels that meet; a constant filling, or one channel that is repeated, takes those it meets."""
     values = _operands([*args, *kwargs.values()])
     shape = result_shape(flow, node)
     result = joined(flow, values, shape)
     if not is_blank(result):
         for source in node.all_input_nodes:
             value = flow.values.get(source)
-            if is_blank(value) and isinstance(value, Tensor) and tuple(value.shape) == shape:
-                flow.fill(source, result)
+            if is_uniform(value) and isinstance(value, Tensor):
+                part = packed([narrowed(layer, value.shape) for layer in flow.layers(result)], value.shape)
+                if isinstance(part, Layers) or varying(part):
+                    flow.fill(source, part)
     return result
 
 
@@ -166,6 +183,9 @@ def joined(flow: Flow, values: Sequence[Any], shape: tuple[int, ...]) -> Tensor 
             if narrow and inside:
                 flow.freeze(base, "it is broadcast over the channels of another tensor")
             if inside or len(narrow) < len(axes):
+                if not inside and int(squashed(base).max()) > BLANK:
+                    flow.freeze(base, "it is broadcast over the channels of another tensor")
+                    base = blank(base.shape)
                 met.append(np.zeros(int(np.prod(small)), np.int64) if narrow else flat(squashed(base).expand(small)))
         if not met:
             continue
@@ -235,16 +255,17 @@ def _like(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Te
     return labels
 
 
-_FILLS = ("zeros", "ones", "full", "scalar_tensor", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+_FILLS = "zeros ones full scalar_tensor empty new_zeros new_ones new_full new_empty rand randn randint".split()
 FILLINGS = {f"aten.{name}" for name in _FILLS}
 
 
 @rule(*_FILLS)
 def _filling(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The same of each channel; noise is as good as any other."""
     return blank(result_shape(flow, node))
 
 
-@rule("arange", "eye", "linspace", "rand", "randn", "affine_grid_generator", "triu_indices", "tril_indices")
+@rule("arange", "eye", "linspace", "affine_grid_generator", "triu_indices", "tril_indices")
 def _constants(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     return nothing(result_shape(flow, node))
 

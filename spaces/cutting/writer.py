@@ -44,6 +44,8 @@ SIZED = {  # operators that take the sizes of their result: name -> position of 
     "aten.ones": 0,
     "aten.full": 0,
     "aten.empty": 0,
+    "aten.rand": 0,
+    "aten.randn": 0,
 }
 
 

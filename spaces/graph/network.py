@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -19,6 +19,8 @@ Shape = tuple[int, ...]
 Examples = Tensor | Sequence[Any] | Mapping[str, Any]
 Number = tuple[int, Any]
 """The size of the axis along which a plain value counts, 0 where it counts along none, and the value."""
+BY_SHAPE = {f"aten.{name}" for name in "new_zeros new_ones new_full new_empty zeros_like ones_like empty_like".split()}
+"""Operators that take nothing of their operand but its shape."""
 PYTORCH = re.compile(r"(^|[/\\])torch[/\\]")
 """Where the files of PyTorch itself are."""
 
@@ -96,6 +98,30 @@ class Rehearsal:
     steps: dict[Node, list[Step]]
     storages: dict[Node, Node]
     makers: dict[Node, Maker]
+
+
+def depending(network: Network, starts: Iterable[Node]) -> set[Node]:
+    """The nodes whose values depend on the values of these."""
+    found = set(starts)
+    for node in network.graph.nodes:
+        given = node.all_input_nodes[: 1 if network.names[node] == "aten.type_as" else None]
+        if network.names[node] not in BY_SHAPE and not found.isdisjoint(given):
+            found.add(node)
+    return found
+
+
+def unread(network: Network) -> set[Node]:
+    """The nodes of which no output is made, such as weights of attention that are averaged and thrown away."""
+    read = set(network.outputs)
+    for node in reversed(network.graph.nodes):
+        if node in read or is_mutable(node):
+            read.update(node.all_input_nodes)
+    return set(network.graph.nodes) - read
+
+
+def is_mutable(node: Node) -> bool:
+    """Whether the operator writes into what it is given."""
+    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
 
 
 def operator_name(node: Node) -> str:

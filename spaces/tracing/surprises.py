@@ -190,13 +190,13 @@ def results(network: Network, node: Node) -> tuple[Shape, ...]:
 class Foreseen:
     """Shapes of what each operator gives when only some units stay; of a group norm's statistics too.
 
-    Unit numbers of labels are found once for each grouping.
+    Of what no output is made of nothing is foreseen. Unit numbers of labels are found once for each grouping.
     """
 
     def __init__(self, network: Network, flow: Flow) -> None:
         self._network = network
         self._values: dict[Node, list[tuple[Shape, list[Tensor]]]] = {}
-        for node in network.operators:
+        for node in (one for one in network.operators if one not in flow.unread):
             shapes, labels = results(network, node), flow.values[node]
             values = [labels] if len(shapes) == 1 else [one for one in labels if one is not None]
             self._values[node] = list(zip(shapes, map(tensors_in, values), strict=True))

@@ -193,6 +193,29 @@ def test_a_forward_that_needs_targets_is_followed_in_eval_mode_and_said():
     assert "targets are missing" in space.frozen["forward in training"]
 
 
+class Noisy(nn.Module):
+    """Channels are dropped by hand, and others get noise, in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 10, 3), nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = self.one(x)
+        if self.training:
+            x = x * (torch.rand(x.shape[0], x.shape[1], 1, 1) > 0.1).to(x) / 0.9
+        x = self.two(x.relu())
+        if self.training:
+            x = x + 0.1 * torch.randn(x.shape)
+        return self.head(x.mean((2, 3)))
+
+
+def test_noise_that_is_drawn_in_the_shape_of_channels_follows_them():
+    model, space = traced(Noisy)
+    assert [axis.name for axis in space.axes] == ["width:one", "width:two"]
+    step(build(model, space, space.smallest))
+
+
 class Wide(nn.Module):
     """An auxiliary head whose kernel is too large for the example, but not for what it is trained on."""
 

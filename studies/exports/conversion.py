@@ -26,7 +26,7 @@ from ...spaces.tracing.caches import made_again
 from ..disk.files import write
 from ..disk.process_state import environment
 from .operators import of_libraries
-from .program import read_program
+from .program import program_bytes, read_program
 from .taking import Side, Taking, pictured
 from .verification import BATCHES, Verification, batch_of, called
 
@@ -109,11 +109,8 @@ class Programs:
         Args:
             path: such as model.onnx.
             notes: metadata of an ONNX file.
-            required: whether it is an error that the network cannot be converted; the record says so otherwise.
-
-        Raises:
-            ValueError: it is `required`, and cannot be converted.
-            RuntimeError: what was written gives other outputs.
+            required: whether it is a ValueError that the network cannot be converted, or that what was written gives
+                other outputs; the record says so otherwise.
         """
         kind = path.suffix.removeprefix(".")
         errors: list[Exception] = []
@@ -126,17 +123,15 @@ class Programs:
                     run = called(read_program(path, self.operators))
                 else:
                     run = onnx_runner(path)
-                for name in self._figures.cases(batch):
-                    run(self._figures.inputs[name])
+                self._figures.compare(kind, run, batch)
             except OSError:
                 raise
-            except Exception as error:  # of many kinds: an operator or dtype that a format lacks, 2 GiB exceeded
+            except Exception as error:  # an operator or dtype that a format lacks, 2 GiB exceeded, other outputs
                 path.unlink(missing_ok=True)
                 errors.append(error)
                 continue
             if batch is not None:
                 _log.warning("%s takes a batch of %d only (%s)", path.name, batch, _first_line(errors[0]))
-            self._figures.compare(kind, run, batch)
             return
         if required:
             raise ValueError(
@@ -235,16 +230,6 @@ def _once(names: Sequence[str], program: torch.export.ExportedProgram) -> tuple[
         ways = itertools.chain([name, f"output_{name}"], (f"output_{name}_{one}" for one in itertools.count(1)))
         found.append(next(way for way in ways if way not in {*taken, *found}))
     return tuple(found)
-
-
-def program_bytes(program: torch.export.ExportedProgram) -> bytes:
-    """The .pt2 archive of a program."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # torch warns where a constant is a view of a larger tensor; it is read back and compared.
-        warnings.simplefilter("ignore")
-        torch.export.save(program, buffer)
-    return buffer.getvalue()  # no copy; a view of it would outlive it, of which Python 3.13 complains
 
 
 def onnx_installed() -> bool:
@@ -348,12 +333,26 @@ def onnx_model(made: Converted, notes: Mapping[str, str]) -> bytes:
         converted = torch.onnx.export(made.program, dynamo=True, external_data=False, verbose=False, output_names=names)
         assert converted is not None  # dynamo=True gives a program
         NameFixPass()(converted.model)  # what is called as an output is: "relu", "conv.weight", "val_0"
+        _keep_pads(converted.model)
     proto = converted.model_proto
     _name_axes(proto, made.axes)
     for key, text in notes.items():
         proto.metadata_props.add(key=key, value=text)
     data: bytes = proto.SerializeToString()
     return data
+
+
+def _keep_pads(model: Any) -> None:
+    """Pads before a MaxPool name their axes: ONNX Runtime takes others for that pool's own, which is minus infinity."""
+    import onnx_ir
+
+    for number, node in enumerate(model.graph):
+        if node.op_type == "Pad" and len(node.inputs) < 4:
+            if {"MaxPool", "Cast"} & {use.node.op_type for use in node.outputs[0].uses()}:
+                axes = onnx_ir.tensor(range(len(node.inputs[0].shape)), onnx_ir.DataType.INT64, name=f"axes_{number}")
+                model.graph.register_initializer(onnx_ir.Value(name=axes.name, const_value=axes))
+                node.resize_inputs(4)
+                node.replace_input_with(3, model.graph.initializers[axes.name])
 
 
 def _name_axes(proto: Any, axes: Sequence[Mapping[int, str]]) -> None:

@@ -15,6 +15,7 @@ import ast
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,16 @@ class Program(nn.Module):
                 "load it with sc.load(folder, model=full_network)"
             )
         return self
+
+
+def program_bytes(program: torch.export.ExportedProgram) -> bytes:
+    """The .pt2 archive of a program."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # torch warns where a constant is a view of a larger tensor; it is read back and compared.
+        warnings.simplefilter("ignore")
+        torch.export.save(program, buffer)
+    return buffer.getvalue()  # no copy; a view of it would outlive it, of which Python 3.13 complains
 
 
 def read_program(path: str | Path, operators: Collection[str] = ()) -> Program:

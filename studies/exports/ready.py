@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ...spaces import copied, device_of
 from ..disk.weights import state_of
-from .conversion import FORMATS, Converted, convert, onnx_model, onnx_session, program_bytes
+from .conversion import FORMATS, Converted, convert, onnx_model, onnx_session
+from .program import program_bytes
 from .taking import Taking
 
 Example = tuple[Tensor, ...]

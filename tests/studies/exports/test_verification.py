@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from secateur import Space, build, load, save
+from secateur.studies.exports import conversion
 from secateur.studies.exports.conversion import onnx_installed
 from secateur.studies.exports.taking import Taking
 from secateur.studies.exports.verification import Verification, called
@@ -92,3 +93,32 @@ def test_what_is_kept_for_inputs_of_one_shape_leaves_the_batch_free(best, tmp_pa
         pytree.tree_leaves(load(tmp_path / "net")(inputs)), pytree.tree_leaves(small(inputs)), strict=True
     ):
         torch.testing.assert_close(one, expected)
+
+
+@pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is not installed")
+def test_zeros_padded_before_a_max_pool_stay_zeros_in_onnx_runtime(tmp_path):
+    torch.manual_seed(0)  # what is pooled is mostly negative, and the runtime pads with minus infinity
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1), nn.Conv2d(8, 4, 1))
+    nn.init.constant_(model[0].bias, -1.0)
+    space = Space.trace(model.eval(), image(1, 3, 16, 16), divisor=1)
+    candidate = space.uniform(0.5)
+    small = build(model, space, candidate)
+    found = save(tmp_path / "net", small, model=model, space=space, candidate=candidate, formats=("onnx",))
+    assert found["onnx"]["3"] < 1e-5 and "fixed_batch" not in found["onnx"]
+
+
+@pytest.mark.skipif(not onnx_installed(), reason="the onnx extra is not installed")
+def test_a_program_that_gives_other_outputs_is_left_out_or_refused(tmp_path, monkeypatch):
+    runner = conversion.onnx_runner
+    monkeypatch.setattr(conversion, "onnx_runner", lambda path: lambda x: [one + 1 for one in runner(path)(x)])
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    space = Space.trace(model, image(1, 3, 8, 8), divisor=1)
+    candidate = space.uniform(0.5)
+    given = {"model": model, "space": space, "candidate": candidate}
+    found = save(tmp_path / "net", build(model, space, candidate), **given)
+    assert "the onnx export is wrong: at batch 1" in found["onnx"]["left_out"] and found["pt2"]["1"] < 1e-4
+    assert {path.name for path in (tmp_path / "net").iterdir()} >= {"model.safetensors", "model.pt2"}
+    assert not (tmp_path / "net" / "model.onnx").exists()
+    with pytest.raises(ValueError, match="cannot be written as onnx .*the onnx export is wrong.*leave onnx out"):
+        save(tmp_path / "other", build(model, space, candidate), **given, formats=("onnx",))
+    assert not (tmp_path / "other").exists()

@@ -114,6 +114,51 @@ between(
 )
 
 
+# --- positions with numbers of their own, of which some are picked ----------------------------------------------------
+
+
+def picked(name: str, pick: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Patches with a learned table of positions, of which some go on, as of a masked autoencoder."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        t = self.a(x).flatten(2).transpose(1, 2) + self.table
+        some = F.avg_pool2d(x, 2).sum(1).flatten(1).argsort(1)[:, :2, None].repeat(1, 1, t.shape[2])
+        return self.out(torch.tanh(pick(t, some)))
+
+    forward.__name__ = name
+    parts = lambda: dict(  # noqa: E731
+        a=nn.Conv2d(3, 8, 2, 2), table=nn.Parameter(torch.rand(1, 4, 8) - 0.5), out=nn.Linear(8, 2)
+    )
+    construct(parts, MAPS, "a table:2")(forward)
+
+
+picked("positions_gathered", lambda t, some: t.gather(1, some))
+picked("positions_scattered", lambda t, some: t.scatter(1, some, t[:, :2]))
+picked("positions_written", lambda t, _: written(t, (torch.arange(2)[:, None], torch.tensor([[0, 2]])), t[:, 1:3]))
+picked("positions_added", lambda t, _: t.index_add(1, torch.tensor([0, 3]), t[:, 1:3]))
+
+
+def put(name: str, into: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+    """Nodes of a graph are written into zeros at their neighbours' places, which a buffer holds."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        return self.out(into(self, h, h.new_zeros(len(h), 5, h.shape[2])).flatten(0, 1)).unflatten(0, (len(h), 5))
+
+    forward.__name__ = name
+    parts = lambda: dict(a=nn.Linear(3, 8), place=torch.tensor([0, 4, 2, 1]), out=nn.Linear(8, 2))  # noqa: E731
+    construct(parts, image(2, 4, 3), "a")(forward)
+
+
+put("rows_added", lambda net, h, empty: empty.index_add_(1, net.place, h))
+put("rows_copied", lambda net, h, empty: empty.index_copy(1, net.place, h))
+put(
+    "rows_scattered",
+    lambda net, h, empty: empty.scatter_add_(1, net.place.view(1, -1, 1).expand(len(h), -1, h.shape[2]), h),
+)
+put("rows_assigned", lambda net, h, empty: written(empty, (slice(None), net.place), h))
+
+
 # --- one value for every channel --------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,9 @@ def _moved(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> A
 @a_layer
 def _expand(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels: Tensor = args[0]
-    if not varying(labels) and (node.args[0] in flow.statistics or _is_index(flow, node) or _is_repeated(flow, node)):
+    if _is_index(flow, node, labels) or (
+        not varying(labels) and (node.args[0] in flow.statistics or _is_repeated(flow, node))
+    ):
         return blank(result_shape(flow, node))
     return labels.expand(result_shape(flow, node))
 
@@ -98,7 +100,7 @@ def _expand(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> 
 def _repeat(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     labels, shape = args[0], result_shape(flow, node)
     labels = labels.reshape((1,) * (len(shape) - labels.ndim) + tuple(labels.shape))
-    if not varying(labels) and (_is_index(flow, node) or _is_repeated(flow, node)):
+    if _is_index(flow, node, labels) or (not varying(labels) and _is_repeated(flow, node)):
         return blank(shape)
     times = [1 if constant(labels, axis) else size // labels.shape[axis] for axis, size in enumerate(shape)]
     return squashed(labels).repeat(times).expand(shape)
@@ -118,15 +120,23 @@ def _is_repeated(flow: Flow, node: Node) -> bool:
     return larger and free and (source in flow.moving or max(whole) == 1)
 
 
-def _is_index(flow: Flow, node: Node) -> bool:
-    """Whether an index is made as large along an axis as what it picks of; it picks the same of each channel."""
+def _is_index(flow: Flow, node: Node, labels: Tensor) -> bool:
+    """Whether an index is made as large along an axis as what it picks of; it picks the same of each channel.
+
+    One that is a buffer stays as it is.
+    """
     source = node.args[0]
     assert isinstance(source, Node)
+    if varying(labels) and source in flow.moving:
+        return False
     before, after = (flow.network.shapes[flow.side].get(one) for one in (source, node))
     if flow.network.dtypes.get(node) != torch.int64 or not isinstance(before, tuple) or not isinstance(after, tuple):
         return False
     grown = [(old, new) for old, new in zip(before, after[len(after) - len(before) :], strict=True) if old != new]
-    return bool(grown) and all(old == 1 for old, _ in grown)
+    if not grown or any(old != 1 for old, _ in grown):
+        return False
+    flow.freeze(labels, "it is an index")
+    return True
 
 
 @rule("flip", "flipud", "fliplr", "rot90", "repeat_interleave", "atleast_1d", "atleast_2d", "atleast_3d")

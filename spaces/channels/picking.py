@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from .flow import Flow, Unfollowed
-from .labels import Layers, Source, compressed, constant, is_blank, nothing, squashed
+from .labels import Layers, Source, compressed, constant, is_blank, nothing, packed, squashed
 from .rules import a_layer, arguments, joined, result_shape, rule, varying
 
 _PICKED = "its channels are picked by an index that does not follow them"
@@ -61,8 +61,8 @@ def _take_along_dim(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, A
 def _scatter(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
     call = arguments(node, args, kwargs)
     values = [value for value in (call["self"], call["index"], call.get("src")) if _is_value(value)]
-    _at_index(flow, call, values, _shape(call["index"]))
-    return _whole(call["self"])
+    reached = _at_index(flow, call, values, _shape(call["index"]))
+    return _written(flow, node, call["self"], reached, int(call["dim"]))
 
 
 def _at_index(flow: Flow, call: dict[str, Any], values: Sequence[Any], shape: Sequence[int]) -> Tensor | Layers:
@@ -75,9 +75,7 @@ def _at_index(flow: Flow, call: dict[str, Any], values: Sequence[Any], shape: Se
             varying(layer) for layer in flow.layers(value)
         ):
             raise Unfollowed("an index reaches some of its channels only")
-        if any(not constant(layer, axis) for layer in flow.layers(value)):
-            raise Unfollowed(_PICKED)
-        lines.append(_cut(value, axis, shape))
+        lines.append(_cut(_unpicked(flow, value, [axis]), axis, shape))
     small = [1 if other == axis else size for other, size in enumerate(shape)]
     met = joined(flow, lines, tuple(small))
     if isinstance(met, Layers):
@@ -86,6 +84,32 @@ def _at_index(flow: Flow, call: dict[str, Any], values: Sequence[Any], shape: Se
     for source in flow.node.all_input_nodes if flow.node and not is_blank(met) else ():
         if is_blank(flow.values[source]) and _shape(flow.values[source]) == tuple(shape):
             flow.fill(source, found)  # an index that picks the same of each channel
+    return found
+
+
+def _unpicked(flow: Flow, value: Any, axes: Sequence[int]) -> Any:
+    """A value without what counts positions along axes that an index picks from, such as of a table: that stays."""
+    apart: list[list[Tensor]] = [[], []]
+    for layer in flow.layers(value):
+        apart[bool(varying(layer) & set(axes))].append(layer)
+    for layer in apart[True]:
+        if varying(layer) - set(axes):
+            raise Unfollowed(_PICKED)
+        flow.freeze(layer, _PICKED)
+    return packed(apart[False], _shape(value)) if apart[True] else value
+
+
+def _written(flow: Flow, node: Node, target: Any, met: Tensor | Layers, axis: int) -> Tensor | Layers:
+    """Labels of what was written into along an axis; a constant filling has the channels that were written."""
+    if not is_blank(target) or is_blank(met):
+        return _whole(target)
+    shape = _shape(target)
+    layers = [layer.narrow(axis, 0, 1) for layer in flow.layers(met)]
+    if any(size not in (1, whole) for layer in layers for size, whole in zip(layer.shape, shape, strict=True)):
+        raise Unfollowed("a part of it is assigned")
+    found = packed([layer.expand(shape) for layer in layers], shape)
+    base: Any = node.args[0]
+    flow.fill(base, found)
     return found
 
 
@@ -103,19 +127,21 @@ def _cut(value: Any, axis: int, shape: Sequence[int]) -> Any:
 def _index_put(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Tensor | Layers:
     """Positions are written: the values have the channels of what is written into."""
     target, indices, values = args[0], args[1], args[2]
-    if is_blank(target):
-        raise Unfollowed("a part of it is assigned")
     given: Any = node.args[1]
     if any(isinstance(index, Node) and flow.network.dtypes.get(index) == torch.bool for index in given):
         return _masked_put(flow, target, indices, values)
     reached = []
+    target = _unpicked(flow, target, [axis for axis, index in enumerate(indices) if index is not None])
     for layer in flow.layers(target):
-        if any(not constant(layer, axis) for axis, index in enumerate(indices) if index is not None):
-            raise Unfollowed(_PICKED)
         zeros = [None if index is None else torch.zeros(_shape(index), dtype=torch.long) for index in indices]
         reached.append(layer[tuple(slice(None) if zero is None else zero for zero in zeros)])
     reached = [compressed(layer) for layer in reached]
-    joined(flow, [Layers(reached) if len(reached) > 1 else reached[0], values], tuple(reached[0].shape))
+    met = joined(flow, [Layers(reached) if len(reached) > 1 else reached[0], values], tuple(reached[0].shape))
+    picked = [axis for axis, index in enumerate(indices) if index is not None]
+    if is_blank(target) and not is_blank(met):
+        if len(picked) > 1 or len(_shape(indices[picked[0]])) != 1:
+            raise Unfollowed("a part of it is assigned")
+        return _written(flow, node, target, met, picked[0])
     return _whole(target)
 
 
@@ -137,11 +163,10 @@ def _index_written(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, An
     rank = len(_shape(call["self"]))
     axis, source = int(call["dim"]) % rank, call.get("source")
     values = [value for value in (call["self"], source) if _is_value(value)]
-    if is_blank(call["self"]) or any(not constant(layer, axis) for value in values for layer in flow.layers(value)):
-        raise Unfollowed(_PICKED)
+    values = [_unpicked(flow, value, [axis]) for value in values]
     shape = [1 if other == axis else size for other, size in enumerate(_shape(call["self"]))]
-    joined(flow, [_cut(value, axis, _shape(value)) for value in values], tuple(shape))
-    return _whole(call["self"])
+    met = joined(flow, [_cut(value, axis, _shape(value)) for value in values], tuple(shape))
+    return _written(flow, node, call["self"], met, axis)
 
 
 @rule("one_hot", "view_as_real")

@@ -48,6 +48,8 @@ _ELEMENTWISE = set(
 def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Examples) -> list[Tensor]:
     """All output tensors of `model` in its present mode, with zeros everywhere but in what is kept.
 
+    Where zeros are divided by, as in a table of knots, buffers keep theirs, then vectors too: weights tell as much.
+
     Args:
         model: the full network; its weights are put back.
         kept: indices that stay, of every parameter and buffer of which some go.
@@ -55,7 +57,25 @@ def masked_outputs(model: nn.Module, kept: Mapping[str, Kept], examples: Example
     """
     tensors = named_tensors(model)
     kept = {name: {axis: i.to(tensors[name].device) for axis, i in axes.items()} for name, axes in kept.items()}
-    known = {id(tensor): kept.get(name, {}) for name, tensor in tensors.items()}
+    weights = {name: axes for name, axes in kept.items() if isinstance(tensors[name], nn.Parameter)}
+    matrices = {name: axes for name, axes in weights.items() if tensors[name].ndim > 1}
+    found: list[list[Tensor]] = []
+    for zeroed in (kept, weights, matrices):
+        found.append(_outputs(model, tensors, kept, zeroed, examples))
+        if all(bool(torch.isfinite(one).all()) for one in found[-1]):
+            return found[-1]
+    return found[0]
+
+
+def _outputs(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    everything: Mapping[str, Kept],
+    kept: Mapping[str, Kept],
+    examples: Examples,
+) -> list[Tensor]:
+    """With zeros in some of the tensors of which only parts are kept; norms see what is kept of everything."""
+    known = {id(tensor): everything.get(name, {}) for name, tensor in tensors.items()}
     with torch.no_grad():
         with _masked(tensors, kept), contextlib.suppress(_Asked), _KeptOnly(known, found=[]) as told:
             outputs = outputs_of(model, examples)

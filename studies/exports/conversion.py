@@ -27,7 +27,7 @@ from ..disk.files import write
 from ..disk.process_state import environment
 from .operators import of_libraries
 from .program import program_bytes, read_program
-from .taking import Side, Taking, pictured
+from .taking import Side, Taking, pictured, rows, tensors_of
 from .verification import BATCHES, Verification, batch_of, called
 
 PROGRAMS = ("pt2", "onnx")
@@ -86,13 +86,12 @@ def convert(taking: Taking, batch: int | None, *, any_side: bool = False) -> Con
             f"{type(network).__name__} cannot be exported with {free} by torch {torch.__version__}: "
             f"{str(error).strip()[:500]}"
         ) from error
-    axes = [taking.axes(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if any_side:
-        _check_free(program, axes)
+        _check_free(program, [taking.axes(leaf) for leaf in tensors_of((args, kwargs))])
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths and lines of the user's sources, in every file made from this
-    return Converted(program, batch, _once(names, program), tuple({0: "batch"} | own for own in axes))
+    return Converted(program, batch, _once(names, program), taking.names((args, kwargs)))
 
 
 class Programs:
@@ -116,6 +115,7 @@ class Programs:
         errors: list[Exception] = []
         for batch in (None, self._figures.batches[0]):
             try:
+                self._figures.check_draws(kind)
                 made = self._of(batch)
                 write(path, program_bytes(made.program) if kind == "pt2" else onnx_model(made, notes))
                 if kind == "pt2":
@@ -180,7 +180,7 @@ def _free(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in pytree.tree_leaves((args, kwargs)):
         if isinstance(tensor, Tensor) and tensor.ndim:
-            own = {} if batch is None else {0: batch}
+            own = {} if batch is None or len(tensor) != rows((args, kwargs)) else {0: batch}
             # AUTO: sides may be limited to those that a network takes, as multiples; that they are free is checked.
             shapes[tensor] = own | {axis: torch.export.Dim.AUTO for axis in (sides.axes(tensor) if sides else ())}
     return shapes.dynamic_shapes(network, args, kwargs)  # type: ignore[no-untyped-call]

@@ -45,6 +45,14 @@ class Taking:
             return {}
         return dict(zip(range(self.first, end), _AXES.get(len(self.side), ()), strict=False))
 
+    def names(self, inputs: Any) -> tuple[dict[int, str], ...]:
+        """Of each tensor among inputs the axes that may be free, with their names."""
+        given = rows(inputs)
+        batches: list[dict[int, str]] = [
+            {0: "batch"} if one.shape[:1] == (given,) else {} for one in tensors_of(inputs)
+        ]
+        return tuple(own | self.axes(one) for own, one in zip(batches, tensors_of(inputs), strict=True))
+
     def at(self, side: Side) -> Examples:
         """The example with another side: what it holds, repeated or cut off."""
         found: Examples = pytree.tree_map_only(Tensor, partial(self._at, side), self.example)
@@ -56,13 +64,23 @@ class Taking:
         return tensor
 
 
+def tensors_of(example: Any) -> list[Tensor]:
+    """The tensors among inputs, in order."""
+    return [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+
+
+def rows(example: Any) -> int:
+    """How many examples there are: the rows of the first input. Inputs of another number have theirs in every batch."""
+    return next((len(tensor) for tensor in tensors_of(example) if tensor.ndim), 0)
+
+
 def pictured(taking: Taking, preprocessing: Mapping[str, Any]) -> Taking:
     """The same network, taking pictures.
 
     Raises:
         ValueError: it takes something else, or `preprocessing` does not say how pictures become its inputs.
     """
-    tensors = [leaf for leaf in pytree.tree_leaves(taking.example) if isinstance(leaf, Tensor)]
+    tensors = tensors_of(taking.example)
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
     if len(tensors) != 1 or not taking.axes(tensors[0]) or not tensors[0].is_floating_point():
         raise ValueError(

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ...spaces import as_call, copied, plain
 from ...spaces.graph.network import BATCH, Examples
-from .taking import Side, Taking
+from .taking import Side, Taking, rows
 
 BATCHES = (1, 3)
 # Largest difference allowed, as a part of the largest output. Lower precisions round at every layer, and a runtime
@@ -65,6 +65,13 @@ class Verification:
             raise ValueError(
                 f"any_side=True: the network itself does not run with a batch of {name}: {error}"
             ) from error
+
+    def check_draws(self, form: str) -> None:
+        """Raise a ValueError where a format draws other random numbers than the network."""
+        name = self.cases(None)[0]
+        again = called(self._network, seed=1)(self.inputs[name]) if form == "onnx" else self.expected[name]
+        if not _difference(again, self.expected[name]) <= self.tolerance:
+            raise ValueError("the forward draws random numbers, and ONNX Runtime draws others: nothing can be compared")
 
     def cases(self, batch: int | None) -> list[str]:
         """The names of the inputs that a program of this batch (None: any) takes."""
@@ -138,13 +145,14 @@ def _at(batch: int, side: Side) -> str:
     return f"{batch} at {'x'.join(map(str, side))}"
 
 
-def called(network: nn.Module) -> Callable[[Examples], list[Tensor]]:
-    """The network as a function from inputs to its output tensors in order."""
+def called(network: nn.Module, seed: int = 0) -> Callable[[Examples], list[Tensor]]:
+    """The network as a function from inputs to its output tensors in order; what it draws is seeded."""
 
     def run(inputs: Examples) -> list[Tensor]:
         # Clones: a forward may write to its inputs, and every format has to see the same ones.
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, as_call(inputs))
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
             return [leaf for leaf in pytree.tree_leaves(plain(network(*args, **kwargs))) if isinstance(leaf, Tensor)]
 
     return run
@@ -162,12 +170,12 @@ def _takes(run: Callable[[Examples], list[Tensor]], example: Examples, size: int
 
 def batch_of(example: Any, size: int, *, noise: bool) -> Any:
     """`size` examples: those given in turn, floating ones with seeded noise of deviation 1 added."""
-    generator = torch.Generator().manual_seed(size)
+    generator, given = torch.Generator().manual_seed(size), rows(example)
 
     def resize(tensor: Tensor) -> Tensor:
         if not tensor.ndim:
             return tensor
-        tensor = tensor[torch.arange(size) % len(tensor)]
+        tensor = tensor[torch.arange(size) % given] if len(tensor) == given else tensor
         if noise and tensor.is_floating_point():
             tensor = tensor + torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
         return tensor

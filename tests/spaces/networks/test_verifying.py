@@ -209,3 +209,26 @@ def test_masked_weights_are_put_back_also_where_two_share_memory():
     for name, (place, values) in before.items():
         assert tensors[name].data_ptr() == place
         assert torch.equal(tensors[name], values)
+
+
+class Knots(nn.Module):
+    """Distances to knots of each channel, over the distance of the knots, and over a scale of each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.made = nn.Linear(3, 12), nn.Linear(12, 4)
+        self.register_buffer("knots", torch.arange(4.0).repeat(12, 1) + torch.rand(12, 1))
+        self.scale = nn.Parameter(torch.rand(12) + 0.5)
+
+    def forward(self, x):
+        x = (self.given(x) / self.scale)[..., None]
+        return self.made(((x - self.knots[:, :1]) / (self.knots[:, 3:] - self.knots[:, :1]))[..., 0])
+
+
+def test_zeros_that_are_divided_by_prove_something():
+    model = Knots().double().eval()
+    space = Space.trace(model, torch.rand(2, 3, dtype=torch.float64), divisor=1)
+    assert [axis.name for axis in space.axes] == ["width:given"] and "1 of 1 groups" in space.proof
+    for candidate in (space.uniform(0.5), space.smallest):
+        found = verify(model, space, candidate, torch.rand(2, 3, dtype=torch.float64))
+        assert found.reached == 1 and found < 1e-12

@@ -122,3 +122,45 @@ def test_a_program_that_gives_other_outputs_is_left_out_or_refused(tmp_path, mon
     with pytest.raises(ValueError, match="cannot be written as onnx .*the onnx export is wrong.*leave onnx out"):
         save(tmp_path / "other", build(model, space, candidate), **given, formats=("onnx",))
     assert not (tmp_path / "other").exists()
+
+
+class Drawn(nn.Module):
+    """Random numbers are part of what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.one(x)
+        return self.two(x + torch.randn_like(x))
+
+
+def test_a_network_that_draws_is_held_against_the_same_draws(tmp_path):
+    model = Drawn().eval()
+    space = Space.trace(model, image(1, 1, 6, 6), divisor=1)
+    small = build(model, space, space.smallest)
+    found = save(tmp_path / "net", small, model=model, space=space, candidate=space.smallest)
+    assert found["safetensors"]["3"] == 0 and found["pt2"]["3"] < 1e-5
+    assert not onnx_installed() or "draws random numbers" in found["onnx"]["left_out"]
+
+
+class Banked(nn.Module):
+    """Pictures and a bank of prototypes, as many for every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x, bank):
+        return self.two(self.one(x).relu()) @ self.two(self.one(bank).relu()).T
+
+
+def test_an_input_without_examples_keeps_its_rows(tmp_path):
+    model = Banked().eval()
+    space = Space.trace(model, (torch.rand(1, 6), torch.rand(5, 6)), divisor=1)
+    small = build(model, space, space.uniform(0.5))
+    found = save(tmp_path / "net", small, model=model, space=space, candidate=space.uniform(0.5))
+    assert all(found[name]["3"] < 1e-4 and "fixed_batch" not in found[name] for name in found.keys() & {"pt2", "onnx"})
+    inputs = torch.rand(4, 6), torch.rand(5, 6)
+    torch.testing.assert_close(load(tmp_path / "net")(*inputs), small(*inputs))

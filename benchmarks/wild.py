@@ -99,6 +99,7 @@ PICTURES = {  # class: (settings, side)
     "Dinov2ForImageClassification": ({**SMALL, "mlp_ratio": 2}, 64),
     "Dinov2WithRegistersForImageClassification": ({**SMALL, "mlp_ratio": 2}, 64),
     "ViTMSNForImageClassification": (SMALL, 64),
+    "ViTMAEModel": (SMALL, 64),
     "SiglipVisionModel": (SMALL, 64),
     "CLIPVisionModelWithProjection": (SMALL, 64),
     "SwinForImageClassification": (STAGES, 64),

@@ -518,6 +518,103 @@ class Fourier(nn.Module):
         return self.two(torch.cat([self.one(x), x], -1))
 
 
+class ConvLSTM(nn.Module):
+    """Frames in, frames out; first states of zeros, a gate that sees the cell."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.width = width
+        self.given, self.state = nn.Conv2d(1, 4 * width, 3, padding=1), nn.Conv2d(width, 4 * width, 3, padding=1)
+        self.peephole, self.out = nn.Parameter(torch.zeros(1, width, 1, 1)), nn.Conv2d(width, 1, 1)
+
+    def forward(self, x):
+        batch, frames, _, rows, columns = x.shape
+        h = torch.zeros(batch, self.width, rows, columns).to(x)
+        c, outs = torch.zeros(batch, self.width, rows, columns).to(x), []
+        for t in range(frames):
+            i, f, g, o = torch.split(self.given(x[:, t]) + self.state(h), self.width, dim=1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i + self.peephole * c) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outs.append(self.out(h))
+        return torch.stack(outs, 1)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Patches are shuffled by noise that is an input; a quarter is encoded, all are decoded."""
+
+    def __init__(self, width=64, patch=8):
+        super().__init__()
+        self.embed, self.position = nn.Linear(3 * patch**2, width), nn.Parameter(torch.randn(1, 16, width) / 8)
+        layer = nn.TransformerEncoderLayer(width, 4, 128, batch_first=True, norm_first=True)
+        self.encoder, self.narrow = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, 32)
+        self.token, self.places = nn.Parameter(torch.zeros(1, 1, 32)), nn.Parameter(torch.randn(1, 16, 32) / 8)
+        self.decoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+        self.out, self.patch = nn.Linear(32, 3 * patch**2), patch
+
+    def forward(self, x, noise):
+        b, c, h, w = x.shape
+        p = self.patch
+        x = x.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
+        x = self.embed(x) + self.position
+        n, order = x.shape[1], noise.argsort(1)
+        x = torch.gather(x, 1, order[:, : n // 4].unsqueeze(-1).repeat(1, 1, x.shape[2]))
+        x = self.narrow(self.encoder(x))
+        x = torch.cat([x, self.token.repeat(b, n - x.shape[1], 1)], 1)
+        x = torch.gather(x, 1, order.argsort(1).unsqueeze(-1).repeat(1, 1, x.shape[2]))
+        return self.out(self.decoder(x + self.places))
+
+
+class Splines(nn.Module):
+    """A layer of a Kolmogorov-Arnold network, as efficient-kan has it: splines over a table of knots."""
+
+    def __init__(self, given, made, knots=5, order=3):
+        super().__init__()
+        self.made, self.order = made, order
+        grid = (torch.arange(-order, knots + order + 1) * (2 / knots) - 1).expand(given, -1).contiguous()
+        self.register_buffer("grid", grid)
+        self.base, self.scale = nn.Parameter(torch.randn(made, given) / 5), nn.Parameter(torch.randn(made, given))
+        self.splines = nn.Parameter(torch.randn(made, given, knots + order) / 10)
+
+    def bases(self, x):
+        g, x = self.grid, x.unsqueeze(-1)
+        found = ((x >= g[:, :-1]) & (x < g[:, 1:])).to(x.dtype)
+        for k in range(1, self.order + 1):
+            left = (x - g[:, : -(k + 1)]) / (g[:, k:-1] - g[:, : -(k + 1)])
+            right = (g[:, k + 1 :] - x) / (g[:, k + 1 :] - g[:, 1:-k])
+            found = left * found[:, :, :-1] + right * found[:, :, 1:]
+        return found
+
+    def forward(self, x):
+        weight = (self.splines * self.scale.unsqueeze(-1)).view(self.made, -1)
+        return F.linear(F.silu(x), self.base) + F.linear(self.bases(x).view(len(x), -1), weight)
+
+
+class GraphNet(nn.Module):
+    """Messages along the edges of one graph, added up at its nodes, in rounds."""
+
+    def __init__(self, nodes=8, width=32):
+        super().__init__()
+        self.register_buffer("source", torch.arange(3 * nodes) % nodes)
+        self.register_buffer("target", (torch.arange(3 * nodes) * 5 + 1) % nodes)
+        self.embed, self.update = nn.Linear(6, width), nn.GRUCell(width, width)
+        self.message = nn.Sequential(nn.Linear(2 * width, 48), nn.ReLU(), nn.Linear(48, width))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        h = F.relu(self.embed(x))
+        b, n, c = h.shape
+        for _ in range(2):
+            message = self.message(torch.cat([h[:, self.source], h[:, self.target]], -1))
+            total = torch.zeros(b, n, c, device=h.device, dtype=h.dtype)
+            total = total.scatter_add_(1, self.target.view(1, -1, 1).expand(b, -1, c), message)
+            h = self.update(total.reshape(-1, c), h.reshape(-1, c)).view(b, n, c)
+        return self.head(h.sum(1))
+
+
+def _shuffled(batch, side, generator):
+    return torch.rand((batch, 3, *side), generator=generator) * 2 - 1, torch.rand((batch, 16), generator=generator)
+
+
 def _pair(batch, side, generator):
     return tuple(torch.rand((batch, 3, *side), generator=generator) * 2 - 1 for _ in range(2))
 
@@ -552,4 +649,12 @@ SCRIPTS = {  # name: (make, shape, inputs)
     "SegNet": (Unpool, (3, 32, 32), None),
     "ArcFace": (ArcFace, (3, 32, 32), None),
     "coordinate network": (Fourier, (3,), None),
+    "convolutional LSTM": (ConvLSTM, (4, 1, 16, 16), None),
+    "masked autoencoder": (MaskedAutoencoder, (3, 32, 32), _shuffled),
+    "Kolmogorov-Arnold network": (
+        lambda: nn.Sequential(Splines(8, 24), Splines(24, 16), Splines(16, 3)),
+        (8,),
+        None,
+    ),
+    "graph network": (GraphNet, (8, 6), None),
 }

@@ -48,7 +48,7 @@ logger = logging.getLogger("secateur")
 DENSE = 2_000_000  # a parameter of more elements is not labelled element by element
 MIXED = "its channels are mixed with positions"
 VIEWS = {f"aten.{name}" for name in "slice select narrow unsqueeze squeeze permute transpose".split()}
-_RESHAPES = {f"aten.{name}" for name in "view reshape _unsafe_view flatten unflatten expand repeat".split()}
+_RESHAPES = {f"aten.{name}" for name in "view reshape _unsafe_view flatten unflatten expand expand_as repeat".split()}
 _SILENCE = {  # operators that turn zeros into zeros
     f"aten.{name}"
     for name in (
@@ -117,9 +117,8 @@ class Flow:
         """Give a constant filling, or the whole of a part that was assigned, its labels, and what it is a view of."""
         self.values[node] = value
         self.filled.add(node)
-        base = node.args[0] if node.args else None
-        if isinstance(base, Node) and is_uniform(self.values.get(base)):
-            if (whole := _unviewed(node, value, self.values[base])) is not None:
+        for base in node.all_input_nodes:
+            if is_uniform(self.values.get(base)) and (whole := _unviewed(node, value, self.values[base])) is not None:
                 self.fill(base, whole)
 
     def fresh(self, n: int) -> Labels:
@@ -372,10 +371,12 @@ def _unviewed(node: Node, value: Tensor | Layers, base: Tensor) -> Tensor | Laye
     layers, name = value if isinstance(value, Layers) else [value], operator_name(node)
     if name not in VIEWS | _RESHAPES:
         return value if layers[0].shape == base.shape else None
-    if base.numel() > DENSE or any(isinstance(one, Node) for one in pytree.tree_leaves((node.args[1:], node.kwargs))):
+    plain = not any(isinstance(one, Node) for one in pytree.tree_leaves((node.args[1:], node.kwargs)))
+    if base.numel() > DENSE or not (plain or name == "aten.expand_as"):
         return None
     index = torch.arange(base.numel()).reshape(base.shape)
-    places = node.target(index, *node.args[1:], **node.kwargs).reshape(-1)  # type: ignore[operator]
+    moved = node.target(index, *node.args[1:], **node.kwargs) if plain else index.expand(layers[0].shape)  # type: ignore[operator]
+    places = moved.reshape(-1)
     found = []
     for layer in layers:
         labels = torch.full((base.numel(),), float(BLANK), dtype=torch.float64)

@@ -98,6 +98,7 @@ class Layout:
         frozen: `{module: reason}` of what is left whole.
         unit_of_label: unit number of each label of the walk.
         gives: by block, what takes its place gives, where that is not all that the block takes.
+        keeping: dictionaries that a forward keeps tensors in for the next call: module and attribute.
     """
 
     groups: tuple[Group, ...]
@@ -107,6 +108,7 @@ class Layout:
     unit_of_label: Ids = field(repr=False)
     gives: dict[str, Gives] = field(default_factory=dict, repr=False)
     numbers: tuple[Number, ...] = field(default=(), repr=False)
+    keeping: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @cached_property
     def units(self) -> int:

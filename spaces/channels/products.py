@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from .flow import MIXED, Flow, Unfollowed
 from .heads import apart
-from .labels import BLANK, Labels, Layers, Source, constant, is_blank, packed, spread
+from .labels import BLANK, Labels, Layers, Source, constant, is_blank, is_uniform, packed, spread
 from .makers import maker, rank
 from .rules import arguments, joined, result_shape, rule, varying
 
@@ -145,6 +145,11 @@ def _attention(flow: Flow, node: Node, args: list[Any], kwargs: dict[str, Any]) 
             if not isinstance(other, (Tensor, Layers, Source)) or rank(other) < -axis:
                 continue
             labels = flow.axis(other, axis)
+            if name == "attn_mask" and len(labels) > 1 and line.max() > BLANK and is_uniform(other):
+                flow.freeze(flow.layers(other)[0], "it is attention's mask")
+                mask = arguments(node, list(node.args), dict(node.kwargs))[name]
+                flow.fill(mask, spread(line, axis, flow.layers(other)[0].shape))  # one that was made as large
+                continue
             if 1 < len(labels) and name != "attn_mask":  # several heads of queries may share keys and values
                 labels = np.repeat(labels, len(line) // len(labels))
             if 1 < len(labels):

@@ -30,7 +30,7 @@ Written = dict[tuple[str, str], Any]
 
 
 @contextlib.contextmanager
-def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: int = BATCH + 1) -> Iterator[bool]:
+def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: int = BATCH + 1) -> Iterator[Written]:
     """While a forward makes again what it keeps for inputs of one shape; all of it is put back in the end.
 
     Args:
@@ -40,7 +40,7 @@ def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: in
         other_batch: at which it will not run; what it keeps for that is what it finds.
 
     Yields:
-        Whether it keeps anything.
+        What it keeps for those.
     """
     with keeping(model):
         others = (tuple(2 * size for size in side), tuple(size + 32 for size in side), side)
@@ -55,7 +55,7 @@ def made_again(model: nn.Module, examples: Examples, side: Side, other_batch: in
             for path, name in stale.keys() - again.keys():  # kept once and for all
                 logger.debug("%s.%s is not made again for inputs of another shape", path, name)
                 _put_back(model.get_submodule(path), name, before[path])
-        yield bool(stale)
+        yield stale
 
 
 def _written(model: nn.Module, examples: Examples, side: Side, batch: int) -> Written | None:

@@ -71,8 +71,10 @@ def traced(model: nn.Module, examples: Examples, options: Options) -> Traced:
         ValueError: a side that the network cannot take, a network that cannot be exported, a plain block that changes
             the shape.
     """
-    with made_again(model, examples, options.sides[-1]):
-        return _traced(model, examples, options)
+    with made_again(model, examples, options.sides[-1]) as kept:
+        found = _traced(model, examples, options)
+    keeping = tuple(place for place, value in kept.items() if isinstance(value, dict))
+    return replace(found, layout=replace(found.layout, keeping=keeping))
 
 
 def _traced(model: nn.Module, examples: Examples, options: Options) -> Traced:

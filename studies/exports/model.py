@@ -200,7 +200,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
         if left_out and not (folder / "model.pt2").exists():
             raise FileNotFoundError(f"{folder} holds no program ({left_out}); give the full network: load(..., model=)")
         return read_program(folder / "model.pt2", operators)
-    _check_model(model, config["full_shapes"], folder)
+    _check_model(model, config, folder)
     tensors = _read_tensors(folder, config)
     full = named_tensors(model)
     placed = {name: tensor.to(full[name].device) if name in full else tensor for name, tensor in tensors.items()}
@@ -262,12 +262,15 @@ def _dict_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(valid(item) for item in value.values())
 
 
-def _check_model(model: nn.Module, recorded: dict[str, list[int]], folder: Path) -> None:
+def _check_model(model: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    """Raise a ValueError where the network is another one; a forward may make buffers larger, which is none."""
+    recorded: dict[str, list[int]] = config["full_shapes"]
+    whole = {name for name, _ in model.named_buffers()} & recorded.keys() - config["kept"].keys()
     own = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
     wrong = [
         f"{name} is {own.get(name, 'missing')}, was {recorded.get(name, 'missing')}"
         for name in [*recorded, *(own.keys() - recorded.keys())]
-        if own.get(name) != recorded.get(name)
+        if own.get(name) != recorded.get(name) and not (name in whole and len(own[name]) == len(recorded[name]))
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -200,3 +200,35 @@ def test_modules_that_share_a_store_go_on_sharing_one(make):
     assert all(one is own[0] for own in stores for one in own) and network.store is not model.store
     assert len(space.groups) == 2 and verify(model, space, half, torch.randn(2, 3, 12, 12)) < 1e-5
     assert model(torch.randn(2, 3, 12, 12)).shape == network(torch.randn(2, 3, 12, 12)).shape
+
+
+class Biased(nn.Module):
+    """Heads with a bias each, which is kept in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.biases, self.made = nn.Linear(3, 8), nn.Parameter(torch.rand(8)), nn.Linear(8, 2)
+        self.kept = {}
+
+    def forward(self, x):
+        if self.training:
+            self.kept = {}
+        biases = self.biases * 2 if self.training else self.kept.setdefault(str(x.device), self.biases * 2)
+        return self.made(self.given(x) + biases)
+
+
+@pytest.mark.parametrize("ran", ["never", "before the trace", "after it"])
+def test_a_small_network_makes_its_own_of_what_the_full_one_kept(ran):
+    model, x = Biased().eval(), torch.rand(2, 3)
+    if ran == "before the trace":
+        model(x)
+    space = Space.trace(model, x, divisor=1)
+    assert [axis.name for axis in space.axes] == ["width:given"]
+    if ran == "after it":
+        model(x)
+    held = dict(model.kept)
+    for candidate in (space.smallest, space.uniform(0.5), space.full):
+        small = build(model, space, candidate)
+        assert not small.kept and model.kept == held
+        small(x)
+        assert verify(model, space, candidate, x) < 1e-6

@@ -366,3 +366,35 @@ def test_a_hint_without_a_mask_is_refused_as_by_pytorch():
     x = torch.rand(1, 3, 8)
     with by_weights(), pytest.raises(ValueError, match="is_causal is a hint"):
         nn.MultiheadAttention(8, 2)(x, x, x, is_causal=True)
+
+
+class MadeMask(nn.Module):
+    """Attention whose mask is made of the inputs and brought to the number of heads."""
+
+    def __init__(self, how, heads=4, size=8):
+        super().__init__()
+        self.how, self.size, width = how, size, heads * size
+        self.q, self.k, self.v, self.out = (nn.Linear(given, width) for given in (3, 3, 3, width))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x):
+        batch, n = x.shape[:2]
+        q, k, v = (layer(x).view(batch, n, -1, self.size).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        seen = torch.ones(batch, n, n, dtype=torch.bool)
+        if self.how == "assigned":
+            seen[:, :2, 2:] = (x[:, :2].sum(-1) > 0)[..., None]
+        elif self.how != "constant":
+            seen = (x.sum(-1) > -9)[:, None].expand(-1, n, -1)
+        seen = seen[:, None].expand(-1, q.shape[1] if self.how == "computed" else 4, -1, -1)
+        mask = torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -1e9)
+        return self.head(self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize("how", ["computed", "written down", "assigned", "constant"])
+def test_heads_go_where_one_mask_is_expanded_over_them(how):
+    torch.manual_seed(0)
+    model, x = MadeMask(how).double().eval(), torch.rand(2, 6, 3, dtype=torch.float64) - 0.5
+    space = Space.trace(model, x, divisor=1)
+    assert [group.unit for group in space.groups if "q" in group.members] == [8]
+    for candidate in (space.smallest, *space.sample(3, seed=0)):
+        assert verify(model, space, candidate, x) < 1e-12

@@ -567,6 +567,29 @@ def test_numbers_of_channels_in_a_list_are_loaded(tmp_path):
     assert loaded.sizes == [4, 4] and torch.equal(loaded(x), small.eval()(x))
 
 
+class Growing(nn.Module):
+    """Its forward makes a buffer anew for inputs of another size."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.register_buffer("places", torch.zeros(1, 1))
+
+    def forward(self, x):
+        if self.places.shape[1] != x.shape[1]:
+            self.places = torch.arange(x.shape[1]).to(x)[None]
+        return self.two(self.one(x).relu() * self.places[..., None])
+
+
+def test_a_buffer_that_the_forward_makes_larger_is_no_other_network(tmp_path):
+    model, x = Growing().eval(), torch.rand(2, 5, 3)
+    model(x)
+    space = Space.trace(model, x, divisor=1)
+    small = build(model, space, space.smallest)
+    sc.save(tmp_path / "net", small, model=model, space=space, candidate=space.smallest, formats=["safetensors"])
+    torch.testing.assert_close(load(tmp_path / "net", model=Growing())(x), small(x))
+
+
 def test_loading_into_another_model_says_what_differs(exported):
     folder, _ = exported
     other, _ = network("plain")

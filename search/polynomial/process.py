@@ -5,9 +5,9 @@ does. On the scale of a `Transform`, standardised, errors have the covariance
 
     k(x, y) = 100 + u * sum_q shared(x) shared(y) + a * exp(-0.5 * sum_d (x_d - y_d)^2 / l_d^2) + noise * [x is y]
 
-and `u`, `a`, `l` and the noise are the most probable ones (Rasmussen & Williams 2006, eq. 5.8 and 5.9), under priors
-that expect longer lengths where there are more axes (Hvarfner 2024, arXiv 2402.02229). The gradient of all lengths
-costs one product of matrices, `(n, n)` by `(n, d)`.
+around the same trend as the polynomial's (`surrogate.tilt`), and `u`, `a`, `l` and the noise are the most probable ones
+(Rasmussen & Williams 2006, eq. 5.8 and 5.9), under priors that expect longer lengths where there are more axes
+(Hvarfner 2024, arXiv 2402.02229). The gradient of all lengths costs one product of matrices, `(n, n)` by `(n, d)`.
 
 Symbols: `n` trials, `k` candidates, `d` axes, `q` shared features; `shared (n, q)`, `axes (n, d)`, `t (n,)` as in
 `surrogate`.
@@ -24,6 +24,7 @@ from scipy.optimize import minimize
 
 from ..problem import Array
 from .scales import Noise, Transform
+from .surrogate import tilt
 
 _CONSTANT = 100.0  # prior variance of the constant: as good as free
 _ROUNDS = 30  # of the optimiser
@@ -60,7 +61,7 @@ class Process:
 
     def mean(self, shared: Array, axes: Array) -> Array:
         """`(k,)` transformed errors expected of candidates with `(k, q)` and `(k, d)` features."""
-        return np.asarray(self._cross(shared, axes) @ self._solved[1] * self.scale + self.centre)
+        return np.asarray((self._cross(shared, axes) @ self._solved[1] + tilt(shared)) * self.scale + self.centre)
 
     def mean_with_std(self, shared: Array, axes: Array) -> tuple[Array, Array]:
         """As `mean`, and their standard deviations without the noise of a measurement."""
@@ -68,7 +69,7 @@ class Process:
         own = _CONSTANT + self.trend * (shared**2).sum(axis=1) + self.smooth
         left = own - ((cross @ self._solved[0]) * cross).sum(axis=1)
         return (
-            np.asarray(cross @ self._solved[1] * self.scale + self.centre),
+            np.asarray((cross @ self._solved[1] + tilt(shared)) * self.scale + self.centre),
             np.sqrt(np.maximum(left, 1e-9)) * self.scale,
         )
 
@@ -101,7 +102,8 @@ class Process:
         gram = self._cross(self.shared, self.axes)
         gram[np.diag_indices(len(gram))] += self.noise * self.relative + _JITTER
         inverse, _ = _inverted(gram)
-        return inverse, inverse @ ((self.transform.forward(self.error) - self.centre) / self.scale)
+        t = (self.transform.forward(self.error) - self.centre) / self.scale
+        return inverse, inverse @ (t - tilt(self.shared))
 
 
 def fit_process(shared: Array, axes: Array, error: Array, transform: Transform, noise: Noise) -> Process:
@@ -123,7 +125,12 @@ def fit_process(shared: Array, axes: Array, error: Array, transform: Transform, 
     spreads = np.array([*np.full(wide, _SPREAD), _TREND[1], _SMOOTH[1], heard[1]])
 
     rows = np.unique(np.linspace(0, len(t) - 1, min(len(t), _ROWS)).round().astype(int))
-    y, x, own, whole = (t[rows] - centre) / scale, axes[rows], relative[rows], shared[rows] @ shared[rows].T
+    y, x, own, whole = (
+        (t[rows] - centre) / scale - tilt(shared[rows]),
+        axes[rows],
+        relative[rows],
+        shared[rows] @ shared[rows].T,
+    )
 
     def cost(theta: Array) -> tuple[float, Array]:
         lengths, (trend, smooth, level) = np.exp(theta[:wide]), np.exp(theta[wide:])

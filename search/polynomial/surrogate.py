@@ -6,6 +6,9 @@ Because the shared features are sums over the axes, the axes' coefficients are s
 trials the model is a trend along the size of the network, with a hundred it knows each layer. What no polynomial says
 is left to a smooth *remainder* (a Gaussian process of short reach), so that no mistake is made twice in one place.
 
+The regression is of what the errors are above a trend that is there before any trial: smaller networks err more. Few
+trials that say nothing of that do not make the smallest networks look the best.
+
 Of such a ridge regression with `n` trials and up to a thousand coefficients only `(n, n)` Gram matrices are needed.
 With `K = I + sum_j s_j K_j`, where `K_j` is the Gram matrix of family `j` and `s_j` its prior variance in units of the
 noise's, the error of trial `i`, left out, and its variance are (Rasmussen & Williams 2006, eq. 5.12)
@@ -46,6 +49,7 @@ _REACH = 0.14  # of the remainder, as a root mean square over the axes' features
 _STEP = 4.0  # of the grid of prior variances
 _PRIOR = 0.1  # nats that a step away from the default must earn
 _ROWS = 128  # trials on which variances are chosen; all trials make the fit
+_TILT = 1.0  # standard deviations of the errors told, for a network whose shared features are all at -1
 _HEARD = 2.0  # trials that a told standard error counts as, in what the noise is taken to be
 
 
@@ -151,7 +155,7 @@ class Surrogate:
             t = t + ((axes @ products) * axes).sum(axis=1)
         if self.variances[5]:
             t = t + self.variances[5] * (_nearness(axes, self.axes) @ self._solved.weight)
-        return np.asarray(t * self._scale + self._centre)
+        return np.asarray((t + tilt(shared)) * self._scale + self._centre)
 
     @cached_property
     def _polynomial(self) -> tuple[Array, Array, Array, Array, Array, float]:
@@ -167,7 +171,7 @@ class Surrogate:
 
     @cached_property
     def _solved(self) -> _Solved:
-        t = (self.transform.forward(self.error) - self._centre) / self._scale
+        t = (self.transform.forward(self.error) - self._centre) / self._scale - tilt(self.shared)
         gram = _gram(grams(self.shared, self.axes, self.shared, self.axes), self.variances)
         return _Solved(gram, t, *self.noise.on(self.transform, self.error, self._scale))
 
@@ -206,7 +210,7 @@ def fit(shared: Array, axes: Array, error: Array, noise: Noise | None = None) ->
         scale = max(float(t.std()), 1e-9)
         # A density of errors, whatever the scale: so the scales compare.
         offset = float(np.log(transform.slope(error[rows])).sum()) - len(rows) * np.log(scale)
-        standard = (t - t.mean()) / scale, *noise.some(rows).on(transform, error[rows], scale)
+        standard = (t - t.mean()) / scale - tilt(shared[rows]), *noise.some(rows).on(transform, error[rows], scale)
         tries += [
             (_density(matrices, standard, start) + offset, offset, standard, transform, start) for start in _STARTS
         ]
@@ -223,6 +227,11 @@ def fit(shared: Array, axes: Array, error: Array, noise: Noise | None = None) ->
     ]
     # A density forgives errors that were predicted to be uncertain; the mean must be beaten all the same.
     return next((one for one in fits if one.r2 > 0), fits[0])
+
+
+def tilt(shared: Array) -> Array:
+    """`(k,)` how much smaller networks err more before any trial says so, in standard deviations of the errors."""
+    return -_TILT * shared.mean(axis=1) if shared.shape[1] else np.zeros(len(shared))
 
 
 def grams(shared: Array, axes: Array, shared_too: Array, axes_too: Array) -> list[Array]:

@@ -41,6 +41,16 @@ def test_a_trend_along_the_whole_network_is_found_from_four_points_on_forty_axes
     assert found.predict(new[:, :1], new)[0] == pytest.approx(0.32, abs=0.02)  # 0.2 + 0.3 * 0.4
 
 
+def test_few_trials_that_say_nothing_of_sizes_do_not_make_the_smallest_the_best():
+    """Errors that are all noise, of networks about as large as the full one."""
+    random = np.random.default_rng(1)
+    axes = -0.2 * random.random((6, 3))
+    error = 0.3 + 0.01 * random.normal(size=6)
+    found = fit(axes.mean(axis=1, keepdims=True), axes, error)
+    small, full = (float(found.predict(np.full((1, 1), x), np.full((1, 3), x))[0]) for x in (-1.0, 0.0))
+    assert small > full
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_leaving_out_by_one_inversion_is_leaving_out(place):
     """Against n fits to all trials but one, at the same variances, scale and centre of the transform."""
@@ -48,7 +58,8 @@ def test_leaving_out_by_one_inversion_is_leaving_out(place):
     error = quadratic(axes) + 0.01 * np.random.default_rng(3).normal(size=12)
     transform = transforms(error)[place]
     t = transform.forward(error)
-    t = (t - t.mean()) / t.std()
+    trend = -shared.mean(axis=1)  # before any trial, smaller networks err more
+    t = (t - t.mean()) / t.std() - trend
     variances = np.array([10.0, 0.3, 1.0, 0.03, 0.03, 0.2])
 
     def kernel(a, b):
@@ -62,7 +73,7 @@ def test_leaving_out_by_one_inversion_is_leaving_out(place):
         others = np.delete(np.arange(12), i)
         rest, one = (shared[others], axes[others]), (shared[[i]], axes[[i]])
         weight = np.linalg.solve(kernel(rest, rest) + np.eye(11), t[others])
-        expected.append(float((kernel(one, rest) @ weight)[0]))
+        expected.append(float((kernel(one, rest) @ weight)[0] + trend[i]))
     raw = transform.forward(error)
     expected = transform.inverse(np.array(expected) * raw.std() + raw.mean())
     noise = Noise(np.full(12, np.nan))

@@ -130,13 +130,15 @@ def _choose_blocks(
     """
     every, near = flow.constraints.blocks, _near(flow, joins)
     asked = [number for number, blocks in enumerate(every) if blocks.node not in forced]
-    aligned = [pair for blocks in every if blocks.node in forced for pair in blocks.aligned]
+    before = _connect(flow.count, joins, frozen)  # of many labels; what is tried joins few of their components
+    whole_of = [_within(before, blocks.whole) for blocks in every]
+    aligned = [_within(before, blocks.aligned) for blocks in every if blocks.node in forced]
 
     def free(kept: Iterable[int]) -> bool:
         some = list(kept)
-        pairs = [pair for number in some for pair in every[number].whole]
-        of = _connect(flow.count, joins + pairs + aligned, frozen)
-        return all(_go_apart(of, every[number], near[number] is not None) for number in some)
+        of = _connect(int(before.max()) + 1, [whole_of[number] for number in some] + aligned, [])
+        stay = int(of[before[0]])
+        return all(_go_apart(of[before[every[number].first]], stay, near[number] is not None) for number in some)
 
     hanging: dict[int, list[int]] = {}
     for number in asked:
@@ -147,14 +149,22 @@ def _choose_blocks(
         for numbers in (together, *([number] for number in together if not every[number].shared)):
             if not whole.issuperset(numbers) and free([*whole, *numbers]):
                 whole.update(numbers)
-        aligned += [pair for number in together if number not in whole for pair in every[number].aligned]
+        aligned += [_within(before, every[number].aligned) for number in together if number not in whole]
     return [(blocks, number in whole) for number, blocks in enumerate(every)]
 
 
-def _go_apart(of: Labels, blocks: Blocks, several: bool) -> bool:
-    """Whether blocks may go: each by itself, or some of them together."""
-    found = np.unique(of[blocks.first])
-    return of[0] not in found and (len(found) > 1 if several else len(found) == len(blocks.first))
+def _within(of: Labels, pairs: Sequence[tuple[Labels, Labels]]) -> tuple[Labels, Labels]:
+    """The components that pairs of labels join, each pair once."""
+    count = int(of.max()) + 1
+    found = [np.zeros(0, np.int64), *(of[left] * count + of[right] for left, right in pairs)]
+    left, right = np.divmod(np.unique(np.concatenate(found)), count)
+    return left, right
+
+
+def _go_apart(firsts: Labels, stay: int, several: bool) -> bool:
+    """Whether blocks may go, by the components of their first channels: each by itself, or some of them together."""
+    found = np.unique(firsts)
+    return stay not in found and (len(found) > 1 if several else len(found) == len(firsts))
 
 
 def _near(flow: Flow, joins: list[tuple[Labels, Labels]]) -> list[int | None]:

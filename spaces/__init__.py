@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .candidate import Axis, Candidate, CostTable, Encoded, mean_side, repair, within
     from .channels.layout import Group
     from .costs.own import Cost, CostError, checked_costs
-    from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, named_tensors, unit_sums
+    from .cutting.surgery import Cut, Scores, assemble, check_scores, copied, forget, named_tensors, unit_sums
     from .examples import device_of, dtype_of
     from .graph.blocks import Stage
     from .graph.network import as_call, plain
@@ -64,6 +64,7 @@ __all__ = [
     "cut",
     "device_of",
     "dtype_of",
+    "forget",
     "inherited",
     "knapsack",
     "mean_side",

@@ -29,7 +29,10 @@ def descriptions(model: nn.Module) -> Iterator[Description]:
             yield Description(path, "c", f"{prefix}cv1.conv.weight", 0)
         if callable(getattr(module, "get_classifier", None)):  # timm's
             names = {id(one): name for name, one in module.named_modules()}
-            head = f"{prefix}{names.get(id(module.get_classifier()))}.weight"
+            try:
+                head = f"{prefix}{names.get(id(module.get_classifier()))}.weight"
+            except AttributeError:  # an encoder that was left without the head that it names
+                continue
             inner = getattr(module, "num_features", None) != getattr(module, "head_hidden_size", None)
             yield Description(path, "head_hidden_size", head, 1)
             yield Description(path, "num_features", f"{prefix}conv_head.weight" if inner else head, 1)

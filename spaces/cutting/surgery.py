@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..graph.attention import any_size, resized
 from ..graph.numbers import Numbers, call_name, renumber
@@ -43,6 +44,7 @@ class Cut:
         as_graph: whether the network is rebuilt as a graph whose constants follow.
         gives: what takes the place of removed modules gives, of those for which that is not all that they take.
         numbers: `{module: numbers that its forward is given}`.
+        keeping: dictionaries that a forward keeps tensors in for its next call: module and attribute.
     """
 
     kept: dict[str, dict[int, Tensor]]
@@ -51,6 +53,7 @@ class Cut:
     as_graph: bool = False
     gives: dict[str, Gives] = field(default_factory=dict)
     numbers: dict[str, Numbers] = field(default_factory=dict)
+    keeping: tuple[tuple[str, str], ...] = ()
 
 
 def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, ...]) -> Cut:
@@ -82,7 +85,8 @@ def plan(layout: Layout, kept_units: npt.NDArray[np.bool_], removed: tuple[str, 
                 value[counter.item] = count
             attributes.setdefault(counter.module, {})[counter.name] = value
     gives = {name: layout.gives[name] for name in removed if name in layout.gives}
-    return Cut(kept, attributes, removed, gives=gives, numbers=_numbers(layout, kept_units, gone) if kept else {})
+    numbers = _numbers(layout, kept_units, gone) if kept else {}
+    return Cut(kept, attributes, removed, gives=gives, numbers=numbers, keeping=layout.keeping)
 
 
 def _numbers(layout: Layout, kept_units: npt.NDArray[np.bool_], gone: tuple[str, ...]) -> dict[str, Numbers]:
@@ -180,6 +184,22 @@ def assemble(
         ):
             resized(cast("nn.MultiheadAttention", small.get_submodule(name)))
     return small
+
+
+def forget(small: nn.Module, keeping: Sequence[Sequence[str]]) -> None:
+    """Take out what the full network's forward kept for its next call; the small one makes its own.
+
+    Args:
+        small: a copy of the full network.
+        keeping: as `Cut.keeping`.
+    """
+    modules = dict(small.named_modules())
+    for path, name in keeping:
+        kept = vars(modules[path]).get(name) if path in modules else None
+        if isinstance(kept, dict):
+            for key, value in list(kept.items()):
+                if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+                    del kept[key]
 
 
 def copied(model: nn.Module) -> nn.Module:

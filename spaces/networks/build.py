@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ..candidate import Candidate
-from ..cutting.surgery import Cut, Scores, assemble, named_tensors, plan, smaller
+from ..cutting.surgery import Cut, Scores, assemble, forget, named_tensors, plan, smaller
 from ..space import Space
 
 
@@ -92,18 +91,8 @@ def build(
     if space.writer is not None:
         return space.writer.module(model, tensors, stays(space, space.canonical(candidate), scores), changes.removed)
     small = assemble(model, tensors, changes.attributes, changes.removed, changes.gives, changes.numbers)
-    _forget(small, space.layout.keeping)
+    forget(small, changes.keeping)
     return small
-
-
-def _forget(small: nn.Module, keeping: Sequence[tuple[str, str]]) -> None:
-    """Take out what the full network's forward kept for its next call; the small one makes its own."""
-    modules = dict(small.named_modules())
-    for path, name in keeping:
-        kept = vars(modules[path]).get(name) if path in modules else None
-        if isinstance(kept, dict):
-            for key in [key for key, one in kept.items() if any(isinstance(leaf, Tensor) for leaf in tree_leaves(one))]:
-                del kept[key]
 
 
 def stays(space: Space, candidate: Candidate, scores: Scores | None) -> npt.NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ... import __version__
-from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, named_tensors
+from ...spaces import Candidate, Cut, Scores, Space, assemble, copied, cut, forget, named_tensors
 from ...spaces.graph.network import Examples
 from ...spaces.graph.standin import is_gives
 from ..disk.files import FormatError, new_folder, read_json, write
@@ -87,6 +87,7 @@ def write_model(
         "gives": cut.gives,
         "attributes": cut.attributes,
         "numbers": cut.numbers,
+        "keeping": [list(place) for place in cut.keeping],
         "full_shapes": {name: list(tensor.shape) for name, tensor in named_tensors(full).items()},
         "shapes": {name: list(tensor.shape) for name, tensor in named_tensors(network).items()},
         "aliases": aliases,
@@ -210,7 +211,9 @@ def load(folder: str | Path, model: nn.Module | None = None, *, operators: Colle
             return _graph(model, placed, config).eval()
         _check_counters(model, config["attributes"])
         gives, numbers = config.get("gives"), config.get("numbers")
-        return assemble(model, placed, config["attributes"], config["removed"], gives, numbers).eval()
+        small = assemble(model, placed, config["attributes"], config["removed"], gives, numbers)
+        forget(small, config.get("keeping") or ())
+        return small.eval()
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise FormatError(f"{folder / 'config.json'} does not fit {type(model).__name__} ({error})") from error
 
@@ -239,6 +242,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         "removed": _list_of(str),
         "gives": lambda value: value is None or _dict_of(is_gives)(value),
         "numbers": lambda value: value is None or _dict_of(_is_numbers)(value),
+        "keeping": lambda value: value is None or all(_list_of(str)(one) and len(one) == 2 for one in value),
     }
     for key, valid in kinds.items():
         if not valid(config.get(key)):

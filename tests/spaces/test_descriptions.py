@@ -125,3 +125,18 @@ def test_the_table_of_features_is_written_as_the_page_says(tmp_path):
         made = [network.stem.conv.out_channels, network.inner.out_channels]
         assert [entry["num_chs"] for entry in network.feature_info] == made and max(made) < 8
     assert [entry["num_chs"] for entry in model.feature_info] == [8, 8]
+
+
+def test_an_encoder_without_the_head_that_it_names_is_traced():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def get_classifier(self):
+            return self.head
+
+        def forward(self, x):
+            return self.second(self.first(x).relu())
+
+    assert len(Space.trace(Encoder().eval(), torch.rand(1, 3, 8, 8), divisor=1).groups) == 1

@@ -8,7 +8,7 @@ import torch
 from networks import image
 from torch import nn
 
-from secateur import Space, build, verify
+from secateur import Space, build, load, save, verify
 
 
 class Grid(nn.Module):
@@ -232,3 +232,14 @@ def test_a_small_network_makes_its_own_of_what_the_full_one_kept(ran):
         assert not small.kept and model.kept == held
         small(x)
         assert verify(model, space, candidate, x) < 1e-6
+
+
+def test_what_the_full_network_kept_is_not_in_an_export(tmp_path):
+    model, x = Biased().eval(), torch.rand(2, 3)
+    space = Space.trace(model, x, divisor=1)
+    model(x)  # what it keeps is as wide as it is
+    candidate = space.uniform(0.5)
+    small = build(model, space, candidate)
+    save(tmp_path / "net", small, model=model, space=space, candidate=candidate, formats=("safetensors",))
+    torch.testing.assert_close(load(tmp_path / "net", model=model)(x), small(x))
+    assert model.kept

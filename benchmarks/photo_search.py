@@ -122,10 +122,11 @@ training, beside what single methods make by `secateur.prune` of all the picture
 the one behind the `@`. Agreement with the full network at side {largest} on photographs and cut-outs that nothing
 before has seen, in per cent, with its 95 % interval over pictures. Seconds are those of the whole call.
 
-At 0.8 and 0.65 the search is no further behind the best single method than intervals go, and ahead of all that keep the
-largest side. **At 0.5 it is behind L2 at side 128 by more than that.** It looked along the whole front within 0.8, its
-seeds are all at the largest side, and its trials are solved on fewer pictures than what `prune` makes; which of these
-it is was not tried. Where one budget is wanted, give that as the budget; `prune(..., resolution=)` is the quick way.
+At 0.8 and 0.65 the search is no further behind the best single method than intervals go, and on photographs ahead of
+all that keep the largest side. **At 0.5 it is behind L2 at side 128 by more than that.** It looked along the whole
+front within 0.8, its seeds are all at the largest side, and its trials are solved on fewer pictures than what `prune`
+makes; which of these it is was not tried. Where one budget is wanted, give that as the budget; `prune(...,
+resolution=)` is the quick way.
 
     python benchmarks/photo_search.py --weights FILE --gcompris FOLDER --stamps FOLDER
     python benchmarks/photo_search.py --page

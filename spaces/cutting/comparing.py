@@ -2,7 +2,7 @@
 
 Where an output does not depend on a group, a comparison proves nothing of it. So both networks hold other numbers where
 a head or a residual branch is all zero, and where all channels of a tensor are alike (`prepared`); what the outputs
-still do not react to is counted.
+still do not react to is counted. Where they react to nothing, activations leak in both (`Leaking`).
 """
 
 from __future__ import annotations

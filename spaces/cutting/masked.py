@@ -146,6 +146,30 @@ def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     return max(errors, key=lambda error: (error != error, error))  # NaN, which differs from itself, is the worst
 
 
+class Leaking(TorchFunctionMode):
+    """Activations leak: what is negative everywhere, as before a last ReLU that is dead, still reaches an output."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _dies(getattr(func, "__name__", ""), args[0] if args else kwargs.get("input")):
+            return _leaking(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _dies(name: str, value: Any) -> bool:
+    """Whether a call is of an activation, which may be flat where its input is negative."""
+    return name.removesuffix("_") in _ACTIVATIONS and isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _leaking(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """What an activation gives, and a hundredth of its input; in place where it works so."""
+    value: Tensor = args[0] if args else kwargs["input"]
+    given = value.clone()
+    result = func(given, *args[1:], **kwargs) if args else func(**{**kwargs, "input": given})
+    leaked: Tensor = result + value * 0.01
+    return value.copy_(leaked) if result is given else leaked
+
+
 def outputs_of(model: nn.Module, examples: Examples) -> list[Tensor]:
     """All tensors that a network gives for inputs of its forward; complex ones with their two parts as a last axis."""
     args, kwargs = as_call(examples)
@@ -202,10 +226,8 @@ class _KeptOnly(TorchFunctionMode):
         first = args[0] if args else kwargs.get("input")
         if isinstance(first, Tensor) and name in _CAUGHT:
             return getattr(self, _CAUGHT[name])(func, *args, **kwargs)
-        if isinstance(first, Tensor) and self.leaks and name.removesuffix("_") in _ACTIVATIONS:
-            if first.is_floating_point():
-                leak = first * 0.01
-                return func(*args, **kwargs).add_(leak)
+        if self.leaks and _dies(name, first):
+            return _leaking(func, args, kwargs)
         result = func(*args, **kwargs)
         if name.strip("_") in _ELEMENTWISE and isinstance(result, Tensor):
             result = self._like(result, args[:2], in_place=name.endswith("_") and name[0] != "_")

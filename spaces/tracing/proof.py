@@ -6,6 +6,7 @@ are built from the model's own weights, and groups or blocks with which they giv
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..channels.layout import Group, Layout
 from ..cutting.comparing import Difference, Stays, compared, own_randomness, prepared
-from ..cutting.masked import outputs_of, relative_error
+from ..cutting.masked import Leaking, outputs_of, relative_error
 from ..cutting.surgery import assemble, named_tensors, plan, smaller
 from ..cutting.writer import GraphWriter
 from ..examples import of_graph
@@ -77,6 +78,7 @@ class Proof:
         self._seen: Difference | None = None
         self._candidates = 0
         self._mixed = False
+        self._leaks = False
         self._held: tuple[Layout, bool, nn.Module] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Proof:
         whole = self._whole(layout, double=self._double)
         look = self._seen is None
         try:
-            with quietly(), unfused():
+            with quietly(), unfused(), Leaking() if self._leaks else contextlib.nullcontext():
                 found = compared(
                     whole, layout, stays, removed, self._inputs, build, as_graph=writer is not None, look=look
                 )
@@ -156,6 +158,9 @@ class Proof:
             return not self._why
         if look:
             self._seen = found
+        if look and found.groups and found.reached == 0 and not self._leaks and writer is None:
+            self._seen, self._leaks = None, True
+            return self._wrong(layout, writer, stays, removed)
         if look and found.groups and found.reached == 0:
             self._why = "no output reacts to the channels that are cut"
         elif math.isnan(found) and build.finite:

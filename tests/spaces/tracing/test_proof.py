@@ -50,6 +50,25 @@ def test_a_group_that_gives_other_numbers_is_frozen_and_no_other(as_graph):
     assert "3 of 3 groups" in space.proof and "2 candidates" in space.proof
 
 
+class Dead(Mixing):
+    """Its outputs are all negative, so a last ReLU gives zeros whatever is cut."""
+
+    def forward(self, x):
+        return F.relu(super().forward(x) - 3)
+
+
+@pytest.mark.usefixtures("a_wrong_rule")
+def test_what_is_wrong_behind_a_dead_activation_is_found_as_well():
+    model, example = Dead().eval(), image(1, 3, 8, 8)
+    assert not model(example).any()
+    blind = Space.trace(model, example, divisor=2, prove=False)
+    assert verify(model, blind, blind.smallest, example) > 1e-3
+    space = Space.trace(model, example, divisor=2)
+    assert space.frozen["a"] == REASON and "3 of 3 groups" in space.proof
+    found = verify(model, space, space.smallest, example)
+    assert found.reached == 3 and found < 1e-5
+
+
 @pytest.mark.usefixtures("a_wrong_rule")
 def test_the_same_is_frozen_when_the_settings_are_traced_again():
     model, example = Mixing().eval(), image(1, 3, 8, 8)
@@ -101,6 +120,10 @@ class Head(nn.Module):
         (lambda y: y > 0, "not proven: no output holds floating numbers"),
         (lambda y: (y - y) / (y - y), "not proven: outputs are not finite"),
         (lambda y: y * 0, "not proven: no output reacts"),
+        (lambda y: F.relu(y - 1e3), "1 of 1 groups"),
+        (lambda y: F.relu(y - 1e3, inplace=True), "1 of 1 groups"),
+        (lambda y: (y - 1e3).clamp_(min=0), "1 of 1 groups"),
+        (lambda y: F.hardtanh(input=y - 1e3), "1 of 1 groups"),
         (lambda y: y.detach(), "outputs have no gradient"),
         (lambda y: {"y": [Answer(y, y.argmax(1))], "none": None}, "1 of 1 groups"),
         (lambda y: torch.complex(y, y), "1 of 1 groups"),

@@ -4,11 +4,13 @@
     python benchmarks/external.py DIR show
     python benchmarks/external.py DIR page
 
-DIR holds a `.npz` a table: `levels (n, d)`, every combination of the axes' levels, the full network last; `macs` and
-`params (n,)`; `runs (n, r)`, errors between 0 and 1 of r trainings; and `truth (n,)`, the errors without the noise of a
-training. A search is told one training of each network (drawn by row and replay) and its standard error, and judged by
-the truth: the hypervolume of what it tried within the budget against twice the full network's error, in percent of what
-the whole table reaches; and the true error of the network that it names the best, above the least there is.
+DIR holds a `.npz` a table but for `groups`, the complete landscape of benchmarks/landscape.py (its other one, `layers`,
+has too many networks to judge each): `levels (n, d)`, every combination of the axes' levels, the full network last;
+`macs` and `params (n,)`; `runs (n, r)`, errors between 0 and 1 of r trainings; and `truth (n,)`, the errors without the
+noise of a training. A search is told one training of each network (drawn by row and replay) and its standard error, and
+judged by the truth: the hypervolume of what it tried within the budget against twice the full network's error, in
+percent of what the whole table reaches; and the true error of the network that it names the best, above the least there
+is.
 
 `auto` and the samplers of Optuna go through the loop of a study: proposer, repair, several trials at once. The rivals
 beside them see the whole table's costs and judge every network in it: `gp`, BoTorch's Gaussian process with a length
@@ -18,7 +20,8 @@ non-domination. `gp` and `forest` start from four networks of spread sizes, evol
 `gp` needs BoTorch: `pip install --no-deps botorch gpytorch linear_operator pyro-ppl pyro-api multipledispatch
 jaxtyping wadler-lindig threadpoolctl pyre-extensions typing-inspect opt_einsum` beside this project's torch.
 
-Cells are kept in build/external, one a file, and taken from there; `--again` runs them anew.
+Cells are kept in build/external, one a file, and taken from there; `--again` runs them anew. The page also says how
+many trials `auto` and `gp` take for what TPE has after 200, if `--only tpe --trials 200` was run.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from fashion import commit
+from landscape import load as recorded
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.ensemble import RandomForestRegressor
 
@@ -51,10 +55,16 @@ from secateur.studies.trials.trial import Scored
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "build" / "external", ROOT / "docs" / "search_external.md"
 MARKS = "<!-- external: begin -->", "<!-- external: end -->"
-TABLES = ("channel_bench_resnet", "channel_bench_mobilenet", "nats_sss_cifar10", "nats_sss_cifar100", "nas_bench_macro")
+OWN_TABLE = "groups"
+TABLES = (
+    *("channel_bench_resnet", "channel_bench_mobilenet", "nats_sss_cifar10", "nats_sss_cifar100", "nas_bench_macro"),
+    OWN_TABLE,
+)
+DRAWS = 15  # measurements of each network of our own table, by its noise
 DEEP = ("nas_bench_macro",)  # the axes say how much of a layer there is, not how wide it is
 RIVALS = ("gp", "forest", "evolution", "tpe", "nsga2", "random")
 AT = (10, 20, 40, 80)
+TPE_AT = 200  # trials of TPE, for what of it others take fewer
 HELD, WITHIN = AT[1:], 0.2  # after so many trials `auto` is held against the best rival, to so many points
 NOTHING = {("nas_bench_macro", 0.1)}  # one network within the budget, and none beyond the corner
 
@@ -153,10 +163,26 @@ class TableSpace:
 
 @cache
 def load(name, folder):
+    if name == OWN_TABLE:
+        return own_table()
     with np.load(Path(folder) / f"{name}.npz", allow_pickle=False) as file:
         costs = {cost: file[cost].astype(np.float64) for cost in ("macs", "params")}
         found = [file[key].astype(kind) for key, kind in (("levels", np.int64), ("runs", float), ("truth", float))]
     return Table(name, found[0], costs, *found[1:])
+
+
+def own_table():
+    """Every network of the landscape that is complete, with the noise of its measurements."""
+    found = recorded(OWN_TABLE)
+    grid = np.meshgrid(*[axis.choices for axis in found.space.axes], indexing="ij")
+    levels = np.stack(grid, axis=-1).reshape(-1, len(grid)).astype(np.int64)
+    costs = {name: found.space.cost_table(levels)[name].astype(np.float64) for name in ("macs", "params")}
+    runs = np.stack([found.noisy(levels, seed) for seed in range(DRAWS)], axis=1)
+    return Table(OWN_TABLE, levels, costs, runs, found.error(levels))
+
+
+def space_of(table):
+    return recorded(OWN_TABLE).space if table.name == OWN_TABLE else TableSpace(table)
 
 
 # --- rivals -----------------------------------------------------------------------------------------------------------
@@ -296,7 +322,7 @@ def seeds_of(space, limits, seeded):
 
 def replay(table, method, *, share, batch, seeded, seed, trials):
     """Rows in the order in which they were tried, errors told, and seconds of processor time."""
-    space = TableSpace(table)
+    space = space_of(table)
     limits = {"macs": share * table.costs["macs"][-1]}
     planted = seeds_of(space, limits, seeded)
     problem = Problem(space=space, limits=limits, batch=batch, seed=seed, trials=trials)
@@ -467,6 +493,34 @@ def goal(arguments, batch, seeded):
     ]
 
 
+def saved(arguments, batch, seeded):
+    """Markdown lines: how many trials take a method to the median that TPE has after 200."""
+    lines = []
+    for name in arguments.on:
+        table = load(name, arguments.folder)
+        for share in arguments.share:
+            long = [one for one in cells(name, "tpe", share, batch, seeded) if len(one["rows"]) >= TPE_AT]
+            if not long:
+                continue
+            goal = np.median([table.volume(one["rows"][:TPE_AT], share) for one in long])
+            shown = []
+            for method in ("auto", "gp"):
+                rows = [one["rows"] for one in cells(name, method, share, batch, seeded)]
+                counts = [
+                    next((n for n in range(1, len(own) + 1) if table.volume(own[:n], share) >= goal), np.inf)
+                    for own in rows
+                ]
+                most = max(map(len, rows), default=0)
+                middle = np.median(counts) if counts else np.nan
+                shown.append("–" if not counts else f"{middle:.0f}" if np.isfinite(middle) else f"more than {most}")
+            lines.append(f"| {name} | {share:g} | {100 * goal / table.reachable[share]:.2f} | {' | '.join(shown)} |")
+    if not lines:
+        return []
+    heads = f"| table | budget | TPE after {TPE_AT} | auto | gp |"
+    said = f"Trials to what TPE has after {TPE_AT}, medians of the replays:"
+    return ["", said, "", heads, "| --- |" + " --- |" * 4, *lines]
+
+
 def show(arguments):
     print("\n".join(measured(arguments)))
 
@@ -478,7 +532,7 @@ def measured(arguments):
             if own := lines_of(arguments, batch, seeded):
                 at_once = "four trials" if batch == 4 else "one trial"
                 lines += ["", f"## {at_once.capitalize()} at once, {'with' if seeded else 'without'} seeds"]
-                lines += [*goal(arguments, batch, seeded), *own]
+                lines += [*goal(arguments, batch, seeded), *saved(arguments, batch, seeded), *own]
     return lines
 
 

@@ -18,7 +18,7 @@ from ...spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
 _LOWER = (0.125, 0.0625)  # where `compound` goes on
-_AIMS = 6  # costs, depths and resolutions that `aims` names at most
+_AIMS = 7  # costs, depths and resolutions that `aims` names at most
 MOST = _AIMS + len(_LOWER)  # seeds of one name
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
@@ -99,17 +99,19 @@ def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
     levels = _LEVELS if known else _FREE_LEVELS
     base = known or {"macs": float(full["macs"])}
     at = [{name: level * limit for name, limit in base.items()} for level in levels]
-    lower = space.resolutions[-2][0] / space.resolutions[-1][0] if len(space.resolutions) > 1 else None
+    lower = [side[0] / space.resolutions[-1][0] for side in space.resolutions[:-1]]  # ascending
     shallower = 0.6 if any(axis.kind == "depth" for axis in space.axes) else None
     yield Aim(limits=at[0])
-    if lower is not None:
-        yield Aim(limits=at[0], resolution=lower)
+    if lower:
+        yield Aim(limits=at[0], resolution=lower[-1])
     yield Aim(limits=at[1])
+    if len(lower) > 1:  # a shorter side may cost less than narrower layers do
+        yield Aim(limits=at[1], resolution=lower[0])
     if shallower is not None:
         yield Aim(limits=at[0], depth=shallower)
     yield Aim(limits=at[2])
-    if lower is not None:
-        yield Aim(limits=at[2], resolution=lower)
+    if lower:
+        yield Aim(limits=at[2], resolution=lower[0])
 
 
 def _reachable(space: Space, limits: Mapping[str, float]) -> bool:

@@ -6,13 +6,14 @@ import numpy as np
 import optuna
 import pytest
 from landscapes import tiny_net, tiny_space
+from networks import Plain, image
 
 from secateur.evaluators.modes import seed_of
 from secateur.pruners import METHODS, Request
 from secateur.search import SAMPLERS, Problem
-from secateur.spaces import threshold_candidate, within
+from secateur.spaces import Space, threshold_candidate, within
 from secateur.studies.proposals.proposer import Proposer, SamplerView, Seeds
-from secateur.studies.proposals.seeds import Seed
+from secateur.studies.proposals.seeds import MOST, Seed, aims
 from secateur.studies.trials.trial import Scored
 
 SPACE = tiny_space(tiny_net())
@@ -107,3 +108,13 @@ def test_each_attempt_and_each_proposal_finds_nothing_that_another_noted():
 def test_seeds_of_seeds():
     assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
     assert len({seed_of(0, number, attempt) for number in range(100) for attempt in range(3)}) == 300
+
+
+@pytest.mark.parametrize("sides", [(8, 16), (8, 12, 16)])
+def test_seeds_come_at_shorter_sides_and_at_the_shortest_where_less_is_left(sides):
+    space = Space.trace(Plain(), image(1, 3, 16, 16), divisor=2, resolutions=sides)
+    limit = 0.8 * space.full_costs["macs"]
+    found = [(aim.limits["macs"] / limit, aim.resolution * 16) for aim in aims(space, {"macs": limit})]
+    assert found[:2] == [(1.0, 16), (1.0, sides[-2])]
+    assert ((0.5, 8) in found) == (len(sides) > 2) and (0.25, 8) in found
+    assert len(found) <= MOST - 2

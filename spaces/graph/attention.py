@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import _AttrProxy
 
 
 def attend(
@@ -120,7 +121,7 @@ def resized(module: nn.MultiheadAttention) -> None:
 
 def any_size(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     """Whether a module is attention that may be resized."""
-    kind = type(module)
+    kind = type(module).__bases__[-1] if isinstance(module, _AttrProxy) else type(module)  # export's, of shared modules
     if kind is not nn.MultiheadAttention:
         return kind is MultiheadAttention
     return module.bias_k is None and not module.add_zero_attn

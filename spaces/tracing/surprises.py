@@ -146,13 +146,23 @@ class Going(TorchFunctionMode):
         """What is odd of an operator that was just called; nothing where it took no step, or other ones."""
         here, expected = self._steps[self._position :], self._expected[node]
         if [step.name for step in here] != [step.name for step in expected]:
-            if here and _split(self._network, node, here[-1], self._predicted.get(node, ())):
+            foreseen = self._predicted.get(node, ())
+            if here and not self._several(here) and _split(self._network, node, here[-1], foreseen):
                 self._steps[self._position :] = expected
             return ""
         full = self._full[self._position : self._position + len(here)]
         if any(differ(one.numbers, other.numbers) for one, other in zip(here, full, strict=False)):
             return NUMBER
         return _misshapen(self._network, node, here[-1], expected[-1], self._predicted.get(node, ()))
+
+    def _several(self, here: Sequence[Step]) -> bool:
+        """Whether one call took the steps of several operators, as `1 / x` does."""
+        names: list[str] = []
+        for node in reversed(self._left):
+            names += [step.name for step in self._expected[node]]
+            if len(names) >= len(here):
+                break
+        return names == [step.name for step in here]
 
     def _foreseen(self, node: Node, args: Any) -> Tensor | tuple[Tensor, ...]:
         given = next(one for one in pytree.tree_leaves(args) if isinstance(one, Tensor))

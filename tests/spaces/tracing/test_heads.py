@@ -398,3 +398,26 @@ def test_heads_go_where_one_mask_is_expanded_over_them(how):
     assert [group.unit for group in space.groups if "q" in group.members] == [8]
     for candidate in (space.smallest, *space.sample(3, seed=0)):
         assert verify(model, space, candidate, x) < 1e-12
+
+
+class Repeated(nn.Module):
+    """Attention beside a module that has two names, for which export puts others in the place of all modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.act, self.head = nn.Linear(5, 32), nn.GELU(), nn.Linear(32, 3)
+        self.block = nn.ModuleDict({"attention": nn.MultiheadAttention(32, 4, batch_first=True), "act": self.act})
+
+    def forward(self, x):
+        x = self.act(self.embed(x))
+        return self.head(self.block["act"](x + self.block["attention"](x, x, x, need_weights=False)[0]))
+
+
+def test_attention_loses_heads_where_another_module_has_two_names():
+    torch.manual_seed(0)
+    model, x = Repeated().eval(), torch.rand(2, 6, 5)
+    space = Space.trace(model, x, divisor=1)
+    assert {group.name: group.units for group in space.groups} == {"embed": 32, "block.attention": 4}
+    twin = model.double()
+    for candidate in space.sample(3):
+        assert verify(twin, space, candidate, x.double()) < 1e-12

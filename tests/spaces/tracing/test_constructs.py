@@ -218,3 +218,19 @@ def test_what_cannot_be_traced_is_said(name):
     model, example = construct.network()
     with pytest.raises(ValueError, match=construct.error):
         Space.trace(model, example)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACED)
+def test_a_module_with_two_names_changes_nothing(name):
+    def found(shared):
+        torch.manual_seed(0)
+        model, example = CONSTRUCTS[name].network()
+        if shared:  # torch.export passes others in the place of all modules then
+            model.one_name = model.other_name = nn.Identity()
+        space = Space.trace(model, example, divisor=1, prove=False)
+        frozen = {place: why for place, why in space.frozen.items() if not place.endswith("_name")}
+        groups = {group.name: group.units for group in space.groups}
+        return groups, frozen, space.full_costs, [stage.name for stage in space.stages]
+
+    assert found(True) == found(False)

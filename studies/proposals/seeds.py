@@ -18,7 +18,7 @@ from ...spaces import Candidate, Space
 
 _LEVELS = (1.0, 0.5, 0.25)  # of the budget; a front needs points well below it too
 _LOWER = (0.125, 0.0625)  # where `compound` goes on
-_AIMS = 7  # costs, depths and resolutions that `aims` names at most
+_AIMS = 8  # costs, depths and resolutions that `aims` names at most
 MOST = _AIMS + len(_LOWER)  # seeds of one name
 _FREE_LEVELS = (0.75, 0.4, 0.2)  # of the full network's macs, where no limit is known by arithmetic
 
@@ -104,8 +104,10 @@ def aims(space: Space, limits: Mapping[str, float]) -> Iterator[Aim]:
     yield Aim(limits=at[0])
     if lower:
         yield Aim(limits=at[0], resolution=lower[-1])
-    yield Aim(limits=at[1])
     if len(lower) > 1:  # a shorter side may cost less than narrower layers do
+        yield Aim(limits=at[0], resolution=lower[0])
+    yield Aim(limits=at[1])
+    if len(lower) > 1:
         yield Aim(limits=at[1], resolution=lower[0])
     if shallower is not None:
         yield Aim(limits=at[0], depth=shallower)

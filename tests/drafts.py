@@ -410,6 +410,12 @@ def size_as_value(d: Draft, pick: Pick, x: Value) -> Value:
     return d.value(f"{x} * {ramp}.view(-1, {', '.join('1' * d.axes)})", x.c, x.side)
 
 
+def in_training(d: Draft, pick: Pick, x: Value) -> Value:
+    """What a forward calculates otherwise in training; channels that are zero stay so."""
+    ways = ("{0} * 1.5", "{0}.flip(-1)", "{0} * {0}.shape[1]", "{0} / {0}.new_tensor({0}.shape[1])", "F.relu({0})")
+    return d.value(f"({pick(ways).format(x)} if self.training else {x})", x.c, x.side)
+
+
 STEPS = (
     convolution, norm, activation, residual, concat, halves, depthwise, join, shared, transposed, squeeze_excite, pool,
     upsample, shuffle, token_mlp, spatial_gate, unequal_parts, non_local, pixel_shuffle, written_view, written_slice,
@@ -462,3 +468,7 @@ def draft(pick: Pick, most: int = 8, steps: Sequence[Any] = STEPS) -> Draft:
             d.values.append(made)
     finish(d, pick, d.values[-1])
     return d
+
+
+BRANCHING = (in_training, *SIZED[:7], in_training, *SIZED[7:])
+"""The same with forwards that branch on `training`, too."""

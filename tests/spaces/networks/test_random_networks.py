@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drafts import SIZED, STEPS, draft
+from drafts import BRANCHING, SIZED, STEPS, draft
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scattered import flat, masked, relative_error
@@ -48,6 +48,8 @@ def check(network, seed):
             assert costs.params == sum(parameter.numel() for parameter in small.parameters())
             if "einsum" not in network.code:  # over one channel it multiplies element by element, which is not counted
                 assert costs.macs * len(inputs) == counter.get_total_flops() // 2
+            if not space.as_graph and "self.training" in network.code:
+                assert relative_error(small.train()(inputs), reference.train()(inputs)) <= 1e-8
         verified = verify(model, space, space.uniform(0.5), inputs, mixed)
         assert verified <= 1e-8 or verified.reached == 0  # what is cut may end in values that nothing reads
 
@@ -93,4 +95,11 @@ def test_a_thousand_random_networks_that_make_values_of_sizes(network, seed):
 @settings(max_examples=1000, print_blob=True, **common)
 @given(networks(), st.integers(0, 2**16))
 def test_a_thousand_random_networks(network, seed):
+    holds(network, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, print_blob=True, **common)
+@given(networks(BRANCHING), st.integers(0, 2**16))
+def test_a_thousand_random_networks_that_branch_on_training(network, seed):
     holds(network, seed)

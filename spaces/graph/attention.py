@@ -15,7 +15,6 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import _AttrProxy
 
 
 def attend(
@@ -121,7 +120,8 @@ def resized(module: nn.MultiheadAttention) -> None:
 
 def any_size(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
     """Whether a module is attention that may be resized."""
-    kind = type(module).__bases__[-1] if isinstance(module, _AttrProxy) else type(module)  # export's, of shared modules
+    own = getattr(module, "get_base", None)  # of what export passes around where modules are shared
+    kind = type(own()) if callable(own) else type(module)
     if kind is not nn.MultiheadAttention:
         return kind is MultiheadAttention
     return module.bias_k is None and not module.add_zero_attn

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -163,8 +164,9 @@ def _planned(model: nn.Module, pictures: Pictures, names: Mapping[int, str], mem
 
     with Watching(names, before=before, after=after, given=alive.add):
         pictures.forward(model, pictures.batches[0])
-    many = {key: min(len(pictures.batches), max(2, memory // max(1, one.waiting))) for key, one in facts.items()}
     asked = {key: max(rows // 4, min(rows, 32 * one.unknowns), 2 * one.unknowns) for key, one in facts.items()}
+    fits = [min(len(pictures.batches), max(2, memory // max(1, one.waiting))) for one in facts.values()]
+    many = dict(zip(facts, with_one_rise(fits, [asked[key] / one.places for key, one in facts.items()]), strict=True))
     few = {key: min(one.places, -(-asked[key] // many[key])) for key, one in facts.items()}
     needed = sum(many[key] * few[key] * one.channels * one.itemsize for key, one in facts.items())
     share = min(1.0, memory / max(1, needed))
@@ -179,6 +181,22 @@ def _planned(model: nn.Module, pictures: Pictures, names: Mapping[int, str], mem
         )
         for key, one in facts.items()
     }
+
+
+def with_one_rise(most: Sequence[int], wanted: Sequence[float]) -> list[int]:
+    """Numbers of batches that rise and then fall: a batch that left would have to begin anew for the layers behind.
+
+    Args:
+        most: for each layer.
+        wanted: batches that have all the places that each asks for; the best share of these is chosen.
+    """
+    limits, asked = np.asarray(most), np.asarray(wanted)
+    ways = [
+        np.concatenate([np.minimum.accumulate(limits[: top + 1][::-1])[::-1], np.minimum.accumulate(limits[top:])[1:]])
+        for top in range(len(limits))
+    ]
+    best = max(ways, key=lambda one: (float(np.minimum(one / asked, 1).sum()), int(one.sum())), default=limits)
+    return [int(one) for one in best]
 
 
 def _watched(

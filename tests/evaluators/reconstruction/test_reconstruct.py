@@ -14,7 +14,7 @@ import secateur as sc
 from secateur.evaluators import Origin, Reconstruction, Reconstructor, reconstruct
 from secateur.evaluators.reconstruction.layers import Solving
 from secateur.evaluators.reconstruction.pictures import given
-from secateur.evaluators.reconstruction.targets import observed
+from secateur.evaluators.reconstruction.targets import observed, with_one_rise
 from secateur.spaces import channel_map
 
 
@@ -411,6 +411,13 @@ def test_memory_bounds_how_many_pictures_wait():
     with torch.no_grad():
         progress = Solving(small.eval(), pictures, tight, space.layers, kept, **shared).run()
     assert progress.solved
+
+
+def test_batches_that_do_not_fit_for_some_layers_do_not_come_back():
+    assert with_one_rise([9, 9, 5, 7, 2, 4, 6, 9, 9], [*[0.5] * 8, 20]) == [2, 2, 2, 2, 2, 4, 6, 9, 9]
+    assert with_one_rise([9, 9, 5, 7, 2, 4, 6, 9, 9], [20, *[0.5] * 8]) == [9, 9, 5, 5, 2, 2, 2, 2, 2]
+    assert with_one_rise([2, 5, 9, 6, 7, 3], [1] * 6) == [2, 5, 9, 6, 6, 3]  # a decoder ends as large as it begins
+    assert with_one_rise([], []) == []
 
 
 def test_steps_on_the_answers_go_on_from_there():

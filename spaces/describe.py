@@ -13,6 +13,7 @@ import numpy as np
 from .budget import Budget
 from .candidate import Axis, Costed
 from .graph.network import Side
+from .tracing.surprises import NUMBER, WRITTEN
 
 if TYPE_CHECKING:
     from .channels.layout import Group, Layout
@@ -54,6 +55,10 @@ class Described(Costed, Protocol):
     @property
     def traced_side(self) -> Side:
         """The largest side."""
+
+    @property
+    def as_graph(self) -> bool:
+        """Whether networks are graphs."""
 
     @property
     def side_multiple(self) -> int:
@@ -128,7 +133,7 @@ def describe(space: Described, budget: Budget | None = None) -> str:
         _depths(space),
         _stay(space.whole_blocks),
     ]
-    parts += [_rules(space.ruled), _given(found["given"]), _frozen(space.frozen)]
+    parts += [_rules(space.ruled), _given(found["given"]), _frozen(space)]
     parts += [_wrapped(f"proof: {space.proof}", ""), _costs(found)]
     if found.get("budget"):
         parts.append(_limits(found))
@@ -246,9 +251,8 @@ def _stay(blocks: Mapping[str, str]) -> list[str]:
 
 
 def _rules(ruled: Mapping[str, str]) -> list[str]:
-    if not ruled:
-        return []
-    return ["rules for parts", *(line for rule in ruled.items() for line in _wrapped(": ".join(rule), "  "))]
+    lines = [line for rule in ruled.items() for line in _wrapped(": ".join(rule), "  ")]
+    return ["rules for parts", *lines] if lines else []
 
 
 def _given(modules: Sequence[str]) -> list[str]:
@@ -259,10 +263,8 @@ def _given(modules: Sequence[str]) -> list[str]:
     return ["modules whose calls are given the numbers of what is left", *_wrapped(_cut(names, COLUMNS - 2), "  ")]
 
 
-def _frozen(frozen: Mapping[str, str]) -> list[str]:
-    if not frozen:
-        return []
-    by_reason: dict[str, list[str]] = {}
+def _frozen(space: Described) -> list[str]:
+    by_reason, frozen = dict[str, list[str]](), space.frozen
     for name, reason in frozen.items():
         by_reason.setdefault(reason, []).append(name)
     shown = 3 if len(frozen) >= 50 else 12
@@ -272,7 +274,9 @@ def _frozen(frozen: Mapping[str, str]) -> list[str]:
         count = f"{len(names)} modules: " if len(frozen) >= 50 and len(names) > 1 else ""
         listed = count + ", ".join(name or "the network itself" for name in names[:shown]) + more
         lines += _wrapped(reason, "  ") + _wrapped(listed, "    ")
-    return lines
+    if not space.as_graph and any(reason.startswith((WRITTEN, NUMBER)) for reason in by_reason):
+        lines += _wrapped("as_graph=True may cut what numbers in a forward hold up", "  ")
+    return lines if frozen else []
 
 
 def _costs(found: Mapping[str, Any]) -> list[str]:

@@ -140,3 +140,15 @@ def test_an_encoder_without_the_head_that_it_names_is_traced():
             return self.second(self.first(x).relu())
 
     assert len(Space.trace(Encoder().eval(), torch.rand(1, 3, 8, 8), divisor=1).groups) == 1
+
+
+class Flat(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x).relu().view(-1, 8 * 36))
+
+
+def test_a_space_says_what_frees_channels_that_a_number_in_the_forward_holds_up():
+    network = Flat(nn.Conv2d(3, 8, 1), nn.Linear(288, 4)).eval()
+    spaces = [Space.trace(network, torch.rand(2, 3, 6, 6), as_graph=graph) for graph in (False, True)]
+    assert [len(one.groups) for one in spaces] == [0, 1]
+    assert ["as_graph=True may cut" in str(one) for one in spaces] == [True, False]

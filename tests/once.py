@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import contextmanager
 from functools import cache
 
@@ -22,10 +23,11 @@ from secateur.testing import toys
 
 @contextmanager
 def each_once():
-    """Once each: an export is tried, a toy traced, Optuna's versions read, the table of ONNX's operators made."""
+    """Once each: an export is tried, a toy or tiny network traced, Optuna's versions read, ONNX's operators listed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making, "rehearse", _rehearsed(making.rehearse))
-        patch.setattr(Space, "from_settings", _traced(Space.from_settings))
+        patch.setattr(Space, "from_settings", _reopened(Space.from_settings))
+        patch.setattr(Space, "trace", _traced(Space.trace))
         _versions(patch)
         _operators(patch)
         yield
@@ -58,19 +60,74 @@ def _heard():
         logging.getLogger("secateur").removeHandler(handler)
 
 
-def _traced(from_settings):
+def _reopened(from_settings):
     known = {}
 
     def once(model, settings):
         if type(model).__module__ != toys.__name__:
             return from_settings(model, settings)
-        state = b"".join(tensor.detach().cpu().double().numpy().tobytes() for tensor in model.state_dict().values())
-        kind = (type(model), model.training, repr(model), json.dumps(settings, default=repr), hash(state))
+        kind = (_network(model), json.dumps(settings, default=repr))
         if kind not in known:
             known[kind] = from_settings(model, settings)
         return known[kind]
 
     return staticmethod(once)
+
+
+def _traced(trace):
+    """Not where tracing itself is tested."""
+    known = {}
+
+    def once(model, example_inputs, **options):
+        network = _network(model) if isinstance(model, torch.nn.Module) else None
+        if network is None or os.environ.get("PYTEST_CURRENT_TEST", "tests/spaces").startswith("tests/spaces"):
+            return trace(model, example_inputs, **options)
+        leaves, form = pytree.tree_flatten(example_inputs)
+        try:
+            kind = (network, str(form), tuple(map(_value, leaves)), json.dumps(options))
+        except TypeError:  # rules by class, and what else is no plain value
+            return trace(model, example_inputs, **options)
+        if kind not in known:
+            with _heard() as records:
+                space = trace(model, example_inputs, **options)
+            if records:
+                return space
+            known[kind] = space
+        return known[kind]
+
+    return staticmethod(once)
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+_OF_ALL = {key for key, value in vars(torch.nn.Module()).items() if not isinstance(value, _PLAIN)}
+
+
+def _network(model):
+    """What makes two networks trace alike: classes, plain attributes, tensors by all names; None: others do."""
+    modules = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        plain = {key: repr(value) for key, value in vars(module).items() if isinstance(value, _PLAIN)}
+        if vars(module).keys() - plain.keys() - _OF_ALL or module._forward_hooks or module._forward_pre_hooks:
+            return None
+        modules.append((name, type(module), *plain.items()))
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return tuple(modules), tuple((name, first[id(one)], _value(one)) for name, one in tensors.items())
+
+
+def _value(tensor):
+    if not isinstance(tensor, torch.Tensor):
+        return repr(tensor)
+    held = tensor.detach().cpu()
+    held = held.double() if held.is_floating_point() else held
+    return (
+        tensor.shape,
+        tensor.stride(),
+        tensor.dtype,
+        tensor.device,
+        tensor.requires_grad,
+        hash(held.numpy().tobytes()),
+    )
 
 
 def _versions(patch):

@@ -17,7 +17,7 @@ from landscapes import (
     tiny_task,
     tiny_training,
 )
-from pairs import quick_in
+from pairs import quick_in, quick_some
 
 from secateur import Budget, Search, Study
 from secateur.evaluators import Result, Timing
@@ -212,7 +212,7 @@ def test_parked_outcomes_are_told_without_evaluating_again(tmp_path):
 # --- no candidate twice -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", quick_some(1 / 3, SAMPLERS, 0))
 def test_a_small_space_is_tried_whole_once_and_then_left(tmp_path, sampler, caplog):
     model = line_net()
     space = line_space(model)
@@ -257,7 +257,7 @@ def test_seeds_are_different_networks_within_the_budget_at_several_costs(tmp_pat
 # --- the budget may change --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", quick_some(1 / 3, SAMPLERS, 1))
 def test_a_changed_budget_uses_all_trials_again(tmp_path, sampler):
     study = create(tmp_path / "s", sampler=sampler, batch=3)
     study.run(9)
@@ -289,7 +289,7 @@ def test_a_search_stops_when_everything_fails(tmp_path):
     assert len(study.front()) == 0
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", quick_some(1 / 3, SAMPLERS, 2))
 def test_single_failures_do_not_stop_a_search(tmp_path, sampler):
     def sometimes(count):
         return failing(count) if count % 3 == 0 else None

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from networks import NETWORKS, network
+from pairs import quick_in
 from pruning import examples_for
 from torch import nn
 
@@ -14,13 +15,15 @@ from secateur.testing import CriterionContract
 
 
 class TestEveryCriterion(CriterionContract):
-    @pytest.fixture(autouse=True, params=CRITERIA)
+    @pytest.fixture(
+        autouse=True,
+        params=[
+            pytest.param(one.values, marks=one.marks, id="-".join(one.values))
+            for one in quick_in(1 / 3, CRITERIA, NETWORKS)
+        ],
+    )
     def chosen(self, request):
-        self.name = request.param
-
-    @pytest.fixture(autouse=True, params=NETWORKS)
-    def named(self, request):
-        self.network = request.param
+        self.name, self.network = request.param
 
     def criterion(self):
         return CRITERIA[self.name]

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from networks import NETWORKS, Plain, network
+from pairs import quick_in
 from pruning import Loop, examples_for, flat, propose
 from torch import nn
 
@@ -165,8 +166,7 @@ def test_the_follower_is_run_again_exactly():
     assert last.module is model.fc and last.norm is None
 
 
-@pytest.mark.parametrize("least", [1, 3])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "least"), quick_in(1 / 2, NETWORKS, [1, 3]))
 def test_no_group_is_narrower_than_least(name, least):
     model, example, space = traced(name)
     full = float(space.costs([space.full])["macs"].iloc[0])

@@ -82,13 +82,13 @@ def holds(network, seed):
 common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=25, derandomize=True, phases=[Phase.generate], **common)
+@settings(max_examples=16, derandomize=True, phases=[Phase.generate], **common)
 @given(networks(), st.integers(0, 2**16))
 def test_random_networks(network, seed):
     holds(network, seed)
 
 
-@settings(max_examples=15, derandomize=True, phases=[Phase.generate], **common)
+@settings(max_examples=10, derandomize=True, phases=[Phase.generate], **common)
 @given(networks(SIZED), st.integers(0, 2**16))
 def test_random_networks_that_make_values_of_sizes(network, seed):
     holds(network, seed)

@@ -55,12 +55,18 @@ class Export:
         ledger.refresh()
         limits = self.engine.limits(self.budget)
         counts = counting(ledger.trials, limits, search.max_error)
-        front = self._still_within(on_front(ledger.trials, search.objectives, counts), limits)
+        kept = on_front(ledger.trials, search.objectives, counts)
+        front = self._still_within(kept, limits)
         exporter = self.engine.exporter(limits)
         within, named = self._absolute(pick), front
         if pick == "best":  # what is expected to be the best may have been measured worse than the front
             best = best_within(ledger.trials, search.objectives, counts, exporter.expected)
             named = [*front, *self._still_within([] if best is None or best in front else [best], limits)]
+        if kept and not named and pick in ("all", "best", "knee"):
+            raise ValueError(
+                "measured again, no trial is within the budget, so the front is empty; measure where nothing else "
+                "runs, run more trials or raise the budget"
+            )
         picked = exporter.pick(ledger.trials, named, within)
         tried = self._finalists(finalists, limits if pick == "best" else within)
         with locked(self.engine.path), reproducible(search.threads, self.engine.device):

@@ -161,8 +161,9 @@ def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples:
         outputs = [one for one in outputs_of(model, examples) if one.is_floating_point() and one.requires_grad]
         if not outputs:
             return None
-        random = torch.Generator().manual_seed(0)
-        total: Tensor = sum((one * torch.randn(one.shape, generator=random).to(one)).sum() for one in outputs)  # type: ignore[assignment]
+        random = np.random.default_rng(0)  # PyTorch's numbers are all alike here, and a norm or a softmax has one sum
+        unlike = [torch.from_numpy(np.asarray(random.normal(size=one.shape))).to(one) for one in outputs]
+        total: Tensor = sum((one * other).sum() for one, other in zip(outputs, unlike, strict=True))  # type: ignore[assignment]
         vectors = [name for name, parameter in parameters.items() if parameter.ndim == 1]
         others = [name for name in parameters if name not in set(vectors)]
         reacts = np.zeros(layout.units, bool)

@@ -1,15 +1,16 @@
 """A built network held against the masked one, and how much of the network that could see. Start at `compared`.
 
 Where an output does not depend on a group, a comparison proves nothing of it. So both networks hold other numbers where
-a head or a residual branch is all zero, and where all channels of a tensor are alike (`prepared`); what the outputs
-still do not react to is counted. Where they react to nothing, activations leak in both (`Leaking`).
+a head or a residual branch is all zero, and where all channels of a tensor are alike (`prepared`), and norms that have
+seen no data take the size of what they are given (`sized`); what the outputs still do not react to is counted. Where
+they do not react to all, activations leak in both (`Leaking`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -27,6 +28,7 @@ from .surgery import copied, named_tensors
 
 Stays = npt.NDArray[np.bool_]
 Build = Callable[[nn.Module], nn.Module]
+_NEARLY_ZERO = 1e-3
 
 
 class Difference(float):
@@ -57,6 +59,18 @@ class Difference(float):
     __repr__ = __str__
 
     @property
+    def hidden(self) -> bool:
+        """Whether some group is known to reach no output."""
+        return self.reached is not None and self.reached < self.groups
+
+    def beside(self, other: Difference) -> Difference:
+        """The larger error of two looks at the same network, and the more that either saw; NaN where neither did."""
+        reached = max(self.reached or 0, other.reached or 0)
+        errors = [float(one) for one in (self, other) if one.reached != 0]
+        error = max(errors, key=lambda one: (one != one, one), default=math.nan)
+        return Difference(error, self.groups, reached)
+
+    @property
     def seen(self) -> str:
         """How much of the network an output reacts to."""
         if not self.groups:
@@ -69,7 +83,8 @@ class Difference(float):
 def prepared(model: nn.Module, layout: Layout, *, double: bool = False) -> nn.Module:
     """A copy in eval mode whose zeros and equal channels are made unequal: those would hide a difference.
 
-    Parameters that are all zero get small seeded noise; what is cut and all equal is varied by up to a tenth.
+    Parameters that are all zero get small seeded noise; what is cut and all equal is varied by up to a tenth, about one
+    where it is nearly zero.
 
     Args:
         model: the full network.
@@ -92,9 +107,53 @@ def prepared(model: nn.Module, layout: Layout, *, double: bool = False) -> nn.Mo
             noise = torch.rand(tensor.shape, generator=random, dtype=torch.float64).to(tensor)
             if first == 0:
                 tensor.copy_((noise - 0.5) * 2 / math.sqrt(max(1, math.prod(tensor.shape[1:]))))
-            else:
-                tensor.mul_(1 + noise / 10)
+            else:  # a scale of 1e-6, with which residual branches begin, hides them as zero does
+                tensor.mul_((1 + noise / 10) / (abs(first) if inside and abs(first) < _NEARLY_ZERO else 1))
     return twin
+
+
+def sized(twin: nn.Module, model: nn.Module, examples: Examples) -> None:
+    """Norms that have seen no data take the size of what they are given: unscaled, it fades away from layer to layer.
+
+    One forward of the copy. A norm is scaled by one number for all channels, so that none is lost where an example has
+    one value a channel, its weights to one on average; running means move by up to half of it.
+
+    Args:
+        twin: of `prepared`; changed in place.
+        model: the full network, whose running statistics say what has seen data.
+        examples: inputs of the forward.
+    """
+    fresh = [
+        twin.get_submodule(name)
+        for name, module in model.named_modules()
+        if _untouched(dict(module.named_buffers(recurse=False)))
+    ]
+    seen = set[nn.Module]()
+
+    def size(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        square = given[0].square().mean() if given and norm not in seen else None
+        if square is not None and bool(torch.isfinite(square)) and square > 0:
+            norm.get_buffer("running_var").mul_(square)
+            norm.get_buffer("running_mean").mul_(square.sqrt() / 2)
+            weight = getattr(norm, "weight", None)
+            if isinstance(weight, Tensor) and weight.any():  # what is far below eps stays small otherwise
+                weight.mul_(((1 + float(getattr(norm, "eps", 0)) / square) / weight.square().mean()).sqrt())
+        seen.add(norm)
+
+    hooks = [norm.register_forward_pre_hook(size) for norm in fresh]
+    try:
+        if fresh:
+            with own_randomness(twin), keeping(twin), torch.no_grad():
+                outputs_of(twin, examples)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _untouched(buffers: Mapping[str, Tensor]) -> bool:
+    """Whether running statistics are those that a norm is made with."""
+    mean, variance = buffers.get("running_mean"), buffers.get("running_var")
+    return mean is not None and variance is not None and bool((mean == 0).all()) and bool((variance == 1).all())
 
 
 def compared(
@@ -107,6 +166,7 @@ def compared(
     *,
     as_graph: bool = False,
     look: bool = True,
+    faint: float | None = None,
 ) -> Difference:
     """Relative error of a built network: largest difference / largest output, the worst of all floating outputs.
 
@@ -119,16 +179,19 @@ def compared(
         build: makes the small network from the full one.
         as_graph: whether it is a graph, which takes its inputs as one does.
         look: whether to count what reaches an output; that takes a backward pass.
+        faint: the share of an output below which a group does not reach it; ten roundings when None.
 
     Raises:
         ValueError: the built network gives other tensors or other shapes than the full one.
     """
     cut = [number for number, group in enumerate(layout.groups) if not stays[group.slice].all()]
+    inputs = of_graph(examples) if as_graph else examples
     with own_randomness(whole), keeping(whole):
         with torch.no_grad():
-            got = outputs_of(build(whole).eval(), of_graph(examples) if as_graph else examples)
+            small = build(whole).eval()
+            got = outputs_of(small, inputs)
+        reached = _reached(small, layout, stays, cut, inputs, faint) if look and cut else None
         with _without(whole, layout, removed):
-            reached = _reached(whole, layout, cut, examples) if look and cut else None
             kept = {
                 name: {axis: torch.from_numpy(np.flatnonzero(stays[ids])) for axis, ids in layout.slots[name].items()}
                 for name in named_tensors(whole)
@@ -150,38 +213,52 @@ def _without(model: nn.Module, layout: Layout, removed: Sequence[str]) -> Iterat
             model.set_submodule(name, block)
 
 
-def _reached(model: nn.Module, layout: Layout, numbers: Sequence[int], examples: Examples) -> int | None:
-    """How many of these groups have a parameter with a gradient; None where outputs have no gradients."""
+def _reached(
+    small: nn.Module,
+    layout: Layout,
+    stays: Stays,
+    numbers: Sequence[int],
+    inputs: Examples,
+    faint: float | None,
+) -> int | None:
+    """Of how many of these groups what stays reaches an output of the small network; None where that is unknown.
+
+    It does where the parameters, each times its gradient, sum up to more than `faint`, as roots of squares, and each
+    output counts by its largest number.
+    """
     parameters = {
         name: parameter.requires_grad_()
-        for name, parameter in model.named_parameters()
+        for name, parameter in small.named_parameters()
         if parameter.is_floating_point() and name in layout.slots
     }
+    reacts = np.zeros(layout.units)
     with torch.enable_grad():
-        outputs = [one for one in outputs_of(model, examples) if one.is_floating_point() and one.requires_grad]
-        if not outputs:
+        try:
+            outputs = [one for one in outputs_of(small, inputs) if one.is_floating_point() and one.requires_grad]
+            total = _weighed(outputs)
+            gradients = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
+        except RuntimeError:  # no output has a gradient, nor has what a forward overwrites in place
             return None
-        random = np.random.default_rng(0)  # PyTorch's numbers are all alike here, and a norm or a softmax has one sum
-        unlike = [torch.from_numpy(np.asarray(random.normal(size=one.shape))).to(one) for one in outputs]
-        total: Tensor = sum((one * other).sum() for one, other in zip(outputs, unlike, strict=True))  # type: ignore[assignment]
-        vectors = [name for name, parameter in parameters.items() if parameter.ndim == 1]
-        others = [name for name in parameters if name not in set(vectors)]
-        reacts = np.zeros(layout.units, bool)
-        for names in (vectors, others):  # gradients of biases and norms take half the time, and mostly tell
-            try:
-                some = [parameters[name] for name in names]
-                gradients = torch.autograd.grad(total, some, allow_unused=True, retain_graph=True) if some else ()
-            except RuntimeError:  # what a forward overwrites in place has none
-                return None
-            for name, gradient in zip(names, gradients, strict=True):
-                if gradient is not None:
-                    for axis, ids in layout.slots[name].items():
-                        lines = gradient.movedim(axis, 0).reshape(len(ids), -1)
-                        reacts[ids[(lines != 0).any(1).cpu().numpy()]] = True
-            count = sum(bool(reacts[layout.groups[number].slice].any()) for number in numbers)
-            if count == len(numbers):
-                break
-    return count
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        if gradient is not None and gradient.numel():
+            for axis, ids in layout.slots[name].items():
+                lines = (gradient * parameter.detach()).movedim(axis, 0)
+                here = ids[stays[ids]]
+                np.add.at(reacts, here, lines.reshape(len(here), -1).square().sum(1).double().cpu().numpy())
+    least = 10 * max(torch.finfo(one.dtype).eps for one in outputs) if faint is None else faint
+    moved = [math.sqrt(reacts[layout.groups[number].slice].sum()) for number in numbers]
+    return sum(not one <= least for one in moved)
+
+
+def _weighed(outputs: Sequence[Tensor]) -> Tensor:
+    """A sum of outputs, each of size one, by numbers that are unlike."""
+    random = np.random.default_rng(0)  # PyTorch's are all alike here, and what ends in a norm or a softmax has one sum
+    found = torch.zeros(())
+    for one in outputs:
+        unlike = torch.from_numpy(np.asarray(random.normal(size=one.shape))).to(one)
+        most = float(one.detach().abs().max()) if one.numel() else 0
+        found = found.to(one.device) + (one * unlike).sum() / (most or 1)
+    return found
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
-from ..cutting.comparing import Difference, compared, prepared
+from ..cutting.comparing import Difference, compared, prepared, sized
 from ..cutting.masked import Leaking, outputs_of
 from ..cutting.surgery import Scores
 from ..examples import with_constants
@@ -26,9 +26,11 @@ def verify(
     The reference is a copy of `model` in which exactly the removed elements are zero and removed blocks are the
     identity. Rounding alone gives about 1e-6 in float32 and 1e-14 in float64 (`model.double()`); anything much larger
     means that a channel was followed wrongly. It serves on any network of your own, before you trust a search over it;
-    it takes four runs of the full size and a backward pass, at the side of the example. Parameters that are all zero
-    and channels that are all alike would hide a difference: they get other numbers in the copies; activations leak in
-    both where no output reacts to anything. The result says how many of the groups that are cut reach an output.
+    it takes four runs of the full size, and a backward pass of the small one, at the side of the example. Parameters
+    that are all zero, channels that are all alike and batch norms that have seen no data would hide a difference: they
+    get other numbers in the copies. Where the outputs do not react to all that is cut, both networks run once more with
+    activations that leak, and the larger error counts. The result says how many of the groups that are cut reach an
+    output by more than rounding.
 
     Args:
         model: the network the space was traced from; neither it nor its modes are changed.
@@ -49,12 +51,13 @@ def verify(
     whole = prepared(model, space.layout)
     with torch.no_grad():
         examples = _two(whole, with_constants(example_inputs, space.settings))
+    sized(whole, model, examples)
     kept, removed = stays(space, candidate, scores), space.removed(candidate)
     small = partial(build, space=space, candidate=candidate, scores=scores)
     found = compared(whole, space.layout, kept, removed, examples, small, as_graph=space.as_graph)
-    if found.groups and found.reached == 0 and not space.as_graph:
+    if found.hidden and not space.as_graph:
         with Leaking():
-            found = compared(whole, space.layout, kept, removed, examples, small)
+            found = found.beside(compared(whole, space.layout, kept, removed, examples, small))
     return found
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..channels.layout import Group, Layout
-from ..cutting.comparing import Difference, Stays, compared, own_randomness, prepared
+from ..cutting.comparing import Difference, Stays, compared, own_randomness, prepared, sized
 from ..cutting.masked import Leaking, outputs_of, relative_error
 from ..cutting.surgery import assemble, named_tensors, plan, smaller
 from ..cutting.writer import GraphWriter
@@ -144,13 +144,12 @@ class Proof:
         if self._inputs is None:
             return False
         build = _Build(layout, writer, stays, removed)
-        whole = self._whole(layout, double=self._double)
-        look = self._seen is None
+        whole = self._whole(layout, self._inputs, double=self._double)
+        look, faint = self._seen is None, _TOLERANCES[self._double]
         try:
             with quietly(), unfused(), Leaking() if self._leaks else contextlib.nullcontext():
-                found = compared(
-                    whole, layout, stays, removed, self._inputs, build, as_graph=writer is not None, look=look
-                )
+                seen: Any = {"as_graph": writer is not None, "look": look, "faint": faint}
+                found = compared(whole, layout, stays, removed, self._inputs, build, **seen)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             logger.debug("a network that was built cannot be compared: %s", error)
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or build.ran:
@@ -158,22 +157,25 @@ class Proof:
             return not self._why
         if look:
             self._seen = found
-        if look and found.groups and found.reached == 0 and not self._leaks and writer is None:
+        if look and found.hidden and not self._leaks and writer is None and not found > faint:
             self._seen, self._leaks = None, True
             return self._wrong(layout, writer, stays, removed)
         if look and found.groups and found.reached == 0:
             self._why = "no output reacts to the channels that are cut"
         elif math.isnan(found) and build.finite:
             self._why = "outputs of the full network are not finite once channels are zeroed"
-        right = bool(self._why) or float(found) <= _TOLERANCES[self._double]
+        right = bool(self._why) or float(found) <= faint
         self._candidates += right
         return not right
 
-    def _whole(self, layout: Layout, *, double: bool) -> nn.Module:
+    def _whole(self, layout: Layout, inputs: Examples, *, double: bool) -> nn.Module:
         """The full network whose channels are unlike; it is kept while it serves."""
         if self._held is None or self._held[:2] != (layout, double):
             self._held = None
-            self._held = layout, double, prepared(self._model, layout, double=double)
+            whole = prepared(self._model, layout, double=double)
+            with quietly(), unfused():
+                sized(whole, self._model, inputs)
+            self._held = layout, double, whole
         return self._held[2]
 
     def _begin(self, layout: Layout, writer: GraphWriter | None) -> str:
@@ -188,7 +190,7 @@ class Proof:
             for side in self._sides if writer is None else self._traced[:1]:
                 inputs = _real(self._examples, side, double=double)
                 try:
-                    whole = self._whole(layout, double=double)
+                    whole = self._whole(layout, inputs, double=double)
                     with quietly(), unfused(), own_randomness(whole), keeping(whole), torch.no_grad():
                         outputs = outputs_of(whole, inputs)
                         mixed = _mixes(whole, inputs, outputs, _TOLERANCES[double])
@@ -202,7 +204,7 @@ class Proof:
                 if not why:
                     self._inputs, self._double, self._mixed = inputs, double, bool(mixed)
                     return ""
-        self._mixed = not ran and _rows(self._examples) > 2 and _runs(self._whole(layout, double=False), self._examples)
+        self._mixed = not ran and _rows(self._examples) > 2 and _runs(prepared(self._model, layout), self._examples)
         return why
 
 

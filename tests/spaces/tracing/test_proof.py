@@ -69,6 +69,70 @@ def test_what_is_wrong_behind_a_dead_activation_is_found_as_well():
     assert found.reached == 3 and found < 1e-5
 
 
+class Fading(Mixing):
+    """Many norms that have seen no data, whose running variance of one lets what comes before fade away."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(8)]
+        for convolution, *_ in layers:
+            convolution.weight.data *= 0.1
+        self.c = nn.Sequential(self.c, *layers)
+
+
+@pytest.mark.usefixtures("a_wrong_rule")
+def test_what_is_wrong_far_from_the_outputs_of_an_untrained_network_is_found_as_well():
+    model, example = Fading().eval(), image(1, 3, 8, 8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    space = Space.trace(model, example, divisor=2)
+    assert space.frozen["a"] == REASON and "11 of 11 groups" in space.proof
+    blind = Space.trace(model, example, divisor=2, prove=False)
+    errors = [verify(model, one, one.check((6,) * len(one.axes)), example) for one in (blind, space)]
+    assert errors[0] > 1e-3 > errors[1] and errors[1].reached == 11
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Scaled(Mixing):
+    """A branch that begins with a scale of 1e-6 a channel, as ConvNeXt's do, around what must not be cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 1e-6))
+
+    def forward(self, x):
+        y = F.relu(self.stem(x))
+        y = y + self.scale * self.b(self.a(y).softmax(1))
+        return self.head(self.c(y).mean((2, 3)))
+
+
+@pytest.mark.usefixtures("a_wrong_rule")
+def test_what_is_wrong_in_a_branch_that_hardly_counts_yet_is_found_as_well():
+    model, example = Scaled().eval(), image(1, 3, 8, 8)
+    space = Space.trace(model, example, divisor=2)
+    assert space.frozen["a"] == REASON and len(space.groups) == 2 and "2 of 2 groups" in space.proof
+    assert bool((model.scale == 1e-6).all())
+
+
+class Faint(nn.Module):
+    """What `b` gives hardly counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.ahead, self.behind = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.ahead(F.relu(self.a(x))) + 1e-10 * self.behind(F.relu(self.b(x)))
+
+
+def test_what_rounding_hides_reaches_no_output():
+    model, example = Faint().eval(), image(1, 3, 8, 8)
+    space = Space.trace(model, example, divisor=2)
+    assert "1 of 2 groups" in space.proof
+    assert verify(model, space, space.smallest, example).reached == 1
+    assert verify(model.double(), space, space.smallest, example.double()).reached == 2
+
+
 @pytest.mark.usefixtures("a_wrong_rule")
 def test_the_same_is_frozen_when_the_settings_are_traced_again():
     model, example = Mixing().eval(), image(1, 3, 8, 8)

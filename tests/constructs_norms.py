@@ -91,10 +91,12 @@ by_hand("share_of_sum", lambda x, w, b: x / (x.sum(1, keepdim=True) + 1e-6), bef
 # --- true mixers: what is removed would have counted ------------------------------------------------------------------
 
 by_hand("softmax_of_channels", lambda x, w, b: x.softmax(1), frozen={"0": "softmax mixes its channels"})
-by_hand("softmax_by_hand", lambda x, w, b: x.exp() / x.exp().sum(1, keepdim=True), frozen={"0": "used by itself"})
-by_hand("largest_channel", lambda x, w, b: x / (x.amax(1, keepdim=True) + 9), frozen={"0": "used by itself"})
-by_hand("gate_of_mean", lambda x, w, b: x * x.mean(1, keepdim=True).sigmoid(), frozen={"0": "used by itself"})
-by_hand("norm_of_gates", layer_norm, before=nn.Sigmoid(), frozen={"0": "used by itself"})
+by_hand(
+    "softmax_by_hand", lambda x, w, b: x.exp() / x.exp().sum(1, keepdim=True), frozen={"0": "sum mixes its channels"}
+)
+by_hand("largest_channel", lambda x, w, b: x / (x.amax(1, keepdim=True) + 9), frozen={"0": "amax mixes its channels"})
+by_hand("gate_of_mean", lambda x, w, b: x * x.mean(1, keepdim=True).sigmoid(), frozen={"0": "mean mixes its channels"})
+by_hand("norm_of_gates", layer_norm, before=nn.Sigmoid(), frozen={"0": "mixes its channels"})
 by_hand(
     "number_of_channels",
     lambda x, w, b: x / ((x * x).sum(1, keepdim=True) / x.shape[1] + 1e-6).sqrt(),
@@ -103,5 +105,5 @@ by_hand(
 by_hand(
     "pooled_channels",
     lambda x, w, b: x * torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1).mean(1, keepdim=True),
-    frozen={"0": "used by itself"},
+    frozen={"0": "amax mixes its channels"},
 )

@@ -11,8 +11,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.fx import Node
 
-from .flow import Flow
+from .flow import MIXED, Flow
 from .labels import BLANK, Attribute, Blocks, Labels, flat, operands, squashed
+
+ALONE = "it is used by itself, apart from its neighbours"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
         of = _connect(flow.count, joins, frozen)
     loose = _connect(flow.count, joins, [])
     reasons: dict[int, str] = {}
-    for labels, reason in (*constraints.told, *frozen, *constraints.ties):
+    mixed = [
+        one for one in constraints.ties if one[1].endswith("mixes its channels")
+    ]  # says more than what it leads to
+    vague = [one for one in frozen if one[1] in (MIXED, ALONE)]
+    clear = [one for one in frozen if one[1] not in (MIXED, ALONE)]
+    for labels, reason in (*constraints.told, *clear, *mixed, *vague, *constraints.ties):
         for component in np.unique(loose[labels]):
             reasons.setdefault(int(component), reason)
     attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]
@@ -108,7 +115,7 @@ def _frozen(flow: Flow) -> list[tuple[Labels, str]]:
         if name in flow.dense:
             reason = "is used both as a weight and element by element"
             frozen += [(labels, reason), (flat(flow.dense[name]), reason)]
-    return frozen + [(single, "it is used by itself, apart from its neighbours") for single in _singles(flow)]
+    return frozen + [(single, ALONE) for single in _singles(flow)]
 
 
 def _connect(count: int, joins: list[tuple[Labels, Labels]], frozen: list[tuple[Labels, str]]) -> Labels:

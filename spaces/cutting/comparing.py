@@ -242,7 +242,7 @@ def _reached(
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         if gradient is not None and gradient.numel():
             for axis, ids in layout.slots[name].items():
-                lines = (gradient * parameter.detach()).movedim(axis, 0)
+                lines = (gradient.float() * parameter.detach().float()).movedim(axis, 0)  # halves have no small squares
                 here = ids[stays[ids]]
                 np.add.at(reacts, here, lines.reshape(len(here), -1).square().sum(1).double().cpu().numpy())
     least = 10 * max(torch.finfo(one.dtype).eps for one in outputs) if faint is None else faint

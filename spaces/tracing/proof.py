@@ -73,6 +73,7 @@ class Proof:
         self._rounds: list[list[str]] = []
         self._blocks: list[str] = []
         self._inputs: Examples | None = None
+        self._place = 0
         self._double = True
         self._why = ""
         self._seen: Difference | None = None
@@ -152,6 +153,10 @@ class Proof:
                 found = compared(whole, layout, stays, removed, self._inputs, build, **seen)
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             logger.debug("a network that was built cannot be compared: %s", error)
+            larger = self._sides[self._place + 1 :] if writer is None else ()
+            if larger and not build.ran:  # a side at which a norm has one value a group, say, tells of itself alone
+                self._sides, self._inputs, self._held = list(larger), None, None
+                return self._wrong(layout, writer, stays, removed)
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or build.ran:
                 self._why = f"the full network does not run with its channels zeroed: {_line(error)}"
             return not self._why
@@ -187,7 +192,7 @@ class Proof:
         everything = np.ones(layout.units, bool)
         why, ran, mixed = "", False, None
         for double in (True, False) if 8 * size <= _DOUBLE else (False,):
-            for side in self._sides if writer is None else self._traced[:1]:
+            for place, side in enumerate(self._sides if writer is None else self._traced[:1]):
                 inputs = _real(self._examples, side, double=double)
                 try:
                     whole = self._whole(layout, inputs, double=double)
@@ -203,6 +208,7 @@ class Proof:
                 ran, why = True, _unfit(outputs, again)
                 if not why:
                     self._inputs, self._double, self._mixed = inputs, double, bool(mixed)
+                    self._place = place
                     return ""
         self._mixed = not ran and _rows(self._examples) > 2 and _runs(prepared(self._model, layout), self._examples)
         return why

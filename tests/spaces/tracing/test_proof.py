@@ -113,6 +113,22 @@ def test_what_is_wrong_in_a_branch_that_hardly_counts_yet_is_found_as_well():
     assert bool((model.scale == 1e-6).all())
 
 
+class Grouped(nn.Module):
+    """At half of its side each group of the norm has one value where one of its two channels goes, which it refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 16, 16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        return self.b(F.relu(F.group_norm(self.a(x), 8)))
+
+
+def test_a_side_at_which_a_built_network_does_not_run_tells_of_that_side_alone():
+    space = Space.trace(Grouped().eval(), image(1, 3, 32, 32), divisor=1)
+    assert [group.name for group in space.groups] == ["a"] and "1 of 1 groups" in space.proof
+
+
 class Faint(nn.Module):
     """What `b` gives hardly counts."""
 

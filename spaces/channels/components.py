@@ -74,12 +74,8 @@ def components(flow: Flow, aligned: frozenset[Node] = frozenset()) -> Components
         of = _connect(flow.count, joins, frozen)
     loose = _connect(flow.count, joins, [])
     reasons: dict[int, str] = {}
-    mixed = [
-        one for one in constraints.ties if one[1].endswith("mixes its channels")
-    ]  # says more than what it leads to
-    vague = [one for one in frozen if one[1] in (MIXED, ALONE)]
-    clear = [one for one in frozen if one[1] not in (MIXED, ALONE)]
-    for labels, reason in (*constraints.told, *clear, *mixed, *vague, *constraints.ties):
+    told = [*constraints.told, *frozen, *constraints.ties]
+    for labels, reason in sorted(told, key=lambda one: one[1] in (MIXED, ALONE)):  # what led to those says more
         for component in np.unique(loose[labels]):
             reasons.setdefault(int(component), reason)
     attributes = constraints.attributes + [b.attribute for b, whole in chosen if whole and b.attribute is not None]

@@ -26,7 +26,7 @@ def verify(
     The reference is a copy of `model` in which exactly the removed elements are zero and removed blocks are the
     identity. Rounding alone gives about 1e-6 in float32 and 1e-14 in float64 (`model.double()`); anything much larger
     means that a channel was followed wrongly. It serves on any network of your own, before you trust a search over it;
-    it takes four runs of the full size, and a backward pass of the small one, at the side of the example. Parameters
+    it takes a few runs of the full size, and a backward pass of the small one, at the side of the example. Parameters
     that are all zero, channels that are all alike and batch norms that have seen no data would hide a difference: they
     get other numbers in the copies. Where the outputs do not react to all that is cut, both networks run once more with
     activations that leak, and the larger error counts. The result says how many of the groups that are cut reach an

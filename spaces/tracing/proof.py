@@ -73,7 +73,7 @@ class Proof:
         self._rounds: list[list[str]] = []
         self._blocks: list[str] = []
         self._inputs: Examples | None = None
-        self._place = 0
+        self._larger: list[Side] = []
         self._double = True
         self._why = ""
         self._seen: Difference | None = None
@@ -149,13 +149,14 @@ class Proof:
         look, faint = self._seen is None, _TOLERANCES[self._double]
         try:
             with quietly(), unfused(), Leaking() if self._leaks else contextlib.nullcontext():
-                seen: Any = {"as_graph": writer is not None, "look": look, "faint": faint}
-                found = compared(whole, layout, stays, removed, self._inputs, build, **seen)
+                graph = writer is not None
+                found = compared(
+                    whole, layout, stays, removed, self._inputs, build, as_graph=graph, look=look, faint=faint
+                )
         except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
             logger.debug("a network that was built cannot be compared: %s", error)
-            larger = self._sides[self._place + 1 :] if writer is None else ()
-            if larger and not build.ran:  # a side at which a norm has one value a group, say, tells of itself alone
-                self._sides, self._inputs, self._held = list(larger), None, None
+            if self._larger and not build.ran:  # a side where a norm has one value a group, say, tells of itself alone
+                self._sides, self._inputs, self._held = self._larger, None, None
                 return self._wrong(layout, writer, stays, removed)
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or build.ran:
                 self._why = f"the full network does not run with its channels zeroed: {_line(error)}"
@@ -192,7 +193,8 @@ class Proof:
         everything = np.ones(layout.units, bool)
         why, ran, mixed = "", False, None
         for double in (True, False) if 8 * size <= _DOUBLE else (False,):
-            for place, side in enumerate(self._sides if writer is None else self._traced[:1]):
+            sides = self._sides if writer is None else [*self._traced[:1]]
+            for place, side in enumerate(sides):
                 inputs = _real(self._examples, side, double=double)
                 try:
                     whole = self._whole(layout, inputs, double=double)
@@ -208,7 +210,7 @@ class Proof:
                 ran, why = True, _unfit(outputs, again)
                 if not why:
                     self._inputs, self._double, self._mixed = inputs, double, bool(mixed)
-                    self._place = place
+                    self._larger = sides[place + 1 :]
                     return ""
         self._mixed = not ran and _rows(self._examples) > 2 and _runs(prepared(self._model, layout), self._examples)
         return why
